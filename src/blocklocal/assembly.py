@@ -1,0 +1,137 @@
+"""From blocks to units: shapes are read off one example, and every block gets the local loss that rule and settings ask for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from blocklocal.errors import InputError
+from blocklocal.families import Family
+from blocklocal.layout import to_positions, units_of
+from blocklocal.local import HiddenLoss, OutputLoss
+from blocklocal.objectives import OBJECTIVES, Terms
+from blocklocal.parts import Decoder, readout
+from blocklocal.rules import RULES, Rule
+from blocklocal.seeds import seeded
+from blocklocal.settings import Learning
+from blocklocal.targets import Targets
+from blocklocal.twin import TWINS, Plan, Twin
+from blocklocal.unit import BlockUnit
+
+
+def build_units(
+    blocks: Sequence[nn.Module], example: Tensor, targets: Targets, learning: Learning, seed: int
+) -> list[BlockUnit]:
+    """One unit per block, or one for all where the rule is end to end.
+
+    example [B, …] gives shapes and device; the weights of twins, readouts and decoders are drawn from `seed`.
+    """
+    rule = RULES.get(learning.rule)
+    modules = [nn.Sequential(*blocks)] if rule.whole and len(blocks) > 1 else list(blocks)
+    shapes = [example.shape, *output_shapes(modules, example)]
+    _check_output(shapes[-1], targets)
+    with seeded("local losses", seed), torch.device(example.device):
+        hidden = _Assembly(modules, shapes, targets, learning, rule).losses()
+        around = [rule.around(module) if rule.around else None for module in modules]
+    losses = [*hidden, OutputLoss(targets, learning.label_smoothing)]
+    return [
+        BlockUnit(module, losses[k], index=k, trains=rule.trains(k, len(modules)), around=around[k])
+        for k, module in enumerate(modules)
+    ]
+
+
+@dataclass(frozen=True)
+class _Assembly:
+    """The local losses of all blocks but the last. shapes: of the example and of every block's output, [B, …]."""
+
+    modules: Sequence[nn.Module]
+    shapes: Sequence[torch.Size]
+    targets: Targets
+    learning: Learning
+    rule: Rule
+
+    def losses(self) -> list[HiddenLoss | None]:
+        hidden = self.shapes[1:-1]
+        if self.rule.objective is None and self.rule.twin is None:
+            return [None for _ in hidden]
+        layers = self.learning.readout if self.rule.parts else 0
+        readouts = [readout(shape, layers) if layers else None for shape in hidden]
+        latents = [
+            shape if h is None else output_shapes([h], torch.zeros(shape))[0]
+            for h, shape in zip(readouts, hidden, strict=True)
+        ]
+        twins = self._twins(latents, hidden)
+        return [self._loss(k, readouts[k], latents[k], twins[k]) for k in range(len(hidden))]
+
+    def _twins(self, latents: Sequence[torch.Size], hidden: Sequence[torch.Size]) -> Sequence[Twin | None]:
+        kind = self.learning.twin if self.rule.twin == "" else self.rule.twin
+        if kind is None:
+            return [None for _ in hidden]
+        twins = TWINS.get(kind)(Plan(self.targets.rows, latents, hidden, self.modules))
+        for twin in twins:
+            twin.requires_grad_(not self.rule.fixed_twin)
+        return twins
+
+    def _loss(self, k: int, h: nn.Module | None, latent: torch.Size, twin: Twin | None) -> HiddenLoss:
+        learning, name = self.learning, self.learning.objective if self.rule.objective == "" else self.rule.objective
+        greedy = name == "greedy"
+        family = learning.latent_family()
+        _check_family(family, latent)
+        decoders, weights = self._parts(k) if self.rule.parts else ({}, {})
+        return HiddenLoss(
+            family=family,
+            objective=None if name is None or greedy else OBJECTIVES.get(name),
+            targets=self.targets,
+            twin=twin,
+            classifier=nn.Linear(units_of(latent), self.targets.rows) if greedy else None,
+            readout=h,
+            decoders=decoders,
+            weights=weights,
+            terms=Terms(
+                order=learning.order,
+                temperature=learning.temperature,
+                smoothing=learning.label_smoothing,
+                per_position=len(self.shapes[-1]) == 3,
+            ),
+            message_scale=1.0 if len(latent) == 4 else units_of(latent) ** -0.5,
+        )
+
+    def _parts(self, k: int) -> tuple[dict[str, Decoder], dict[str, float]]:
+        learning, weights, decoders = self.learning, {}, {}
+        if learning.similarity:
+            weights["similarity"] = learning.similarity
+        if learning.reconstruction:
+            wanted = self.shapes[0] if learning.reconstruct == "image" else self.shapes[k]
+            weights[learning.reconstruct] = learning.reconstruction
+            decoders[learning.reconstruct] = Decoder(self.shapes[k + 1], wanted)
+        return decoders, weights
+
+
+def output_shapes(modules: Sequence[nn.Module], example: Tensor) -> list[torch.Size]:
+    """The shape after every module of a chain; modes and statistics stay as they are."""
+    modes = {m: m.training for module in modules for m in module.modules()}
+    shapes, a = [], example
+    try:
+        with torch.no_grad():
+            for module in modules:
+                a = module.eval()(a)
+                shapes.append(a.shape)
+    finally:
+        for m, mode in modes.items():
+            m.training = mode
+    return shapes
+
+
+def _check_output(shape: torch.Size, targets: Targets) -> None:
+    if shape[-1] != targets.count or len(shape) not in (2, 3):
+        raise InputError(
+            f"the last block gives {list(shape[1:])} values per sample, but there are {targets.count} targets: "
+            f"end the model with a layer of {targets.count} outputs, or give classes={shape[-1]}."
+        )
+
+
+def _check_family(family: Family, latent: torch.Size) -> None:
+    """A vector family must be able to group the units of the latent; it says itself what is wrong."""
+    family.group(to_positions(torch.zeros(latent)))

@@ -1,0 +1,5 @@
+"""The command line: `blocklocal COMMAND …`."""
+
+from blocklocal.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,124 @@
+"""Command-line arguments as dataclasses; tyro turns them into flags and help."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import tyro
+
+from blocklocal.config import Config, load_config
+from blocklocal.errors import InputError
+from blocklocal.recipes import get_recipe
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class TrainArguments:
+    """Train one network and write a run folder with a report."""
+
+    settings: Config = field(default_factory=Config)
+    recipe: str | None = None
+    """Start from a named recipe (see `blocklocal recipes`); other flags change it."""
+    config: Path | None = None
+    """Start from a saved config.json (or a run folder); other flags change it."""
+    output: Path | None = None
+    """Run folder; it must not exist. Default: below runs/."""
+    resume: Path | None = None
+    """Go on with a stopped run; takes no settings, they are the run's own."""
+    checkpoint: str | None = None
+    """With --resume: this checkpoint instead of the newest."""
+    quiet: bool = False
+    """Show no progress."""
+
+
+@dataclass(frozen=True)
+class CompareArguments:
+    """Train the same recipe under several rules and seeds; one table, one report."""
+
+    settings: Config = field(default_factory=Config)
+    recipe: str | None = None
+    """Start from a named recipe (see `blocklocal recipes`); other flags change it."""
+    config: Path | None = None
+    """Start from a saved config.json (or a run folder); other flags change it."""
+    rules: tuple[str, ...] = ("block-local", "backprop", "frozen")
+    """Rules, each with settings of its own where wanted: block-local:objective=variational,family=bernoulli."""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds; every rule is trained with each."""
+    output: Path | None = None
+    """Folder of the comparison. Default: below runs/."""
+    resume: bool = False
+    """Go on with a stopped comparison: finished runs are kept."""
+    replace: bool = False
+    """Put the result in the place of an existing folder, once it is complete."""
+    quiet: bool = False
+    """Show no progress."""
+
+
+@dataclass(frozen=True)
+class EvaluateArguments:
+    """Measure every block of a trained run on a split."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder."""
+    split: str = "test"
+    """test, validation or train."""
+    data: str | None = None
+    """Another data set with the same classes; default: the run's own."""
+    checkpoint: str | None = None
+    """A named checkpoint; default: the newest."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    json: Path | None = None
+    """Write the figures to this file too."""
+
+
+@dataclass(frozen=True)
+class PredictArguments:
+    """Class, confidence, and what each block thought, for image files."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder."""
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Image files."""
+    resize: bool = False
+    """Scale and crop images to the size the model takes."""
+    checkpoint: str | None = None
+    """A named checkpoint; default: the newest."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+
+
+@dataclass(frozen=True)
+class ReportArguments:
+    """Write report.html again, for runs or comparisons."""
+
+    folders: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Run folders (several are shown beside each other) or comparison folders."""
+
+
+def parse(kind: type[T], arguments: Sequence[str], prog: str, default: T | None = None) -> T:
+    """Flags → dataclass. Settings are checked by the dataclasses themselves; their InputError passes through."""
+    try:
+        extra: dict[str, Any] = {} if default is None else {"default": default}
+        return tyro.cli(tyro.conf.OmitArgPrefixes[kind], prog=prog, args=list(arguments), **extra)
+    except InputError:
+        raise
+
+
+def parse_with_base(kind: type[T], arguments: Sequence[str], prog: str) -> T:
+    """As `parse`, over the defaults of --recipe or --config."""
+    scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    scan.add_argument("--recipe")
+    scan.add_argument("--config", type=Path)
+    base, _ = scan.parse_known_args(list(arguments))
+    if base.recipe and base.config:
+        raise InputError("give --recipe or --config, not both.")
+    settings = Config()
+    if base.recipe:
+        settings = get_recipe(base.recipe)
+    elif base.config:
+        settings = load_config(base.config)
+    return parse(kind, arguments, prog, kind(settings=settings))  # type: ignore[call-arg]

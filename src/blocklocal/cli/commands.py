@@ -1,0 +1,133 @@
+"""What the commands do, each a few lines over the library."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from blocklocal.cli.arguments import (
+    CompareArguments,
+    EvaluateArguments,
+    PredictArguments,
+    ReportArguments,
+    TrainArguments,
+    parse,
+    parse_with_base,
+)
+from blocklocal.config import Config
+from blocklocal.errors import InputError, unknown
+from blocklocal.recipes import RECIPES
+
+
+def train(arguments: list[str]) -> None:
+    """Train one network block by block and write a run folder with a report."""
+    from blocklocal.training.run import resume_run, start_run
+
+    given = parse_with_base(TrainArguments, arguments, "blocklocal train")
+    if given.resume is not None:
+        _only_resume(arguments)
+        folder = given.resume
+        summary = resume_run(folder, checkpoint=given.checkpoint, quiet=given.quiet)
+    else:
+        folder = given.output or default_folder(given.settings, given.settings.learning.rule)
+        summary = start_run(given.settings, folder, quiet=given.quiet)
+    blocks = "  ".join(f"{accuracy:.1f}" for accuracy in summary["block_test_top1"])
+    print(f"test accuracy {summary['test_top1']:.2f} %  (per block: {blocks})  ECE {summary['test_ece']:.3f}")
+    print(f"report: {folder / 'report.html'}")
+
+
+def _only_resume(arguments: list[str]) -> None:
+    """A resumed run has its settings; a flag beside --resume would be ignored silently."""
+    flags = [a.partition("=")[0] for a in arguments if a.startswith("--")]
+    others = [flag for flag in flags if flag not in ("--resume", "--checkpoint", "--quiet")]
+    if others:
+        raise InputError(f"--resume takes the run's own settings; leave out {', '.join(others)}.")
+
+
+def compare(arguments: list[str]) -> None:
+    """Train the same recipe under several rules and seeds; one table, one report."""
+    from rich.console import Console
+
+    from blocklocal.report import comparison_table
+    from blocklocal.training.compare import compare as run_comparison
+
+    given = parse_with_base(CompareArguments, arguments, "blocklocal compare")
+    output = given.output or default_folder(given.settings, "compare")
+    rows = run_comparison(
+        given.settings,
+        given.rules,
+        given.seeds,
+        output,
+        resume=given.resume,
+        replace=given.replace,
+        quiet=given.quiet,
+    )
+    comparison_table(rows, Console())
+    print(f"report: {output / 'report.html'}")
+
+
+def evaluate(arguments: list[str]) -> None:
+    """Measure every block of a trained run on a split."""
+    from blocklocal.training.build import evaluation_batches, load_data
+    from blocklocal.training.evaluate import evaluate as measure
+    from blocklocal.training.run import block_names, load_network
+
+    given = parse(EvaluateArguments, arguments, "blocklocal evaluate")
+    if given.split not in ("test", "validation", "train"):
+        raise unknown("split", given.split, ("test", "validation", "train"))
+    config, facts, network = load_network(given.run, given.checkpoint, given.device)
+    data = load_data(config if given.data is None else config.edit(data=given.data))
+    if data.classes != facts.classes:
+        raise InputError(
+            f"{data.name} has the classes {', '.join(data.classes)}; the run was trained on {', '.join(facts.classes)}."
+        )
+    device = next(network.parameters()).device
+    result = measure(network, evaluation_batches(config, getattr(data, given.split), facts, device))
+    for name, accuracy in zip(block_names(network), result.block_top1, strict=True):
+        print(f"{name:32} {'  does not predict' if accuracy is None else f'{accuracy:6.2f} %'}")
+    top3 = "" if result.top3 is None else f"top-3 {result.top3:.2f} %  "
+    print(f"{given.split}: top-1 {result.top1:.2f} %  {top3}NLL {result.nll:.4f}  ECE {result.ece:.4f}")
+    if given.json is not None:
+        given.json.write_text(json.dumps({"split": given.split, **asdict(result)}, indent=2) + "\n")
+
+
+def predict(arguments: list[str]) -> None:
+    """Class, confidence, and what each block thought, for image files."""
+    from blocklocal.training.predict import predict_files
+
+    given = parse(PredictArguments, arguments, "blocklocal predict")
+    for line in predict_files(given.run, given.images, given.resize, given.checkpoint, given.device):
+        print(line)
+
+
+def report(arguments: list[str]) -> None:
+    """Write report.html again, for runs or comparisons."""
+    from blocklocal.report import write_comparison, write_report
+
+    given = parse(ReportArguments, arguments, "blocklocal report")
+    if not given.folders:
+        raise InputError("report needs at least one run folder.")
+    runs = [folder for folder in given.folders if not (folder / "compare.json").exists()]
+    for folder in given.folders:
+        path = write_report(folder, beside=[r for r in runs if r != folder]) if folder in runs else write_comparison(folder)
+        print(path)
+
+
+def recipes(arguments: list[str]) -> None:
+    """List the named recipes, or print one as JSON (blocklocal recipes NAME)."""
+    if arguments and not arguments[0].startswith("-"):
+        print(json.dumps(RECIPES.get(arguments[0])().flat(), indent=2))
+        return
+    for name in RECIPES.names():
+        print(f"{name:16} {(RECIPES.get(name).__doc__ or '').strip()}")
+    print("\nUse: blocklocal train --recipe NAME …  Print one: blocklocal recipes NAME")
+
+
+def default_folder(config: Config, what: str) -> Path:
+    """A folder below runs/ that does not exist yet."""
+    name = Path(config.data.data).name
+    base = Path("runs") / f"{name}-{config.model.model}-{what}-seed{config.machine.seed}"
+    folder, count = base, 1
+    while folder.exists():
+        count += 1
+        folder = base.with_name(f"{base.name}-{count}")
+    return folder

@@ -1,0 +1,192 @@
+"""A run's settings as plain dataclasses: what is trained, on what, how. Saved with the run as one flat JSON object."""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from blocklocal.errors import InputError, check_positive, unknown
+from blocklocal.optim import SCHEDULES, Optimizer
+from blocklocal.settings import Learning
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+BALANCES = ("count", "time", "flops", "bytes")
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is learned."""
+
+    data: str = "digits"
+    """digits (embedded), a folder of parquet files or of class folders with images, or a hub name such as ylecun/mnist."""
+    train_size: int | None = None
+    """Training images to use; default: all that the validation split leaves."""
+    validation: float = 0.1
+    """Validation split, taken from the training set: a fraction below 1, or a number of images; 0 for none."""
+    test_size: int | None = None
+    """Test images to use; default: all."""
+    image_size: int | None = None
+    """Resize and crop every image to this many pixels a side; default: as they are."""
+    split_seed: int = 0
+    """Seed of the validation split (not of the run)."""
+    batch_size: int = 128
+    """Images per training step."""
+    augment: str = ""
+    """Augmentation of training images, separated by commas: crop, flip, cutout."""
+    skip_bad: bool = False
+    """Leave out images that cannot be decoded (counted) instead of stopping."""
+
+    def __post_init__(self) -> None:
+        check_positive("batch_size", self.batch_size, integer=True)
+        if self.validation < 0:
+            raise InputError(f"validation must be 0 or more, not {self.validation}.")
+        if not self.data:
+            raise InputError("data must be 'digits', a folder or a hub name, not an empty string.")
+
+    @property
+    def validation_split(self) -> int | float:
+        """A fraction below 1, a count from 1 on."""
+        return self.validation if self.validation < 1 else int(self.validation)
+
+
+@dataclass(frozen=True)
+class Model:
+    """Which network, and where it is cut."""
+
+    model: str = "resnet18"
+    """mlp, resnet18, resnet34, resnet50, resnet20, resnet32, resnet56, resnet110 or vgg8b."""
+    width: int | None = None
+    """Channels (or units) of the first layer; default: the model's usual width."""
+    model_options: dict[str, str] = field(default_factory=dict)
+    """Options of the model's own, such as stem large (ResNets), depth 3 (mlp) or dropout 0.1 (vgg8b)."""
+    blocks: int = 4
+    """Number of blocks."""
+    at: tuple[str, ...] = ()
+    """Names of the units where blocks 2, 3, … start, instead of a number of blocks."""
+    balance: str = "count"
+    """How cuts are placed: equal count of units, or equal time, flops or bytes (measured)."""
+
+    def __post_init__(self) -> None:
+        check_positive("blocks", self.blocks, integer=True)
+        if self.width is not None:
+            check_positive("width", self.width, integer=True)
+        if self.balance not in BALANCES:
+            raise unknown("balance", self.balance, BALANCES)
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """Optimiser and schedule; every block has its own."""
+
+    epochs: int = 10
+    """Passes over the training split."""
+    optimizer: str = "sgd"
+    """sgd (Nesterov momentum), adam or adamw."""
+    lr: float = 0.1
+    """Peak learning rate."""
+    momentum: float = 0.9
+    """Momentum of sgd."""
+    weight_decay: float = 5e-4
+    """Weight decay, on everything."""
+    clip: float | None = None
+    """Largest gradient norm per block; default: no clipping."""
+    schedule: str = "one-cycle"
+    """one-cycle, cosine or constant, per step."""
+
+    def __post_init__(self) -> None:
+        check_positive("epochs", self.epochs, integer=True)
+        if self.schedule not in SCHEDULES:
+            raise unknown("schedule", self.schedule, SCHEDULES)
+        self.build()
+
+    def build(self) -> Optimizer:
+        return Optimizer(self.optimizer, self.lr, self.momentum, self.weight_decay, self.clip)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how it runs."""
+
+    seed: int = 0
+    """Seed of weights, order, augmentation and dropout."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    threads: int | None = None
+    """CPU threads; default: all cores."""
+    precision: str = "auto"
+    """float32, bfloat16 (autocast), or auto: bfloat16 on CUDA, float32 on CPU."""
+    channels_last: bool = True
+    """Memory layout of convolutions."""
+    checkpoint_every: int | None = None
+    """Steps between checkpoints; default: one per epoch."""
+    tensorboard: bool = True
+    """Write TensorBoard events."""
+
+    def __post_init__(self) -> None:
+        for name in ("threads", "checkpoint_every"):
+            if getattr(self, name) is not None:
+                check_positive(name, getattr(self, name), integer=True)
+        if self.precision not in PRECISIONS:
+            raise unknown("precision", self.precision, PRECISIONS)
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
+            raise InputError(f"seed must be a whole number of at least 0, not {self.seed!r}.")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides a run."""
+
+    data: Data = field(default_factory=Data)
+    model: Model = field(default_factory=Model)
+    learning: Learning = field(default_factory=Learning)
+    optimisation: Optimisation = field(default_factory=Optimisation)
+    machine: Machine = field(default_factory=Machine)
+
+    def flat(self) -> dict[str, Any]:
+        """All settings as one JSON-able object; names are unique over the groups."""
+        return {name: value for group in dataclasses.asdict(self).values() for name, value in group.items()}
+
+    def edit(self, **changes: Any) -> "Config":
+        """A copy with settings changed by name, whichever group they belong to."""
+        groups = _groups()
+        for name in changes:
+            if name not in groups:
+                raise unknown("setting", name, groups)
+        edited = {}
+        for group in dataclasses.fields(self):
+            own = {name: value for name, value in changes.items() if groups[name] == group.name}
+            edited[group.name] = dataclasses.replace(getattr(self, group.name), **own)
+        return Config(**edited)
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps(self.flat(), indent=2) + "\n")
+
+
+def _groups() -> dict[str, str]:
+    """Setting name → group name."""
+    groups: dict[str, str] = {}
+    for group in dataclasses.fields(Config):
+        for setting in dataclasses.fields(group.default_factory):  # type: ignore[arg-type]
+            assert setting.name not in groups, f"two settings are called {setting.name!r}"
+            groups[setting.name] = group.name
+    return groups
+
+
+def load_config(path: Path) -> Config:
+    """A saved `config.json`, or the one in a run folder."""
+    file = path / "config.json" if path.is_dir() else path
+    try:
+        flat = json.loads(file.read_text())
+    except OSError as error:
+        raise InputError(f"no configuration at {file}: give a run folder or its config.json.") from error
+    except ValueError as error:
+        raise InputError(f"{file} is not valid JSON ({error}).") from error
+    if not isinstance(flat, dict):
+        raise InputError(f"{file} must hold one JSON object of settings, not {type(flat).__name__}.")
+    if "at" in flat:
+        flat["at"] = tuple(flat["at"])
+    try:
+        return Config().edit(**flat)
+    except TypeError as error:
+        raise InputError(f"{file} holds a value of the wrong type: {error}.") from error

@@ -1,0 +1,94 @@
+"""Batches of an image split: shuffled, augmented and normalised on the device, and resumable at any step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from blocklocal.data.augment import augmenter
+from blocklocal.data.images import Images
+from blocklocal.errors import InputError, check_positive
+from blocklocal.seeds import generator
+
+_LEVELS = 255  # the largest uint8 pixel value, read as 1.0
+
+
+class Batches:
+    """Epochs of (x, y): float32 [B, C, H, W], normalised to (pixels / 255 - mean) / std, and int64 [B].
+
+    Pixels stay uint8 on `device`; only the current batch is a float. Augmentation ("crop,flip,cutout", see `augmenter`)
+    works on the pixels before normalisation, so what it fills in is black.
+
+    The order depends on (seed, epoch) alone and the augmentation of batch i on (seed, epoch, i) alone: a run stopped
+    after any step goes on bit for bit with `epoch(number, start=step)`.
+
+    The last, smaller batch is kept. Only when shuffling, a last batch of a single image is dropped (BatchNorm cannot
+    use it; another image each epoch) unless it is the only batch.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        *,
+        batch_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        shuffle: bool = False,
+        augment: str = "",
+        seed: int = 0,
+        device: str | torch.device = "cpu",
+        channels_last: bool = False,
+    ):
+        """`mean`, `std`: per channel, of pixels in [0, 1]. Raises InputError for no images or sizes that do not fit."""
+        check_positive("batch_size", batch_size, integer=True)
+        if len(images) == 0:
+            raise InputError("there are no images to make batches of. Give a split with at least one image.")
+        self.pixels = images.pixels.to(device)
+        self.labels = images.labels.to(device)
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.augment = augmenter(augment)
+        self.seed = seed
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.mean, self.std = _per_channel("mean", mean, self.pixels), _per_channel("std", std, self.pixels)
+        if not bool((self.std > 0).all()):
+            raise InputError(f"std must be above 0 in every channel, not {list(std)}.")
+        self.next_epoch = 0
+
+    def __len__(self) -> int:
+        """Steps per epoch."""
+        full, rest = divmod(len(self.labels), self.batch_size)
+        drop = self.shuffle and rest == 1 and full > 0
+        return full + (rest > 0 and not drop)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Epoch `next_epoch`, which counts up from 0 with every iteration begun."""
+        self.next_epoch += 1
+        return self.epoch(self.next_epoch - 1)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of one epoch from step `start` on. Raises InputError for a step the epoch does not have."""
+        if epoch < 0 or not 0 <= start <= len(self):
+            raise InputError(f"epoch {epoch}, step {start}: epochs count from 0 and have steps 0 to {len(self)} here.")
+        order = self._order(epoch).to(self.pixels.device)
+        return (self._batch(epoch, step, order) for step in range(start, len(self)))
+
+    def _order(self, epoch: int) -> Tensor:
+        if not self.shuffle:
+            return torch.arange(len(self.labels))
+        return torch.randperm(len(self.labels), generator=generator("order", self.seed, epoch))
+
+    def _batch(self, epoch: int, step: int, order: Tensor) -> tuple[Tensor, Tensor]:
+        index = order[step * self.batch_size : (step + 1) * self.batch_size]
+        pixels = self.augment(self.pixels[index], generator("augment", self.seed, epoch, step))
+        x = (pixels.float() - self.mean) / self.std
+        return x.contiguous(memory_format=self.memory_format), self.labels[index]
+
+
+def _per_channel(name: str, values: Sequence[float], pixels: Tensor) -> Tensor:
+    """float32 [C, 1, 1] on the grey scale 0..255."""
+    if len(values) != pixels.shape[1]:
+        raise InputError(f"{name} has {len(values)} values, but the images have {pixels.shape[1]} channels.")
+    return torch.tensor([value * _LEVELS for value in values], device=pixels.device).view(-1, 1, 1)

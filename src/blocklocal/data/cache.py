@@ -1,0 +1,104 @@
+"""Decoded sets kept on disk, so that images are decoded once. A cache that cannot be used never stops a run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from blocklocal.data.decode import Raw
+from blocklocal.data.images import Images
+
+log = logging.getLogger("blocklocal")
+
+FORMAT_VERSION = 1  # raise it when decoding changes, so that files of older versions are not used
+
+
+def default_cache_dir() -> Path:
+    """`blocklocal` below $BLOCKLOCAL_CACHE, else $XDG_CACHE_HOME, else ~/.cache."""
+    base = os.environ.get("BLOCKLOCAL_CACHE") or os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else _home() / ".cache") / "blocklocal"
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError:  # a container's user without a home
+        return Path(tempfile.gettempdir())
+
+
+def file_identity(paths: Iterable[Path]) -> list[tuple[str, int, int]]:
+    """What a source is made of: absolute path, size in bytes and time of change in ns of each file."""
+    return [_identity(path) for path in paths]
+
+
+def _identity(path: Path) -> tuple[str, int, int]:
+    try:
+        stat = path.stat()
+    except OSError:  # a broken link: decoding it decides what happens
+        return str(path.absolute()), -1, -1
+    return str(path.absolute()), stat.st_size, stat.st_mtime_ns
+
+
+def cache_path(folder: Path, name: str, identity: object, image_size: int | None) -> Path:
+    """The file for one source at one size; another source, size or format version has another name."""
+    key = json.dumps([FORMAT_VERSION, identity, image_size])
+    readable = "".join(letter if letter.isalnum() else "-" for letter in name)[:40]
+    return folder / f"{readable}-{hashlib.sha256(key.encode()).hexdigest()}.safetensors"
+
+
+def cached(path: Path, decode: Callable[[], Raw], skip_bad: bool) -> Raw:
+    """The set kept at `path`, or `decode()`, whose result is then kept there.
+
+    A file made with images left out is not used where that is not allowed: decoding again gives the error.
+    """
+    kept = _read(path)
+    if kept is not None and (skip_bad or kept.skipped == 0):
+        return kept
+    raw = decode()
+    _write(path, raw)
+    return raw
+
+
+def _read(path: Path) -> Raw | None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        if not path.is_file():
+            return None
+        with safe_open(path, framework="pt") as file:
+            meta = file.metadata()
+            splits = [Images(file.get_tensor(f"{s}_pixels"), file.get_tensor(f"{s}_labels")) for s in ("train", "test")]
+        return Raw(splits[0], splits[1], tuple(json.loads(meta["classes"])), int(meta["skipped"]))
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        log.warning("the cache file %s cannot be read (%s); it is made again", path, error)
+        return None
+
+
+def _write(path: Path, raw: Raw) -> None:
+    """Write beside the final name and rename, so that a reader never sees half a file."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    tensors = {
+        "train_pixels": raw.train.pixels,
+        "train_labels": raw.train.labels,
+        "test_pixels": raw.test.pixels,
+        "test_labels": raw.test.labels,
+    }
+    meta = {"classes": json.dumps(raw.classes), "skipped": str(raw.skipped)}
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem[:40], suffix=".tmp")
+        os.close(handle)
+        save_file(tensors, temporary, metadata=meta)
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        log.warning("decoded images cannot be kept in %s (%s); they are decoded again next time", path.parent, error)
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)

@@ -1,0 +1,89 @@
+"""Image sets in memory: uint8 pixels, integer labels, three splits and the statistics used to normalise them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from blocklocal.errors import InputError
+
+_LEVELS = 255  # the largest uint8 pixel value, read as 1.0
+_STD_FLOOR = 1 / _LEVELS  # one grey level: a constant channel is normalised to 0, not to infinity
+_CHUNK = 2048  # images summed at a time, so that the statistics need little memory
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """One split.
+
+    `pixels`: uint8 [N, C, H, W]; `labels`: int64 [N]. Raises InputError for another type or shape.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        if self.pixels.dtype != torch.uint8 or self.pixels.ndim != 4:
+            given = f"{self.pixels.dtype} {list(self.pixels.shape)}"
+            raise InputError(f"pixels must be torch.uint8 [N, C, H, W], not {given}. Scale to 0..255 and convert them.")
+        if self.labels.dtype != torch.int64 or self.labels.shape != self.pixels.shape[:1]:
+            given = f"{self.labels.dtype} {list(self.labels.shape)}"
+            raise InputError(f"labels must be torch.int64 [{len(self.pixels)}], one per image, not {given}.")
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def subset(self, index: Tensor | Sequence[int] | slice) -> Images:
+        """The images at `index` (positions, a mask or a slice), in that order."""
+        chosen = index if isinstance(index, (Tensor, slice)) else torch.as_tensor(list(index), dtype=torch.int64)
+        return Images(self.pixels[chosen], self.labels[chosen])
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """A whole data set, split and ready to train on.
+
+    `validation` may have no images. `mean` and `std` are per channel, of pixels in [0, 1], from the training split
+    alone. `skipped` counts images that were left out because they could not be decoded.
+    """
+
+    name: str
+    train: Images
+    validation: Images
+    test: Images
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    skipped: int = 0
+
+    @property
+    def channels(self) -> int:
+        return self.train.pixels.shape[1]
+
+    @property
+    def height(self) -> int:
+        return self.train.pixels.shape[2]
+
+    @property
+    def width(self) -> int:
+        return self.train.pixels.shape[3]
+
+
+def channel_statistics(pixels: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel of uint8 [N, C, H, W] read as [0, 1]; the deviation is at least 1/255.
+
+    Summed in integers, so the result is exact and depends on neither the order of the images nor the thread count.
+    """
+    total, squares = (torch.zeros(pixels.shape[1], dtype=torch.int64) for _ in range(2))
+    for chunk in pixels.split(_CHUNK):
+        wide = chunk.to(torch.int32)  # 255² fits; sum() of int32 accumulates in int64
+        total += wide.sum(dim=(0, 2, 3))
+        squares += (wide * wide).sum(dim=(0, 2, 3))
+    count = pixels[:, 0].numel()
+    mean = total.double() / count
+    variance = (squares.double() / count - mean**2).clamp_min(0)
+    std = (variance.sqrt() / _LEVELS).clamp_min(_STD_FLOOR)
+    return tuple((mean / _LEVELS).tolist()), tuple(std.tolist())

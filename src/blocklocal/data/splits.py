@@ -1,0 +1,79 @@
+"""Seeded splits: which images train, validate and test."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from blocklocal.data.decode import Raw
+from blocklocal.data.images import Images, ImageSet, channel_statistics
+from blocklocal.errors import InputError
+from blocklocal.seeds import generator
+
+TEST_FRACTION = 0.2  # of sets that come without a test split
+
+
+def stratified(labels: list[int], fraction: float = TEST_FRACTION) -> tuple[list[int], list[int]]:
+    """Positions (train, test), each ascending: of every class `fraction` goes to test, and at least one image stays.
+
+    The draw is fixed: the test split of a set never depends on a seed that a user can vary.
+    """
+    label = torch.tensor(labels, dtype=torch.int64)
+    is_test = torch.zeros(len(labels), dtype=torch.bool)
+    for value in label.unique().tolist():
+        members = (label == value).nonzero().flatten()
+        order = torch.randperm(len(members), generator=generator("fixed test split", value))
+        count = min(max(1, round(fraction * len(members))), len(members) - 1)
+        is_test[members[order[:count]]] = True
+    return (~is_test).nonzero().flatten().tolist(), is_test.nonzero().flatten().tolist()
+
+
+def split(
+    raw: Raw, name: str, train_size: int | None, validation: int | float, test_size: int | None, split_seed: int
+) -> ImageSet:
+    """Cut a decoded set. One seeded permutation of the training images: validation first, then training.
+
+    A test subset is drawn from a fixed stream, so that runs with different split seeds are measured on the same images.
+    """
+    total = len(raw.train)
+    order = torch.randperm(total, generator=generator("validation split", split_seed))
+    held = round(validation * total) if isinstance(validation, float) else validation
+    if held >= total:
+        raise InputError(
+            f"validation={validation!r} takes {held} of the {total} training images and leaves none to train."
+        )
+    chosen = _first(order[held:], train_size, "train_size", f"{total} training images, {held} of them for validation")
+    train = raw.train.subset(chosen)
+    mean, std = channel_statistics(train.pixels)
+    return ImageSet(
+        name=name,
+        train=train,
+        validation=raw.train.subset(order[:held]),
+        test=_test_subset(raw.test, test_size),
+        classes=raw.classes,
+        mean=mean,
+        std=std,
+        skipped=raw.skipped,
+    )
+
+
+def check_validation(validation: int | float) -> None:
+    """Refuse what is neither a count (int) nor a fraction (float); sets are large, so do it before they are read."""
+    count = isinstance(validation, int) and not isinstance(validation, bool) and validation >= 0
+    if not count and not (isinstance(validation, float) and 0 <= validation < 1):
+        raise InputError(f"validation must be a count of 0 or more, or a fraction in [0, 1), not {validation!r}.")
+
+
+def _test_subset(test: Images, size: int | None) -> Images:
+    if size is None:
+        return test
+    order = torch.randperm(len(test), generator=generator("test subset"))
+    return test.subset(_first(order, size, "test_size", f"{len(test)} test images"))
+
+
+def _first(order: Tensor, size: int | None, name: str, available: str) -> Tensor:
+    if size is not None and size > len(order):
+        raise InputError(
+            f"{name}={size} is more than the {len(order)} images there are ({available}). Ask for at most {len(order)}."
+        )
+    return order[:size]

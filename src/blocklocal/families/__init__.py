@@ -1,0 +1,10 @@
+"""Exponential families of latent units, found by name. A new family is one new file in this package."""
+
+import sys
+
+from blocklocal.families.base import FAMILIES, Family, family
+from blocklocal.registry import import_all
+
+import_all(sys.modules[__name__])
+
+__all__ = ["FAMILIES", "Family", "family"]

@@ -1,0 +1,10 @@
+"""Networks to train, found by name. A model is an ordinary nn.Module that also lists its `units()`; see `base`."""
+
+import sys
+
+from blocklocal.models.base import MODELS, UnitModel, build_model, check_input
+from blocklocal.registry import import_all
+
+import_all(sys.modules[__name__])
+
+__all__ = ["MODELS", "UnitModel", "build_model", "check_input"]

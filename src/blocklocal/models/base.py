@@ -1,0 +1,108 @@
+"""What every model offers, and how one is built from its name.
+
+A model is a plain nn.Module. Beside `forward` it lists its units: modules which, applied one after the other, equal
+`forward`. Every unit takes and returns values *before* the activation (the next unit begins with it), because those
+values are the natural parameters of the latent on which blocks exchange messages (method §1). So every cut between
+units is a good cut. The stem belongs to the first unit and the head to the last.
+
+To add a model: one new file in this package that calls `MODELS.add(name, builder)`.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from blocklocal.errors import InputError, check_positive, unknown
+from blocklocal.registry import Registry
+
+Shape = tuple[int, int, int]
+MODELS: Registry[Callable[..., nn.Module]] = Registry("model")
+"""Builders `(classes, input_shape, width, **options) -> nn.Module`; `input_shape` is (channels, height, width)."""
+
+
+@runtime_checkable
+class UnitModel(Protocol):
+    """A module that says itself where it may be cut."""
+
+    def units(self) -> list[tuple[str, nn.Module]]:
+        """(name, module) pairs which, applied in order, equal `forward`."""
+        ...
+
+
+def build_model(
+    name: str, *, classes: int, channels: int, image_size: tuple[int, int], width: int | None = None, **options: object
+) -> nn.Module:
+    """Build a registered model.
+
+    Args:
+        name: one of `MODELS.names()`.
+        classes: number of logits, [B, classes].
+        channels, image_size: the input is [B, channels, image_size[0], image_size[1]], in pixels.
+        width: units or channels of the first layer; None takes the model's usual width.
+        options: the model's own options, listed in its builder's signature.
+
+    Raises InputError for an unknown name or option, and for sizes the model cannot take.
+    """
+    builder = MODELS.get(name)
+    check_positive("classes", classes, integer=True)
+    check_positive("channels", channels, integer=True)
+    height, image_width = check_image_size(image_size)
+    known = _options(builder)
+    for option in options:
+        if option not in known:
+            raise unknown(f"option of model {name!r}", option, known or ["none"])
+    arguments = dict(options)
+    if width is not None:
+        check_positive("width", width, integer=True)
+        arguments["width"] = width
+    return builder(classes=classes, input_shape=(channels, height, image_width), **arguments)
+
+
+def _options(builder: Callable[..., nn.Module]) -> list[str]:
+    """The options a user may give: the builder's parameters, less the common ones and those `partial` has filled."""
+    filled = {"classes", "input_shape", "width", *getattr(builder, "keywords", {})}
+    return [name for name in inspect.signature(builder).parameters if name not in filled]
+
+
+def check_image_size(image_size: object) -> tuple[int, int]:
+    """The two sides in pixels, or InputError."""
+    if not isinstance(image_size, (tuple, list)) or len(image_size) != 2:
+        raise InputError(f"image_size must be a pair (height, width) in pixels, not {image_size!r}.")
+    for side, pixels in zip(("height", "width"), image_size, strict=True):
+        check_positive(f"image {side}", pixels, integer=True)
+    return image_size[0], image_size[1]
+
+
+def check_smallest(name: str, input_shape: Shape, smallest: int, advice: str) -> None:
+    """Refuse images that a model's down-sampling would shrink to nothing."""
+    if min(input_shape[1:]) < smallest:
+        raise InputError(
+            f"{name} needs images of at least {smallest}x{smallest} pixels, "
+            f"not {input_shape[1]}x{input_shape[2]}: {advice}"
+        )
+
+
+def check_choice(name: str, given: object, known: Iterable[str]) -> None:
+    """Refuse a value outside a short list."""
+    known = list(known)
+    if given not in known:
+        raise unknown(name, given, known)
+
+
+def check_input(model: nn.Module, x: Tensor) -> None:
+    """Refuse a batch whose shape the model does not take. Models without `input_shape` accept everything here."""
+    expected = getattr(model, "input_shape", None)
+    if expected is None:
+        return
+    wanted = "[B, " + ", ".join(str(n) for n in expected) + "]"
+    if not isinstance(x, Tensor):
+        raise InputError(f"the model takes a tensor {wanted}, not {type(x).__name__}.")
+    if tuple(x.shape[1:]) != tuple(expected) or x.dim() != len(expected) + 1:
+        raise InputError(
+            f"the input has shape {list(x.shape)}, the model takes {wanted}. "
+            "Reshape the data, or build the model with these channels and this image_size."
+        )
+    if len(expected) == 3 and not x.is_floating_point():
+        raise InputError(f"the input is {x.dtype}, the model takes floating point: convert and normalise the images.")

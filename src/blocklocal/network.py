@@ -1,0 +1,189 @@
+"""K block units as one module: training steps, messages, and a prediction from every block."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from blocklocal.assembly import build_units
+from blocklocal.errors import InputError, unknown
+from blocklocal.local import LocalResult
+from blocklocal.models.base import check_input
+from blocklocal.objectives import mixing
+from blocklocal.optim import Optimizer, sgd
+from blocklocal.rules import RULES
+from blocklocal.rules.base import Batch, local_step, neighbour_step, target_messages
+from blocklocal.settings import Learning
+from blocklocal.splitting import Split, split
+from blocklocal.targets import Classes, Labels
+from blocklocal.unit import Moment
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network says of a batch.
+
+    probabilities [B, C] ([B, T, C] for sequences; [B, L] for binary labels), label and confidence [B] (the most
+    probable class and its probability), blocks: the same from every block, None where a block cannot predict.
+    """
+
+    probabilities: Tensor
+    blocks: Sequence["Prediction | None"] = ()
+
+    @property
+    def label(self) -> Tensor:
+        return self.probabilities.argmax(-1)
+
+    @property
+    def confidence(self) -> Tensor:
+        return self.probabilities.amax(-1)
+
+
+class BlockLocal(nn.Module):
+    """A network cut into blocks that learn by themselves.
+
+    blocks: a `Split`, or any module that `split` can cut. classes: number of classes; or labels: number of binary
+    labels per sample. rule and every other setting of `Learning` are keyword arguments; `learning` gives them as one
+    value. Twins and readouts need the shapes of the activations: they are made from `example` [B, …], from the model's
+    own `input_shape`, or at the first batch.
+
+        network = BlockLocal(split(model, blocks=4), classes=10)
+        result = network.step(x, y)            # one local update of every block
+        network.predict(x).confidence          # of the output; network.predict(x).blocks for every block
+        plain = network.to_plain()             # the user's module again, trained
+
+    Raises InputError for unknown settings, and for targets or shapes that do not fit.
+    """
+
+    def __init__(
+        self,
+        blocks: Split | nn.Module,
+        *,
+        classes: int | None = None,
+        labels: int | None = None,
+        learning: Learning | None = None,
+        optimizer: Optimizer | None = None,
+        example: Tensor | None = None,
+        seed: int = 0,
+        **settings: object,
+    ):
+        super().__init__()
+        if (classes is None) == (labels is None):
+            raise InputError("give either classes= (one of several) or labels= (several yes/no answers).")
+        self.split = blocks if isinstance(blocks, Split) else split(blocks, example=example)
+        self.targets = Classes(classes) if classes is not None else Labels(labels or 0)
+        self.learning = _learning(learning, settings)
+        self.rule = RULES.get(self.learning.rule)
+        self.seed, self.epoch, self.steps = seed, 0, 0
+        self.units = nn.ModuleList()
+        self._recipe = (optimizer or sgd(), "constant", 1)
+        self._autocast: torch.dtype | None = None
+        shape = getattr(self.split.model, "input_shape", None)
+        if example is None and shape is not None:
+            example = torch.zeros(2, *shape, device=_device(self.split.model))
+        if example is not None:
+            self.materialize(example)
+        else:
+            self._waiting = nn.ModuleList(self.split.blocks)  # so that .to(device) reaches them before the first batch
+
+    # --- set-up
+
+    def materialize(self, example: Tensor) -> None:
+        """Make twins, readouts and optimisers from the shapes of one batch [B, …]; done once."""
+        if len(self.units):
+            return
+        check_input(self.split.model, example)
+        units = build_units(self.split.blocks, example.detach()[:2], self.targets, self.learning, self.seed)
+        self.units = nn.ModuleList(units)
+        self._modules.pop("_waiting", None)
+        self.register_buffer("_rows", torch.eye(self.targets.rows, device=example.device), persistent=False)
+        self.configure(*self._recipe)
+        self.autocast(self._autocast)
+
+    def configure(self, optimizer: Optimizer, schedule: str = "constant", steps: int = 1) -> None:
+        """Give every block its own optimiser and learning-rate schedule of `steps` steps."""
+        self._recipe = (optimizer, schedule, steps)
+        for unit in self.units:
+            unit.configure(optimizer, schedule, steps)
+
+    def autocast(self, dtype: torch.dtype | None) -> None:
+        """Run blocks in this precision (for example torch.bfloat16); None: as the parameters are."""
+        self._autocast = dtype
+        for unit in self.units:
+            unit.autocast = dtype
+
+    # --- learning
+
+    def step(self, x: Tensor, y: Tensor) -> list[LocalResult | None]:
+        """One training step on a batch: every block takes its local loss and updates itself. x [B, …], y [B] (or [B, T], [B, L]).
+
+        Returns one result per unit (None for a block without a loss of its own), detached.
+        """
+        self.materialize(x)
+        if not y.is_cuda or self.steps == 0:  # a check on every CUDA batch would make the host wait for the device
+            self.targets.check(y)
+        m = mixing(self.learning.tau, self.epoch)
+        batch = Batch(x, y, self._rows, Moment(self.seed, self.steps, m))
+        self.train()
+        results = self._step_function()(list(self.units), batch)
+        self.steps += 1
+        return results
+
+    def _step_function(self):
+        reaches = self.rule.step is local_step and self.rule.local and self.rule.objective is not None
+        return neighbour_step if self.learning.scope == "neighbour" and reaches else self.rule.step
+
+    # --- prediction
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The output block's logits, with the ordinary graph of PyTorch."""
+        self.materialize(x)
+        for unit in self.units:
+            x = unit(x)
+        return x
+
+    @torch.no_grad()
+    def block_logits(self, x: Tensor) -> list[Tensor | None]:
+        """Every block's own logits for a batch, None where a block cannot predict. Modes are left as they are."""
+        self.materialize(x)
+        logits: list[Tensor | None] = []
+        for unit, message in zip(self.units, target_messages(list(self.units), self._rows), strict=True):
+            x = unit(x)
+            logits.append(unit.local.scores(x, message) if unit.local is not None and unit.local.predicts else None)
+        return logits
+
+    def predict(self, x: Tensor) -> Prediction:
+        """Probabilities, label and confidence of the output and of every block, in evaluation mode."""
+        mode = self.training
+        self.eval()
+        logits = self.block_logits(x)
+        self.train(mode)
+        blocks = [None if scores is None else Prediction(self.targets.probabilities(scores)) for scores in logits]
+        assert blocks[-1] is not None
+        return replace(blocks[-1], blocks=tuple(blocks))
+
+    # --- the rest
+
+    def to_plain(self) -> nn.Module:
+        """The user's module again with the trained weights and its own state_dict names; twins and readouts stay behind."""
+        return self.split.to_plain()
+
+    def message_sizes(self) -> list[float | None]:
+        """Mean |b| of every block's backward message; None where there is none."""
+        with torch.no_grad():
+            messages = target_messages(list(self.units), self._rows)
+        return [None if b is None else b.abs().mean().item() for b in messages]
+
+
+def _learning(learning: Learning | None, settings: Mapping[str, object]) -> Learning:
+    known = {field.name for field in fields(Learning)}
+    for name in settings:
+        if name not in known:
+            raise unknown("setting", name, known)
+    return replace(learning or Learning(), **settings)
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((p.device for p in model.parameters()), torch.device("cpu"))

@@ -1,0 +1,72 @@
+"""What a block may add to its local loss: a readout, a reconstruction, a similarity term (method §3).
+
+Each is a small network or function of its own; none is on the forward path.
+"""
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+from blocklocal.layout import to_positions, units_of
+
+
+def readout(shape: torch.Size, layers: int) -> nn.Module:
+    """h_k: `layers` layers of the activation's own width between a_k and the latent; its last values are before the ReLU.
+
+    Maps: 3×3 convolutions, the first of stride 2, with BatchNorm; flat latents: dense layers with BatchNorm;
+    sequences: dense layers with LayerNorm. The family's mean supplies the last nonlinearity.
+    """
+    width, parts = units_of(shape), []
+    for layer in range(layers):
+        parts += [nn.ReLU()] if layer else []
+        if len(shape) == 4:
+            stride = 1 if layer or min(shape[2:]) < 2 else 2
+            parts += [nn.Conv2d(width, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width)]
+        elif len(shape) == 2:
+            parts += [nn.Linear(width, width, bias=False), nn.BatchNorm1d(width)]
+        else:
+            parts += [nn.Linear(width, width), nn.LayerNorm(width)]
+    return nn.Sequential(*parts)
+
+
+class Decoder(nn.Module):
+    """Predicts a wanted tensor (the image, or the block's input) from the block's mean activation (paper Fig. 2D).
+
+    Maps → maps: two 3×3 convolutions, `hidden` wide, at the block's own resolution. Otherwise two dense layers.
+    """
+
+    def __init__(self, given: torch.Size, wanted: torch.Size, hidden: int = 32):
+        super().__init__()
+        self.maps = len(given) == 4 and len(wanted) == 4
+        if self.maps:
+            layers = [nn.Conv2d(given[1], hidden, 3, 1, 1), nn.ReLU(), nn.Conv2d(hidden, wanted[1], 3, 1, 1)]
+        else:
+            layers = [nn.Linear(given[1:].numel(), hidden), nn.ReLU(), nn.Linear(hidden, wanted[1:].numel())]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.layers(h if self.maps else h.flatten(1))
+
+    def loss(self, h: Tensor, wanted: Tensor) -> Tensor:
+        """Mean squared error: D_KL(data ‖ prediction) per value between Gaussians of variance ½."""
+        predicted = self(h)
+        if self.maps:
+            wanted = F.interpolate(wanted, size=predicted.shape[2:], mode="area")
+        return F.mse_loss(predicted, wanted.reshape(predicted.shape))
+
+
+def similarity(h: Tensor, one_hot: Tensor) -> Tensor:
+    """Similarity matching: the mean squared difference of two B × B matrices of cosine similarities.
+
+    h [B, …] the block's features (maps: their standard deviation over positions), one_hot [B, R] the targets
+    (Nøkland & Eidnes 2019, eq. 3, 4).
+    """
+    units = to_positions(h)
+    features = units.std(1) if units.shape[1] > 1 else units.squeeze(1)
+    return F.mse_loss(_cosines(features - features.mean(1, keepdim=True)), _cosines(one_hot))
+
+
+def _cosines(x: Tensor) -> Tensor:
+    unit = F.normalize(x, dim=1, eps=1e-6)
+    return unit @ unit.T

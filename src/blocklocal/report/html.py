@@ -1,0 +1,241 @@
+"""One HTML file per run or comparison: opens offline, readable on a phone, re-made at any time from the files alone."""
+
+import base64
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from blocklocal.errors import InputError
+from blocklocal.report import plots, words
+from blocklocal.report.read import Run, read_comparison, read_run, run_folder
+from blocklocal.report.table import BACKPROP, HEADINGS, NOTHING, aggregate, cells, condition, mean, notes, number
+
+PNG_START = b"\x89PNG\r\n\x1a\n"
+FIGURES = (
+    ("test_top1", "test top-1", 1, " %"),
+    ("test_top3", "test top-3", 1, " %"),
+    ("train_top1", "training top-1", 1, " %"),
+    ("validation_top1", "validation top-1", 1, " %"),
+    ("test_nll", "negative log-likelihood (test)", 3, " nat"),
+    ("test_ece", "expected calibration error (test, 0 to 1)", 3, ""),
+)
+Picture = dict[str, str]
+
+
+def write_report(run: Path, *, beside: Sequence[Path] = ()) -> Path:
+    """Write `report.html` into a run folder, finished or not, and return its path.
+
+    `beside` are run folders to compare with (backprop, the frozen control, other seeds); where the run lies in a
+    compare folder, the runs of its compare.json are compared as well.
+    Raises `InputError` naming the file that is missing or damaged, and what is expected in it.
+    """
+    folder = Path(run)
+    data = read_run(folder)
+    others = _siblings(folder) + [read_run(path).row for path in beside if Path(path).resolve() != folder.resolve()]
+    return _write(folder / "report.html", _run_page(data, [row for row in others if "rule" in row]))
+
+
+def write_comparison(folder: Path) -> Path:
+    """Write `report.html` into a compare folder, from its compare.json and the runs in it, and return its path.
+
+    Raises `InputError` naming the file or run folder that is missing or damaged.
+    """
+    folder = Path(folder)
+    rows = read_comparison(folder)
+    runs = [read_run(run_folder(folder, row)) for row in rows]
+    return _write(folder / "report.html", _comparison_page(folder, rows, runs))
+
+
+def _siblings(folder: Path) -> list[dict[str, Any]]:
+    parent = folder.resolve().parent
+    if not (parent / "compare.json").exists():
+        return []
+    return [row for row in read_comparison(parent) if run_folder(parent, row).name != folder.resolve().name]
+
+
+def _run_page(run: Run, others: list[dict[str, Any]]) -> dict[str, Any]:
+    row = {"rule": "this run", **run.row}
+    # A run without a test accuracy has nothing to compare, and its settings may not be complete yet.
+    lines = aggregate([*others, row] if row.get("test_top1") is not None else others)
+    own = next((line for line in lines if line["condition"] == condition(row)), None)
+    verdict = words.verdict(own) if own else ""
+    last = run.epochs[-1]["validation_top1"][-1] if run.epochs else None
+    seconds = row.get("seconds")
+    if seconds is None and run.epochs:
+        seconds = sum(record.get("seconds") or 0.0 for record in run.epochs)
+    return {
+        "title": f"{row['rule']} on {row.get('data', 'unnamed data')}",
+        "headline": words.run_headline(row, len(run.epochs), last),
+        "verdicts": [verdict] if verdict else [],
+        "conditions": words.conditions([{**row, "seconds": seconds}]),
+        "figures": _figures(row),
+        **_table(lines),
+        "compared": bool(others),
+        "learning": _learning(run, "run"),
+        "depth": _depth([(row, run)], lines, plots.levels(own)),
+        "blocks": _block_table(run),
+        "messages": _messages(run, "run"),
+        "examples": _examples(run),
+        "examples_of": "",
+        "warnings": run.warnings,
+        "settings": [("settings", _settings(run))],
+    }
+
+
+def _comparison_page(folder: Path, rows: list[dict[str, Any]], runs: list[Run]) -> dict[str, Any]:
+    lines = aggregate(rows)
+    local = [(f"{row['rule']}, seed {row.get('seed')}", run) for row, run in zip(rows, runs, strict=True)]
+    first = {condition(row): pair for row, pair in reversed(list(zip(rows, local, strict=True)))}
+    shown = [first[line["condition"]] for line in lines]
+    speaking = next((pair for pair in shown if pair[1].examples.get("examples")), None)
+    verdicts = [words.verdict(line) for line in lines]
+    return {
+        "title": f"Learning rules compared on {rows[0].get('data', 'unnamed data')}",
+        "headline": words.comparison_headline(lines),
+        "verdicts": [text for text in verdicts if text],
+        "conditions": words.conditions(rows),
+        "figures": [],
+        **_table(lines),
+        "compared": True,
+        "learning": [p for i, (name, run) in enumerate(shown) for p in _learning(run, f"run{i}", f"{name}: ")],
+        "depth": _depth(list(zip(rows, runs, strict=True)), lines, []),
+        "blocks": [],
+        "messages": [p for i, (name, run) in enumerate(shown) for p in _messages(run, f"run{i}", f"{name}: ")],
+        "examples": _examples(speaking[1]) if speaking else [],
+        "examples_of": speaking[0] if speaking else "",
+        "warnings": [f"{name}: {text}" for name, run in local for text in run.warnings],
+        "settings": [(f"settings of {name}", _settings(run)) for name, run in local],
+    }
+
+
+def _figures(row: dict[str, Any]) -> list[tuple[str, str]]:
+    known = [(label, f"{number(row[key], digits)}{unit}") for key, label, digits, unit in FIGURES if _is(row.get(key))]
+    parameters = row.get("parameters")
+    return [*known, ("parameters", f"{parameters:,}")] if isinstance(parameters, int) else known
+
+
+def _is(value: object) -> bool:
+    return value is not None
+
+
+def _table(lines: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "headings": HEADINGS,
+        "rows": [cells(line) for line in lines],
+        "notes": notes(lines),
+        "dots": _pictures([("dots", plots.dot_plot(lines), "Test top-1 per rule; every seed is a dot.")]),
+    }
+
+
+def _pictures(made: Sequence[tuple[str, Any, str]]) -> list[Picture]:
+    return [{"svg": plots.to_svg(figure, name), "caption": text} for name, figure, text in made if figure is not None]
+
+
+def _learning(run: Run, name: str, before: str = "") -> list[Picture]:
+    def curve(key: str, label: str, text: str) -> tuple[str, Any, str]:
+        return f"{name}-{key}", plots.line_plot(plots.block_curves(run, key), "epoch", label), before + text
+
+    return _pictures(
+        [
+            curve("loss", "local loss", "local loss of every block, mean over the epoch."),
+            curve("validation_top1", "validation top-1 (%)", "validation accuracy of every block."),
+        ]
+    )
+
+
+def _messages(run: Run, name: str, before: str = "") -> list[Picture]:
+    figure = plots.line_plot(plots.block_curves(run, "message"), "epoch", "mean |b|")
+    return _pictures([(f"{name}-message", figure, f"{before}mean size of the backward message b of every block.")])
+
+
+def _depth(pairs: list[tuple[dict[str, Any], Run]], lines: list[dict[str, Any]], levels: list) -> list[Picture]:
+    colours = plots.rule_colours(lines)
+    curves = []
+    for i, line in enumerate(lines):
+        tests = [row.get("block_test_top1") or [] for row, _ in pairs if condition(row) == line["condition"]]
+        depth = max(map(len, tests), default=0)
+        means = [mean(test[k] for test in tests if k < len(test)) for k in range(depth)]
+        marker = plots.MARKERS[i % len(plots.MARKERS)]
+        known = [value for value in means if value is not None]
+        # One known block (backprop, whose inner blocks say nothing) is a level, not a curve over depth.
+        if len(known) > 1:
+            curves.append(plots.depth_curve(line["label"], means, colours[line["label"]], marker))
+        elif known:
+            dashed = line["rule"] != BACKPROP
+            curves.append(plots.Curve(line["label"], known, colour=colours[line["label"]], dashed=dashed))
+    figure = plots.line_plot([*curves, *levels], "block", "test top-1 (%)")
+    return _pictures([("depth", figure, "Test accuracy of the prediction that every block makes by itself.")])
+
+
+def _block_table(run: Run) -> list[list[str]]:
+    """A row per block: number, name, loss, its parts, training, validation and test accuracy, mean |b|; last epoch."""
+    if not run.epochs:
+        return []
+    last, tests = run.epochs[-1], run.row.get("block_test_top1") or []
+    rows = []
+    for k, name in enumerate(run.block_names):
+        accuracies = [last["train_top1"][k], last["validation_top1"][k], tests[k] if k < len(tests) else None]
+        figures = [number(last["loss"][k], 3), _parts(last, k), *map(number, accuracies), number(last["message"][k], 4)]
+        rows.append([str(k + 1), name, *figures])
+    return rows
+
+
+def _parts(record: dict[str, Any], k: int) -> str:
+    parts = record.get("parts")
+    if not isinstance(parts, list) or k >= len(parts) or not isinstance(parts[k], dict):
+        return NOTHING
+    return ", ".join(f"{key} {number(v, 3) if isinstance(v, float) else v}" for key, v in parts[k].items()) or NOTHING
+
+
+def _examples(run: Run) -> list[dict[str, Any]]:
+    names = [str(name) for name in run.examples.get("classes", [])]
+    path = run.path / "examples.json"
+    return [_example(path, i, example, names) for i, example in enumerate(run.examples.get("examples", []))]
+
+
+def _example(path: Path, index: int, example: Any, names: list[str]) -> dict[str, Any]:
+    try:
+        png = example["png"]
+        if not base64.b64decode(png, validate=True).startswith(PNG_START):
+            raise ValueError("png does not hold a PNG image")
+        blocks = [
+            (int(b["block"]), _class(b["predicted"], names), 100 * float(b["confidence"])) for b in example["blocks"]
+        ]
+        right = example["predicted"] == example["label"]
+        confidence = 100 * float(example["confidence"])
+        said, true = _class(example["predicted"], names), _class(example["label"], names)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: example {index + 1} is damaged ({type(error).__name__}: {error}). Expected png (base64), label, "
+            f"predicted, confidence and, per block, block, predicted and confidence."
+        ) from None
+    return {"png": png, "right": right, "said": said, "true": true, "confidence": confidence, "blocks": blocks}
+
+
+def _class(index: Any, names: list[str]) -> str:
+    if not names:
+        return str(index)
+    if not isinstance(index, int) or not 0 <= index < len(names):
+        raise ValueError(f"class {index!r} is not one of {len(names)} classes")
+    return names[index]
+
+
+def _settings(run: Run) -> list[tuple[str, str]]:
+    return [(key, value if isinstance(value, str) else json.dumps(value)) for key, value in run.config.items()]
+
+
+def _write(path: Path, page: dict[str, Any]) -> Path:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    text = environment.get_template("report.html.jinja").render(page)
+    # Whole or not at all: a reader never meets half a page.
+    draft = path.with_name(path.name + ".part")
+    draft.write_text(text, encoding="utf-8")
+    os.replace(draft, path)
+    return path

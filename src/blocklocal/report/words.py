@@ -1,0 +1,100 @@
+"""The sentences of a report: a figure never stands without its conditions, nor without its control."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from blocklocal.report.table import BACKPROP, CONTROL, NOTHING, number, spread
+
+CONDITIONS = (
+    ("data", "data {}"),
+    ("train_size", "{} training images"),
+    ("test_size", "{} test images"),
+    ("model", "model {}"),
+    ("width", "width {}"),
+    ("blocks", "{} block(s)"),
+    ("processes", "{} process(es)"),
+    ("objective", "objective {}"),
+    ("family", "family {}"),
+    ("scope", "scope {}"),
+    ("readout", "readout {}"),
+    ("reconstruction", "reconstruction {}"),
+    ("epochs", "{} epoch(s)"),
+    ("seed", "seed {}"),
+    ("threads", "{} thread(s)"),
+    ("device", "device {}"),
+    ("torch", "torch {}"),
+)
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as people say them: `1.9 s`, `3 min 12 s`, `2 h 05 min`."""
+    if seconds is None:
+        return NOTHING
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def conditions(rows: Sequence[dict[str, Any]]) -> str:
+    """Under what the figures of these runs were measured; where the runs differ, every value is named."""
+    parts = []
+    for key, form in CONDITIONS:
+        values = list(dict.fromkeys(_text(row[key]) for row in rows if row.get(key) is not None))
+        if values:
+            parts.append(form.format(" / ".join(values)).replace("(s)", "" if values == ["1"] else "s"))
+    times = [row["seconds"] for row in rows if row.get("seconds") is not None]
+    if times:
+        low, high = duration(min(times)), duration(max(times))
+        parts.append(f"time {low}" if low == high else f"time per run {low} to {high}")
+    return ", ".join(parts)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) and value >= 10_000 else str(value)
+
+
+def run_headline(row: dict[str, Any], done: int, validation: float | None) -> str:
+    """The result of one run in one sentence; `done` epochs are recorded, `validation` (%) is the last one known."""
+    rule, accuracy = row.get("rule", "this run"), row.get("test_top1")
+    if accuracy is not None:
+        partly = "" if row.get("finished", True) else f", after {done} of {_total(row)} epochs"
+        return f"{rule}: {number(accuracy)} % test top-1{partly}."
+    so_far = f"; validation top-1 {number(validation)} % so far" if validation is not None else ""
+    return f"{rule}: not finished, {done} of {_total(row)} epochs done{so_far}. The test set was not read yet."
+
+
+def _total(row: dict[str, Any]) -> str:
+    return str(row.get("epochs") or "?")
+
+
+def comparison_headline(lines: Sequence[dict[str, Any]]) -> str:
+    """Every rule with its test accuracy, in one sentence."""
+    return "Test top-1 in %: " + "; ".join(f"{line['label']} {spread(line)}" for line in lines) + "."
+
+
+def verdict(line: dict[str, Any]) -> str:
+    """Where one line of the comparison stands between control and backprop, or which of them is missing."""
+    if line["test_mean"] is None or line["rule"] in (BACKPROP, CONTROL):
+        return ""
+    parts = []
+    if line["above_control"] is not None:
+        parts.append(f"{_distance(line['above_control'])} the frozen control ({number(line['control_mean'])} %)")
+    if line["gap_to_backprop"] is not None:
+        parts.append(f"{_distance(line['gap_to_backprop'])} backprop ({number(line['backprop_mean'])} %)")
+    # The mean over seeds is compared, which is not the figure of the one run that a page may be about.
+    text = f"{line['label']}, at {spread(line)}, is {' and '.join(parts)}." if parts else ""
+    names = (("control_mean", "the frozen control"), ("backprop_mean", "backprop"))
+    missing = [name for key, name in names if line[key] is None]
+    if not missing:
+        return text
+    return f"{text} No comparable run of {' or of '.join(missing)} is known beside {line['label']}.".strip()
+
+
+def _distance(points: float) -> str:
+    size = number(abs(points))
+    if size == number(0.0):
+        return "level with"
+    return f"{size} points {'above' if points > 0 else 'below'}"

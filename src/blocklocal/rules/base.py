@@ -1,0 +1,126 @@
+"""A learning rule: how the blocks become units, and in which order the units take a step.
+
+A rule knows nothing of architectures. Adding one is one file in this package that registers a `Rule`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from blocklocal.local import LocalResult
+from blocklocal.registry import Registry
+from blocklocal.unit import BlockUnit, Moment, Pending
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's data: images (or tokens) x [B, …], targets y, the one-hot target rows [R, R] that twins start from."""
+
+    x: Tensor
+    y: Tensor
+    rows: Tensor
+    moment: Moment
+
+
+StepFunction = Callable[[Sequence[BlockUnit], Batch], list[LocalResult | None]]
+
+
+def every_block(index: int, blocks: int) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A named learning rule.
+
+    local:      no gradient crosses a block boundary (so the blocks may run in parallel)
+    whole:      all blocks form one unit, trained end to end
+    objective:  the hidden blocks' objective; "" = the user's choice, None = no loss of their own
+    twin:       the hidden blocks' twin; "" = the user's choice, None = no twin
+    fixed_twin: the twin stays at its random initial values
+    parts:      readout, reconstruction and similarity may be added to the hidden blocks
+    trains:     which blocks learn, by index and number of blocks
+    around:     a module made from a unit's block whose `context(block)` the unit runs in (feedback alignment)
+    """
+
+    name: str
+    summary: str
+    step: StepFunction
+    local: bool = True
+    whole: bool = False
+    objective: str | None = ""
+    twin: str | None = ""
+    fixed_twin: bool = False
+    parts: bool = True
+    trains: Callable[[int, int], bool] = every_block
+    around: Callable | None = None
+
+
+RULES: Registry[Rule] = Registry("rule")
+
+
+def target_messages(units: Sequence[BlockUnit], rows: Tensor) -> list[Tensor | None]:
+    """Every block's backward message, from the target to the first block (Eq. 4)."""
+    messages: list[Tensor | None] = []
+    incoming = rows
+    for unit in reversed(units):
+        message, incoming = unit.message(incoming)
+        messages.append(message)
+    return messages[::-1]
+
+
+def receive(unit: BlockUnit, a: Tensor, batch: Batch, message: Tensor | None, reach_back: bool = False) -> Pending:
+    return unit.receive(a, batch.y, message, moment=batch.moment, image=batch.x, reach_back=reach_back)
+
+
+def local_step(units: Sequence[BlockUnit], batch: Batch) -> list[LocalResult | None]:
+    """Every block in turn: forward, own loss, own update. Its graph is gone before the next block runs."""
+    messages = target_messages(units, batch.rows)
+    results, a = [], batch.x
+    for k, unit in enumerate(units):
+        pending = receive(unit, a, batch, messages[k])
+        messages[k] = None
+        unit.local_backward(pending)
+        unit.update()
+        results.append(summary(pending))
+        a = pending.sent()
+        del pending
+    return results
+
+
+def neighbour_step(units: Sequence[BlockUnit], batch: Batch) -> list[LocalResult | None]:
+    """As `local_step`, but the loss of block k + 1 also sends its gradient one block back, and never further.
+
+    So a block updates when its neighbour has taken its loss; two blocks' graphs are alive at a time (paper §4.1, CIFAR-10).
+    """
+    messages = target_messages(units, batch.rows)
+    results, a = [], batch.x
+    waiting: tuple[BlockUnit, Pending] | None = None
+    for k, unit in enumerate(units):
+        pending = receive(unit, a, batch, messages[k], reach_back=k > 0)
+        messages[k] = None
+        gradient = unit.local_backward(pending, keep=k + 1 < len(units))
+        if waiting is not None and gradient is not None:
+            waiting[0].outer_backward(waiting[1], gradient)
+            waiting[0].update()
+        results.append(summary(pending))
+        a, waiting = pending.sent(), (unit, pending)
+    if waiting is not None:
+        waiting[0].update()
+    return results
+
+
+def summary(pending: Pending) -> LocalResult | None:
+    """The result without its graph."""
+    if pending.result is None:
+        return None
+    result = pending.result
+    return LocalResult(result.loss.detach(), result.parts, result.scores, result.message_size)
+
+
+def output_error(pending: Pending) -> Tensor:
+    """∂L/∂logits of the output block, [B, C] (softmax − target over the batch size, for cross-entropy)."""
+    assert pending.result is not None
+    return torch.autograd.grad(pending.result.loss, pending.output, retain_graph=True)[0]

@@ -1,0 +1,54 @@
+"""Direct feedback alignment: the output error through fixed random weights, straight to every block (Nøkland 2016)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from blocklocal.layout import from_positions, to_positions
+from blocklocal.local import LocalResult
+from blocklocal.rules.base import RULES, Batch, Rule, output_error, receive, summary, target_messages
+from blocklocal.unit import BlockUnit
+
+
+def direct_feedback_step(units: Sequence[BlockUnit], batch: Batch) -> list[LocalResult | None]:
+    """Forward through all blocks; then every hidden block learns from e·B_k in the place of its true gradient.
+
+    It waits for the output, so all graphs are alive until then.
+    """
+    messages, pendings, a = target_messages(units, batch.rows), [], batch.x
+    for unit in units:
+        pending = receive(unit, a, batch, None)
+        pendings.append(pending)
+        a = pending.sent()
+    error = output_error(pendings[-1])
+    units[-1].local_backward(pendings[-1])
+    for unit, pending, message in zip(units[:-1], pendings, messages, strict=False):
+        assert message is not None
+        unit.outer_backward(pending, projected(error, message, pending.output))
+    for unit in units:
+        unit.update()
+    return [summary(pending) for pending in pendings]
+
+
+def projected(error: Tensor, message: Tensor, output: Tensor) -> Tensor:
+    """The error [B, C] (or [B, T, C]) through b [C, 1, U] in the shape of the block's output, shared over positions."""
+    with torch.no_grad():
+        positions = to_positions(output)
+        per_position = error if error.dim() == 3 else error.unsqueeze(1) / positions.shape[1]
+        return from_positions((per_position @ message[:, 0]).expand_as(positions), output)
+
+
+RULES.add(
+    "direct-feedback-alignment",
+    Rule(
+        "direct-feedback-alignment",
+        "the output error through fixed random weights",
+        direct_feedback_step,
+        local=False,
+        objective=None,
+        twin="dense",
+        fixed_twin=True,
+        parts=False,
+    ),
+)

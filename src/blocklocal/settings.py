@@ -1,0 +1,76 @@
+"""How the blocks learn: the settings of a rule and of its local losses, validated once."""
+
+import math
+from dataclasses import dataclass
+
+from blocklocal.errors import InputError, check_positive, unknown
+from blocklocal.families import FAMILIES, Family, family
+from blocklocal.objectives import OBJECTIVES, ORDERS
+from blocklocal.rules import RULES
+from blocklocal.twin import TWINS
+
+SCOPES = ("local", "neighbour")
+RECONSTRUCTIONS = ("image", "input")
+
+
+@dataclass(frozen=True)
+class Learning:
+    """Rule and local losses. What a rule fixes itself (a greedy block has no twin) is ignored here."""
+
+    rule: str = "block-local"
+    """block-local, backprop, frozen, greedy, target-projection, direct-feedback-alignment or feedback-alignment."""
+    objective: str = "evidence"
+    """Loss of the hidden blocks: evidence (default), variational (Eq. 7) or printed-eq8 (Eq. 8 as printed)."""
+    family: str = "rectified"
+    """Exponential family of the latents; it should match what the next block reads (rectified for ReLU networks)."""
+    rectified_temperature: float = 0.0
+    """Temperature of the rectified family; 0 is the limit whose mean is the ReLU."""
+    categorical_size: int = 2
+    """Classes per latent unit of the categorical family."""
+    temperature: float = 1.0
+    """Divides the evidence before its softmax."""
+    order: str = "second"
+    """Evidence to first or second order in the message, or exact."""
+    twin: str = "dense"
+    """Backward network: dense (one per block), chain (dense layers in a row) or mirrored (the blocks reversed)."""
+    readout: int = 0
+    """Layers between a block's output and its latent (0: none); off the forward path."""
+    reconstruction: float = 0.0
+    """Weight of predicting the image (or the block's input) from the block's output."""
+    reconstruct: str = "image"
+    """What is reconstructed: image, at the block's resolution, or the block's input."""
+    similarity: float = 0.0
+    """Weight of the similarity-matching term (Nøkland & Eidnes 2019)."""
+    scope: str = "local"
+    """local: no gradient crosses a block boundary; neighbour: the loss of block k+1 reaches block k, never further."""
+    tau: float = 0.0
+    """Mixing schedule m = 1/(1 + tau·epoch) of the variational objectives."""
+    label_smoothing: float = 0.0
+    """Share of the target spread over all classes, in every classification loss."""
+
+    def __post_init__(self) -> None:
+        RULES.get(self.rule)
+        OBJECTIVES.get(self.objective)
+        FAMILIES.get(self.family)
+        TWINS.get(self.twin)
+        for name, known in (("order", ORDERS), ("scope", SCOPES), ("reconstruct", RECONSTRUCTIONS)):
+            if getattr(self, name) not in known:
+                raise unknown(name, getattr(self, name), known)
+        check_positive("temperature", self.temperature)
+        for name in ("reconstruction", "similarity", "tau"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"{name} must be 0 or more, not {getattr(self, name)}.")
+        if isinstance(self.readout, bool) or not isinstance(self.readout, int) or self.readout < 0:
+            raise InputError(f"readout must be a whole number of layers (0 for none), not {self.readout!r}.")
+        if not 0 <= self.label_smoothing < 1:
+            raise InputError(f"label_smoothing must be at least 0 and below 1, not {self.label_smoothing}.")
+        if self.objective == "printed-eq8" and self.rule == "block-local" and self.family != "bernoulli":
+            raise InputError(f"printed-eq8 is defined for family='bernoulli' alone, not {self.family!r}.")
+
+    def latent_family(self) -> Family:
+        """The family of the hidden blocks' latents, with its own parameters."""
+        if self.family == "rectified":
+            return family("rectified", temperature=self.rectified_temperature)
+        if self.family == "categorical":
+            return family("categorical", size=self.categorical_size)
+        return family(self.family)

@@ -1,0 +1,110 @@
+"""What a unit costs: seconds, floating-point operations, or bytes kept for its backward pass."""
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from blocklocal.errors import InputError, unknown
+from blocklocal.memory import saved_bytes
+
+_REPEATS = 5
+
+
+def unit_costs(units: Sequence[nn.Module], example: Tensor, kind: str) -> list[float]:
+    """The cost of one training step (forward and backward) of each unit on `example`, [B, ...].
+
+    Args:
+        units: modules applied one after the other; the first takes `example`.
+        example: a batch of the size and on the device used in training.
+        kind: "time" (seconds, median of a few runs), "flops" (floating-point operations), or "bytes" (what autograd
+            keeps between forward and backward, without parameters and buffers).
+
+    Works on copies in training mode, one unit at a time: weights, gradients, BatchNorm statistics and the state of
+    the random generators stay as they were. Raises InputError where a unit does not take what reaches it.
+    """
+    measure = _MEASURES.get(kind)
+    if measure is None:
+        raise unknown("cost", kind, _MEASURES)
+    devices = [example.device] if example.device.type == "cuda" else []
+    costs, x = [], example.detach()
+    with torch.random.fork_rng(devices=devices), torch.enable_grad():
+        for position, unit in enumerate(units):
+            trial = copy.deepcopy(unit).train()
+            try:
+                costs.append(measure(trial, x))
+                with torch.no_grad():
+                    x = trial(x)
+            except (RuntimeError, TypeError, ValueError) as reason:
+                raise InputError(
+                    f"unit {position} of {len(units)} cannot be trained on the example, which reaches it with shape "
+                    f"{list(x.shape)}: {reason}. Give a training batch of the shape and device of the model."
+                ) from reason
+    return costs
+
+
+def _step(unit: nn.Module, x: Tensor) -> None:
+    """Forward and backward, with a fresh input that wants a gradient where it can have one."""
+    output = unit(_fresh(x))
+    if output.requires_grad:
+        torch.autograd.backward(output, torch.ones_like(output))
+
+
+def _fresh(x: Tensor) -> Tensor:
+    # A clone, because a unit may work in place on what it gets, and may not do so on a leaf.
+    return x.detach().requires_grad_(x.is_floating_point()).clone()
+
+
+def _seconds(unit: nn.Module, x: Tensor) -> float:
+    def once() -> float:
+        _wait(x)
+        start = time.perf_counter()
+        _step(unit, x)
+        _wait(x)
+        return time.perf_counter() - start
+
+    once()  # the first run also allocates and chooses kernels
+    return median(once() for _ in range(_REPEATS))
+
+
+def _wait(x: Tensor) -> None:
+    if x.device.type == "cuda":
+        torch.cuda.synchronize(x.device)
+
+
+def _flops(unit: nn.Module, x: Tensor) -> float:
+    with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as counter:
+        _step(unit, x)
+    return float(counter.get_total_flops())
+
+
+def _bytes(unit: nn.Module, x: Tensor) -> float:
+    x = _fresh(x)
+    with saved_bytes(unit) as kept:
+        output = unit(x)
+        peak = kept.peak
+    del output
+    return float(peak)
+
+
+def _attention_forward(query: torch.Size, key: torch.Size, value: torch.Size, *_: object, **__: object) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+def _attention_backward(
+    grad: torch.Size, query: torch.Size, key: torch.Size, value: torch.Size, *_: object, **__: object
+) -> int:
+    return sdpa_backward_flop_count(grad, query, key, value)
+
+
+# torch 2.13 counts no operations for attention on the CPU (pytorch#195460).
+_CPU_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_forward,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}
+_MEASURES: dict[str, Callable[[nn.Module, Tensor], float]] = {"time": _seconds, "flops": _flops, "bytes": _bytes}
+COSTS = tuple(_MEASURES)

@@ -1,0 +1,199 @@
+"""Cut a network into blocks: by number, by cost, or at named modules."""
+
+import copy
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from itertools import chain, pairwise
+
+from torch import Tensor, nn
+
+from blocklocal.errors import InputError, check_positive, unknown
+from blocklocal.splitting.chains import Chain, flat_layers, is_sequential, unit_starts
+from blocklocal.splitting.costs import COSTS, unit_costs
+from blocklocal.splitting.graphs import TracedNetwork
+from blocklocal.splitting.partition import partition
+
+
+@dataclass
+class Split:
+    """A network and the blocks it was cut into.
+
+    Attributes:
+        model: the user's module, its weights untouched.
+        blocks: modules that share the user's submodules; applied in order they equal `model.forward`. Their mode is
+            their own: call `.train()` and `.eval()` on them.
+        names: the first and last unit of each block, for people to read.
+        after_activation: for each cut, whether the value that crosses has passed an activation already. Such a value
+            is no natural parameter; of the rectified family only the second-order evidence is defined on it
+            (method §1). Always False for cuts by number or cost of networks with `units()`.
+    """
+
+    model: nn.Module
+    blocks: list[nn.Module]
+    names: list[str]
+    after_activation: list[bool]
+
+    def to_plain(self) -> nn.Module:
+        """The user's module again, with the present weights: a copy in eval mode, ready for export."""
+        return copy.deepcopy(self.model).eval()
+
+
+_Plan = Chain | TracedNetwork
+
+
+def split(
+    model: nn.Module,
+    blocks: int | None = None,
+    *,
+    at: Sequence[str] | None = None,
+    balance: str = "count",
+    example: Tensor | None = None,
+) -> Split:
+    """Cut `model` into blocks.
+
+    Give either `blocks`, how many, or `at`, the names of the units or submodules with which blocks 2, 3, ... start.
+
+    Args:
+        model: a module with `units()` (every model of this library), an nn.Sequential, or any module that torch.fx
+            can trace. Units of the last two begin with an activation, so that cuts by number or cost fall before it.
+        balance: "count" gives every block as many units as possible alike; "time", "flops" and "bytes" measure each
+            unit on `example` (see `unit_costs`) and make the most expensive block as cheap as possible.
+        example: a training batch, [B, ...]; only for a measured balance.
+
+    Raises InputError for unknown names (with the nearest), for more blocks than units, for a cut through a skip
+    connection, and for weights that two blocks would share.
+    """
+    _check_request(blocks, at, balance, example)
+    plan = _plan(model, at)
+    starts = _named_starts(plan, model, at) if at is not None else _even_starts(plan, blocks or 1, balance, example)
+    edges = list(pairwise([*starts, plan.length]))
+    parts = [plan.build(start, stop) for start, stop in edges]
+    for part in parts:
+        part.training = model.training  # of the new container alone: .train() would reach the user's modules
+    names = [plan.label(start, stop) for start, stop in edges]
+    _check_unshared(model, parts)
+    _check_weights(model, parts, names)
+    return Split(
+        model=model,
+        blocks=parts,
+        names=names,
+        after_activation=[plan.after_activation(start) for start in starts[1:]],
+    )
+
+
+def _check_request(blocks: int | None, at: Sequence[str] | None, balance: str, example: Tensor | None) -> None:
+    if (blocks is None) == (at is None):
+        raise InputError(f"give either blocks (how many) or at (names), not blocks={blocks!r} and at={at!r}.")
+    if blocks is not None:
+        check_positive("blocks", blocks, integer=True)
+    if at is not None and (isinstance(at, str) or not all(isinstance(name, str) for name in at)):
+        raise InputError(f"at must be a list of module names, not {at!r}.")
+    if balance not in ("count", *COSTS):
+        raise unknown("balance", balance, ("count", *COSTS))
+    if balance != "count" and at is not None:
+        raise InputError(f"balance={balance!r} chooses the cuts itself: give blocks=, not at=.")
+    if balance != "count" and not isinstance(example, Tensor):
+        raise InputError(f"balance={balance!r} is measured: give example=, a training batch.")
+
+
+def _plan(model: nn.Module, at: Sequence[str] | None) -> _Plan:
+    """The simplest plan that knows all names in `at`."""
+    plan: _Plan
+    if callable(getattr(model, "units", None)):
+        layers = _checked_units(model)
+        plan = Chain(layers, range(len(layers)))
+    elif is_sequential(model):
+        layers = list(flat_layers(model))
+        if not layers:
+            raise InputError("the nn.Sequential is empty: there is nothing to split.")
+        plan = Chain(layers, unit_starts(layers))
+    else:
+        plan = TracedNetwork(model)
+    if at is None:
+        return plan
+    known = {name for name, _ in model.named_modules(remove_duplicate=False) if name}
+    if isinstance(plan, Chain):
+        known.update(name for name, _ in plan.layers)
+    for name in at:
+        if name not in known:
+            raise _unknown_module(name, known)
+    if isinstance(plan, Chain) and any(plan.locate(name) is None for name in at):
+        return TracedNetwork(model)  # a name lies inside a unit: the trace tells whether a cut there is possible
+    return plan
+
+
+def _checked_units(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    units = list(model.units())  # type: ignore[operator]
+    if not units:
+        raise InputError(f"{type(model).__name__}.units() is empty: it must list the (name, module) pairs of forward.")
+    names = [name for name, _ in units]
+    if len(set(names)) < len(names):
+        raise InputError(f"{type(model).__name__}.units() gives a name twice: {', '.join(names)}.")
+    held = {id(p) for _, unit in units for p in unit.parameters()}
+    lost = [name for name, p in model.named_parameters() if id(p) not in held]
+    if lost:
+        raise InputError(f"{type(model).__name__}.units() leaves out {', '.join(lost)}: units must equal forward.")
+    return units
+
+
+def _named_starts(plan: _Plan, model: nn.Module, at: Sequence[str]) -> list[int]:
+    positions: dict[int, str] = {}
+    for name in at:
+        position = plan.locate(name)
+        assert position is not None  # _plan has chosen a plan that knows every name
+        if position == 0:
+            raise InputError(f"{name!r} starts the network: at names the modules with which blocks 2, 3, ... start.")
+        if position in positions:
+            raise InputError(f"{positions[position]!r} and {name!r} in at are the same place in the network.")
+        positions[position] = name
+    return [0, *sorted(positions)]
+
+
+def _even_starts(plan: _Plan, blocks: int, balance: str, example: Tensor | None) -> list[int]:
+    edges = [*plan.unit_starts, plan.length]
+    count = len(plan.unit_starts)
+    if blocks > count:
+        raise InputError(
+            f"{blocks} blocks were asked for, but the network has {count} units that may be cut apart: "
+            f"ask for at most {count}, or divide it more finely."
+        )
+    costs: list[float] = [1.0] * count
+    if balance != "count" and example is not None:
+        costs = unit_costs([plan.build(a, b) for a, b in pairwise(edges)], example, balance)
+    starts = [0]
+    for size in partition(costs, blocks)[:-1]:
+        starts.append(starts[-1] + size)
+    return [edges[i] for i in starts]
+
+
+def _check_unshared(model: nn.Module, parts: Sequence[nn.Module]) -> None:
+    """Two blocks that train one weight would not be local."""
+    owner: dict[int, int] = {}
+    for k, part in enumerate(parts):
+        for tensor in chain(part.parameters(), part.buffers()):
+            if owner.setdefault(id(tensor), k) != k:
+                raise InputError(
+                    f"{_owner(model, tensor)} would belong to blocks {owner[id(tensor)] + 1} and {k + 1}: "
+                    "a module may be used in one block only. Cut elsewhere, or give each block a copy."
+                )
+
+
+def _owner(model: nn.Module, tensor: Tensor) -> str:
+    named = chain(model.named_parameters(), model.named_buffers())
+    name = next((name for name, other in named if other is tensor), "a tensor without a name")
+    module, _, leaf = name.rpartition(".")
+    return f"{module!r} (its {leaf})" if module else repr(name)
+
+
+def _check_weights(model: nn.Module, parts: Sequence[nn.Module], names: Sequence[str]) -> None:
+    """A block without weights has nothing to learn."""
+    empty = [name for name, part in zip(names, parts, strict=True) if not any(True for _ in part.parameters())]
+    if empty and any(True for _ in model.parameters()):
+        raise InputError(f"the block {empty[0]!r} would hold no weights: move a cut so that every block learns.")
+
+
+def _unknown_module(name: str, known: Collection[str]) -> InputError:
+    """Names the nearest, and of a large network the outer modules only."""
+    outer = {module for module in known if module.count(".") < 1}
+    return unknown("module to cut at", name, outer.union(get_close_matches(name, known, n=1, cutoff=0.4)))

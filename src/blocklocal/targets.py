@@ -1,0 +1,125 @@
+"""What the network is asked for: classes or binary labels, one per sample or one per position.
+
+A target is turned into *rows*: the distinct messages that a twin can be asked for (one per class; two per binary
+label). The twin is evaluated once per row, never once per sample, and a target then picks its rows.
+
+Shapes: B samples, T positions, R rows, C classes, L labels, P message positions, U units.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from blocklocal.errors import InputError, check_positive
+
+MISSING = -100  # the field's usual value for "no target here" (ignore_index of torch's cross-entropy)
+
+
+@dataclass(frozen=True)
+class Classes:
+    """One of `count` classes: targets are int64, [B] or [B, T]; `MISSING` (-100) where a sample has none."""
+
+    count: int
+
+    def __post_init__(self) -> None:
+        check_positive("classes", self.count, integer=True)
+
+    @property
+    def rows(self) -> int:
+        return self.count
+
+    def check(self, target: Tensor) -> None:
+        """Refuse targets that are not class numbers: wrong type, or outside 0 … count - 1."""
+        if target.dtype not in (torch.int64, torch.int32, torch.uint8, torch.int16, torch.int8):
+            raise InputError(f"class targets must be whole numbers (int64), not {target.dtype}; for labels use labels=.")
+        outside = ((target < 0) | (target >= self.count)) & (target != MISSING)
+        if outside.any():
+            worst = target[outside][0].item()
+            raise InputError(
+                f"target {worst} is outside the classes 0 … {self.count - 1}; "
+                f"give classes={worst + 1 if worst >= self.count else self.count} or mend the labels."
+            )
+
+    def loss(self, logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
+        """Mean cross-entropy of logits [B, C] or [B, T, C] over the targets that are there; 0 where none is."""
+        flat, wanted = logits.flatten(0, -2), target.flatten()
+        total = F.cross_entropy(flat, wanted, ignore_index=MISSING, label_smoothing=smoothing, reduction="sum")
+        return total / (wanted != MISSING).sum().clamp(min=1)
+
+    def pick(self, table: Tensor, target: Tensor) -> Tensor:
+        """Each sample's own message, table [C, P, …] → [B, P, …], or [B, T, …] for targets [B, T]; 0 where it is missing."""
+        there = (target != MISSING).to(table.dtype)
+        chosen = table[target.clamp(min=0)] * there.view(*target.shape, *(1 for _ in table.shape[1:]))
+        return chosen.squeeze(2) if target.dim() == 2 else chosen
+
+    def one_hot(self, target: Tensor) -> Tensor:
+        """[B] → [B, C], rows of zeros where the target is missing."""
+        return F.one_hot(target.clamp(min=0), self.count).float() * (target != MISSING).unsqueeze(-1)
+
+    def correct(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """(number right, number of targets) as tensors, so that nothing waits for the device."""
+        there = target != MISSING
+        return ((logits.argmax(-1) == target) & there).sum(), there.sum()
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return logits.float().softmax(-1)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """`count` binary labels per sample: targets are 0 or 1, [B, L]; `MISSING` (-100) where one is not known.
+
+    Every label is a two-way softmax over its own pair of rows (2j for "no", 2j + 1 for "yes").
+    """
+
+    count: int
+
+    def __post_init__(self) -> None:
+        check_positive("labels", self.count, integer=True)
+
+    @property
+    def rows(self) -> int:
+        return 2 * self.count
+
+    def check(self, target: Tensor) -> None:
+        """Refuse anything but 0, 1 and `MISSING` in the shape [B, L]."""
+        if target.dim() != 2 or target.shape[1] != self.count:
+            raise InputError(f"label targets must have the shape [batch, {self.count}], not {list(target.shape)}.")
+        if not ((target == 0) | (target == 1) | (target == MISSING)).all():
+            raise InputError("binary label targets must be 0 or 1 (or -100 where a label is not known).")
+
+    def as_logits(self, scores: Tensor) -> Tensor:
+        """Scores of rows [B, 2L] → the log-odds of every label [B, L]; output blocks give [B, L] already."""
+        if scores.shape[-1] == self.count:
+            return scores
+        pairs = scores.unflatten(-1, (self.count, 2))
+        return pairs[..., 1] - pairs[..., 0]
+
+    def loss(self, logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
+        """Mean binary cross-entropy over the labels that are there."""
+        there = target != MISSING
+        wanted = target.clamp(min=0).to(logits.dtype) * (1 - smoothing) + smoothing / 2
+        each = F.binary_cross_entropy_with_logits(self.as_logits(logits), wanted, reduction="none")
+        return (each * there).sum() / there.sum().clamp(min=1)
+
+    def pick(self, table: Tensor, target: Tensor) -> Tensor:
+        """The sum of the rows of a sample's labels (messages multiply, natural parameters add): table [2L, …] → [B, …]."""
+        return torch.einsum("br,r...->b...", self.one_hot(target).to(table.dtype), table)
+
+    def one_hot(self, target: Tensor) -> Tensor:
+        """[B, L] → [B, 2L] with a one in every label's own row; zeros where it is missing."""
+        rows = F.one_hot(target.clamp(min=0).long(), 2).float() * (target != MISSING).unsqueeze(-1)
+        return rows.flatten(1)
+
+    def correct(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        there = target != MISSING
+        right = ((self.as_logits(logits) > 0) == (target == 1)) & there
+        return right.sum(), there.sum()
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return self.as_logits(logits).float().sigmoid()
+
+
+Targets = Classes | Labels

@@ -1,0 +1,6 @@
+"""Training: the loop, what watches it, and the run folder it writes."""
+
+from blocklocal.training.evaluate import Evaluation, evaluate
+from blocklocal.training.loop import Trainer
+
+__all__ = ["Evaluation", "Trainer", "evaluate"]

@@ -1,0 +1,138 @@
+"""From a configuration to the things that train: device, data, batches, network."""
+
+import os
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blocklocal.config import Config
+from blocklocal.data import Batches, Images, ImageSet, load_images
+from blocklocal.errors import InputError, unknown
+from blocklocal.models import build_model
+from blocklocal.network import BlockLocal
+from blocklocal.seeds import seeded
+from blocklocal.splitting import split
+
+EVALUATION_BATCH = 500
+MEASURE_BATCH = 32  # images for measuring the cost of units
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a network must know of its data set; saved with the run, so that `predict` needs no data set."""
+
+    classes: tuple[str, ...]
+    channels: int
+    height: int
+    width: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def of(cls, data: ImageSet) -> "Facts":
+        return cls(data.classes, data.channels, data.height, data.width, data.mean, data.std)
+
+    @classmethod
+    def load(cls, saved: dict[str, Any]) -> "Facts":
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in saved.items()})
+
+    def flat(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def load_data(config: Config) -> ImageSet:
+    """The image set a configuration names, split."""
+    d = config.data
+    return load_images(
+        d.data,
+        train_size=d.train_size,
+        validation=d.validation_split,
+        test_size=d.test_size,
+        image_size=d.image_size,
+        split_seed=d.split_seed,
+        skip_bad=d.skip_bad,
+    )
+
+
+def find_device(name: str) -> torch.device:
+    """auto → cuda where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.partition(":")[0] not in ("cpu", "cuda"):
+        raise unknown("device", name, ("auto", "cpu", "cuda"))
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError("device cuda was asked for, but torch finds no CUDA device here: use --device cpu or auto.")
+    return torch.device(name)
+
+
+def set_threads(threads: int | None) -> int:
+    """Set CPU threads (all cores by default) and return their number."""
+    torch.set_num_threads(threads or os.cpu_count() or 1)
+    return torch.get_num_threads()
+
+
+def build_network(config: Config, facts: Facts, device: torch.device) -> BlockLocal:
+    """The network of a configuration, its weights drawn from the seed."""
+    m, machine = config.model, config.machine
+    with seeded("model", machine.seed):
+        model = build_model(
+            m.model,
+            classes=len(facts.classes),
+            channels=facts.channels,
+            image_size=(facts.height, facts.width),
+            width=m.width,
+            **{name: _option(value) for name, value in m.model_options.items()},
+        )
+    example = torch.zeros(MEASURE_BATCH, facts.channels, facts.height, facts.width)
+    cut = split(model, at=m.at, example=example) if m.at else split(model, m.blocks, balance=m.balance, example=example)
+    network = BlockLocal(cut, classes=len(facts.classes), learning=config.learning, example=example, seed=machine.seed)
+    network.to(device)
+    if machine.channels_last:
+        network.to(memory_format=torch.channels_last)
+    bf16 = machine.precision == "bfloat16" or (machine.precision == "auto" and device.type == "cuda")
+    network.autocast(torch.bfloat16 if bf16 else None)
+    return network
+
+
+def _option(text: object) -> object:
+    """A model option as the command line gives it: a whole number, a fraction, true/false, or a word."""
+    for kind in (int, float):
+        try:
+            return kind(text)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            continue
+    return {"true": True, "false": False}.get(str(text).lower(), text)
+
+
+def training_batches(config: Config, data: ImageSet, device: torch.device) -> Batches:
+    return Batches(
+        data.train,
+        batch_size=config.data.batch_size,
+        mean=data.mean,
+        std=data.std,
+        shuffle=True,
+        augment=config.data.augment,
+        seed=config.machine.seed,
+        device=device,
+        channels_last=config.machine.channels_last,
+    )
+
+
+def evaluation_batches(config: Config, images: Images, facts: Facts, device: torch.device) -> Batches:
+    """Unshuffled, unaugmented batches of a split."""
+    return Batches(
+        images,
+        batch_size=EVALUATION_BATCH,
+        mean=facts.mean,
+        std=facts.std,
+        device=device,
+        channels_last=config.machine.channels_last,
+    )
+
+
+def normalise(pixels: Tensor, facts: Facts) -> Tensor:
+    """uint8 [B, C, H, W] → the float32 that the network takes."""
+    mean, std = (torch.tensor(values, device=pixels.device).view(-1, 1, 1) for values in (facts.mean, facts.std))
+    return (pixels.float() / 255 - mean) / std

@@ -1,0 +1,115 @@
+"""The same recipe under several rules and seeds: one folder of runs, one table, one report."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from blocklocal.config import Config
+from blocklocal.data import ImageSet
+from blocklocal.errors import InputError, unknown
+from blocklocal.rules import RULES
+from blocklocal.settings import Learning
+from blocklocal.training.build import load_data
+from blocklocal.training.run import resume_run, start_run
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A rule, and the settings in which it differs from the recipe."""
+
+    rule: str
+    changes: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def slug(self) -> str:
+        """The name of its run folders."""
+        text = "-".join([self.rule, *(f"{name}-{value}" for name, value in self.changes)])
+        return re.sub(r"[^A-Za-z0-9.]+", "-", text)
+
+    def apply(self, config: Config, seed: int) -> Config:
+        return config.edit(rule=self.rule, seed=seed, **dict(self.changes))
+
+
+def parse_variant(text: str) -> Variant:
+    """`rule`, or `rule:setting=value,setting=value` for settings of how blocks learn."""
+    rule, _, rest = text.partition(":")
+    RULES.get(rule)
+    kinds = {f.name: type(f.default) for f in fields(Learning)}
+    changes = []
+    for item in filter(None, rest.split(",")):
+        name, _, value = item.partition("=")
+        name = name.strip().replace("-", "_")
+        if name not in kinds or name == "rule":
+            raise unknown("setting", name, kinds)
+        try:
+            changes.append((name, kinds[name](value)))
+        except ValueError as error:
+            raise InputError(f"{item!r}: {name} takes a {kinds[name].__name__}, not {value!r}.") from error
+    return Variant(rule, tuple(changes))
+
+
+def compare(
+    config: Config,
+    rules: Sequence[str],
+    seeds: Sequence[int],
+    output: Path,
+    *,
+    resume: bool = False,
+    replace: bool = False,
+    quiet: bool = False,
+    on_run: Callable[[list[dict[str, Any]]], None] = lambda rows: None,
+) -> list[dict[str, Any]]:
+    """Train every rule with every seed; returns the summaries, also written to `compare.json` after each run.
+
+    resume: go on in an existing folder (finished runs are kept as they are). replace: put the new folder in the place
+    of an old one, once it is complete. on_run: called with the summaries so far after every run.
+    """
+    variants = [parse_variant(rule) for rule in rules]
+    if not variants or not seeds:
+        raise InputError("compare needs at least one rule and one seed.")
+    if len({v.slug for v in variants}) < len(variants) or len(set(seeds)) < len(seeds):
+        raise InputError("every rule and every seed may be named once.")
+    for variant in variants:  # before the first run: a mistake in the last variant should not cost an hour
+        variant.apply(config, seeds[0])
+    if output.exists() and not resume and not replace:
+        raise InputError(f"{output} exists already: choose another --output, or give --resume or --replace.")
+    folder = output.with_name(f".{output.name}-new") if replace else output
+    if replace:
+        shutil.rmtree(folder, ignore_errors=True)
+    data = load_data(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    for seed in seeds:
+        for variant in variants:
+            run = folder / f"{variant.slug}-seed{seed}"
+            rows.append(_one(variant.apply(config, seed), run, quiet, data) | {"run": run.name})
+            (folder / "compare.json").write_text(json.dumps(rows, indent=1) + "\n")
+            on_run(rows)
+    from blocklocal.report import write_comparison
+
+    write_comparison(folder)
+    if replace:
+        _swap(folder, output)
+    return rows
+
+
+def _one(config: Config, run: Path, quiet: bool, data: ImageSet) -> dict[str, Any]:
+    finished = run / "summary.json"
+    if finished.exists():
+        return json.loads(finished.read_text())
+    if run.exists():
+        return resume_run(run, quiet=quiet)
+    return start_run(config, run, quiet=quiet, data=data)
+
+
+def _swap(new: Path, place: Path) -> None:
+    old = place.with_name(f".{place.name}-old")
+    shutil.rmtree(old, ignore_errors=True)
+    if place.exists():
+        place.rename(old)
+    new.rename(place)
+    shutil.rmtree(old, ignore_errors=True)

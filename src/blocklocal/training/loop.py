@@ -1,0 +1,178 @@
+"""The training loop: epochs over batches, one network step per batch, records per epoch."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from blocklocal.errors import InputError, check_positive, unknown
+from blocklocal.network import BlockLocal
+from blocklocal.optim import SCHEDULES, Optimizer, sgd
+from blocklocal.training.evaluate import evaluate
+from blocklocal.training.tally import Tally
+
+Record = dict[str, Any]
+CHECK_EVERY = 20  # steps between two looks at the losses on CUDA, where a look waits for the device; on CPU every step
+
+
+class Observer(Protocol):
+    """What may watch a training run: the console, the metrics file, the checkpoints."""
+
+    def on_step(self, trainer: "Trainer", losses: Sequence[float]) -> None: ...
+
+    def on_epoch(self, trainer: "Trainer", record: Record) -> None: ...
+
+
+class Stopped(Exception):
+    """The user asked to stop; the step was finished and `Trainer.state` is where to go on."""
+
+
+class Trainer:
+    """Trains a `BlockLocal` network.
+
+        trainer = Trainer(network, optimizer=sgd(lr=0.1), epochs=10)
+        records = trainer.fit(train_loader, validation_loader)
+
+    Loaders give (x, y) batches and have a length: a `torch.utils.data.DataLoader`, `Batches`, or a list. With `Batches`,
+    whose order depends on seed and epoch alone, `state()` and `restore()` continue in mid-epoch bit for bit.
+
+    schedule: one-cycle, cosine or constant, per training step. should_stop is asked after every step. Raises
+    InputError for unknown or impossible settings, NotFinite when a loss is, Stopped when should_stop said so.
+    """
+
+    def __init__(
+        self,
+        network: BlockLocal,
+        *,
+        optimizer: Optimizer | None = None,
+        epochs: int = 10,
+        schedule: str = "one-cycle",
+        observers: Sequence[Observer] = (),
+        should_stop: Callable[[], bool] | None = None,
+    ):
+        check_positive("epochs", epochs, integer=True)
+        if schedule not in SCHEDULES:
+            raise unknown("schedule", schedule, SCHEDULES)
+        self.network, self.optimizer = network, optimizer or sgd()
+        self.epochs, self.schedule = epochs, schedule
+        self.observers, self.should_stop = list(observers), should_stop or (lambda: False)
+        self.epoch, self.step_in_epoch = 0, 0
+        self.tally: Tally | None = None
+        self.records: list[Record] = []
+        self.seconds = 0.0  # of training alone, without evaluation
+        self.images = 0
+        self._prepared = False
+
+    @property
+    def step(self) -> int:
+        """Training steps taken so far."""
+        return self.network.steps
+
+    def fit(
+        self, train: Iterable[tuple[Tensor, Tensor]], validation: Iterable[tuple[Tensor, Tensor]] | None = None
+    ) -> list[Record]:
+        """Train to the last epoch; returns one record per epoch (the metrics of a run, see `docs/runs.md`)."""
+        self.prepare(train)
+        for epoch in range(self.epoch, self.epochs):
+            self.epoch = self.network.epoch = epoch
+            record = self._run_epoch(train)
+            record |= self._validate(validation)
+            self.epoch, self.step_in_epoch, self.tally = epoch + 1, 0, None
+            self.records.append(record)
+            for observer in self.observers:
+                observer.on_epoch(self, record)
+        return self.records
+
+    def prepare(self, train: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Make what needs the shapes of a batch or the number of steps; `fit` does it, unless it is done already."""
+        if self._prepared:
+            return
+        if not hasattr(train, "__len__") or len(train) == 0:
+            raise InputError("the training loader needs a length of at least one batch: give a list, Batches or a DataLoader.")
+        if not len(self.network.units):
+            self.network.materialize(self._to_device(next(iter(train))[0]))
+        self.network.configure(self.optimizer, self.schedule, self.epochs * len(train))
+        self._prepared = True
+
+    def state(self) -> dict[str, Any]:
+        """Where training stands (JSON-able), for a checkpoint beside the network's weights and optimisers."""
+        return {
+            "step": self.step,
+            "epoch": self.epoch,
+            "step_in_epoch": self.step_in_epoch,
+            "seconds": self.seconds,
+            "images": self.images,
+            "tally": self.tally.state() if self.tally else None,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a saved `state`; the network (and its optimisers, after `prepare`) must have been loaded."""
+        self.epoch, self.step_in_epoch = state["epoch"], state["step_in_epoch"]
+        self.seconds, self.images = state["seconds"], state["images"]
+        if state["tally"]:
+            self.tally = Tally(len(self.network.units), self.network.targets)
+            self.tally.load(state["tally"], self._device())
+
+    # --- one epoch
+
+    def _run_epoch(self, train: Iterable[tuple[Tensor, Tensor]]) -> Record:
+        tally = self.tally = self.tally or Tally(len(self.network.units), self.network.targets)
+        lr, started, before, images = self._lr(), time.perf_counter(), self.seconds, self.images
+        for x, y in _batches(train, self.epoch, self.step_in_epoch):
+            x, y = self._to_device(x), self._to_device(y)
+            tally.add(self.step + 1, self.network.step(x, y), y)
+            self.step_in_epoch += 1
+            self.images += len(x)
+            self._look(tally, last=self.step_in_epoch == len(train))  # type: ignore[arg-type]
+            self.seconds = before + time.perf_counter() - started
+            if self.should_stop():
+                raise Stopped
+        return {
+            "event": "epoch",
+            "epoch": self.epoch + 1,
+            "step": self.step,
+            "seconds": self.seconds - before,
+            "images_per_second": (self.images - images) / max(self.seconds - before, 1e-9),
+            "lr": lr,
+            "message": self.network.message_sizes(),
+            **tally.record(),
+        }
+
+    def _look(self, tally: Tally, last: bool) -> None:
+        """Check the losses and show them; on CUDA only now and then."""
+        if last or self._device().type == "cpu" or self.step % CHECK_EVERY == 0:
+            losses = tally.check()
+            for observer in self.observers:
+                observer.on_step(self, losses)
+
+    def _validate(self, validation: Iterable[tuple[Tensor, Tensor]] | None) -> Record:
+        if validation is None:
+            return {"validation_top1": [None] * len(self.network.units)}
+        return {"validation_top1": evaluate(self.network, self._moved(validation)).block_top1}
+
+    def _moved(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+        for x, y in batches:
+            yield self._to_device(x), self._to_device(y)
+
+    def _lr(self) -> float | None:
+        """The learning rate at the start of the epoch (of the last block, which learns under every rule)."""
+        optimizer = self.network.units[-1].optimizer
+        return optimizer.param_groups[0]["lr"] if optimizer else None
+
+    def _device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    def _to_device(self, t: Tensor) -> Tensor:
+        return t.to(self._device(), non_blocking=True)
+
+
+def _batches(train: Iterable, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of an epoch from position `start`: by name from `Batches`, by skipping from any other loader."""
+    if hasattr(train, "epoch"):
+        yield from train.epoch(epoch, start)
+        return
+    for position, batch in enumerate(train):
+        if position >= start:
+            yield batch

@@ -1,0 +1,214 @@
+"""What a training run shows on the console: a live table in a terminal, one plain line per epoch elsewhere.
+
+Made on rank 0 only; every other process, and a program that wants no output, takes `Progress.silent()`.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from blocklocal.errors import InputError, check_positive
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.live import Live
+
+REFRESH_SECONDS = 0.25  # a faster table costs time and nobody can read it
+NOTHING = "–"
+
+
+class NullProgress:
+    """The same methods as `Progress`, and no output."""
+
+    def __enter__(self) -> "NullProgress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def step(self, step: int, losses: Sequence[float]) -> None:
+        """Nothing."""
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def warn(self, text: str) -> None:
+        """Nothing."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+
+class Progress:
+    """Progress of one training run, as a context manager around the loop.
+
+    `steps_per_epoch` and `start_step` count optimiser steps; `start_step` steps were done before (a resumed run).
+    `console` is a rich console (default: standard output); `live` None means a live table where it is a terminal.
+    `clock` returns seconds. Raises `InputError` for counts below one or no block.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        block_names: Sequence[str],
+        epochs: int,
+        steps_per_epoch: int,
+        *,
+        start_step: int = 0,
+        console: "Console | None" = None,
+        live: bool | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        from rich.console import Console
+
+        check_positive("epochs", epochs, integer=True)
+        check_positive("steps_per_epoch", steps_per_epoch, integer=True)
+        if not block_names:
+            raise InputError("block_names is empty. Expected one name per block.")
+        self.title, self.block_names = title, list(block_names)
+        self.epochs, self.steps_per_epoch = epochs, steps_per_epoch
+        self.console = Console() if console is None else console
+        self.live = (self.console.is_terminal and not self.console.is_dumb_terminal) if live is None else live
+        self._clock = clock
+        self._start_step, self._done = start_step, start_step
+        self._start_time = self._shown = clock()
+        self._sums, self._count = [0.0] * len(self.block_names), 0
+        self._record: dict[str, Any] = {}
+        self._display: Live | None = None
+
+    @staticmethod
+    def silent() -> NullProgress:
+        """A progress that prints nothing."""
+        return NullProgress()
+
+    def __enter__(self) -> "Progress":
+        self._start_time = self._shown = self._clock()
+        if self.live:
+            from rich.live import Live
+
+            # No refresh thread: the table is drawn from the training loop, so it can neither race nor outlive it.
+            self._display = Live(self._render(), console=self.console, auto_refresh=False)
+            self._display.start(refresh=True)
+        else:
+            self._line(self.title)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._display is not None:
+            self._refresh()
+            self._display.stop()
+            self._display = None
+
+    def step(self, step: int, losses: Sequence[float]) -> None:
+        """After a training step: the number of steps done in all, and the loss of every block."""
+        self._done = step
+        self._sums = [total + loss for total, loss in zip(self._sums, losses, strict=True)]
+        self._count += 1
+        if self._display is not None and self._clock() - self._shown >= REFRESH_SECONDS:
+            self._refresh()
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """After an epoch: its record, as written to metrics.jsonl (accuracies in percent)."""
+        self._record = record
+        self._done = record.get("step", record["epoch"] * self.steps_per_epoch)
+        self._sums, self._count = [0.0] * len(self.block_names), 0
+        if self._display is not None:
+            self._refresh()
+        else:
+            self._line(self._epoch_line(record))
+
+    def warn(self, text: str) -> None:
+        """A line that stays on the screen, marked as a warning."""
+        self._line(f"warning: {text}", style="yellow")
+
+    def note(self, text: str) -> None:
+        """A line that stays on the screen."""
+        self._line(text)
+
+    def _line(self, text: str, style: str = "") -> None:
+        # Square brackets in a name are text here, not markup; a log line is never broken in two.
+        self.console.print(text, style=style, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+    def _refresh(self) -> None:
+        assert self._display is not None
+        self._shown = self._clock()
+        self._display.update(self._render(), refresh=True)
+
+    def _losses(self) -> Sequence[float | None]:
+        """The running mean in an epoch, the recorded mean right after it."""
+        if self._count:
+            return [total / self._count for total in self._sums]
+        return self._record.get("loss") or [None] * len(self.block_names)
+
+    def _left(self) -> str:
+        """Time left at the mean pace of this process so far (steps done before a resume do not count)."""
+        steps = self._done - self._start_step
+        if steps <= 0:
+            return NOTHING
+        remaining = max(self.epochs * self.steps_per_epoch - self._done, 0)
+        return _clock_text((self._clock() - self._start_time) / steps * remaining)
+
+    def _rate(self) -> str:
+        rate = self._record.get("images_per_second")
+        if rate is not None:
+            return f"{rate:.0f} img/s"
+        seconds = self._clock() - self._start_time
+        steps = self._done - self._start_step
+        return f"{steps / seconds:.1f} steps/s" if steps > 0 and seconds > 0 else NOTHING
+
+    def _epoch_line(self, record: dict[str, Any]) -> str:
+        parts = [f"epoch {record['epoch']}/{self.epochs}"]
+        for name, key, digits in (("loss", "loss", 2), ("val %", "validation_top1", 1)):
+            values = record.get(key) or []
+            if any(value is not None for value in values):
+                parts.append(f"{name} {_list(values, digits)}")
+        return "  ".join([*parts, self._rate(), f"left {self._left()}"])
+
+    def _render(self) -> "RenderableType":
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        total = self.epochs * self.steps_per_epoch
+        epoch = min(self._done // self.steps_per_epoch + 1, self.epochs)
+        text = f"epoch {epoch}/{self.epochs}  step {self._done}/{total}  {self._rate()}  left {self._left()}"
+        bar = Table.grid()  # a bare progress bar ends without a line break
+        bar.add_row(ProgressBar(total=total, completed=self._done, width=min(60, self.console.width)))
+        # The table comes last: where a deep network has more rows than the screen, rows are cut and not the time left.
+        return Group(Text(self.title, style="bold"), Text(text), bar, self._table())
+
+    def _table(self) -> "RenderableType":
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table()
+        table.add_column("block", overflow="ellipsis", no_wrap=True)
+        for heading in ("loss", "train %", "validation %", "|b|"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        series = [
+            self._losses(),
+            *(self._record.get(key) or [] for key in ("train_top1", "validation_top1", "message")),
+        ]
+        for k, name in enumerate(self.block_names):
+            values = [column[k] if k < len(column) else None for column in series]
+            table.add_row(Text(name), *(_number(v, digits) for v, digits in zip(values, (3, 1, 1, 4), strict=True)))
+        return table
+
+
+def _number(value: float | None, digits: int) -> str:
+    return NOTHING if value is None else f"{value:.{digits}f}"
+
+
+def _list(values: Sequence[float | None], digits: int) -> str:
+    """The values of all blocks; of a deep network the first four and the last four."""
+    texts = [_number(value, digits) for value in values]
+    return " ".join(texts if len(texts) <= 8 else [*texts[:4], "…", *texts[-4:]])
+
+
+def _clock_text(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"

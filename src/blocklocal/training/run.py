@@ -1,0 +1,222 @@
+"""One run: a folder that holds its settings, metrics, checkpoints, summary and report."""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from blocklocal.config import Config, load_config
+from blocklocal.data import ImageSet
+from blocklocal.errors import InputError
+from blocklocal.network import BlockLocal
+from blocklocal.training.build import (
+    Facts,
+    build_network,
+    evaluation_batches,
+    find_device,
+    load_data,
+    normalise,
+    set_threads,
+    training_batches,
+)
+from blocklocal.training.checkpoint import list_checkpoints, load_checkpoint
+from blocklocal.training.evaluate import Evaluation, evaluate
+from blocklocal.training.examples import choose_examples
+from blocklocal.training.loop import Stopped, Trainer
+from blocklocal.training.observers import Checkpoints, Console, MetricsFile, TensorBoard, Warnings
+from blocklocal.training.progress import Progress
+from blocklocal.training.signals import StopSignals
+
+CHECKPOINTS = "checkpoints"
+
+
+class Interrupted(Exception):
+    """A run was stopped by the user and saved; `folder` is where to go on."""
+
+    def __init__(self, folder: Path):
+        super().__init__(f"stopped and saved. Go on with: blocklocal train --resume {folder}")
+        self.folder = folder
+
+
+def start_run(config: Config, output: Path, *, quiet: bool = False, data: ImageSet | None = None) -> dict[str, Any]:
+    """Train anew into the folder `output`, which must not exist; returns the summary.
+
+    data: an image set loaded before, for several runs on the same one.
+    """
+    if output.exists():
+        raise InputError(f"{output} exists already and is not overwritten: choose another --output, or --resume {output}.")
+    session = open_session(config, data)
+    output.mkdir(parents=True)
+    config.save(output / "config.json")
+    (output / "data.json").write_text(json.dumps(session.facts.flat()))
+    return _train(session, output, None, quiet)
+
+
+def resume_run(folder: Path, *, checkpoint: str | None = None, quiet: bool = False) -> dict[str, Any]:
+    """Go on with a stopped run from its newest checkpoint (or a named one); returns the summary."""
+    if not folder.is_dir():
+        raise InputError(f"there is no run folder {folder}.")
+    config = load_config(folder)
+    if (folder / "summary.json").exists():
+        raise InputError(f"the run {folder} is finished: there is nothing to resume.")
+    return _train(open_session(config), folder, find_checkpoint(folder, checkpoint, required=False), quiet)
+
+
+def find_checkpoint(folder: Path, name: str | None = None, *, required: bool = True) -> Path | None:
+    """The newest complete checkpoint of a run, or the one called `name`."""
+    known = list_checkpoints(folder / CHECKPOINTS)
+    if name is not None:
+        chosen = [path for path in known if path.name == name]
+        if not chosen:
+            names = ", ".join(path.name for path in known) or "none"
+            raise InputError(f"{folder} has no checkpoint {name!r}. There: {names}.")
+        return chosen[0]
+    if not known and required:
+        raise InputError(f"{folder} holds no complete checkpoint: train it first (blocklocal train --resume {folder}).")
+    return known[-1] if known else None
+
+
+@dataclass(frozen=True)
+class Session:
+    """Everything of a run that is in memory."""
+
+    config: Config
+    data: ImageSet
+    facts: Facts
+    network: BlockLocal
+    device: torch.device
+    threads: int
+
+
+def open_session(config: Config, data: ImageSet | None = None) -> Session:
+    threads, device = set_threads(config.machine.threads), find_device(config.machine.device)
+    data = data or load_data(config)
+    facts = Facts.of(data)
+    return Session(config, data, facts, build_network(config, facts, device), device, threads)
+
+
+def load_network(folder: Path, checkpoint: str | None = None, device: str | None = None) -> tuple[Config, Facts, BlockLocal]:
+    """A run's trained network, without its data set."""
+    config = load_config(folder)
+    try:
+        facts = Facts.load(json.loads((folder / "data.json").read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{folder / 'data.json'} cannot be read: is {folder} a run folder?") from error
+    network = build_network(config, facts, find_device(device or config.machine.device))
+    path = find_checkpoint(folder, checkpoint)
+    assert path is not None
+    load_checkpoint(path, network, learners=False)
+    return config, facts, network
+
+
+def _train(session: Session, folder: Path, checkpoint: Path | None, quiet: bool) -> dict[str, Any]:
+    config, network = session.config, session.network
+    batches = training_batches(config, session.data, session.device)
+    metrics = MetricsFile(folder / "metrics.jsonl")
+    saver = Checkpoints(folder / CHECKPOINTS, config.machine.checkpoint_every)
+    signals = StopSignals()
+    trainer = Trainer(
+        network,
+        optimizer=config.optimisation.build(),
+        epochs=config.optimisation.epochs,
+        schedule=config.optimisation.schedule,
+        should_stop=lambda: signals.asked,
+    )
+    trainer.prepare(batches)
+    first_sizes = network.message_sizes()
+    if checkpoint is not None:
+        trainer.restore(load_checkpoint(checkpoint, network))
+        metrics.write({"event": "resumed", "epoch": trainer.epoch + 1, "step": trainer.step})
+    progress = _progress(session, folder, len(batches), trainer.step, quiet)
+    trainer.observers = [metrics, saver, Console(progress), Warnings(first_sizes, metrics, progress)]
+    if config.machine.tensorboard:
+        trainer.observers.append(TensorBoard(folder / "tensorboard"))
+    validation = None
+    if len(session.data.validation):
+        validation = evaluation_batches(config, session.data.validation, session.facts, session.device)
+    with signals, progress:
+        try:
+            trainer.fit(batches, validation)
+        except Stopped:
+            saver.save(trainer)
+            raise Interrupted(folder) from None
+    return _finish(session, folder, trainer)
+
+
+def _progress(session: Session, folder: Path, steps: int, done: int, quiet: bool):
+    if quiet:
+        return Progress.silent()
+    c = session.config
+    title = f"{c.learning.rule} · {c.model.model} · {session.data.name} · seed {c.machine.seed} → {folder}"
+    names = block_names(session.network)
+    return Progress(title, names, c.optimisation.epochs, steps, start_step=done)
+
+
+def block_names(network: BlockLocal) -> list[str]:
+    return list(network.split.names) if len(network.units) == len(network.split.names) else ["all blocks"]
+
+
+def _finish(session: Session, folder: Path, trainer: Trainer) -> dict[str, Any]:
+    config, data = session.config, session.data
+    started = time.perf_counter()
+
+    def on(images) -> Evaluation:
+        return evaluate(session.network, evaluation_batches(config, images, session.facts, session.device))
+
+    test = on(data.test)
+    train = on(data.train.subset(slice(0, len(data.test))))  # as many images as the test split has: enough to see overfitting
+    examples = choose_examples(session.network, data, lambda pixels: normalise(pixels.to(session.device), session.facts))
+    (folder / "examples.json").write_text(json.dumps(examples))
+    summary = summarise(session, trainer, test, train)
+    summary["evaluation_seconds"] = time.perf_counter() - started
+    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    from blocklocal.report import write_report
+
+    write_report(folder)
+    return summary
+
+
+def summarise(session: Session, trainer: Trainer, test: Evaluation, train: Evaluation) -> dict[str, Any]:
+    """The run in one flat object; a key that does not apply is None. Accuracies in percent."""
+    config, network, data = session.config, session.network, session.data
+    local = not network.rule.whole and network.rule.objective is not None
+    learns = config.learning.objective if network.rule.objective == "" else network.rule.objective
+    validation = trainer.records[-1]["validation_top1"][-1] if trainer.records else None
+    return {
+        "rule": config.learning.rule,
+        "objective": None if network.rule.whole else learns,
+        "family": config.learning.family if local else None,
+        "scope": config.learning.scope if network.rule.local and network.rule.parts and not network.rule.whole else None,
+        "readout": config.learning.readout if local and network.rule.parts else None,
+        "reconstruction": config.learning.reconstruction if local and network.rule.parts else None,
+        "model": config.model.model,
+        "width": config.model.width,
+        "parameters": sum(p.numel() for p in network.split.model.parameters()),
+        "local_parameters": sum(p.numel() for u in network.units if u.local for p in u.local.parameters()),
+        "blocks": len(network.split.blocks),
+        "block_names": list(network.split.names),
+        "processes": 1,
+        "data": data.name,
+        "train_size": len(data.train),
+        "validation_size": len(data.validation),
+        "test_size": len(data.test),
+        "skipped": data.skipped,
+        "epochs": config.optimisation.epochs,
+        "seed": config.machine.seed,
+        "threads": session.threads,
+        "device": str(session.device),
+        "torch": torch.__version__,
+        "test_top1": test.top1,
+        "test_top3": test.top3,
+        "train_top1": train.top1,
+        "validation_top1": validation,
+        "test_nll": test.nll,
+        "test_ece": test.ece,
+        "block_test_top1": [accuracy for accuracy in test.block_top1 if accuracy is not None],
+        "seconds": trainer.seconds,
+        "images_per_second": trainer.images / trainer.seconds if trainer.seconds else None,
+        "finished": True,
+    }

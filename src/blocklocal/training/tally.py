@@ -1,0 +1,78 @@
+"""Running sums of what the blocks report, kept on the device so that no training step waits for it."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from blocklocal.errors import InputError
+from blocklocal.local import LocalResult
+from blocklocal.targets import Targets
+
+
+class NotFinite(InputError):
+    """A local loss became NaN or infinite."""
+
+
+class Tally:
+    """Loss, its parts, and training accuracy per block over one epoch."""
+
+    def __init__(self, blocks: int, targets: Targets):
+        self.blocks, self.targets = blocks, targets
+        self.sums: dict[str, Tensor | float] = {}
+        self.steps = 0
+        self._unchecked: list[tuple[int, Tensor]] = []
+
+    def add(self, step: int, results: Sequence[LocalResult | None], y: Tensor) -> None:
+        """Take in the results of one training step (detached)."""
+        self.steps += 1
+        zero = torch.zeros((), device=y.device)
+        losses = torch.stack([zero if r is None else r.loss.float() for r in results])
+        self._unchecked.append((step, losses))
+        self._sum("loss", losses)
+        for k, result in enumerate(results):
+            if result is None:
+                continue
+            for name, part in result.parts.items():
+                self._sum(f"part/{k}/{name}", part)
+            if result.scores is not None:
+                self._sum(f"right/{k}", torch.stack(self.targets.correct(result.scores, y)))
+
+    def _sum(self, name: str, value: Tensor) -> None:
+        value = value.detach().double()
+        self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+    def check(self) -> list[float]:
+        """The latest losses per block. Raises NotFinite, with block and step, if any since the last check is not finite."""
+        unchecked, self._unchecked = self._unchecked, []
+        values = torch.stack([losses for _, losses in unchecked]).tolist()
+        for (step, _), losses in zip(unchecked, values, strict=True):
+            for k, loss in enumerate(losses):
+                if not abs(loss) < float("inf"):
+                    raise NotFinite(
+                        f"the loss of block {k + 1} became {loss} at step {step}. The last good checkpoint is kept; "
+                        "lower --lr, set --clip, or lower the weights of the parts."
+                    )
+        return values[-1]
+
+    def record(self) -> dict[str, list]:
+        """Means over the epoch so far: loss, train_top1 in percent (None without a prediction) and parts, per block."""
+        sums = {name: torch.as_tensor(value).tolist() for name, value in self.sums.items()}
+        parts: list[dict[str, float]] = [{} for _ in range(self.blocks)]
+        top1: list[float | None] = [None] * self.blocks
+        for name, value in sums.items():
+            kind, _, rest = name.partition("/")
+            if kind == "part":
+                k, _, part = rest.partition("/")
+                parts[int(k)][part] = value / self.steps
+            elif kind == "right":
+                top1[int(rest)] = 100.0 * value[0] / max(value[1], 1)
+        return {"loss": [s / self.steps for s in sums["loss"]], "train_top1": top1, "parts": parts}
+
+    def state(self) -> dict:
+        """JSON-able, for a checkpoint in mid-epoch."""
+        return {"steps": self.steps, "sums": {name: torch.as_tensor(v).tolist() for name, v in self.sums.items()}}
+
+    def load(self, state: dict, device: torch.device) -> None:
+        self.steps = state["steps"]
+        self.sums = {n: torch.tensor(v, dtype=torch.float64, device=device) for n, v in state["sums"].items()}

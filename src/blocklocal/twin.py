@@ -1,0 +1,88 @@
+"""Twin (backward) networks: from the target to every block's backward message b_k (Eq. 4).
+
+A twin is evaluated once per target row (class), never once per sample. Three kinds:
+
+    dense      one per block, target → b_k; blocks are independent of each other
+    chain      b_k = g_k(tanh b_{k+1}), dense layers, detached between blocks
+    mirrored   b_k = g_k(b_{k+1}), g_k the architecture of block k+1 reversed (the paper's ResNet twin, §4.1)
+
+A twin has no BatchNorm: it would see class frequencies instead of samples.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from blocklocal.layout import units_of
+from blocklocal.mirror import mirror_block
+from blocklocal.registry import Registry
+
+
+class Twin(nn.Module):
+    """One block's backward network: what came from behind → (its raw message, what goes to the block before).
+
+    chained: the incoming message is the next block's outgoing one; else every block reads the target itself.
+    """
+
+    def __init__(self, network: nn.Module, chained: bool, squash: bool):
+        super().__init__()
+        self.network, self.chained, self.squash = network, chained, squash
+
+    def forward(self, incoming: Tensor) -> tuple[Tensor, Tensor]:
+        """incoming [R, …] → (raw message [R, …] with its graph, outgoing [R, …] detached)."""
+        raw = self.network(incoming)
+        if not self.chained:
+            return raw, incoming
+        return raw, (torch.tanh(raw) if self.squash else raw).detach()
+
+
+def _dense(inputs: int, units: int, one_hot: bool) -> nn.Linear:
+    layer = nn.Linear(inputs, units)
+    nn.init.normal_(layer.weight, std=1.0 if one_hot else inputs**-0.5)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What twins are built from: target rows, and per hidden block its latent's and its activation's shape ([B, …])."""
+
+    rows: int
+    latents: Sequence[torch.Size]
+    activations: Sequence[torch.Size]
+    blocks: Sequence[nn.Module]  # all K blocks: the twin in front of block k + 1 is that block reversed
+
+
+def dense_twins(plan: Plan) -> list[Twin]:
+    """One dense layer per block, straight from the target."""
+    widths = [units_of(shape) for shape in plan.latents]
+    return [Twin(_dense(plan.rows, width, one_hot=True), chained=False, squash=False) for width in widths]
+
+
+def chain_twins(plan: Plan) -> list[Twin]:
+    """Dense layers with tanh between them; the last hidden block's twin starts at the target."""
+    widths = [units_of(shape) for shape in plan.latents]
+    incoming, last = [*widths[1:], plan.rows], len(widths) - 1
+    return [
+        Twin(_dense(incoming[k], width, one_hot=k == last), chained=True, squash=True) for k, width in enumerate(widths)
+    ]
+
+
+def mirrored_twins(plan: Plan) -> list[Twin]:
+    """Block k + 1 reversed maps the message behind it to the message in front of it; the last one starts at the target."""
+    twins = []
+    for k, latent in enumerate(plan.latents):
+        behind = plan.latents[k + 1][1:] if k + 1 < len(plan.latents) else torch.Size([plan.rows])
+        given = plan.activations[k][1:]
+        reversed_block = mirror_block(plan.blocks[k + 1], given=given, latent=latent[1:], behind=behind)
+        twins.append(Twin(reversed_block, chained=True, squash=False))
+    return twins
+
+
+TWINS: Registry[Callable[[Plan], list[Twin]]] = Registry("twin")
+TWINS.add("dense", dense_twins)
+TWINS.add("chain", chain_twins)
+TWINS.add("mirrored", mirrored_twins)

@@ -1,0 +1,159 @@
+"""The block unit: one forward block with all it needs to learn by itself.
+
+A unit turns an incoming forward message and a target into an outgoing forward message and a local update; it never
+asks for anything from the units behind it. The one-process network runs K units in a loop; the parallel runtime puts
+the same units into K processes.
+
+    message(incoming)            its backward message b_k, and what it passes on to the block before
+    receive(a, target, …)        forward, and the local loss; the graph is alive in the returned `Pending`
+    local_backward(pending)      gradients of its own loss
+    outer_backward(pending, g)   gradients for a `g` that arrived at its output (neighbour scope, direct feedback)
+    update()                     clip, optimiser step, schedule step
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
+
+from blocklocal.local import HiddenLoss, LocalResult, OutputLoss
+from blocklocal.optim import Optimizer, build_schedule
+from blocklocal.seeds import seeded
+
+
+@dataclass
+class Pending:
+    """A block's step between forward and update: its output with the graph, its cut-off input, its local loss."""
+
+    output: Tensor
+    source: Tensor
+    result: LocalResult | None
+
+    def sent(self) -> Tensor:
+        """The forward message as the next block gets it: data, without a graph."""
+        return self.output.detach()
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where training stands: it names the random streams of a step (dropout) and the mixing weight m."""
+
+    seed: int = 0
+    step: int = 0
+    mix: float = 1.0
+
+
+class BlockUnit(nn.Module):
+    """Forward block, local loss (twin, readout, family, objective) and optimiser of block `index`.
+
+    trains: False for a frozen block: it runs forward in training mode (BatchNorm statistics follow the data) and
+    never changes its parameters. around: a module whose `context(block)` training runs in (feedback alignment).
+    """
+
+    def __init__(
+        self,
+        block: nn.Module,
+        local: HiddenLoss | OutputLoss | None,
+        *,
+        index: int,
+        trains: bool = True,
+        around: nn.Module | None = None,
+    ):
+        super().__init__()
+        self.block, self.local = block, local
+        self.index, self.trains = index, trains
+        self.around = around
+        self.autocast: torch.dtype | None = None
+        self.optimizer: torch.optim.Optimizer | None = None
+        self.schedule: LRScheduler | None = None
+        self.clip: float | None = None
+
+    # --- set-up
+
+    def trainable(self) -> list[nn.Parameter]:
+        return [p for p in self.parameters() if p.requires_grad] if self.trains else []
+
+    def configure(self, optimizer: Optimizer, schedule: str, steps: int) -> None:
+        """Build this block's own optimiser and schedule; a frozen block, or one without parameters, gets none."""
+        parameters = self.trainable()
+        self.optimizer = optimizer.build(parameters) if parameters else None
+        self.schedule = build_schedule(schedule, self.optimizer, steps) if self.optimizer else None
+        self.clip = optimizer.clip
+
+    # --- messages
+
+    def forward(self, a: Tensor) -> Tensor:
+        """The forward message a_k = f_k(a_{k-1})."""
+        with self._precision(a):
+            return self.block(a)
+
+    def message(self, incoming: Tensor) -> tuple[Tensor | None, Tensor]:
+        """(b_k [R, P, U, …] with the twin's graph, or None without a twin; what goes to the block before)."""
+        if not isinstance(self.local, HiddenLoss) or self.local.twin is None:
+            return None, incoming
+        raw, outgoing = self.local.twin(incoming)
+        return self.local.message(raw), outgoing
+
+    # --- one step
+
+    def receive(
+        self,
+        a: Tensor,
+        target: Tensor,
+        message: Tensor | None,
+        *,
+        moment: Moment,
+        image: Tensor | None = None,
+        reach_back: bool = False,
+    ) -> Pending:
+        """Run forward on a (cut from its graph) and take the local loss. reach_back: the input collects a gradient."""
+        source = a.detach()
+        if reach_back:
+            source.requires_grad_()
+        with torch.set_grad_enabled(self.trains), seeded("block", moment.seed, self.index, moment.step), self._context():
+            output = self(source)
+            if self.local is None or not self.local.learns:
+                return Pending(output, source, None)
+            wanted = {"input": source.detach()} if image is None else {"input": source.detach(), "image": image}
+            with self._precision(source):
+                result = self.local(output, target, message=message, wanted=wanted, mix=moment.mix)
+        return Pending(output, source, result)
+
+    def local_backward(self, pending: Pending, *, keep: bool = False) -> Tensor | None:
+        """Gradients of the own loss into the own parameters; returns the gradient at the input where one was asked for.
+
+        keep: the graph stays for a later `outer_backward`.
+        """
+        if self.trains and pending.result is not None:
+            pending.result.loss.backward(retain_graph=keep)
+        return pending.source.grad
+
+    def outer_backward(self, pending: Pending, gradient: Tensor) -> None:
+        """Gradients of ⟨gradient, output⟩ into the block's parameters, and nowhere further back."""
+        inputs = [p for p in self.block.parameters() if p.requires_grad]
+        if self.trains and inputs:
+            torch.autograd.backward(pending.output, gradient.to(pending.output.dtype), inputs=inputs)
+
+    def update(self) -> None:
+        """Clip, step the optimiser and the schedule, drop the gradients."""
+        if self.optimizer is None:
+            return
+        if self.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.trainable(), self.clip)
+        self.optimizer.step()
+        if self.schedule is not None:
+            self.schedule.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _context(self) -> AbstractContextManager:
+        return nullcontext() if self.around is None else self.around.context(self.block)
+
+    def _precision(self, a: Tensor) -> AbstractContextManager:
+        if self.autocast is None:
+            return nullcontext()
+        return torch.autocast(a.device.type, dtype=self.autocast)
+
+

@@ -1,0 +1,417 @@
+"""The report, its tables and pictures, from small fake run folders."""
+
+import base64
+import json
+import re
+import statistics
+from html.parser import HTMLParser
+from io import BytesIO, StringIO
+from pathlib import Path
+
+import pytest
+
+from blocklocal.errors import InputError
+from blocklocal.report.html import write_comparison, write_report
+from blocklocal.report.plots import block_curves, levels, plot_comparison
+from blocklocal.report.read import read_run
+from blocklocal.report.table import aggregate, comparison_table, markdown_table
+
+SECTIONS = ["result", "comparison", "learning", "depth", "messages", "examples", "warnings", "settings"]
+BLOCKS = 3
+COMMON = {"model": "mlp", "width": 32, "data": "digits", "train_size": 1400, "test_size": 397, "epochs": 4}
+
+
+def png() -> str:
+    from PIL import Image
+
+    buffer = BytesIO()
+    Image.new("L", (8, 8), 128).save(buffer, format="PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def summary(rule: str = "block-local", seed: int = 0, test: float = 90.0, **changes) -> dict:
+    row = {
+        "rule": rule,
+        "objective": "evidence" if rule == "block-local" else None,
+        **COMMON,
+        "seed": seed,
+        "blocks": BLOCKS,
+        "block_names": ["stem", "middle", "head"],
+        "test_top1": test,
+        "test_top3": 99.0,
+        "train_top1": test + 2.0,
+        "validation_top1": test - 1.0,
+        "test_nll": 0.31,
+        "test_ece": 0.02,
+        "block_test_top1": [test - 20.0, test - 5.0, test],
+        "seconds": 12.5,
+        "threads": 1,
+        "device": "cpu",
+        "torch": "2.13.0",
+        "parameters": 12345,
+        "processes": 1,
+        "finished": True,
+    }
+    return {**row, **changes}
+
+
+def epoch(number: int, accuracy: float = 50.0) -> dict:
+    return {
+        "event": "epoch",
+        "epoch": number,
+        "step": number * 10,
+        "seconds": 1.0,
+        "images_per_second": 1000.0,
+        "lr": 0.1,
+        "loss": [1.0 / number, 0.9 / number, 0.8 / number],
+        "train_top1": [accuracy, accuracy + 1, accuracy + 2],
+        "validation_top1": [accuracy - 1, accuracy, accuracy + 1],
+        "message": [0.5, 0.6, None],
+        "parts": [{"evidence": 0.7, "reconstruction": 0.1}, {"evidence": 0.5}, {"cross-entropy": 0.8}],
+    }
+
+
+def write_run(folder: Path, *, row: dict | None, epochs: list[dict], examples: bool = False) -> Path:
+    folder.mkdir(parents=True)
+    config = {"rule": "block-local", "data": "digits", "epochs": 4, "seed": 0, "note": "<b>bold</b>"}
+    (folder / "config.json").write_text(json.dumps({**config, **({"rule": row["rule"]} if row else {})}))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in epochs))
+    if row is not None:
+        (folder / "summary.json").write_text(json.dumps(row))
+    if examples:
+        blocks = [{"block": k + 1, "predicted": k, "confidence": 0.3 * (k + 1)} for k in range(BLOCKS)]
+        shown = [{"png": png(), "label": y, "predicted": 2, "confidence": 0.9, "blocks": blocks} for y in (1, 2)]
+        content = {"classes": ["<script>alert(1)</script>", "cat & dog", "$a$"], "examples": shown}
+        (folder / "examples.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    warning = {"event": "warning", "epoch": 2, "block": 1, "text": "message <shrinks>"}
+    records = [epoch(1), epoch(2), warning, {"event": "unheard-of"}, epoch(3), epoch(4)]
+    return write_run(tmp_path / "run", row=summary(), epochs=records, examples=True)
+
+
+@pytest.fixture
+def compared(tmp_path: Path) -> Path:
+    folder = tmp_path / "compare"
+    scores = {"block-local": [90.0, 92.0], "backprop": [96.0, 95.0], "frozen": [70.0, 72.0]}
+    rows = [summary(rule, seed, test) for rule, tests in scores.items() for seed, test in enumerate(tests)]
+    for row in rows:
+        write_run(folder / f"{row['rule']}-seed{row['seed']}", row=row, epochs=[epoch(1), epoch(2)], examples=True)
+    (folder / "compare.json").write_text(json.dumps(rows))
+    return folder
+
+
+def page(path: Path) -> str:
+    assert path.name == "report.html"
+    return path.read_text(encoding="utf-8")
+
+
+def section(text: str, name: str) -> str:
+    found = re.search(rf'<section id="{name}">(.*?)</section>', text, re.DOTALL)
+    assert found, name
+    return found.group(1)
+
+
+class Tags(HTMLParser):
+    def __init__(self, text: str):
+        super().__init__()
+        self.seen: list[tuple[str, dict]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+
+
+def test_every_section_is_there_and_filled(run):
+    text = page(write_report(run))
+    assert [name for name in SECTIONS if f'<section id="{name}">' in text] == SECTIONS
+    assert all("<svg" in section(text, name) for name in ("comparison", "learning", "depth", "messages"))
+    assert section(text, "learning").count("<svg") == 2
+    assert section(text, "examples").count("<img") == 2
+
+
+def test_headline_carries_the_conditions(run):
+    result = section(page(write_report(run)), "result")
+    for words in ("90.0 %", "digits", "mlp", "3 blocks", "block-local", "4 epochs", "seed 0", "1 thread,", "cpu"):
+        assert words in result, words
+    assert "torch 2.13.0" in result
+    assert "12.5 s" in result
+
+
+def test_page_loads_nothing_from_elsewhere(run, compared):
+    for path in (write_report(run), write_comparison(compared)):
+        text = page(path)
+        tags = Tags(text).seen
+        assert not any(tag in ("script", "link", "iframe", "object") for tag, _ in tags)
+        loads = [a[key] for _, a in tags for key in ("src", "href", "xlink:href") if key in a]
+        assert loads
+        assert all(load.startswith(("data:image/png;base64,", "#")) for load in loads)
+        assert "@import" not in text
+        assert not re.search(r"https?://", text)
+
+
+def test_ids_on_one_page_are_unique(compared):
+    ids = [a["id"] for _, a in Tags(page(write_comparison(compared))).seen if "id" in a]
+    assert len(ids) == len(set(ids))
+
+
+def test_names_are_escaped(run):
+    text = page(write_report(run))
+    assert "<script" not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert "cat &amp; dog" in text
+    assert "message &lt;shrinks&gt;" in section(text, "warnings")
+    assert "&lt;b&gt;bold&lt;/b&gt;" in section(text, "settings")
+
+
+def test_same_files_give_the_same_page(run):
+    first = page(write_report(run))
+    assert page(write_report(run)) == first
+
+
+def test_depth_plot_has_lines_for_backprop_and_control_where_they_are_known():
+    rows = [summary(), summary("backprop", test=96.0, blocks=1), summary("frozen", test=70.0)]
+    lines = {line["rule"]: line for line in aggregate(rows)}
+    assert [(curve.label, curve.y) for curve in levels(lines["block-local"])] == [
+        ("backprop", [96.0]),
+        ("frozen control", [70.0]),
+    ]
+    assert [curve.label for curve in levels(lines["frozen"])] == ["backprop"]
+    assert levels(aggregate([summary()])[0]) == []
+
+
+def test_message_curves_leave_out_the_block_without_a_message(run):
+    assert [curve.label for curve in block_curves(read_run(run), "message")] == ["block 1", "block 2"]
+
+
+def test_deep_networks_name_first_middle_and_last_block(tmp_path):
+    deep = [0.5] * 20
+    record = {"event": "epoch", "epoch": 1, "loss": deep}
+    curves = block_curves(read_run(write_run(tmp_path / "run", row=None, epochs=[record])), "loss")
+    assert len(curves) == 20
+    assert [curve.label for curve in curves if curve.label] == ["block 1", "block 10", "block 20"]
+    assert len({curve.colour for curve in curves}) == 20
+
+
+def test_unfinished_run_has_a_report(tmp_path):
+    folder = write_run(tmp_path / "run", row=None, epochs=[epoch(1), epoch(2)])
+    text = page(write_report(folder))
+    assert "not finished, 2 of 4 epochs done" in section(text, "result")
+    assert "<svg" in section(text, "learning")
+    assert "No examples" in section(text, "examples")
+
+
+def test_run_without_an_epoch_has_a_report(tmp_path):
+    text = page(write_report(write_run(tmp_path / "run", row=None, epochs=[])))
+    assert "0 of 4 epochs" in section(text, "result")
+    assert "No epoch is recorded yet" in section(text, "learning")
+
+
+def test_backprop_run_without_messages_or_blocks_has_a_report(tmp_path):
+    record = {
+        **epoch(1),
+        "loss": [0.4],
+        "train_top1": [90.0],
+        "validation_top1": [None],
+        "message": [None],
+        "parts": [{}],
+    }
+    row = summary("backprop", blocks=1, block_names=["all"], block_test_top1=[90.0], test_ece=None)
+    text = page(write_report(write_run(tmp_path / "run", row=row, epochs=[record])))
+    assert "No backward message was recorded" in section(text, "messages")
+
+
+def test_epoch_run_twice_counts_as_last_written(tmp_path):
+    records = [epoch(1), epoch(2, 50.0), {"event": "resumed", "epoch": 2, "step": 10}, epoch(2, 70.0), epoch(3)]
+    data = read_run(write_run(tmp_path / "run", row=None, epochs=records))
+    assert [record["epoch"] for record in data.epochs] == [1, 2, 3]
+    assert data.epochs[1]["train_top1"][0] == 70.0
+    assert "3 of 4 epochs" in page(write_report(tmp_path / "run"))
+
+
+def test_half_a_last_line_is_left_out_with_a_warning(run):
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"event": "epo')
+    assert "cut short" in section(page(write_report(run)), "warnings")
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl"])
+def test_missing_file_is_named(run, name):
+    (run / name).unlink()
+    with pytest.raises(InputError, match=rf"{name} is missing"):
+        write_report(run)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", "[]"),
+        ("config.json", "{"),
+        ("metrics.jsonl", "{broken\n"),
+        ("metrics.jsonl", "3\n"),
+        ("metrics.jsonl", '{"event": "epoch", "epoch": 1}\n'),
+        ("metrics.jsonl", '{"event": "epoch", "epoch": "one", "loss": [1.0]}\n'),
+        ("metrics.jsonl", '{"event": "epoch", "epoch": 1, "loss": [1.0], "message": [1.0, 2.0]}\n'),
+        ("metrics.jsonl", '{"event": "epoch", "epoch": 1, "loss": ["high"]}\n'),
+        ("summary.json", "{}"),
+        ("summary.json", '{"rule": "frozen", "test_top1": "good"}'),
+        ("summary.json", '{"rule": "frozen", "block_test_top1": 3}'),
+        ("examples.json", '{"classes": []}'),
+        ("examples.json", '{"classes": ["a"], "examples": [{"png": "AAAA"}]}'),
+    ],
+)
+def test_damaged_file_is_named(run, name, content):
+    (run / name).write_text(content)
+    with pytest.raises(InputError, match=rf"{name}.*[Ee]xpected"):
+        write_report(run)
+
+
+def test_example_of_an_unknown_class_is_refused(run):
+    content = json.loads((run / "examples.json").read_text())
+    content["examples"][1]["predicted"] = 3
+    (run / "examples.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"example 2 is damaged.*class 3 is not one of 3"):
+        write_report(run)
+
+
+def test_folder_that_is_none_is_named(tmp_path):
+    with pytest.raises(InputError, match="nowhere is not a folder"):
+        write_report(tmp_path / "nowhere")
+
+
+def test_lone_run_says_that_its_control_is_missing(run):
+    assert "No comparable run of the frozen control or of backprop" in section(page(write_report(run)), "result")
+
+
+def test_run_beside_its_control_says_how_far_above_it_is(run, tmp_path):
+    control = write_run(tmp_path / "control", row=summary("frozen", test=70.0), epochs=[epoch(1)])
+    result = section(page(write_report(run, beside=[control, run])), "result")
+    assert "20.0 points above the frozen control (70.0 %)" in result
+    assert "No comparable run of backprop" in result
+
+
+def test_run_in_a_compare_folder_is_shown_beside_its_siblings(compared):
+    text = page(write_report(compared / "block-local-seed0"))
+    assert "at 91.0 ± 1.4 (2 seeds), is 20.0 points above the frozen control (71.0 %)" in section(text, "result")
+    assert "91.0 ± 1.4 (2 seeds)" in section(text, "comparison")
+
+
+def test_comparison_page_has_every_rule_and_section(compared):
+    text = page(write_comparison(compared))
+    assert [name for name in SECTIONS if f'<section id="{name}">' in text] == SECTIONS
+    for words in ("91.0 ± 1.4 (2 seeds)", "95.5 ± 0.7 (2 seeds)", "71.0 ± 1.4 (2 seeds)"):
+        assert words in section(text, "comparison")
+    assert section(text, "learning").count("<svg") == 6
+
+
+def test_comparison_names_the_run_that_is_missing(compared):
+    (compared / "frozen-seed1").rename(compared / "elsewhere")
+    with pytest.raises(InputError, match="frozen-seed1"):
+        write_comparison(compared)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '[{"seed": 0}]'])
+def test_damaged_comparison_is_named(compared, content):
+    (compared / "compare.json").write_text(content)
+    with pytest.raises(InputError, match=r"compare\.json"):
+        write_comparison(compared)
+
+
+def test_aggregate_gives_mean_and_sample_deviation():
+    tests = [90.0, 92.0, 97.0]
+    line = aggregate([summary(seed=i, test=test) for i, test in enumerate(tests)])[0]
+    assert line["n"] == 3
+    assert line["test_mean"] == pytest.approx(93.0)
+    assert line["test_deviation"] == pytest.approx(statistics.stdev(tests))
+    assert line["train_mean"] == pytest.approx(95.0)
+
+
+def test_one_seed_has_no_deviation():
+    line = aggregate([summary()])[0]
+    assert line["test_deviation"] is None
+    assert "±" not in markdown_table([summary()])
+
+
+def test_gaps_are_differences_of_means():
+    rows = [summary(), summary("backprop", test=96.0, blocks=1), summary("frozen", test=70.0)]
+    lines = {line["rule"]: line for line in aggregate(rows)}
+    assert lines["block-local"]["gap_to_backprop"] == pytest.approx(-6.0)
+    assert lines["block-local"]["above_control"] == pytest.approx(20.0)
+    assert lines["backprop"]["gap_to_backprop"] is None
+    assert lines["backprop"]["above_control"] == pytest.approx(26.0)
+    assert lines["frozen"]["above_control"] is None
+
+
+def test_runs_under_other_conditions_are_not_subtracted():
+    rows = [summary(), summary("backprop", test=96.0, epochs=100), summary("frozen", test=70.0, blocks=2)]
+    line = next(line for line in aggregate(rows) if line["rule"] == "block-local")
+    assert line["gap_to_backprop"] is None
+    assert line["above_control"] is None
+
+
+def test_variants_of_a_rule_are_not_averaged():
+    lines = aggregate([summary(test=90.0), summary(test=80.0, objective="variational")])
+    assert [line["label"] for line in lines] == [
+        "block-local (objective evidence)",
+        "block-local (objective variational)",
+    ]
+    assert [line["n"] for line in lines] == [1, 1]
+
+
+def test_unfinished_and_repeated_runs_are_told_and_not_counted():
+    rows = [summary(test=10.0), summary(test=90.0), summary(seed=1, test=50.0, finished=False)]
+    line = aggregate(rows)[0]
+    assert (line["tests"], line["unfinished"], line["repeated"]) == ([90.0], 1, 1)
+    assert "1 unfinished" in markdown_table(rows)
+
+
+def test_row_without_a_rule_is_refused():
+    with pytest.raises(InputError, match="no rule"):
+        aggregate([{"test_top1": 3.0}])
+
+
+def test_markdown_and_console_tables_show_the_same_figures():
+    from rich.console import Console
+
+    rows = [summary(seed=i, test=90.0 + i) for i in range(2)] + [summary("frozen", test=70.0)]
+    screen = StringIO()
+    comparison_table(rows, Console(file=screen, width=140))
+    for text in (markdown_table(rows), screen.getvalue()):
+        for figure in ("90.5 ± 0.7 (2 seeds)", "70.0 (1 seed)", "+20.5", "92.5", "0.020", "12.5"):
+            assert figure in text, figure
+
+
+def test_console_table_cuts_no_figure_on_a_narrow_screen():
+    from rich.console import Console
+
+    rows = [summary("direct-feedback-alignment", seed=i, test=90.0 + i) for i in range(2)]
+    screen = StringIO()
+    comparison_table([*rows, summary("frozen", test=70.0)], Console(file=screen, width=80))
+    first, second = screen.getvalue().splitlines()[3:5]
+    assert first.split() == ["direct-feedback-", "90.5", "±", "0.7", "–", "+20.5", "92.5", "0.020", "12.5"]
+    assert second.split() == ["alignment", "(2", "seeds)"]
+
+
+def test_picture_for_the_readme_is_a_small_png(compared, tmp_path):
+    from PIL import Image
+
+    rows = json.loads((compared / "compare.json").read_text())
+    path = plot_comparison(rows, compared / "picture.png")
+    assert path.stat().st_size < 300_000
+    assert Image.open(path).width > 1000
+    assert plot_comparison(rows, tmp_path / "other.png", runs=compared).exists()
+
+
+def test_picture_without_its_runs_says_what_to_give(compared, tmp_path):
+    rows = json.loads((compared / "compare.json").read_text())
+    with pytest.raises(InputError, match="Give runs="):
+        plot_comparison(rows, tmp_path / "picture.png")
+
+
+def test_values_that_are_not_numbers_leave_a_gap(tmp_path):
+    record = {**epoch(2), "loss": [float("nan"), float("inf"), 1.0]}
+    folder = write_run(tmp_path / "run", row=summary(), epochs=[epoch(1), record, epoch(3)])
+    assert "<svg" in section(page(write_report(folder)), "learning")
