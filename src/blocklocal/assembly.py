@@ -1,4 +1,4 @@
-"""From blocks to units: shapes are read off one example, and every block gets the local loss that rule and settings ask for."""
+"""From blocks to units: shapes are read off one example; rule and settings say which local loss each block gets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,24 +16,23 @@ from blocklocal.parts import Decoder, readout
 from blocklocal.rules import RULES, Rule
 from blocklocal.seeds import seeded
 from blocklocal.settings import Learning
+from blocklocal.splitting import Split
 from blocklocal.targets import Targets
 from blocklocal.twin import TWINS, Plan, Twin
 from blocklocal.unit import BlockUnit
 
 
-def build_units(
-    blocks: Sequence[nn.Module], example: Tensor, targets: Targets, learning: Learning, seed: int
-) -> list[BlockUnit]:
+def build_units(split: Split, example: Tensor, targets: Targets, learning: Learning, seed: int) -> list[BlockUnit]:
     """One unit per block, or one for all where the rule is end to end.
 
     example [B, …] gives shapes and device; the weights of twins, readouts and decoders are drawn from `seed`.
     """
     rule = RULES.get(learning.rule)
-    modules = [nn.Sequential(*blocks)] if rule.whole and len(blocks) > 1 else list(blocks)
+    modules = [nn.Sequential(*split.blocks)] if rule.whole and len(split.blocks) > 1 else list(split.blocks)
     shapes = [example.shape, *output_shapes(modules, example)]
     _check_output(shapes[-1], targets)
     with seeded("local losses", seed), torch.device(example.device):
-        hidden = _Assembly(modules, shapes, targets, learning, rule).losses()
+        hidden = _Assembly(modules, shapes, split.after_activation, targets, learning, rule).losses()
         around = [rule.around(module) if rule.around else None for module in modules]
     losses = [*hidden, OutputLoss(targets, learning.label_smoothing)]
     return [
@@ -44,10 +43,16 @@ def build_units(
 
 @dataclass(frozen=True)
 class _Assembly:
-    """The local losses of all blocks but the last. shapes: of the example and of every block's output, [B, …]."""
+    """The local losses of all blocks but the last.
+
+    shapes: of the example and of every block's output, [B, …]. after_activation: whether the output has passed an
+    activation; its zeros sit on the rectified family's kink, where only the second-order evidence is
+    defined (method §1).
+    """
 
     modules: Sequence[nn.Module]
     shapes: Sequence[torch.Size]
+    after_activation: Sequence[bool]
     targets: Targets
     learning: Learning
     rule: Rule
@@ -90,7 +95,7 @@ class _Assembly:
             decoders=decoders,
             weights=weights,
             terms=Terms(
-                order=learning.order,
+                order="second" if h is None and self.after_activation[k] else learning.order,
                 temperature=learning.temperature,
                 smoothing=learning.label_smoothing,
                 per_position=len(self.shapes[-1]) == 3,

@@ -19,7 +19,7 @@ class Data:
     """What is learned."""
 
     data: str = "digits"
-    """digits (embedded), a folder of parquet files or of class folders with images, or a hub name such as ylecun/mnist."""
+    """digits (embedded), a folder of parquet files or class folders, or a hub name such as ylecun/mnist."""
     train_size: int | None = None
     """Training images to use; default: all that the validation split leaves."""
     validation: float = 0.1

@@ -1,8 +1,8 @@
 """One view of every activation: positions × units, whatever the network's own layout is.
 
-    [B, D]        flat latents            → [B, 1, D]
-    [B, T, D]     sequences               → [B, T, D]
-    [B, C, H, W]  feature maps            → [B, H·W, C]
+[B, D]        flat latents            → [B, 1, D]
+[B, T, D]     sequences               → [B, T, D]
+[B, C, H, W]  feature maps            → [B, H·W, C]
 """
 
 import torch
@@ -20,7 +20,8 @@ def to_positions(a: Tensor) -> Tensor:
     if a.dim() == 4:
         return a.flatten(2).transpose(1, 2)
     raise InputError(
-        f"a block gave an activation of shape {list(a.shape)}; expected [B, D], [B, T, D] or [B, C, H, W]: cut elsewhere."
+        f"a block gave an activation of shape {list(a.shape)}; expected [B, D], [B, T, D] or [B, C, H, W]: "
+        "cut elsewhere."
     )
 
 

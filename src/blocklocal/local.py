@@ -6,6 +6,7 @@ posterior is the target itself, so its loss is the ordinary cross-entropy (metho
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import torch
 import torch.nn as nn
@@ -81,12 +82,9 @@ class HiddenLoss(nn.Module):
         """Whether this block has a loss of its own (a block under direct feedback has none)."""
         return self.objective is not None or self.classifier is not None
 
-    def latent(self, a: Tensor, features: Tensor | None = None) -> Tensor:
-        """Natural parameters [B, P, U, …] of the forward message: of a_k itself, or of the readout of its mean."""
-        if self.readout is None:
-            raw = a
-        else:
-            raw = self.readout(self.features(a) if features is None else features)
+    def latent(self, a: Tensor, features: Tensor) -> Tensor:
+        """Natural parameters [B, P, U, …] of the forward message: of a_k itself, or of the readout of its features."""
+        raw = a if self.readout is None else self.readout(features)
         return self.family.natural(self.family.group(to_positions(raw).float()))
 
     def features(self, a: Tensor) -> Tensor:
@@ -104,7 +102,7 @@ class HiddenLoss(nn.Module):
 
     def scores(self, a: Tensor, message: Tensor | None) -> Tensor:
         """The evidence of every target row, [B, R] (or a greedy block's logits): this block's own prediction."""
-        return self._scores(self.latent(a), message)
+        return self._scores(self.latent(a, a if self.readout is None else self.features(a)), message)
 
     def _scores(self, phi: Tensor, message: Tensor | None) -> Tensor:
         if self.classifier is not None:
@@ -117,14 +115,16 @@ class HiddenLoss(nn.Module):
         self, a: Tensor, target: Tensor, *, message: Tensor | None, wanted: Mapping[str, Tensor], mix: float = 1.0
     ) -> LocalResult:
         """a [B, …] the block's output, message [R, P', U, …], wanted: the tensors that the decoders predict."""
-        features = self.features(a) if self.readout is not None or len(self.weights) else None
+        features = (
+            self.features(a) if self.readout is not None or self.weights else a
+        )  # a map is kept only if it is read
         phi, terms = self.latent(a, features), replace(self.terms, mix=mix)
         name, loss, logits = self._match(phi, message, target, terms)
         parts = {name: loss}
         if "similarity" in self.weights:
             parts["similarity"] = self.weights["similarity"] * similarity(features, self.targets.one_hot(target))
         for name, decoder in self.decoders.items():
-            parts[name] = self.weights[name] * decoder.loss(features, wanted[name])
+            parts[name] = self.weights[name] * cast(Decoder, decoder).loss(features, wanted[name])
         total = torch.stack(list(parts.values())).sum()
         detached = {name: part.detach() for name, part in parts.items()}
         size = None if message is None else message.detach().abs().mean()

@@ -9,6 +9,7 @@ layer is one function registered on `mirror_layer`.
 import math
 from collections.abc import Sequence
 from functools import singledispatch
+from itertools import pairwise
 
 import torch
 import torch.nn as nn
@@ -34,7 +35,9 @@ class Resize(nn.Module):
             return F.interpolate(b, size=size, mode="nearest" if larger else "area")
         if b[0].numel() == self.shape.numel():
             return b.reshape(-1, *self.shape)
-        return b.reshape(len(b), -1, *(1 for _ in self.shape[1:])).expand(-1, *self.shape)  # one vector for all positions
+        return b.reshape(len(b), -1, *(1 for _ in self.shape[1:])).expand(
+            -1, *self.shape
+        )  # one vector for all positions
 
 
 class ReversedUnit(nn.Module):
@@ -64,8 +67,13 @@ def group_norm(channels: int) -> nn.GroupNorm:
 def mirror_layer(layer: nn.Module, given: Shape, out: Shape) -> nn.Module:
     """The reverse of a layer that maps one sample of shape `given` to `out`: a module from [R, *out] to [R, *given]."""
     own = [child for child in layer.children() if isinstance(child, nn.Conv2d)]
-    chained = all(a.out_channels == b.in_channels for a, b in zip(own, own[1:], strict=False))
-    if own and chained and len(given) == len(out) == 3 and (own[0].in_channels, own[-1].out_channels) == (given[0], out[0]):
+    chained = all(a.out_channels == b.in_channels for a, b in pairwise(own))
+    if (
+        own
+        and chained
+        and len(given) == len(out) == 3
+        and (own[0].in_channels, own[-1].out_channels) == (given[0], out[0])
+    ):
         return ReversedUnit(own, given, out)
     if not any(True for _ in layer.parameters()):
         return Resize(given)
@@ -129,7 +137,7 @@ def _walk(layers: nn.Sequential, given: Shape) -> list[tuple[nn.Module, tuple[Sh
 
 
 def mirror_block(block: nn.Module, *, given: Shape, latent: Shape, behind: Shape) -> nn.Module:
-    """A block's twin network: from the message behind it ([R, *behind]) to the one in front of it ([R, *latent]).
+    """A block's twin: from the message behind it ([R, *behind]) to the one in front of it ([R, *latent]).
 
     given: the block's own input shape for one sample; the message in front lives on `latent` (the same, or a readout's).
     """

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any, cast
 
 import torch
 import torch.nn as nn
@@ -14,11 +15,11 @@ from blocklocal.models.base import check_input
 from blocklocal.objectives import mixing
 from blocklocal.optim import Optimizer, sgd
 from blocklocal.rules import RULES
-from blocklocal.rules.base import Batch, local_step, neighbour_step, target_messages
+from blocklocal.rules.base import Batch, StepFunction, local_step, neighbour_step, target_messages
 from blocklocal.settings import Learning
 from blocklocal.splitting import Split, split
 from blocklocal.targets import Classes, Labels
-from blocklocal.unit import Moment
+from blocklocal.unit import BlockUnit, Moment
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class BlockLocal(nn.Module):
         optimizer: Optimizer | None = None,
         example: Tensor | None = None,
         seed: int = 0,
-        **settings: object,
+        **settings: Any,
     ):
         super().__init__()
         if (classes is None) == (labels is None):
@@ -75,9 +76,10 @@ class BlockLocal(nn.Module):
         self.split = blocks if isinstance(blocks, Split) else split(blocks, example=example)
         self.targets = Classes(classes) if classes is not None else Labels(labels or 0)
         self.learning = _learning(learning, settings)
+        self._rows: Tensor
         self.rule = RULES.get(self.learning.rule)
         self.seed, self.epoch, self.steps = seed, 0, 0
-        self.units = nn.ModuleList()
+        self._units = nn.ModuleList()
         self._recipe = (optimizer or sgd(), "constant", 1)
         self._autocast: torch.dtype | None = None
         shape = getattr(self.split.model, "input_shape", None)
@@ -88,15 +90,20 @@ class BlockLocal(nn.Module):
         else:
             self._waiting = nn.ModuleList(self.split.blocks)  # so that .to(device) reaches them before the first batch
 
+    @property
+    def units(self) -> list[BlockUnit]:
+        """The block units, first to last; empty before shapes are known."""
+        return cast(list[BlockUnit], list(self._units))
+
     # --- set-up
 
     def materialize(self, example: Tensor) -> None:
         """Make twins, readouts and optimisers from the shapes of one batch [B, …]; done once."""
-        if len(self.units):
+        if self.units:
             return
         check_input(self.split.model, example)
-        units = build_units(self.split.blocks, example.detach()[:2], self.targets, self.learning, self.seed)
-        self.units = nn.ModuleList(units)
+        units = build_units(self.split, example.detach()[:2], self.targets, self.learning, self.seed)
+        self._units = nn.ModuleList(units)
         self._modules.pop("_waiting", None)
         self.register_buffer("_rows", torch.eye(self.targets.rows, device=example.device), persistent=False)
         self.configure(*self._recipe)
@@ -117,7 +124,7 @@ class BlockLocal(nn.Module):
     # --- learning
 
     def step(self, x: Tensor, y: Tensor) -> list[LocalResult | None]:
-        """One training step on a batch: every block takes its local loss and updates itself. x [B, …], y [B] (or [B, T], [B, L]).
+        """One training step: every block takes its local loss and updates itself. x [B, …], y [B] (or [B, T], [B, L]).
 
         Returns one result per unit (None for a block without a loss of its own), detached.
         """
@@ -127,11 +134,11 @@ class BlockLocal(nn.Module):
         m = mixing(self.learning.tau, self.epoch)
         batch = Batch(x, y, self._rows, Moment(self.seed, self.steps, m))
         self.train()
-        results = self._step_function()(list(self.units), batch)
+        results = self._step_function()(self.units, batch)
         self.steps += 1
         return results
 
-    def _step_function(self):
+    def _step_function(self) -> StepFunction:
         reaches = self.rule.step is local_step and self.rule.local and self.rule.objective is not None
         return neighbour_step if self.learning.scope == "neighbour" and reaches else self.rule.step
 
@@ -149,7 +156,7 @@ class BlockLocal(nn.Module):
         """Every block's own logits for a batch, None where a block cannot predict. Modes are left as they are."""
         self.materialize(x)
         logits: list[Tensor | None] = []
-        for unit, message in zip(self.units, target_messages(list(self.units), self._rows), strict=True):
+        for unit, message in zip(self.units, target_messages(self.units, self._rows), strict=True):
             x = unit(x)
             logits.append(unit.local.scores(x, message) if unit.local is not None and unit.local.predicts else None)
         return logits
@@ -167,17 +174,17 @@ class BlockLocal(nn.Module):
     # --- the rest
 
     def to_plain(self) -> nn.Module:
-        """The user's module again with the trained weights and its own state_dict names; twins and readouts stay behind."""
+        """The user's module again, trained, with its own state_dict names; twins and readouts stay behind."""
         return self.split.to_plain()
 
     def message_sizes(self) -> list[float | None]:
         """Mean |b| of every block's backward message; None where there is none."""
         with torch.no_grad():
-            messages = target_messages(list(self.units), self._rows)
+            messages = target_messages(self.units, self._rows)
         return [None if b is None else b.abs().mean().item() for b in messages]
 
 
-def _learning(learning: Learning | None, settings: Mapping[str, object]) -> Learning:
+def _learning(learning: Learning | None, settings: Mapping[str, Any]) -> Learning:
     known = {field.name for field in fields(Learning)}
     for name in settings:
         if name not in known:

@@ -12,7 +12,7 @@ from blocklocal.layout import to_positions, units_of
 
 
 def readout(shape: torch.Size, layers: int) -> nn.Module:
-    """h_k: `layers` layers of the activation's own width between a_k and the latent; its last values are before the ReLU.
+    """h_k: `layers` layers, as wide as the activation, between a_k and the latent; it ends before its last ReLU.
 
     Maps: 3×3 convolutions, the first of stride 2, with BatchNorm; flat latents: dense layers with BatchNorm;
     sequences: dense layers with LayerNorm. The family's mean supplies the last nonlinearity.

@@ -33,7 +33,9 @@ class Classes:
     def check(self, target: Tensor) -> None:
         """Refuse targets that are not class numbers: wrong type, or outside 0 … count - 1."""
         if target.dtype not in (torch.int64, torch.int32, torch.uint8, torch.int16, torch.int8):
-            raise InputError(f"class targets must be whole numbers (int64), not {target.dtype}; for labels use labels=.")
+            raise InputError(
+                f"class targets must be whole numbers (int64), not {target.dtype}; for labels use labels=."
+            )
         outside = ((target < 0) | (target >= self.count)) & (target != MISSING)
         if outside.any():
             worst = target[outside][0].item()
@@ -49,7 +51,7 @@ class Classes:
         return total / (wanted != MISSING).sum().clamp(min=1)
 
     def pick(self, table: Tensor, target: Tensor) -> Tensor:
-        """Each sample's own message, table [C, P, …] → [B, P, …], or [B, T, …] for targets [B, T]; 0 where it is missing."""
+        """Each sample's own message, table [C, P, …] → [B, P, …] ([B, T, …] for targets [B, T]); 0 where missing."""
         there = (target != MISSING).to(table.dtype)
         chosen = table[target.clamp(min=0)] * there.view(*target.shape, *(1 for _ in table.shape[1:]))
         return chosen.squeeze(2) if target.dim() == 2 else chosen
@@ -105,7 +107,7 @@ class Labels:
         return (each * there).sum() / there.sum().clamp(min=1)
 
     def pick(self, table: Tensor, target: Tensor) -> Tensor:
-        """The sum of the rows of a sample's labels (messages multiply, natural parameters add): table [2L, …] → [B, …]."""
+        """The sum over a sample's labels (messages multiply, natural parameters add): table [2L, …] → [B, …]."""
         return torch.einsum("br,r...->b...", self.one_hot(target).to(table.dtype), table)
 
     def one_hot(self, target: Tensor) -> Tensor:

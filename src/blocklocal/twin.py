@@ -72,7 +72,7 @@ def chain_twins(plan: Plan) -> list[Twin]:
 
 
 def mirrored_twins(plan: Plan) -> list[Twin]:
-    """Block k + 1 reversed maps the message behind it to the message in front of it; the last one starts at the target."""
+    """Block k + 1 reversed maps the message behind it to the one in front of it; the last starts at the target."""
     twins = []
     for k, latent in enumerate(plan.latents):
         behind = plan.latents[k + 1][1:] if k + 1 < len(plan.latents) else torch.Size([plan.rows])

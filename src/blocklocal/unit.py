@@ -11,6 +11,7 @@ the same units into K processes.
     update()                     clip, optimiser step, schedule step
 """
 
+from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -46,12 +47,26 @@ class Moment:
     mix: float = 1.0
 
 
+class Around(nn.Module, ABC):
+    """What a rule puts around a block while it learns (feedback alignment's fixed weights)."""
+
+    @abstractmethod
+    def context(self, block: nn.Module) -> AbstractContextManager: ...
+
+
 class BlockUnit(nn.Module):
     """Forward block, local loss (twin, readout, family, objective) and optimiser of block `index`.
 
     trains: False for a frozen block: it runs forward in training mode (BatchNorm statistics follow the data) and
     never changes its parameters. around: a module whose `context(block)` training runs in (feedback alignment).
     """
+
+    local: HiddenLoss | OutputLoss | None
+    around: Around | None
+    autocast: torch.dtype | None = None
+    optimizer: torch.optim.Optimizer | None = None
+    schedule: LRScheduler | None = None
+    clip: float | None = None
 
     def __init__(
         self,
@@ -60,16 +75,12 @@ class BlockUnit(nn.Module):
         *,
         index: int,
         trains: bool = True,
-        around: nn.Module | None = None,
+        around: Around | None = None,
     ):
         super().__init__()
         self.block, self.local = block, local
         self.index, self.trains = index, trains
         self.around = around
-        self.autocast: torch.dtype | None = None
-        self.optimizer: torch.optim.Optimizer | None = None
-        self.schedule: LRScheduler | None = None
-        self.clip: float | None = None
 
     # --- set-up
 
@@ -113,7 +124,11 @@ class BlockUnit(nn.Module):
         source = a.detach()
         if reach_back:
             source.requires_grad_()
-        with torch.set_grad_enabled(self.trains), seeded("block", moment.seed, self.index, moment.step), self._context():
+        with (
+            torch.set_grad_enabled(self.trains),
+            seeded("block", moment.seed, self.index, moment.step),
+            self._context(),
+        ):
             output = self(source)
             if self.local is None or not self.local.learns:
                 return Pending(output, source, None)
@@ -155,5 +170,3 @@ class BlockUnit(nn.Module):
         if self.autocast is None:
             return nullcontext()
         return torch.autocast(a.device.type, dtype=self.autocast)
-
-

@@ -108,7 +108,11 @@ def report(arguments: list[str]) -> None:
         raise InputError("report needs at least one run folder.")
     runs = [folder for folder in given.folders if not (folder / "compare.json").exists()]
     for folder in given.folders:
-        path = write_report(folder, beside=[r for r in runs if r != folder]) if folder in runs else write_comparison(folder)
+        path = (
+            write_report(folder, beside=[r for r in runs if r != folder])
+            if folder in runs
+            else write_comparison(folder)
+        )
         print(path)
 
 

@@ -20,7 +20,12 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
 
 
 def usage() -> str:
-    lines = [f"blocklocal {__version__}: train networks as blocks that learn by themselves.", "", "usage: blocklocal COMMAND …", ""]
+    lines = [
+        f"blocklocal {__version__}: train networks as blocks that learn by themselves.",
+        "",
+        "usage: blocklocal COMMAND …",
+        "",
+    ]
     lines += [f"  {name:10} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
     return "\n".join([*lines, "", "blocklocal COMMAND --help lists every setting of a command."])
 
@@ -48,8 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
         where = f" ({error.filename})" if error.filename else ""
-        remedy = "Free some space (or choose another --output)" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Choose another --output"
-        return _say(f"cannot write: {error.strerror}{where}. {remedy}; a run goes on from its last checkpoint with --resume.", 1)
+        remedy = (
+            "Free some space (or choose another --output)"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT)
+            else "Choose another --output"
+        )
+        return _say(
+            f"cannot write: {error.strerror}{where}. {remedy}; a run goes on from its last checkpoint with --resume.", 1
+        )
     return 0
 
 

@@ -7,7 +7,7 @@ Shapes: ``[...]`` is one number per latent unit. Vector families keep the natura
 dimension of size P (``event_dims = 1``), scalar families have no such dimension (``event_dims = 0``).
 
 Accuracy: the figures in the docstrings are relative errors in float32, measured against mpmath for natural parameters
-and messages up to ±1e4. Results below 1e-36, near the smallest normal number, are exact to an absolute 1e-37 only.
+and messages up to ±1e4, beside an absolute error of 1e-37, some smallest normal numbers.
 """
 
 import dataclasses

@@ -79,7 +79,8 @@ class _Divergence(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor]:
+        (grad,) = grad_outputs
         gamma, phi = ctx.saved_tensors
         mean = torch.sigmoid(gamma)
         weight = grad * mean * torch.sigmoid(-gamma)

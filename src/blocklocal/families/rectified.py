@@ -97,8 +97,9 @@ class Rectified(Family):
         x = phi.double() / self._scale
         if bool((x < SAMPLED_FROM).any()):
             raise InputError(f"rectified units are sampled for φ ≥ {SAMPLED_FROM * self._scale:g}, not {phi.min():g}.")
+        survival = 0.5 * torch.erfc(-math.sqrt(0.5) * x)  # not ndtr, which is 0 below -8 standard deviations
         uniform = 1 - torch.rand(phi.shape, generator=generator, dtype=torch.float64, device=phi.device)
-        z = x - torch.special.ndtri(uniform * torch.special.ndtr(x))
+        z = x - torch.special.ndtri(uniform * survival)
         return (self._scale * z.clamp(min=0)).to(phi.dtype)
 
     def log_base(self, z: Tensor) -> Tensor:

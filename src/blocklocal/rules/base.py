@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn as nn
 from torch import Tensor
 
 from blocklocal.local import LocalResult
 from blocklocal.registry import Registry
-from blocklocal.unit import BlockUnit, Moment, Pending
+from blocklocal.unit import Around, BlockUnit, Moment, Pending
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Rule:
     fixed_twin: bool = False
     parts: bool = True
     trains: Callable[[int, int], bool] = every_block
-    around: Callable | None = None
+    around: Callable[[nn.Module], Around] | None = None
 
 
 RULES: Registry[Rule] = Registry("rule")
@@ -93,7 +94,7 @@ def local_step(units: Sequence[BlockUnit], batch: Batch) -> list[LocalResult | N
 def neighbour_step(units: Sequence[BlockUnit], batch: Batch) -> list[LocalResult | None]:
     """As `local_step`, but the loss of block k + 1 also sends its gradient one block back, and never further.
 
-    So a block updates when its neighbour has taken its loss; two blocks' graphs are alive at a time (paper §4.1, CIFAR-10).
+    So a block updates when its neighbour has taken its loss; two blocks' graphs are alive at a time (paper §4.1).
     """
     messages = target_messages(units, batch.rows)
     results, a = [], batch.x

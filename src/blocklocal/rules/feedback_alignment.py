@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from blocklocal.rules.base import RULES, Rule, local_step
+from blocklocal.unit import Around
 
 
 class _Linear(torch.autograd.Function):
@@ -26,7 +27,7 @@ class _Linear(torch.autograd.Function):
         return F.linear(x, weight, bias)
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx, gradient):  # pyrefly: ignore
         x, feedback = ctx.saved_tensors
         g, flat = gradient.flatten(0, -2), x.flatten(0, -2)
         return gradient @ feedback, g.T @ flat, g.sum(0) if ctx.has_bias else None, None
@@ -42,7 +43,7 @@ class _Conv2d(torch.autograd.Function):
         return F.conv2d(x, weight, bias, **options)
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx, gradient):  # pyrefly: ignore
         x, feedback = ctx.saved_tensors
         to_input = torch.nn.grad.conv2d_input(x.shape, feedback, gradient, **ctx.options)
         to_weight = torch.nn.grad.conv2d_weight(x, feedback.shape, gradient, **ctx.options)
@@ -56,13 +57,13 @@ class FeedbackWeights(TorchFunctionMode):
         super().__init__()
         self.feedback = feedback
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
+    def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if function is F.linear:
+        if func is F.linear:
             return self._linear(*args, **kwargs)
-        if function is torch.conv2d:
+        if func is torch.conv2d:
             return self._conv2d(*args, **kwargs)
-        return function(*args, **kwargs)
+        return func(*args, **kwargs)
 
     def _linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         known = self.feedback.get(id(weight))
@@ -80,17 +81,17 @@ class FeedbackWeights(TorchFunctionMode):
         return _Conv2d.apply(*_autocast(x, weight, bias, known), options)
 
 
-def _autocast(*tensors: Tensor | None) -> list[Tensor | None]:
+def _autocast(x: Tensor, *others: Tensor | None) -> list[Tensor | None]:
     """Autocast does not reach into a custom function's backward pass, so its cast is made here."""
-    device = tensors[0].device.type
+    device = x.device.type
     if not torch.is_autocast_enabled(device):
-        return list(tensors)
+        return [x, *others]
     dtype = torch.get_autocast_dtype(device)
-    return [None if t is None else t.to(dtype) for t in tensors]
+    return [None if t is None else t.to(dtype) for t in (x, *others)]
 
 
-class FeedbackLayers(nn.Module):
-    """One fixed feedback weight per layer of a block, Kaiming-uniform (He et al. 2015), as buffers named after the layers.
+class FeedbackLayers(Around):
+    """One fixed feedback weight per layer, Kaiming-uniform (He et al. 2015), as buffers named after the layers.
 
     The paper sets the bias of the feedback kernels to one; a constant has no derivative, so it changes no gradient and
     is not stored.
@@ -103,7 +104,7 @@ class FeedbackLayers(nn.Module):
             self.register_buffer(name, nn.init.kaiming_uniform_(weight, nonlinearity="relu"))
 
     def context(self, block: nn.Module) -> FeedbackWeights:
-        """The context in which `block` learns by these weights; made anew for each use, so that `.to(device)` is followed."""
+        """The context in which `block` learns by these weights; made anew each time, it follows `.to(device)`."""
         return FeedbackWeights({id(layer.weight): getattr(self, name) for name, layer in _layers(block)})
 
 

@@ -36,7 +36,8 @@ class Facts:
 
     @classmethod
     def load(cls, saved: dict[str, Any]) -> "Facts":
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in saved.items()})
+        values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in saved.items()}
+        return cls(**values)
 
     def flat(self) -> dict[str, Any]:
         return asdict(self)
@@ -90,7 +91,7 @@ def build_network(config: Config, facts: Facts, device: torch.device) -> BlockLo
     network = BlockLocal(cut, classes=len(facts.classes), learning=config.learning, example=example, seed=machine.seed)
     network.to(device)
     if machine.channels_last:
-        network.to(memory_format=torch.channels_last)
+        network.to(memory_format=torch.channels_last)  # pyrefly: ignore
     bf16 = machine.precision == "bfloat16" or (machine.precision == "auto" and device.type == "cuda")
     network.autocast(torch.bfloat16 if bf16 else None)
     return network

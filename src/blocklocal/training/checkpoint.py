@@ -55,7 +55,9 @@ def save_checkpoint(folder: Path, network: BlockLocal, state: dict) -> Path:
 
 
 def _save_unit(folder: Path, k: int, unit: BlockUnit) -> None:
-    tensors = {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in unit.state_dict().items()}
+    tensors = {
+        name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in unit.state_dict().items()
+    }
     save_file(tensors, folder / f"block-{k}.safetensors")
     learner = {
         "optimizer": unit.optimizer.state_dict() if unit.optimizer else None,
@@ -139,7 +141,7 @@ def _check_same(path: Path, saved: list[dict], present: list[dict]) -> None:
         for name in sorted({*old, *new}):
             if old.get(name) != new.get(name):
                 raise InputError(
-                    f"{path} is of another architecture: block {k + 1}, {name!r} is {old.get(name, 'absent')} in the checkpoint "
+                    f"{path} is of another architecture: block {k + 1}, {name!r} is {old.get(name, 'absent')} there "
                     f"and {new.get(name, 'absent')} in the network. Use the run's own config.json."
                 )
 

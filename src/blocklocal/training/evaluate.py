@@ -37,7 +37,9 @@ def evaluate(network: BlockLocal, batches: Iterable[tuple[Tensor, Tensor]]) -> E
         for k, each in enumerate(scores):
             if each is not None:
                 counts.setdefault(k, []).append(torch.stack(network.targets.correct(each, y)))
-        logits.append(scores[-1].float().cpu())
+        output = scores[-1]
+        assert output is not None  # the output block always predicts
+        logits.append(output.float().cpu())
         wanted.append(y.cpu())
     network.train(mode)
     if not wanted:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from blocklocal.data import Batches
 from blocklocal.errors import InputError, check_positive, unknown
 from blocklocal.network import BlockLocal
 from blocklocal.optim import SCHEDULES, Optimizer, sgd
@@ -14,6 +15,16 @@ from blocklocal.training.evaluate import evaluate
 from blocklocal.training.tally import Tally
 
 Record = dict[str, Any]
+
+
+class Loader(Protocol):
+    """(x, y) batches with a length."""
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
+
+    def __len__(self) -> int: ...
+
+
 CHECK_EVERY = 20  # steps between two looks at the losses on CUDA, where a look waits for the device; on CPU every step
 
 
@@ -35,8 +46,8 @@ class Trainer:
         trainer = Trainer(network, optimizer=sgd(lr=0.1), epochs=10)
         records = trainer.fit(train_loader, validation_loader)
 
-    Loaders give (x, y) batches and have a length: a `torch.utils.data.DataLoader`, `Batches`, or a list. With `Batches`,
-    whose order depends on seed and epoch alone, `state()` and `restore()` continue in mid-epoch bit for bit.
+    Loaders give (x, y) batches and have a length: a `torch.utils.data.DataLoader`, `Batches`, or a list. With
+    `Batches`, whose order depends on seed and epoch alone, `state()` and `restore()` continue in mid-epoch bit for bit.
 
     schedule: one-cycle, cosine or constant, per training step. should_stop is asked after every step. Raises
     InputError for unknown or impossible settings, NotFinite when a loss is, Stopped when should_stop said so.
@@ -70,9 +81,7 @@ class Trainer:
         """Training steps taken so far."""
         return self.network.steps
 
-    def fit(
-        self, train: Iterable[tuple[Tensor, Tensor]], validation: Iterable[tuple[Tensor, Tensor]] | None = None
-    ) -> list[Record]:
+    def fit(self, train: Loader, validation: Iterable[tuple[Tensor, Tensor]] | None = None) -> list[Record]:
         """Train to the last epoch; returns one record per epoch (the metrics of a run, see `docs/runs.md`)."""
         self.prepare(train)
         for epoch in range(self.epoch, self.epochs):
@@ -85,13 +94,15 @@ class Trainer:
                 observer.on_epoch(self, record)
         return self.records
 
-    def prepare(self, train: Iterable[tuple[Tensor, Tensor]]) -> None:
+    def prepare(self, train: Loader) -> None:
         """Make what needs the shapes of a batch or the number of steps; `fit` does it, unless it is done already."""
         if self._prepared:
             return
         if not hasattr(train, "__len__") or len(train) == 0:
-            raise InputError("the training loader needs a length of at least one batch: give a list, Batches or a DataLoader.")
-        if not len(self.network.units):
+            raise InputError(
+                "the training loader needs a length of at least one batch: give a list, Batches or a DataLoader."
+            )
+        if not self.network.units:
             self.network.materialize(self._to_device(next(iter(train))[0]))
         self.network.configure(self.optimizer, self.schedule, self.epochs * len(train))
         self._prepared = True
@@ -117,7 +128,7 @@ class Trainer:
 
     # --- one epoch
 
-    def _run_epoch(self, train: Iterable[tuple[Tensor, Tensor]]) -> Record:
+    def _run_epoch(self, train: Loader) -> Record:
         tally = self.tally = self.tally or Tally(len(self.network.units), self.network.targets)
         lr, started, before, images = self._lr(), time.perf_counter(), self.seconds, self.images
         for x, y in _batches(train, self.epoch, self.step_in_epoch):
@@ -125,7 +136,7 @@ class Trainer:
             tally.add(self.step + 1, self.network.step(x, y), y)
             self.step_in_epoch += 1
             self.images += len(x)
-            self._look(tally, last=self.step_in_epoch == len(train))  # type: ignore[arg-type]
+            self._look(tally, last=self.step_in_epoch == len(train))
             self.seconds = before + time.perf_counter() - started
             if self.should_stop():
                 raise Stopped
@@ -168,9 +179,9 @@ class Trainer:
         return t.to(self._device(), non_blocking=True)
 
 
-def _batches(train: Iterable, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(train: Loader, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches of an epoch from position `start`: by name from `Batches`, by skipping from any other loader."""
-    if hasattr(train, "epoch"):
+    if isinstance(train, Batches):
         yield from train.epoch(epoch, start)
         return
     for position, batch in enumerate(train):

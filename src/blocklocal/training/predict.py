@@ -36,7 +36,7 @@ def said(prediction: Prediction, i: int, facts: Facts) -> str:
 
 
 def open_pixels(path: Path, facts: Facts, resize: bool) -> Tensor:
-    """uint8 [C, H, W] of an image file, in the model's colours; InputError where it cannot be read or has another size."""
+    """uint8 [C, H, W] of an image file in the model's colours; InputError if it is unreadable or of another size."""
     from PIL import Image, UnidentifiedImageError
 
     try:

@@ -47,7 +47,9 @@ def start_run(config: Config, output: Path, *, quiet: bool = False, data: ImageS
     data: an image set loaded before, for several runs on the same one.
     """
     if output.exists():
-        raise InputError(f"{output} exists already and is not overwritten: choose another --output, or --resume {output}.")
+        raise InputError(
+            f"{output} exists already and is not overwritten: choose another --output, or --resume {output}."
+        )
     session = open_session(config, data)
     output.mkdir(parents=True)
     config.save(output / "config.json")
@@ -98,7 +100,9 @@ def open_session(config: Config, data: ImageSet | None = None) -> Session:
     return Session(config, data, facts, build_network(config, facts, device), device, threads)
 
 
-def load_network(folder: Path, checkpoint: str | None = None, device: str | None = None) -> tuple[Config, Facts, BlockLocal]:
+def load_network(
+    folder: Path, checkpoint: str | None = None, device: str | None = None
+) -> tuple[Config, Facts, BlockLocal]:
     """A run's trained network, without its data set."""
     config = load_config(folder)
     try:
@@ -167,8 +171,12 @@ def _finish(session: Session, folder: Path, trainer: Trainer) -> dict[str, Any]:
         return evaluate(session.network, evaluation_batches(config, images, session.facts, session.device))
 
     test = on(data.test)
-    train = on(data.train.subset(slice(0, len(data.test))))  # as many images as the test split has: enough to see overfitting
-    examples = choose_examples(session.network, data, lambda pixels: normalise(pixels.to(session.device), session.facts))
+    train = on(
+        data.train.subset(slice(0, len(data.test)))
+    )  # as many images as the test split has: enough to see overfitting
+    examples = choose_examples(
+        session.network, data, lambda pixels: normalise(pixels.to(session.device), session.facts)
+    )
     (folder / "examples.json").write_text(json.dumps(examples))
     summary = summarise(session, trainer, test, train)
     summary["evaluation_seconds"] = time.perf_counter() - started
@@ -189,7 +197,9 @@ def summarise(session: Session, trainer: Trainer, test: Evaluation, train: Evalu
         "rule": config.learning.rule,
         "objective": None if network.rule.whole else learns,
         "family": config.learning.family if local else None,
-        "scope": config.learning.scope if network.rule.local and network.rule.parts and not network.rule.whole else None,
+        "scope": config.learning.scope
+        if network.rule.local and network.rule.parts and not network.rule.whole
+        else None,
         "readout": config.learning.readout if local and network.rule.parts else None,
         "reconstruction": config.learning.reconstruction if local and network.rule.parts else None,
         "model": config.model.model,

@@ -1,6 +1,7 @@
 """Running sums of what the blocks report, kept on the device so that no training step waits for it."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,7 +44,7 @@ class Tally:
         self.sums[name] = self.sums[name] + value if name in self.sums else value
 
     def check(self) -> list[float]:
-        """The latest losses per block. Raises NotFinite, with block and step, if any since the last check is not finite."""
+        """The latest losses per block. Raises NotFinite (with block and step) if one since the last check is not."""
         unchecked, self._unchecked = self._unchecked, []
         values = torch.stack([losses for _, losses in unchecked]).tolist()
         for (step, _), losses in zip(unchecked, values, strict=True):
@@ -57,7 +58,7 @@ class Tally:
 
     def record(self) -> dict[str, list]:
         """Means over the epoch so far: loss, train_top1 in percent (None without a prediction) and parts, per block."""
-        sums = {name: torch.as_tensor(value).tolist() for name, value in self.sums.items()}
+        sums: dict[str, Any] = {name: torch.as_tensor(value).tolist() for name, value in self.sums.items()}
         parts: list[dict[str, float]] = [{} for _ in range(self.blocks)]
         top1: list[float | None] = [None] * self.blocks
         for name, value in sums.items():
