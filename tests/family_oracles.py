@@ -101,6 +101,8 @@ def grid(fam: Family) -> tuple[torch.Tensor, torch.Tensor]:
     value = torch.where(draw[0] < 0.5, -1, 1) * 10 ** (10 * draw[1] - 6)
     if fam.name == "gaussian-variance":
         value[..., 1] = -(10 ** (8 * draw[1, ..., 1] - 4))
+    else:
+        value[1, ::4] = 3 * draw[0, 1, ::4] - value[0, ::4]  # messages that overturn the order of the classes
     return value[0], value[1]
 
 

@@ -1,7 +1,8 @@
-"""One battery over every registered family. Oracles: autograd of A, the Bregman form, 60 digits, quadrature, sampling."""
+"""One battery over every registered family. Oracles: autograd of A, Bregman form, 60 digits, quadrature, sampling."""
 
 import math
 
+import mpmath
 import pytest
 import torch
 from family_oracles import (
@@ -135,6 +136,21 @@ def test_float32_kl_is_accurate_and_has_finite_gradients_up_to_1e4(fam):
     fits = torch.tensor([e < 3e38 for e in expected])  # a Poisson divergence can leave the float range
     assert all(g.isfinite().all() for g in torch.autograd.grad(got[fits].sum(), (gamma, phi)))
     assert worst_error(got, expected, expected) < RELATIVE
+
+
+@every_family
+def test_float32_mean_and_variance_are_accurate_up_to_1e4(fam):
+    phi = grid(fam)[0].unique(dim=0)
+    if fam == family("rectified"):
+        phi = phi[phi != 0]  # the kink, where A'' does not exist
+    _, mean = ORACLES[fam.name](fam)
+    expected = [[float(m) for m in mean(f)] for f in exact(phi)]
+    torch.testing.assert_close(
+        fam.mean(phi).double().reshape(len(phi), -1), torch.tensor(expected).double(), rtol=RELATIVE, atol=1e-37
+    )
+    if fam.event_dims == 0:
+        slopes = [float(mpmath.diff(lambda x: mean([x])[0], f[0])) for f in exact(phi)]
+        torch.testing.assert_close(fam.variance(phi).double(), torch.tensor(slopes).double(), rtol=RELATIVE, atol=1e-37)
 
 
 @every_density

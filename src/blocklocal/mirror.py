@@ -139,7 +139,7 @@ def _walk(layers: nn.Sequential, given: Shape) -> list[tuple[nn.Module, tuple[Sh
 def mirror_block(block: nn.Module, *, given: Shape, latent: Shape, behind: Shape) -> nn.Module:
     """A block's twin: from the message behind it ([R, *behind]) to the one in front of it ([R, *latent]).
 
-    given: the block's own input shape for one sample; the message in front lives on `latent` (the same, or a readout's).
+    given: the block's own input shape for one sample; the message in front lives on `latent`, the same or a readout's.
     """
     chain = nn.Sequential(block)
     out = _walk(chain, given)[0][1][1]

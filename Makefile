@@ -1,0 +1,35 @@
+# The two commands of the README. Both set up what they need in .venv and work on a fresh clone.
+PYTHON ?= python3
+PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check
+QUICKSTART_SEEDS ?= 0 1 2
+
+.PHONY: train test lint slow clean
+
+## train: block-local, backprop and the frozen control on the embedded digits, into runs/quickstart
+train: .venv/.package
+	.venv/bin/blocklocal compare --recipe quickstart --seeds $(QUICKSTART_SEEDS) --output runs/quickstart --replace
+
+## test: lint, types, tests and the documentation's examples
+test: .venv/.tools lint
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadgroup
+
+lint: .venv/.tools
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/pyrefly check
+
+## slow: the tests that take minutes
+slow: .venv/.tools
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 -m slow
+
+.venv/.package: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(PIP) --editable .
+	touch $@
+
+.venv/.tools: .venv/.package pyproject.toml
+	$(PIP) --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv
