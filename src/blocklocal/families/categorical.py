@@ -8,7 +8,7 @@ from torch import Tensor
 
 from blocklocal.errors import InputError
 from blocklocal.families.base import Family, register
-from blocklocal.families.numerics import difference, exp_remainder, exp_step
+from blocklocal.families.numerics import difference, exp_remainder
 
 FAR = 4.0  # from this log ratio on, e^c - 1 - c is a plain difference
 LOG1P_LIMIT = 1.0  # above this size of a weighted exponential, and below -SMALLEST, log1p gives way to logsumexp
@@ -51,12 +51,13 @@ class Categorical(Family):
         """log Σ μ_i e^{b_i}. Error below 1e-6 of Σ μ_i |b_i| or of the result, whichever is larger."""
         high, lost = difference(phi, phi.amax(-1, keepdim=True).detach())
         before = torch.logsumexp(high, -1, keepdim=True)
-        log_p = high - before
-        b = torch.where(b > 1, b + lost, b)  # a large message can lift a class to where the lost digits count
-        moved = log_p + b
-        u = exp_step(log_p, torch.minimum(b, LOG1P_LIMIT - log_p.detach())).sum(-1)
+        lifted = (high + b) + lost  # a large message can lift a class to where the lost digits count
+        moved = lifted - before
+        up = -torch.exp(moved.clamp(max=LOG1P_LIMIT)) * torch.expm1(-b.clamp(min=0))
+        down = torch.exp(high - before) * torch.expm1(b.clamp(max=0))
+        u = torch.where(b > 0, up, down).sum(-1)  # Σ μ_i (e^{b_i} - 1), no term with a cancelling difference
         near = (u > -SMALLEST) & (moved.amax(-1) < LOG1P_LIMIT)
-        far = torch.logsumexp(high + b, -1) - before.squeeze(-1)
+        far = torch.logsumexp(lifted, -1) - before.squeeze(-1)
         return torch.where(near, torch.log1p(u.clamp(min=-SMALLEST)), far)
 
     def kl(self, gamma: Tensor, phi: Tensor) -> Tensor:

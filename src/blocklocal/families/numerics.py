@@ -35,13 +35,6 @@ def log_ratio(x: Tensor, ratio: Tensor) -> Tensor:
     return torch.where(near, torch.log1p(x.clamp(min=-SERIES)), torch.log(torch.where(near, 1, ratio)))
 
 
-def exp_step(phi: Tensor, b: Tensor) -> Tensor:
-    """e^(φ+b) - e^φ without cancellation, and without overflow where the result is finite."""
-    up = -torch.exp(phi + b.clamp(min=0)) * torch.expm1(-b.clamp(min=0))
-    down = torch.exp(phi) * torch.expm1(b.clamp(max=0))
-    return torch.where(b > 0, up, down)
-
-
 def difference(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """a - b, and what its rounding lost (Knuth's TwoSum; a constant for autograd)."""
     rounded = a - b
