@@ -37,6 +37,7 @@ def fashion_mlp() -> Config:
         optimizer="adam",
         lr=1e-3,
         weight_decay=0.0,
+        readout=1,
     )
 
 

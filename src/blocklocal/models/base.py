@@ -15,6 +15,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from blocklocal.errors import InputError, check_positive, unknown
+from blocklocal.models.file import build_from_file, is_reference
 from blocklocal.registry import Registry
 
 Shape = tuple[int, int, int]
@@ -37,7 +38,7 @@ def build_model(
     """Build a registered model.
 
     Args:
-        name: one of `MODELS.names()`.
+        name: one of `MODELS.names()`, or a function of the user's own, `path/to/file.py:function`.
         classes: number of logits, [B, classes].
         channels, image_size: the input is [B, channels, image_size[0], image_size[1]], in pixels.
         width: units or channels of the first layer; None takes the model's usual width.
@@ -45,10 +46,13 @@ def build_model(
 
     Raises InputError for an unknown name or option, and for sizes the model cannot take.
     """
-    builder = MODELS.get(name)
     check_positive("classes", classes, integer=True)
     check_positive("channels", channels, integer=True)
     height, image_width = check_image_size(image_size)
+    if is_reference(name):
+        common = {"classes": classes, "channels": channels, "image_size": (height, image_width)}
+        return build_from_file(name, **common, **({} if width is None else {"width": width}), **options)
+    builder = MODELS.get(name)
     known = _options(builder)
     for option in options:
         if option not in known:
