@@ -186,7 +186,7 @@ def test_vgg8b_drops_units_only_in_training():
     [
         ("resnet8", {}, "Did you mean"),
         ("resnet18", {"image_size": (16, 16), "stem": "large"}, "stem='small'"),
-        ("resnet18", {"image_size": (4, 4)}, "at least 8x8"),
+        ("resnet18", {"image_size": (4, 4)}, "at least 5x5"),
         ("resnet18", {"stem": "smal"}, "Did you mean 'small'"),
         ("resnet18", {"depths": (1, 1)}, "unknown option"),
         ("resnet20", {"stem": "large"}, "unknown option"),

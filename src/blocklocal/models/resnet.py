@@ -143,7 +143,8 @@ def _build(
     depths: Sequence[int],
 ) -> nn.Module:
     check_choice("stem", stem, ("small", "large"))
-    smallest = 2 ** (len(depths) - 1) * (4 if stem == "large" else 1)
+    halvings = len(depths) - 1 + (2 if stem == "large" else 0)
+    smallest = 2 ** (halvings - 1) + 1  # halving rounds up: one pixel is left after the last, not before
     small_advice = "enlarge the images, or take a model that shrinks them less, such as 'mlp'."
     check_smallest(name, input_shape, smallest, small_advice if stem == "small" else "use stem='small'.")
     return ResNet(classes, input_shape, unit, depths, width, stem, shortcut="projection")
