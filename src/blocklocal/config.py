@@ -2,16 +2,24 @@
 
 import dataclasses
 import json
+import math
+import types
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from blocklocal.errors import InputError, check_positive, unknown
+from blocklocal.files import write_text
 from blocklocal.optim import SCHEDULES, Optimizer
 from blocklocal.settings import Learning
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 BALANCES = ("count", "time", "flops", "bytes")
+
+
+def _check_seed(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise InputError(f"{name} must be a whole number of at least 0, not {value!r}.")
 
 
 @dataclass(frozen=True)
@@ -39,8 +47,11 @@ class Data:
 
     def __post_init__(self) -> None:
         check_positive("batch_size", self.batch_size, integer=True)
-        if self.validation < 0:
-            raise InputError(f"validation must be 0 or more, not {self.validation}.")
+        if not 0 <= self.validation < math.inf or (self.validation >= 1 and self.validation % 1):
+            raise InputError(
+                f"validation must be a fraction from 0 to below 1 or a whole number of images, not {self.validation}."
+            )
+        _check_seed("split_seed", self.split_seed)
         if not self.data:
             raise InputError("data must be 'digits', a folder or a hub name, not an empty string.")
 
@@ -55,7 +66,7 @@ class Model:
     """Which network, and where it is cut."""
 
     model: str = "resnet18"
-    """mlp, resnet18, resnet34, resnet50, resnet20, resnet32, resnet56, resnet110 or vgg8b."""
+    """mlp, resnet18/34/50, resnet20/32/56/110, vgg8b, or a function of your own: path/to/file.py:function."""
     width: int | None = None
     """Channels (or units) of the first layer; default: the model's usual width."""
     model_options: dict[str, str] = field(default_factory=dict)
@@ -113,7 +124,7 @@ class Machine:
     device: str = "auto"
     """auto, cpu or cuda."""
     threads: int | None = None
-    """CPU threads; default: all cores."""
+    """CPU threads; default: torch's own choice (all cores, or OMP_NUM_THREADS)."""
     precision: str = "auto"
     """float32, bfloat16 (autocast), or auto: bfloat16 on CUDA, float32 on CPU."""
     channels_last: bool = True
@@ -129,8 +140,7 @@ class Machine:
                 check_positive(name, getattr(self, name), integer=True)
         if self.precision not in PRECISIONS:
             raise unknown("precision", self.precision, PRECISIONS)
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
-            raise InputError(f"seed must be a whole number of at least 0, not {self.seed!r}.")
+        _check_seed("seed", self.seed)
 
 
 @dataclass(frozen=True)
@@ -160,7 +170,7 @@ class Config:
         return Config(**edited)
 
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps(self.flat(), indent=2) + "\n")
+        write_text(path, json.dumps(self.flat(), indent=2) + "\n")
 
 
 def _groups() -> dict[str, str]:
@@ -184,9 +194,41 @@ def load_config(path: Path) -> Config:
         raise InputError(f"{file} is not valid JSON ({error}).") from error
     if not isinstance(flat, dict):
         raise InputError(f"{file} must hold one JSON object of settings, not {type(flat).__name__}.")
-    if "at" in flat:
-        flat["at"] = tuple(flat["at"])
-    try:
-        return Config().edit(**flat)
-    except TypeError as error:
-        raise InputError(f"{file} holds a value of the wrong type: {error}.") from error
+    for name, value in flat.items():
+        kind = _kinds().get(name)
+        if kind is None:
+            raise InputError(f"{file}: {unknown('setting', name, _kinds())}")
+        if not _fits(value, kind):
+            raise InputError(f"{file}: {name} must be {_words(kind)}, not {json.dumps(value)}.")
+    flat = {name: tuple(value) if isinstance(value, list) else value for name, value in flat.items()}
+    return Config().edit(**flat)
+
+
+def _kinds() -> dict[str, Any]:
+    """Setting name → its type."""
+    return {
+        name: kind
+        for group in dataclasses.fields(Config)
+        for name, kind in get_type_hints(group.default_factory).items()  # type: ignore[arg-type]
+    }
+
+
+def _fits(value: object, kind: Any) -> bool:
+    """Whether a JSON value can be a setting of this type; a tuple is a list in JSON."""
+    if isinstance(kind, types.UnionType):
+        return any(_fits(value, each) for each in get_args(kind))
+    if get_origin(kind) is tuple:
+        return isinstance(value, list) and all(_fits(item, get_args(kind)[0]) for item in value)
+    if get_origin(kind) is dict:
+        return isinstance(value, dict) and all(isinstance(item, str | int | float) for item in value.values())
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
+def _words(kind: Any) -> str:
+    """A type as the message for a wrong one says it."""
+    if isinstance(kind, types.UnionType):
+        return " or ".join(_words(each) for each in get_args(kind))
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", types.NoneType: "null"}
+    return names.get(kind) or ("a list of texts" if get_origin(kind) is tuple else "an object of options")

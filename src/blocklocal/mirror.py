@@ -35,9 +35,8 @@ class Resize(nn.Module):
             return F.interpolate(b, size=size, mode="nearest" if larger else "area")
         if b[0].numel() == self.shape.numel():
             return b.reshape(-1, *self.shape)
-        return b.reshape(len(b), -1, *(1 for _ in self.shape[1:])).expand(
-            -1, *self.shape
-        )  # one vector for all positions
+        vector = b.unsqueeze(1) if len(self.shape) == 2 else b.reshape(len(b), -1, *(1 for _ in self.shape[1:]))
+        return vector.expand(-1, *self.shape)  # one vector for all positions
 
 
 class ReversedUnit(nn.Module):
@@ -47,7 +46,7 @@ class ReversedUnit(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for conv in reversed(convolutions):
-            kernel = conv.kernel_size[0]
+            kernel = conv.kernel_size[0] | 1  # odd, so that the size stays
             layers += [nn.ReLU(), nn.Conv2d(conv.out_channels, conv.in_channels, kernel, 1, kernel // 2, bias=False)]
             layers += [group_norm(conv.in_channels)]
         self.grow = Resize([out[0], *given[1:]])
@@ -60,7 +59,10 @@ class ReversedUnit(nn.Module):
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(math.gcd(channels, 8), channels)
+    """Up to 8 groups, of about 8 channels or more: a message is often constant over a map, and a norm over a group of
+    one channel would wipe it out.
+    """
+    return nn.GroupNorm(math.gcd(channels, min(8, max(1, channels // 8))), channels)
 
 
 @singledispatch
@@ -83,7 +85,7 @@ def mirror_layer(layer: nn.Module, given: Shape, out: Shape) -> nn.Module:
 def _plain(given: Shape, out: Shape) -> nn.Module:
     if len(given) == len(out) == 3:
         return nn.Sequential(Resize([out[0], *given[1:]]), nn.Conv2d(out[0], given[0], 3, 1, 1))
-    if len(given) == len(out) == 2:
+    if len(given) == len(out) == 2 and given[0] == out[0]:
         return nn.Linear(out[-1], given[-1])
     return nn.Sequential(nn.Flatten(), nn.Linear(out.numel(), given.numel()), Resize(given))
 

@@ -17,7 +17,7 @@ from blocklocal.optim import Optimizer, sgd
 from blocklocal.rules import RULES
 from blocklocal.rules.base import Batch, StepFunction, local_step, neighbour_step, target_messages
 from blocklocal.settings import Learning
-from blocklocal.splitting import Split, split
+from blocklocal.splitting import Split
 from blocklocal.targets import Classes, Labels
 from blocklocal.unit import BlockUnit, Moment
 
@@ -45,7 +45,7 @@ class Prediction:
 class BlockLocal(nn.Module):
     """A network cut into blocks that learn by themselves.
 
-    blocks: a `Split`, or any module that `split` can cut. classes: number of classes; or labels: number of binary
+    blocks: a network cut by `split`. classes: number of classes; or labels: number of binary
     labels per sample. rule and every other setting of `Learning` are keyword arguments; `learning` gives them as one
     value. Twins and readouts need the shapes of the activations: they are made from `example` [B, …], from the model's
     own `input_shape`, or at the first batch.
@@ -60,7 +60,7 @@ class BlockLocal(nn.Module):
 
     def __init__(
         self,
-        blocks: Split | nn.Module,
+        blocks: Split,
         *,
         classes: int | None = None,
         labels: int | None = None,
@@ -73,7 +73,12 @@ class BlockLocal(nn.Module):
         super().__init__()
         if (classes is None) == (labels is None):
             raise InputError("give either classes= (one of several) or labels= (several yes/no answers).")
-        self.split = blocks if isinstance(blocks, Split) else split(blocks, example=example)
+        if not isinstance(blocks, Split):
+            raise InputError(
+                f"BlockLocal takes a network that is cut already, not {type(blocks).__name__}: "
+                "give split(model, blocks=4), or split(model, at=[...])."
+            )
+        self.split = blocks
         self.targets = Classes(classes) if classes is not None else Labels(labels or 0)
         self.learning = _learning(learning, settings)
         self._rows: Tensor
@@ -98,12 +103,12 @@ class BlockLocal(nn.Module):
     # --- set-up
 
     def materialize(self, example: Tensor) -> None:
-        """Make twins, readouts and optimisers from the shapes of one batch [B, …]; done once."""
+        """Check one batch [B, …] and make twins, readouts and optimisers from its shapes; made once."""
+        check_input(self.split.model, example)
         if self.units:
             return
-        check_input(self.split.model, example)
         units = build_units(self.split, example.detach()[:2], self.targets, self.learning, self.seed)
-        self._units = nn.ModuleList(units)
+        self._units = nn.ModuleList(units).train(self.training)
         self._modules.pop("_waiting", None)
         self.register_buffer("_rows", torch.eye(self.targets.rows, device=example.device), persistent=False)
         self.configure(*self._recipe)
@@ -129,6 +134,10 @@ class BlockLocal(nn.Module):
         Returns one result per unit (None for a block without a loss of its own), detached.
         """
         self.materialize(x)
+        if y.shape[:1] != x.shape[:1]:
+            raise InputError(
+                f"targets of shape {list(y.shape)} for {len(x)} samples: give one target (or row of them) per sample."
+            )
         if not y.is_cuda or self.steps == 0:  # a check on every CUDA batch would make the host wait for the device
             self.targets.check(y)
         m = mixing(self.learning.tau, self.epoch)

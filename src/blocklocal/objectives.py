@@ -109,16 +109,22 @@ def scores(family: Family, phi: Tensor, table: Tensor, terms: Terms) -> Tensor:
     return evidence(family, phi, table, terms.order, terms.per_position) / terms.temperature
 
 
-def _own_message(phi: Tensor, table: Tensor, targets: Targets, y: Tensor, terms: Terms) -> Tensor:
-    """m·b of every sample's own target, [B, P, U, …]."""
-    return (terms.mix * targets.pick(table, y)).expand_as(phi)
+def _own_message(phi: Tensor, table: Tensor, targets: Targets, y: Tensor) -> Tensor:
+    """b of every sample's own target, [B, P, U, …]."""
+    own = targets.pick(table, y)
+    if len(own) != len(phi) or own.shape[1] not in (1, phi.shape[1]):
+        raise InputError(
+            f"targets of shape {list(y.shape)} do not fit {len(phi)} samples with {phi.shape[1]} positions each: "
+            "give one target per sample, or one per position where the network answers at every position."
+        )
+    return own.expand_as(phi)
 
 
 def _variational_loss(
     family: Family, phi: Tensor, table: Tensor, targets: Targets, y: Tensor, terms: Terms
 ) -> tuple[Tensor, Tensor | None]:
     """D_KL(ρ ‖ α), γ = a + m·b (Eq. 7, 9): the mean over units and positions."""
-    gamma = family.product(phi, _own_message(phi, table, targets, y, terms))
+    gamma = family.product(phi, terms.mix * _own_message(phi, table, targets, y))
     return family.kl(gamma, phi).mean(), None
 
 
@@ -130,7 +136,7 @@ def _printed_eq8(
     It keeps no m in its second term, so it is the gradient of no divergence unless m = 1. The value returned is the
     divergence of Eq. 7; the gradient is Eq. 8's.
     """
-    b = targets.pick(table, y).expand_as(phi)
+    b = _own_message(phi, table, targets, y)
     with torch.no_grad():
         rho, alpha = torch.sigmoid(phi + terms.mix * b), torch.sigmoid(phi)
         forward_weight, posterior_weight = rho - alpha, rho * (1 - rho) * b
@@ -147,7 +153,7 @@ def _projection_loss(
     Its gradient on the activation μ is the projected target itself: direct random target projection
     (Frenkel et al. 2021, Front. Neurosci. 15).
     """
-    own = _own_message(phi, table, targets, y, terms)
+    own = terms.mix * _own_message(phi, table, targets, y)
     return -(family.mean(phi) * own).flatten(2).sum(-1).mean(), None
 
 

@@ -31,7 +31,7 @@ class Optimizer:
             check_positive("clip", self.clip)
         if not 0 <= self.momentum < 1:
             raise InputError(f"momentum must be at least 0 and below 1, not {self.momentum}.")
-        if self.weight_decay < 0:
+        if not 0 <= self.weight_decay < float("inf"):
             raise InputError(f"weight_decay must be 0 or more, not {self.weight_decay}.")
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -66,11 +66,14 @@ def adamw(lr: float = 1e-3, *, weight_decay: float = 0.01, clip: float | None = 
 def build_schedule(name: str, optimizer: torch.optim.Optimizer, steps: int) -> lr_scheduler.LRScheduler:
     """A per-step schedule of `steps` steps over the optimiser's own learning rate.
 
-    one-cycle: torch's OneCycleLR (it cycles SGD's momentum between 0.85 and 0.95 too); cosine: to 0; constant.
+    one-cycle: torch's OneCycleLR (it cycles momentum, or Adam's first beta, between 0.85 and 0.95 too; an SGD without
+    momentum stays without); cosine: to 0; constant.
     """
     check_positive("steps", steps, integer=True)
     if name == "one-cycle":
-        return lr_scheduler.OneCycleLR(optimizer, max_lr=optimizer.param_groups[0]["lr"], total_steps=steps)
+        group = optimizer.param_groups[0]
+        cycles = group.get("momentum") != 0  # torch would give momentum to an SGD that was asked to have none
+        return lr_scheduler.OneCycleLR(optimizer, max_lr=group["lr"], total_steps=steps, cycle_momentum=cycles)
     if name == "cosine":
         return lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
     if name == "constant":

@@ -59,12 +59,16 @@ class Decoder(nn.Module):
 def similarity(h: Tensor, one_hot: Tensor) -> Tensor:
     """Similarity matching: the mean squared difference of two B × B matrices of cosine similarities.
 
-    h [B, …] the block's features (maps: their standard deviation over positions), one_hot [B, R] the targets
-    (Nøkland & Eidnes 2019, eq. 3, 4).
+    h [B, …] the block's features (maps: their standard deviation over positions), one_hot [B, R] or [B, T, R] the
+    targets (Nøkland & Eidnes 2019, eq. 3, 4). A sample without a target, a row of zeros, is in no pair.
     """
+    wanted = one_hot.flatten(1)
+    there = wanted.any(1).to(wanted.dtype)
+    pairs = there.unsqueeze(1) * there
     units = to_positions(h)
     features = units.std(1) if units.shape[1] > 1 else units.squeeze(1)
-    return F.mse_loss(_cosines(features - features.mean(1, keepdim=True)), _cosines(one_hot))
+    error = _cosines(features - features.mean(1, keepdim=True)) - _cosines(wanted)
+    return (pairs * error.square()).sum() / pairs.sum().clamp(min=1)
 
 
 def _cosines(x: Tensor) -> Tensor:

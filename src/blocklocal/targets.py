@@ -15,6 +15,16 @@ from torch import Tensor
 from blocklocal.errors import InputError, check_positive
 
 MISSING = -100  # the field's usual value for "no target here" (ignore_index of torch's cross-entropy)
+WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def _check_shape(target: Tensor, expected: torch.Size) -> None:
+    """Refuse targets that do not fit the logits; torch would broadcast some of them without a word."""
+    if target.shape != expected:
+        raise InputError(
+            f"targets of shape {list(target.shape)} do not fit the network's output, which needs {list(expected)}: "
+            "one class number per sample (per position for sequences), or one 0 or 1 per binary label."
+        )
 
 
 @dataclass(frozen=True)
@@ -31,11 +41,14 @@ class Classes:
         return self.count
 
     def check(self, target: Tensor) -> None:
-        """Refuse targets that are not class numbers: wrong type, or outside 0 … count - 1."""
-        if target.dtype not in (torch.int64, torch.int32, torch.uint8, torch.int16, torch.int8):
+        """Refuse targets that are not class numbers: wrong type or shape, or outside 0 … count - 1."""
+        if target.dtype not in WHOLE:
             raise InputError(
                 f"class targets must be whole numbers (int64), not {target.dtype}; for labels use labels=."
             )
+        if target.dim() not in (1, 2):
+            raise InputError(f"class targets must have the shape [B] or [B, T], not {list(target.shape)}.")
+        target = target.long()  # in uint8, 156 equals -100
         outside = ((target < 0) | (target >= self.count)) & (target != MISSING)
         if outside.any():
             worst = target[outside][0].item()
@@ -46,27 +59,39 @@ class Classes:
 
     def loss(self, logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
         """Mean cross-entropy of logits [B, C] or [B, T, C] over the targets that are there; 0 where none is."""
-        flat, wanted = logits.flatten(0, -2), target.flatten()
+        _check_shape(target, logits.shape[:-1])
+        flat, wanted = logits.flatten(0, -2), target.flatten().long()
         total = F.cross_entropy(flat, wanted, ignore_index=MISSING, label_smoothing=smoothing, reduction="sum")
         return total / (wanted != MISSING).sum().clamp(min=1)
 
     def pick(self, table: Tensor, target: Tensor) -> Tensor:
-        """Each sample's own message, table [C, P, …] → [B, P, …] ([B, T, …] for targets [B, T]); 0 where missing."""
-        there = (target != MISSING).to(table.dtype)
-        chosen = table[target.clamp(min=0)] * there.view(*target.shape, *(1 for _ in table.shape[1:]))
-        return chosen.squeeze(2) if target.dim() == 2 else chosen
+        """Each sample's own message, table [C, P, …] → [B, P, …]; 0 where missing.
+
+        For targets [B, T]: each position's own, table [C, 1 or T, …] → [B, T, …].
+        """
+        row, there = target.clamp(min=0).long(), (target != MISSING).to(table.dtype)
+        if target.dim() == 1:
+            chosen = table[row]
+        else:
+            chosen = table[row, 0 if table.shape[1] == 1 else torch.arange(table.shape[1], device=table.device)]
+        return chosen * there.view(*there.shape, *(1 for _ in chosen.shape[there.dim() :]))
 
     def one_hot(self, target: Tensor) -> Tensor:
         """[B] → [B, C], rows of zeros where the target is missing."""
-        return F.one_hot(target.clamp(min=0), self.count).float() * (target != MISSING).unsqueeze(-1)
+        return F.one_hot(target.clamp(min=0).long(), self.count).float() * (target != MISSING).unsqueeze(-1)
 
     def correct(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """(number right, number of targets) as tensors, so that nothing waits for the device."""
+        _check_shape(target, logits.shape[:-1])
         there = target != MISSING
         return ((logits.argmax(-1) == target) & there).sum(), there.sum()
 
     def probabilities(self, logits: Tensor) -> Tensor:
         return logits.float().softmax(-1)
+
+    def row_errors(self, errors: Tensor) -> Tensor:
+        """∂L/∂logits [B, C] or [B, T, C] → the error of every target row: the same."""
+        return errors
 
 
 @dataclass(frozen=True)
@@ -89,7 +114,8 @@ class Labels:
         """Refuse anything but 0, 1 and `MISSING` in the shape [B, L]."""
         if target.dim() != 2 or target.shape[1] != self.count:
             raise InputError(f"label targets must have the shape [batch, {self.count}], not {list(target.shape)}.")
-        if not ((target == 0) | (target == 1) | (target == MISSING)).all():
+        value = target.float()  # in uint8, 156 equals -100
+        if not ((value == 0) | (value == 1) | (value == MISSING)).all():
             raise InputError("binary label targets must be 0 or 1 (or -100 where a label is not known).")
 
     def as_logits(self, scores: Tensor) -> Tensor:
@@ -101,6 +127,7 @@ class Labels:
 
     def loss(self, logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
         """Mean binary cross-entropy over the labels that are there."""
+        _check_shape(target, torch.Size((*logits.shape[:-1], self.count)))
         there = target != MISSING
         wanted = target.clamp(min=0).to(logits.dtype) * (1 - smoothing) + smoothing / 2
         each = F.binary_cross_entropy_with_logits(self.as_logits(logits), wanted, reduction="none")
@@ -116,12 +143,17 @@ class Labels:
         return rows.flatten(1)
 
     def correct(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        _check_shape(target, torch.Size((*logits.shape[:-1], self.count)))
         there = target != MISSING
         right = ((self.as_logits(logits) > 0) == (target == 1)) & there
         return right.sum(), there.sum()
 
     def probabilities(self, logits: Tensor) -> Tensor:
         return self.as_logits(logits).float().sigmoid()
+
+    def row_errors(self, errors: Tensor) -> Tensor:
+        """∂L/∂log-odds [B, L] → the error of every target row [B, 2L]: its negative at "no", itself at "yes"."""
+        return torch.stack([-errors, errors], -1).flatten(1)
 
 
 Targets = Classes | Labels

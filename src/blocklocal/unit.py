@@ -142,7 +142,7 @@ class BlockUnit(nn.Module):
 
         keep: the graph stays for a later `outer_backward`.
         """
-        if self.trains and pending.result is not None:
+        if self.trains and pending.result is not None and pending.result.loss.requires_grad:  # else: the user froze all
             pending.result.loss.backward(retain_graph=keep)
         return pending.source.grad
 

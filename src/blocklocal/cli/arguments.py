@@ -100,12 +100,9 @@ class ReportArguments:
 
 
 def parse(kind: type[T], arguments: Sequence[str], prog: str, default: T | None = None) -> T:
-    """Flags → dataclass. Settings are checked by the dataclasses themselves; their InputError passes through."""
-    try:
-        extra: dict[str, Any] = {} if default is None else {"default": default}
-        return tyro.cli(tyro.conf.OmitArgPrefixes[kind], prog=prog, args=list(arguments), **extra)
-    except InputError:
-        raise
+    """Flags → dataclass. The dataclasses check the settings themselves; tyro prints their message and exits with 2."""
+    extra: dict[str, Any] = {} if default is None else {"default": default}
+    return tyro.cli(tyro.conf.OmitArgPrefixes[kind], prog=prog, args=list(arguments), **extra)
 
 
 def parse_with_base(kind: type[T], arguments: Sequence[str], prog: str) -> T:

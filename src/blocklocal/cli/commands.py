@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from blocklocal.cli.arguments import (
     CompareArguments,
@@ -15,7 +16,12 @@ from blocklocal.cli.arguments import (
 )
 from blocklocal.config import Config
 from blocklocal.errors import InputError, unknown
+from blocklocal.files import write_text
 from blocklocal.recipes import RECIPES
+
+if TYPE_CHECKING:
+    from blocklocal.data import ImageSet
+    from blocklocal.training.build import Facts
 
 
 def train(arguments: list[str]) -> None:
@@ -23,6 +29,8 @@ def train(arguments: list[str]) -> None:
     from blocklocal.training.run import resume_run, start_run
 
     given = parse_with_base(TrainArguments, arguments, "blocklocal train")
+    if given.checkpoint is not None and given.resume is None:
+        raise InputError("--checkpoint names where a stopped run goes on: give --resume RUN with it.")
     if given.resume is not None:
         _only_resume(arguments)
         folder = given.resume
@@ -38,7 +46,7 @@ def train(arguments: list[str]) -> None:
 def _only_resume(arguments: list[str]) -> None:
     """A resumed run has its settings; a flag beside --resume would be ignored silently."""
     flags = [a.partition("=")[0] for a in arguments if a.startswith("--")]
-    others = [flag for flag in flags if flag not in ("--resume", "--checkpoint", "--quiet")]
+    others = [flag for flag in flags if flag not in ("--resume", "--checkpoint", "--quiet", "--no-quiet")]
     if others:
         raise InputError(f"--resume takes the run's own settings; leave out {', '.join(others)}.")
 
@@ -75,11 +83,11 @@ def evaluate(arguments: list[str]) -> None:
     if given.split not in ("test", "validation", "train"):
         raise unknown("split", given.split, ("test", "validation", "train"))
     config, facts, network = load_network(given.run, given.checkpoint, given.device)
-    data = load_data(config if given.data is None else config.edit(data=given.data))
-    if data.classes != facts.classes:
-        raise InputError(
-            f"{data.name} has the classes {', '.join(data.classes)}; the run was trained on {', '.join(facts.classes)}."
-        )
+    if given.data is not None:  # sizes of the run's own set say nothing of another
+        held = config.data.validation if given.split == "validation" else 0
+        config = config.edit(data=given.data, train_size=None, test_size=None, validation=held)
+    data = load_data(config)
+    _check_fits(data, facts)
     device = next(network.parameters()).device
     result = measure(network, evaluation_batches(config, getattr(data, given.split), facts, device))
     for name, accuracy in zip(block_names(network), result.block_top1, strict=True):
@@ -87,7 +95,21 @@ def evaluate(arguments: list[str]) -> None:
     top3 = "" if result.top3 is None else f"top-3 {result.top3:.2f} %  "
     print(f"{given.split}: top-1 {result.top1:.2f} %  {top3}NLL {result.nll:.4f}  ECE {result.ece:.4f}")
     if given.json is not None:
-        given.json.write_text(json.dumps({"split": given.split, **asdict(result)}, indent=2) + "\n")
+        write_text(given.json, json.dumps({"split": given.split, **asdict(result)}, indent=2) + "\n")
+
+
+def _check_fits(data: "ImageSet", facts: "Facts") -> None:
+    """The data set must have the classes and the image size that the run was trained on."""
+    if data.classes != facts.classes:
+        raise InputError(
+            f"{data.name} has the classes {', '.join(data.classes)}; the run was trained on {', '.join(facts.classes)}."
+        )
+    given, taken = ((d.channels, d.height, d.width) for d in (data, facts))
+    if given != taken:
+        raise InputError(
+            f"{data.name} has images of {given[0]} channels and {given[1]}x{given[2]} pixels, the run takes {taken[0]} "
+            f"channels and {taken[1]}x{taken[2]} pixels: convert the images."
+        )
 
 
 def predict(arguments: list[str]) -> None:
@@ -118,6 +140,8 @@ def report(arguments: list[str]) -> None:
 
 def recipes(arguments: list[str]) -> None:
     """List the named recipes, or print one as JSON (blocklocal recipes NAME)."""
+    if len(arguments) > 1 or (arguments and arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
+        raise InputError(f"recipes takes one name, or nothing to list them, not {' '.join(arguments)!r}.")
     if arguments and not arguments[0].startswith("-"):
         print(json.dumps(RECIPES.get(arguments[0])().flat(), indent=2))
         return

@@ -43,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given[0] not in COMMANDS:
             raise unknown("command", given[0], COMMANDS)
         COMMANDS[given[0]](given[1:])
+    except SystemExit as leave:  # tyro has printed help (0), or what was wrong with a flag (2)
+        return leave.code if isinstance(leave.code, int) else 1
     except InputError as error:
         return _say(str(error), 2)
     except Interrupted as stop:
@@ -50,20 +52,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _say("stopped.", 130, kind="")
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            raise
-        where = f" ({error.filename})" if error.filename else ""
-        remedy = (
-            "Free some space (or choose another --output)"
-            if error.errno in (errno.ENOSPC, errno.EDQUOT)
-            else "Choose another --output"
-        )
-        return _say(
-            f"cannot write: {error.strerror}{where}. {remedy}; a run goes on from its last checkpoint with --resume.", 1
-        )
+        return _say(_file_trouble(error), 1)
     return 0
 
 
 def _say(text: str, status: int, kind: str = "error: ") -> int:
     print(f"{kind}{text}", file=sys.stderr)
     return status
+
+
+def _file_trouble(error: OSError) -> str:
+    """A file that cannot be written (a full disk), or read: what it was, and what to do."""
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{error.strerror or error}{where}."
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    remedy = "Free some space (or choose another --output)" if full else "Choose another --output"
+    return f"cannot write: {error.strerror}{where}. {remedy}; a run goes on from its last checkpoint with --resume."

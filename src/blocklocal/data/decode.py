@@ -82,7 +82,7 @@ class Decoder:
         for i, (where, source) in enumerate(encoded.images()):
             try:
                 image = self._open(source)
-            except _bad_image_errors() as error:
+            except bad_image_errors() as error:
                 reason = self._refuse(where, error)
                 continue
             data = self._fit(image, where).tobytes()
@@ -183,7 +183,8 @@ def resize_and_crop(image: Image, size: int) -> Image:
     return image.resize((width, height), Resampling.BILINEAR).crop((left, top, left + size, top + size))
 
 
-def _bad_image_errors() -> tuple[type[Exception], ...]:
+def bad_image_errors() -> tuple[type[Exception], ...]:
+    """What Pillow raises for a file that is no image, or a damaged one."""
     from PIL.Image import DecompressionBombError
 
     return (*_DAMAGED, DecompressionBombError)

@@ -10,7 +10,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from blocklocal.local import LocalResult
+from blocklocal.local import LocalResult, OutputLoss
 from blocklocal.registry import Registry
 from blocklocal.unit import Around, BlockUnit, Moment, Pending
 
@@ -121,7 +121,8 @@ def summary(pending: Pending) -> LocalResult | None:
     return LocalResult(result.loss.detach(), result.parts, result.scores, result.message_size)
 
 
-def output_error(pending: Pending) -> Tensor:
+def output_error(unit: BlockUnit, pending: Pending, target: Tensor) -> Tensor:
     """∂L/∂logits of the output block, [B, C] (softmax − target over the batch size, for cross-entropy)."""
-    assert pending.result is not None
-    return torch.autograd.grad(pending.result.loss, pending.output, retain_graph=True)[0]
+    assert isinstance(unit.local, OutputLoss)
+    logits = pending.sent().requires_grad_()
+    return torch.autograd.grad(unit.local(logits, target).loss, logits)[0]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from blocklocal.layout import from_positions, to_positions
-from blocklocal.local import LocalResult
+from blocklocal.local import HiddenLoss, LocalResult
 from blocklocal.rules.base import RULES, Batch, Rule, output_error, receive, summary, target_messages
 from blocklocal.unit import BlockUnit
 
@@ -21,22 +21,24 @@ def direct_feedback_step(units: Sequence[BlockUnit], batch: Batch) -> list[Local
         pending = receive(unit, a, batch, None)
         pendings.append(pending)
         a = pending.sent()
-    error = output_error(pendings[-1])
+    error = output_error(units[-1], pendings[-1], batch.y).float()
     units[-1].local_backward(pendings[-1])
     for unit, pending, message in zip(units[:-1], pendings, messages, strict=False):
+        assert isinstance(unit.local, HiddenLoss)
         assert message is not None
-        unit.outer_backward(pending, projected(error, message, pending.output))
+        row_error = unit.local.targets.row_errors(error)
+        unit.outer_backward(pending, projected(row_error, message, pending.output))
     for unit in units:
         unit.update()
     return [summary(pending) for pending in pendings]
 
 
 def projected(error: Tensor, message: Tensor, output: Tensor) -> Tensor:
-    """The error [B, C] (or [B, T, C]) through b [C, 1, U] in the shape of the block's output, shared over positions."""
+    """The error [B, R] (or [B, T, R]) through b [R, 1, U] in the shape of the block's output, shared over positions."""
     with torch.no_grad():
         positions = to_positions(output)
         per_position = error if error.dim() == 3 else error.unsqueeze(1) / positions.shape[1]
-        return from_positions((per_position @ message[:, 0]).expand_as(positions), output)
+        return from_positions((per_position @ message.flatten(1)).expand_as(positions), output)
 
 
 RULES.add(

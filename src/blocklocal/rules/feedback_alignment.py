@@ -5,7 +5,8 @@ own fixed feedback weight in the place of the transposed weight when the gradien
 is not copied or changed: the calls are intercepted by a `TorchFunctionMode`.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn as nn
@@ -78,7 +79,18 @@ class FeedbackWeights(TorchFunctionMode):
         known = self.feedback.get(id(weight))
         if known is None:
             return F.conv2d(x, weight, bias, **options)
+        if isinstance(padding, str):
+            x, options["padding"] = _padded(x, weight, padding, dilation), 0
         return _Conv2d.apply(*_autocast(x, weight, bias, known), options)
+
+
+def _padded(x: Tensor, weight: Tensor, padding: str, dilation: int | Sequence[int]) -> Tensor:
+    """The input with the zeros of padding="same" or "valid" around it: the gradient functions take numbers only."""
+    if padding == "valid":
+        return x
+    steps = (dilation, dilation) if isinstance(dilation, int) else dilation
+    total = [step * (size - 1) for step, size in zip(steps, weight.shape[2:], strict=True)]
+    return F.pad(x, [side for zeros in reversed(total) for side in (zeros // 2, zeros - zeros // 2)])
 
 
 def _autocast(x: Tensor, *others: Tensor | None) -> list[Tensor | None]:
@@ -93,6 +105,10 @@ def _autocast(x: Tensor, *others: Tensor | None) -> list[Tensor | None]:
 class FeedbackLayers(Around):
     """One fixed feedback weight per layer, Kaiming-uniform (He et al. 2015), as buffers named after the layers.
 
+    Their scale is that of PyTorch's own initial weights (Kaiming-uniform too, with a = √5). With another one, such as
+    the gain √2 of ReLU networks, BatchNorm, which divides errors by the scale of the forward weights, makes them grow
+    by the ratio at every layer: √6 per layer, 10⁶ over a ResNet-18.
+
     The paper sets the bias of the feedback kernels to one; a constant has no derivative, so it changes no gradient and
     is not stored.
     """
@@ -101,17 +117,18 @@ class FeedbackLayers(Around):
         super().__init__()
         for name, layer in _layers(block):
             weight = torch.empty_like(layer.weight)
-            self.register_buffer(name, nn.init.kaiming_uniform_(weight, nonlinearity="relu"))
+            self.register_buffer(name, nn.init.kaiming_uniform_(weight, a=math.sqrt(5)))
 
     def context(self, block: nn.Module) -> FeedbackWeights:
         """The context in which `block` learns by these weights; made anew each time, it follows `.to(device)`."""
-        return FeedbackWeights({id(layer.weight): getattr(self, name) for name, layer in _layers(block)})
+        return FeedbackWeights({id(layer.weight): self.get_buffer(name) for name, layer in _layers(block)})
 
 
 def _layers(block: nn.Module) -> Iterator[tuple[str, nn.Linear | nn.Conv2d]]:
     for name, layer in block.named_modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
-            yield name.replace(".", "/") or "layer", layer
+            # "/" for ".", which buffers may not have, and in front, so that no name of an nn.Module's own is taken
+            yield "/" + name.replace(".", "/"), layer
 
 
 RULES.add(

@@ -1,6 +1,5 @@
 """From a configuration to the things that train: device, data, batches, network."""
 
-import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -65,12 +64,16 @@ def find_device(name: str) -> torch.device:
         raise unknown("device", name, ("auto", "cpu", "cuda"))
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise InputError("device cuda was asked for, but torch finds no CUDA device here: use --device cpu or auto.")
-    return torch.device(name)
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise unknown("device", name, ("auto", "cpu", "cuda", "cuda:0")) from error
 
 
 def set_threads(threads: int | None) -> int:
-    """Set CPU threads (all cores by default) and return their number."""
-    torch.set_num_threads(threads or os.cpu_count() or 1)
+    """Set CPU threads, or leave torch's own choice (all cores, or OMP_NUM_THREADS); return their number."""
+    if threads is not None:
+        torch.set_num_threads(threads)
     return torch.get_num_threads()
 
 

@@ -7,9 +7,10 @@
         rng.pt                  torch's global random state, for a user's own code
 
 A checkpoint is written under a temporary name beside the older one and renamed, so that a kill at any moment leaves a
-loadable run; the two newest are kept.
+loadable run; the two newest are kept. A second one of the same step is `step-00000400.2` until the first is gone.
 """
 
+import io
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from blocklocal.errors import InputError
 from blocklocal.network import BlockLocal
@@ -31,39 +32,63 @@ def save_checkpoint(folder: Path, network: BlockLocal, state: dict) -> Path:
 
     Raises OSError where the disk is full; what was there before is untouched then.
     """
-    final = folder / f"step-{state['step']:08d}"
-    partial = folder / f".partial-{final.name}-{os.getpid()}"
     folder.mkdir(parents=True, exist_ok=True)
     _clear_leftovers(folder)
+    before = list_checkpoints(folder)
+    final = _free_name(folder, state["step"])
+    partial = folder / f".partial-{final.name}"
     partial.mkdir()
     try:
         for k, unit in enumerate(network.units):
             _save_unit(partial, k, unit)
-        torch.save({"cpu": torch.get_rng_state()}, partial / "rng.pt")
+        _save_tensors({"cpu": torch.get_rng_state()}, partial / "rng.pt")
         described = {**state, "units": [describe(unit) for unit in network.units]}
         (partial / "state.json").write_text(json.dumps(described, indent=1))
         _sync(partial)
-        if final.exists():
-            shutil.rmtree(final)
         partial.rename(final)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    for old in list_checkpoints(folder)[:-KEEP]:
-        shutil.rmtree(old)
+    # of the same step, or of a way not taken: the user went back to an older checkpoint
+    superseded = [path for path in before if path.name >= f"step-{state['step']:08d}"]
+    older = [path for path in before if path not in superseded]
+    for path in [*superseded, *older[: len(older) - KEEP + 1]]:
+        _remove(path)
     return final
+
+
+def _free_name(folder: Path, step: int) -> Path:
+    """Never the name of an older checkpoint: that one must stay until the new one is complete."""
+    final, count = folder / f"step-{step:08d}", 1
+    while final.exists():
+        count += 1
+        final = folder / f"step-{step:08d}.{count}"
+    return final
+
+
+def _remove(path: Path) -> None:
+    """Rename first: a half removed checkpoint must not look like a complete one."""
+    leftover = path.rename(path.with_name(f".partial-{path.name}"))
+    shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _save_unit(folder: Path, k: int, unit: BlockUnit) -> None:
     tensors = {
         name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in unit.state_dict().items()
     }
-    save_file(tensors, folder / f"block-{k}.safetensors")
+    # As bytes: written by the library itself, a full disk would be another library's error instead of an OSError.
+    (folder / f"block-{k}.safetensors").write_bytes(save(tensors))
     learner = {
         "optimizer": unit.optimizer.state_dict() if unit.optimizer else None,
         "schedule": unit.schedule.state_dict() if unit.schedule else None,
     }
-    torch.save(learner, folder / f"block-{k}.optimizer")
+    _save_tensors(learner, folder / f"block-{k}.optimizer")
+
+
+def _save_tensors(value: dict, path: Path) -> None:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    path.write_bytes(buffer.getbuffer())
 
 
 def _sync(folder: Path) -> None:
@@ -98,11 +123,12 @@ def load_checkpoint(path: Path, network: BlockLocal, *, learners: bool = True) -
     """
     try:
         state = json.loads((path / "state.json").read_text())
-        saved = state.pop("units")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        saved = [dict(unit) for unit in state.pop("units")]
+        step = int(state["step"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(path, "state.json", error) from error
     _check_same(path, saved, [describe(unit) for unit in network.units])
-    weights = [_load_weights(path, k) for k in range(len(saved))]
+    weights = [_load_weights(path, k, shapes) for k, shapes in enumerate(saved)]
     learned = [_load_learner(path, k) for k in range(len(saved))] if learners else []
     for unit, tensors in zip(network.units, weights, strict=True):
         unit.load_state_dict(tensors)
@@ -110,24 +136,30 @@ def load_checkpoint(path: Path, network: BlockLocal, *, learners: bool = True) -
         if unit.optimizer is not None and unit.schedule is not None:
             unit.optimizer.load_state_dict(learner["optimizer"])
             unit.schedule.load_state_dict(learner["schedule"])
-    network.steps = state["step"]
+    network.steps = step
     return state
 
 
-def _load_weights(path: Path, k: int) -> dict[str, torch.Tensor]:
+def _load_weights(path: Path, k: int, shapes: dict[str, list[int]]) -> dict[str, torch.Tensor]:
     file = path / f"block-{k}.safetensors"
     try:
-        return load_file(file)
-    except (OSError, SafetensorError) as error:
+        tensors = load_file(file)
+        if {name: list(tensor.shape) for name, tensor in tensors.items()} != shapes:
+            raise ValueError("other tensors than state.json lists")
+    except (OSError, ValueError, SafetensorError) as error:
         raise _damaged(path, file.name, error) from error
+    return tensors
 
 
 def _load_learner(path: Path, k: int) -> dict:
     file = path / f"block-{k}.optimizer"
     try:
-        return torch.load(file, weights_only=True)
+        learner = torch.load(file, map_location="cpu", weights_only=True)
+        if set(learner) != {"optimizer", "schedule"}:
+            raise ValueError("not an optimiser and its schedule")
     except Exception as error:  # torch.load raises whatever the damaged bytes lead its unpickler to
         raise _damaged(path, file.name, error) from error
+    return learner
 
 
 def _check_same(path: Path, saved: list[dict], present: list[dict]) -> None:

@@ -8,13 +8,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from blocklocal.config import Config
+from blocklocal.config import Config, load_config
 from blocklocal.data import ImageSet
 from blocklocal.errors import InputError, unknown
+from blocklocal.files import write_text
 from blocklocal.rules import RULES
 from blocklocal.settings import Learning
 from blocklocal.training.build import load_data
-from blocklocal.training.run import resume_run, start_run
+from blocklocal.training.run import Interrupted, resume_run, start_run
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ def parse_variant(text: str) -> Variant:
         try:
             changes.append((name, kinds[name](value)))
         except ValueError as error:
-            raise InputError(f"{item!r}: {name} takes a {kinds[name].__name__}, not {value!r}.") from error
+            wanted = "a whole number" if kinds[name] is int else "a number"
+            raise InputError(f"{item!r}: {name} must be {wanted}, not {value!r}.") from error
     return Variant(rule, tuple(changes))
 
 
@@ -65,8 +67,9 @@ def compare(
 ) -> list[dict[str, Any]]:
     """Train every rule with every seed; returns the summaries, also written to `compare.json` after each run.
 
-    resume: go on in an existing folder (finished runs are kept as they are). replace: put the new folder in the place
-    of an old one, once it is complete. on_run: called with the summaries so far after every run.
+    resume: go on in an existing folder (finished runs are kept as they are; their settings must be the same). replace:
+    put the new folder in the place of an old one, once it is complete. on_run: called with the summaries so far after
+    every run. Raises InputError for unknown or repeated rules and seeds, and Interrupted when the user stops it.
     """
     variants = [parse_variant(rule) for rule in rules]
     if not variants or not seeds:
@@ -78,7 +81,7 @@ def compare(
     if output.exists() and not resume and not replace:
         raise InputError(f"{output} exists already: choose another --output, or give --resume or --replace.")
     folder = output.with_name(f".{output.name}-new") if replace else output
-    if replace:
+    if replace and not resume:
         shutil.rmtree(folder, ignore_errors=True)
     data = load_data(config)
     folder.mkdir(parents=True, exist_ok=True)
@@ -87,7 +90,7 @@ def compare(
         for variant in variants:
             run = folder / f"{variant.slug}-seed{seed}"
             rows.append(_one(variant.apply(config, seed), run, quiet, data) | {"run": run.name})
-            (folder / "compare.json").write_text(json.dumps(rows, indent=1) + "\n")
+            write_text(folder / "compare.json", json.dumps(rows, indent=1) + "\n")
             on_run(rows)
     from blocklocal.report import write_comparison
 
@@ -98,12 +101,32 @@ def compare(
 
 
 def _one(config: Config, run: Path, quiet: bool, data: ImageSet) -> dict[str, Any]:
+    if run.exists():
+        _check_settings(config, run)
     finished = run / "summary.json"
     if finished.exists():
-        return json.loads(finished.read_text())
-    if run.exists():
-        return resume_run(run, quiet=quiet)
-    return start_run(config, run, quiet=quiet, data=data)
+        return _read_summary(finished)
+    try:
+        return resume_run(run, quiet=quiet) if run.exists() else start_run(config, run, quiet=quiet, data=data)
+    except Interrupted:
+        raise Interrupted(run, "the same command with --resume") from None
+
+
+def _check_settings(config: Config, run: Path) -> None:
+    """A run kept from an earlier comparison must be one of this comparison, or the table would mix two."""
+    wanted, there = config.flat(), load_config(run).flat()
+    other = [f"{name} ({there[name]!r} there, {wanted[name]!r} now)" for name in wanted if wanted[name] != there[name]]
+    if other:
+        raise InputError(
+            f"{run} was trained with other settings: {', '.join(other)}. Give the same settings, or another --output."
+        )
+
+
+def _read_summary(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({error}). Remove it, and the run is finished again.") from error
 
 
 def _swap(new: Path, place: Path) -> None:

@@ -65,7 +65,7 @@ def _of_output(network: BlockLocal, logits: Tensor, wanted: Tensor) -> tuple[flo
     top3 = None
     if classes > 3:
         hits = (logits.topk(3, dim=-1).indices == wanted.unsqueeze(-1)).any(-1)
-        top3 = 100.0 * hits.float().mean().item()
+        top3 = 100.0 * hits.double().mean().item()
     # torchmetrics bins by confidence and cannot place a confidence of exactly 0
     probabilities = logits.softmax(-1).clamp(min=1e-12)
     ece = multiclass_calibration_error(probabilities, wanted, num_classes=classes, n_bins=15).item()

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from blocklocal.training.evaluate import evaluate
 from blocklocal.training.tally import Tally
 
 Record = dict[str, Any]
+CHECK_EVERY = 20
 
 
 class Loader(Protocol):
@@ -25,15 +26,20 @@ class Loader(Protocol):
     def __len__(self) -> int: ...
 
 
-CHECK_EVERY = 20  # steps between two looks at the losses on CUDA, where a look waits for the device; on CPU every step
-
-
 class Observer(Protocol):
     """What may watch a training run: the console, the metrics file, the checkpoints."""
 
     def on_step(self, trainer: "Trainer", losses: Sequence[float]) -> None: ...
 
     def on_epoch(self, trainer: "Trainer", record: Record) -> None: ...
+
+
+class _Start(NamedTuple):
+    """What an epoch's record needs from its first step, also when the epoch is resumed in the middle."""
+
+    lr: float | None
+    seconds: float
+    images: int
 
 
 class Stopped(Exception):
@@ -49,8 +55,10 @@ class Trainer:
     Loaders give (x, y) batches and have a length: a `torch.utils.data.DataLoader`, `Batches`, or a list. With
     `Batches`, whose order depends on seed and epoch alone, `state()` and `restore()` continue in mid-epoch bit for bit.
 
-    schedule: one-cycle, cosine or constant, per training step. should_stop is asked after every step. Raises
-    InputError for unknown or impossible settings, NotFinite when a loss is, Stopped when should_stop said so.
+    schedule: one-cycle, cosine or constant, per training step. should_stop is asked after every step. look_every: steps
+    between two calls of the observers' `on_step` on CUDA, where a look at the losses waits for the device; on CPU it is
+    called at every step. Raises InputError for unknown or impossible settings, NotFinite when a loss is, Stopped when
+    should_stop said so.
     """
 
     def __init__(
@@ -62,18 +70,21 @@ class Trainer:
         schedule: str = "one-cycle",
         observers: Sequence[Observer] = (),
         should_stop: Callable[[], bool] | None = None,
+        look_every: int = CHECK_EVERY,
     ):
         check_positive("epochs", epochs, integer=True)
         if schedule not in SCHEDULES:
             raise unknown("schedule", schedule, SCHEDULES)
         self.network, self.optimizer = network, optimizer or sgd()
         self.epochs, self.schedule = epochs, schedule
+        self.look_every = look_every
         self.observers, self.should_stop = list(observers), should_stop or (lambda: False)
         self.epoch, self.step_in_epoch = 0, 0
         self.tally: Tally | None = None
         self.records: list[Record] = []
         self.seconds = 0.0  # of training alone, without evaluation
         self.images = 0
+        self._start: _Start | None = None  # of the epoch in progress
         self._prepared = False
 
     @property
@@ -88,7 +99,7 @@ class Trainer:
             self.epoch = self.network.epoch = epoch
             record = self._run_epoch(train)
             record |= self._validate(validation)
-            self.epoch, self.step_in_epoch, self.tally = epoch + 1, 0, None
+            self.epoch, self.step_in_epoch, self.tally, self._start = epoch + 1, 0, None, None
             self.records.append(record)
             for observer in self.observers:
                 observer.on_epoch(self, record)
@@ -116,13 +127,17 @@ class Trainer:
             "seconds": self.seconds,
             "images": self.images,
             "tally": self.tally.state() if self.tally else None,
+            "start": self._start,
+            "records": self.records,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a saved `state`; the network (and its optimisers, after `prepare`) must have been loaded."""
         self.epoch, self.step_in_epoch = state["epoch"], state["step_in_epoch"]
         self.seconds, self.images = state["seconds"], state["images"]
+        self.records = list(state["records"])
         if state["tally"]:
+            self._start = _Start(*state["start"])
             self.tally = Tally(len(self.network.units), self.network.targets)
             self.tally.load(state["tally"], self._device())
 
@@ -130,7 +145,8 @@ class Trainer:
 
     def _run_epoch(self, train: Loader) -> Record:
         tally = self.tally = self.tally or Tally(len(self.network.units), self.network.targets)
-        lr, started, before, images = self._lr(), time.perf_counter(), self.seconds, self.images
+        start = self._start = self._start or _Start(self._lr(), self.seconds, self.images)
+        started, before = time.perf_counter(), self.seconds
         for x, y in _batches(train, self.epoch, self.step_in_epoch):
             x, y = self._to_device(x), self._to_device(y)
             tally.add(self.step + 1, self.network.step(x, y), y)
@@ -144,16 +160,16 @@ class Trainer:
             "event": "epoch",
             "epoch": self.epoch + 1,
             "step": self.step,
-            "seconds": self.seconds - before,
-            "images_per_second": (self.images - images) / max(self.seconds - before, 1e-9),
-            "lr": lr,
+            "seconds": self.seconds - start.seconds,
+            "images_per_second": (self.images - start.images) / max(self.seconds - start.seconds, 1e-9),
+            "lr": start.lr,
             "message": self.network.message_sizes(),
             **tally.record(),
         }
 
     def _look(self, tally: Tally, last: bool) -> None:
         """Check the losses and show them; on CUDA only now and then."""
-        if last or self._device().type == "cpu" or self.step % CHECK_EVERY == 0:
+        if last or self._device().type == "cpu" or self.step % self.look_every == 0:
             losses = tally.check()
             for observer in self.observers:
                 observer.on_step(self, losses)

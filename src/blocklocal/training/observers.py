@@ -5,9 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from blocklocal.network import BlockLocal
 from blocklocal.training.checkpoint import save_checkpoint
 from blocklocal.training.loop import Record, Trainer
 from blocklocal.training.progress import NullProgress, Progress
+from blocklocal.training.tally import NotFinite
 
 COLLAPSED = 0.1  # of the message's first size: a warning below
 LAGS = 2.0  # points that a block may be less accurate than the block before it
@@ -18,6 +22,26 @@ class MetricsFile:
 
     def __init__(self, path: Path):
         self.path = path
+        self._cut_half_line()
+
+    def _cut_half_line(self) -> None:
+        """A kill or a full disk may have cut the last line short; what is appended would be lost with it."""
+        content = self.path.read_bytes() if self.path.exists() else b""
+        if content and not content.endswith(b"\n"):
+            with self.path.open("r+b") as file:
+                file.truncate(content.rfind(b"\n") + 1)
+
+    def warnings(self) -> set[tuple[int, str]]:
+        """(block, kind) of the warnings written so far."""
+        found: set[tuple[int, str]] = set()
+        for line in self.path.read_bytes().splitlines() if self.path.exists() else []:
+            try:
+                record = json.loads(line)
+            except ValueError:  # a damaged line is the report's to complain of; it must not stop the training
+                continue
+            if isinstance(record, dict) and record.get("event") == "warning":
+                found.add((record["block"], record["kind"]))
+        return found
 
     def write(self, record: Record) -> None:
         with self.path.open("a") as file:
@@ -48,6 +72,10 @@ class TensorBoard:
                     self.writer.add_scalar(f"{name}/block-{k + 1}", value, record["step"])
         self.writer.flush()
 
+    def close(self) -> None:
+        """End the writer's thread."""
+        self.writer.close()
+
 
 class Console:
     """Feeds the live table."""
@@ -69,6 +97,8 @@ class Checkpoints:
         self.folder, self.every = folder, every
 
     def save(self, trainer: Trainer) -> Path:
+        """Raises NotFinite instead of putting ruined weights in the place of the last good ones."""
+        check_finite(trainer.network)
         return save_checkpoint(self.folder, trainer.network, trainer.state())
 
     def on_step(self, trainer: Trainer, losses: Sequence[float]) -> None:
@@ -79,13 +109,21 @@ class Checkpoints:
         self.save(trainer)
 
 
+def check_finite(network: BlockLocal) -> None:
+    """Raise NotFinite, with block and step, where an update has made a weight NaN or infinite."""
+    for unit in network.units:
+        finite = [parameter.detach().isfinite().all() for parameter in unit.parameters()]
+        if finite and not torch.stack(finite).all():
+            raise NotFinite(f"weights of block {unit.index + 1} are not finite after step {network.steps}")
+
+
 class Warnings:
     """Says when a block's message has collapsed or its accuracy lags behind the block before it."""
 
     def __init__(self, first: Sequence[float | None], metrics: MetricsFile, progress: Progress | NullProgress):
         self.first = first  # |b| per block before training
         self.metrics, self.progress = metrics, progress
-        self.said: set[tuple[int, str]] = set()
+        self.said = metrics.warnings()  # of a resumed run: nothing is said twice
 
     def on_step(self, trainer: Trainer, losses: Sequence[float]) -> None:
         """Nothing: looked at once per epoch."""
@@ -95,7 +133,8 @@ class Warnings:
             if (block, kind) not in self.said:
                 self.said.add((block, kind))
                 self.progress.warn(text)
-                self.metrics.write({"event": "warning", "epoch": record["epoch"], "block": block, "text": text})
+                said = {"event": "warning", "epoch": record["epoch"], "block": block, "kind": kind, "text": text}
+                self.metrics.write(said)
 
 
 def find_warnings(record: Record, first: Sequence[float | None]) -> list[tuple[int, str, str]]:

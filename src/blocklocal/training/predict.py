@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from blocklocal.data.decode import resize_and_crop, to_mode
+from blocklocal.data.decode import bad_image_errors, resize_and_crop, to_mode
 from blocklocal.errors import InputError
 from blocklocal.network import Prediction
 from blocklocal.training.build import Facts, normalise
@@ -37,14 +37,14 @@ def said(prediction: Prediction, i: int, facts: Facts) -> str:
 
 def open_pixels(path: Path, facts: Facts, resize: bool) -> Tensor:
     """uint8 [C, H, W] of an image file in the model's colours; InputError if it is unreadable or of another size."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps
 
     try:
         with Image.open(path) as opened:
-            image = to_mode(opened, "L" if facts.channels == 1 else "RGB")
+            image = to_mode(ImageOps.exif_transpose(opened), "L" if facts.channels == 1 else "RGB")
     except FileNotFoundError as error:
         raise InputError(f"there is no image {path}.") from error
-    except (OSError, ValueError, UnidentifiedImageError) as error:
+    except bad_image_errors() as error:
         raise InputError(f"{path} cannot be decoded as an image ({type(error).__name__}: {error}).") from error
     if resize and facts.height == facts.width:
         image = resize_and_crop(image, facts.height)

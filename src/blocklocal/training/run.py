@@ -1,6 +1,9 @@
 """One run: a folder that holds its settings, metrics, checkpoints, summary and report."""
 
 import json
+import math
+import shlex
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +12,9 @@ from typing import Any
 import torch
 
 from blocklocal.config import Config, load_config
-from blocklocal.data import ImageSet
+from blocklocal.data import Batches, ImageSet
 from blocklocal.errors import InputError
+from blocklocal.files import write_text
 from blocklocal.network import BlockLocal
 from blocklocal.training.build import (
     Facts,
@@ -25,7 +29,7 @@ from blocklocal.training.build import (
 from blocklocal.training.checkpoint import list_checkpoints, load_checkpoint
 from blocklocal.training.evaluate import Evaluation, evaluate
 from blocklocal.training.examples import choose_examples
-from blocklocal.training.loop import Stopped, Trainer
+from blocklocal.training.loop import CHECK_EVERY, Stopped, Trainer
 from blocklocal.training.observers import Checkpoints, Console, MetricsFile, TensorBoard, Warnings
 from blocklocal.training.progress import Progress
 from blocklocal.training.signals import StopSignals
@@ -34,10 +38,11 @@ CHECKPOINTS = "checkpoints"
 
 
 class Interrupted(Exception):
-    """A run was stopped by the user and saved; `folder` is where to go on."""
+    """A run was stopped by the user and saved; `folder` is where to go on, `remedy` how."""
 
-    def __init__(self, folder: Path):
-        super().__init__(f"stopped and saved. Go on with: blocklocal train --resume {folder}")
+    def __init__(self, folder: Path, remedy: str | None = None):
+        how = remedy or f"blocklocal train --resume {shlex.quote(str(folder))}"
+        super().__init__(f"stopped and saved. Go on with: {how}")
         self.folder = folder
 
 
@@ -51,10 +56,22 @@ def start_run(config: Config, output: Path, *, quiet: bool = False, data: ImageS
             f"{output} exists already and is not overwritten: choose another --output, or --resume {output}."
         )
     session = open_session(config, data)
-    output.mkdir(parents=True)
-    config.save(output / "config.json")
-    (output / "data.json").write_text(json.dumps(session.facts.flat()))
+    _create(output, session)
     return _train(session, output, None, quiet)
+
+
+def _create(output: Path, session: "Session") -> None:
+    """The folder appears with its settings in it, so that a run stopped at any moment can be resumed."""
+    draft = output.with_name(f".{output.name}-new")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        session.config.save(draft / "config.json")
+        write_text(draft / "data.json", json.dumps(session.facts.flat()))
+        draft.rename(output)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
 
 
 def resume_run(folder: Path, *, checkpoint: str | None = None, quiet: bool = False) -> dict[str, Any]:
@@ -64,7 +81,14 @@ def resume_run(folder: Path, *, checkpoint: str | None = None, quiet: bool = Fal
     config = load_config(folder)
     if (folder / "summary.json").exists():
         raise InputError(f"the run {folder} is finished: there is nothing to resume.")
-    return _train(open_session(config), folder, find_checkpoint(folder, checkpoint, required=False), quiet)
+    path = find_checkpoint(folder, checkpoint, required=False)
+    session = open_session(config)
+    if session.facts != load_facts(folder):
+        raise InputError(
+            f"the data set {config.data.data} is not what the run {folder} was started on (classes, size or pixels "
+            "differ): put the old one back, or train anew."
+        )
+    return _train(session, folder, path, quiet)
 
 
 def find_checkpoint(folder: Path, name: str | None = None, *, required: bool = True) -> Path | None:
@@ -89,6 +113,7 @@ class Session:
     data: ImageSet
     facts: Facts
     network: BlockLocal
+    batches: Batches
     device: torch.device
     threads: int
 
@@ -97,18 +122,23 @@ def open_session(config: Config, data: ImageSet | None = None) -> Session:
     threads, device = set_threads(config.machine.threads), find_device(config.machine.device)
     data = data or load_data(config)
     facts = Facts.of(data)
-    return Session(config, data, facts, build_network(config, facts, device), device, threads)
+    batches = training_batches(config, data, device)
+    return Session(config, data, facts, build_network(config, facts, device), batches, device, threads)
+
+
+def load_facts(folder: Path) -> Facts:
+    """What a run knows of its data set."""
+    try:
+        return Facts.load(json.loads((folder / "data.json").read_text()))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{folder / 'data.json'} cannot be read: is {folder} a run folder?") from error
 
 
 def load_network(
     folder: Path, checkpoint: str | None = None, device: str | None = None
 ) -> tuple[Config, Facts, BlockLocal]:
     """A run's trained network, without its data set."""
-    config = load_config(folder)
-    try:
-        facts = Facts.load(json.loads((folder / "data.json").read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{folder / 'data.json'} cannot be read: is {folder} a run folder?") from error
+    config, facts = load_config(folder), load_facts(folder)
     network = build_network(config, facts, find_device(device or config.machine.device))
     path = find_checkpoint(folder, checkpoint)
     assert path is not None
@@ -117,10 +147,10 @@ def load_network(
 
 
 def _train(session: Session, folder: Path, checkpoint: Path | None, quiet: bool) -> dict[str, Any]:
-    config, network = session.config, session.network
-    batches = training_batches(config, session.data, session.device)
+    config, network, batches = session.config, session.network, session.batches
     metrics = MetricsFile(folder / "metrics.jsonl")
-    saver = Checkpoints(folder / CHECKPOINTS, config.machine.checkpoint_every)
+    every = config.machine.checkpoint_every
+    saver = Checkpoints(folder / CHECKPOINTS, every)
     signals = StopSignals()
     trainer = Trainer(
         network,
@@ -128,6 +158,7 @@ def _train(session: Session, folder: Path, checkpoint: Path | None, quiet: bool)
         epochs=config.optimisation.epochs,
         schedule=config.optimisation.schedule,
         should_stop=lambda: signals.asked,
+        look_every=math.gcd(CHECK_EVERY, every or 0),
     )
     trainer.prepare(batches)
     first_sizes = network.message_sizes()
@@ -135,9 +166,10 @@ def _train(session: Session, folder: Path, checkpoint: Path | None, quiet: bool)
         trainer.restore(load_checkpoint(checkpoint, network))
         metrics.write({"event": "resumed", "epoch": trainer.epoch + 1, "step": trainer.step})
     progress = _progress(session, folder, len(batches), trainer.step, quiet)
-    trainer.observers = [metrics, saver, Console(progress), Warnings(first_sizes, metrics, progress)]
-    if config.machine.tensorboard:
-        trainer.observers.append(TensorBoard(folder / "tensorboard"))
+    board = TensorBoard(folder / "tensorboard") if config.machine.tensorboard else None
+    # The checkpoint comes last: what it says is done has been written by all others, and is written again if it fails.
+    watchers = [metrics, Console(progress), Warnings(first_sizes, metrics, progress), board, saver]
+    trainer.observers = [watcher for watcher in watchers if watcher is not None]
     validation = None
     if len(session.data.validation):
         validation = evaluation_batches(config, session.data.validation, session.facts, session.device)
@@ -147,6 +179,9 @@ def _train(session: Session, folder: Path, checkpoint: Path | None, quiet: bool)
         except Stopped:
             saver.save(trainer)
             raise Interrupted(folder) from None
+        finally:
+            if board is not None:
+                board.close()
     return _finish(session, folder, trainer)
 
 
@@ -177,10 +212,10 @@ def _finish(session: Session, folder: Path, trainer: Trainer) -> dict[str, Any]:
     examples = choose_examples(
         session.network, data, lambda pixels: normalise(pixels.to(session.device), session.facts)
     )
-    (folder / "examples.json").write_text(json.dumps(examples))
+    write_text(folder / "examples.json", json.dumps(examples))
     summary = summarise(session, trainer, test, train)
     summary["evaluation_seconds"] = time.perf_counter() - started
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     from blocklocal.report import write_report
 
     write_report(folder)

@@ -12,7 +12,12 @@ from blocklocal.targets import Targets
 
 
 class NotFinite(InputError):
-    """A local loss became NaN or infinite."""
+    """A local loss, or a weight, became NaN or infinite. `what` names block and step."""
+
+    def __init__(self, what: str):
+        super().__init__(
+            f"{what}. Checkpoints written before are kept; lower --lr, set --clip, or lower the weights of the parts."
+        )
 
 
 class Tally:
@@ -50,10 +55,7 @@ class Tally:
         for (step, _), losses in zip(unchecked, values, strict=True):
             for k, loss in enumerate(losses):
                 if not abs(loss) < float("inf"):
-                    raise NotFinite(
-                        f"the loss of block {k + 1} became {loss} at step {step}. The last good checkpoint is kept; "
-                        "lower --lr, set --clip, or lower the weights of the parts."
-                    )
+                    raise NotFinite(f"the loss of block {k + 1} became {loss} at step {step}")
         return values[-1]
 
     def record(self) -> dict[str, list]:

@@ -1,0 +1,223 @@
+"""Oracle: the run folder and the library's own functions. The commands say what these say."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from run_helpers import cli, flags, summary
+
+from blocklocal import __version__
+from blocklocal.cli.main import COMMANDS
+from blocklocal.data import load_images
+from blocklocal.recipes import RECIPES, get_recipe
+from blocklocal.training.predict import open_pixels
+from blocklocal.training.run import load_network
+
+FLAGS = (
+    "--data --train-size --model --width --rule --objective --family --scope --readout --reconstruction --blocks "
+    "--epochs --seed --device --threads --output --resume"
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    said = cli("train", *flags(), "--output", folder)
+    assert said.status == 0
+    (folder.parent / "said.txt").write_text(said.out)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three of the digits as PNG files."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("pictures")
+    pixels = load_images("digits").test.pixels[:3, 0]
+    for i, each in enumerate(pixels):
+        Image.fromarray(each.numpy()).save(folder / f"{i}.png")
+    return sorted(folder.iterdir())
+
+
+# --- help
+
+
+@pytest.mark.parametrize("command", ["train", "compare"])
+def test_help_names_every_flag_of_a_training(command):
+    said = cli(command, "--help")
+    assert said.status == 0
+    assert said.err == ""
+    for flag in FLAGS.split():
+        assert re.search(rf"{flag}\b", said.out), flag
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_a_help(command):
+    said = cli(command, "--help")
+    assert said.status == 0
+    assert len(said.out) > 100
+    assert "Traceback" not in said.err
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",), ("help",)])
+def test_the_help_of_the_whole_lists_every_command(arguments):
+    said = cli(*arguments)
+    assert said.status == 0
+    assert all(re.search(rf"^ +{command} +\S", said.out, re.MULTILINE) for command in COMMANDS)
+
+
+@pytest.mark.parametrize("flag", ["--version", "-V"])
+def test_the_version_is_the_package_s(flag):
+    said = cli(flag)
+    assert (said.status, said.out) == (0, f"blocklocal {__version__}\n")
+
+
+def test_the_package_is_a_command_of_python():
+    command = [sys.executable, "-m", "blocklocal"]
+    done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"blocklocal {__version__}\n"
+    done = subprocess.run([*command, "trian"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "Did you mean 'train'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# --- train
+
+
+def test_train_prints_epochs_accuracies_and_where_the_report_is(run):
+    said = (run.parent / "said.txt").read_text()
+    assert "epoch 1/2" in said
+    assert "epoch 2/2" in said
+    assert f"test accuracy {summary(run)['test_top1']:.2f} %" in said
+    assert f"report: {run / 'report.html'}" in said
+    assert (run / "report.html").exists()
+
+
+def test_quiet_trains_without_progress(tmp_path):
+    said = cli("train", *flags(epochs=1), "--output", tmp_path / "run", "--quiet")
+    assert [line.partition(" ")[0] for line in said.out.splitlines()] == ["test", "report:"]
+
+
+def test_without_output_a_new_folder_below_runs_is_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert cli("train", *flags(epochs=1, rule="frozen"), "--quiet").status == 0
+    names = sorted(path.name for path in (tmp_path / "runs").iterdir())
+    assert names == ["digits-mlp-frozen-seed0", "digits-mlp-frozen-seed0-2"]
+
+
+def test_flags_change_a_recipe_and_a_saved_configuration(tmp_path):
+    small = ("--epochs", 1, "--train-size", 40, "--threads", 1, "--width", 4, "--no-tensorboard", "--quiet")
+    assert cli("train", "--recipe", "quickstart", *small, "--output", tmp_path / "a").status == 0
+    config = json.loads((tmp_path / "a" / "config.json").read_text())
+    assert (config["batch_size"], config["width"]) == (get_recipe("quickstart").data.batch_size, 4)
+    assert cli("train", "--config", tmp_path / "a", "--seed", 5, "--quiet", "--output", tmp_path / "b").status == 0
+    assert json.loads((tmp_path / "b" / "config.json").read_text()) == {**config, "seed": 5}
+
+
+# --- evaluate
+
+
+def test_evaluate_gives_the_figures_of_the_summary(run, tmp_path):
+    said = cli("evaluate", run, "--json", tmp_path / "figures.json")
+    assert said.status == 0
+    figures, row = json.loads((tmp_path / "figures.json").read_text()), summary(run)
+    for key in ("top1", "top3", "nll", "ece"):
+        assert figures[key] == row[f"test_{key}"]
+    assert figures["block_top1"] == row["block_test_top1"]
+    assert f"test: top-1 {row['test_top1']:.2f} %  top-3 {row['test_top3']:.2f} %" in said.out
+    for name, accuracy in zip(row["block_names"], row["block_test_top1"], strict=True):
+        assert re.search(rf"^{name} +{accuracy:.2f} %$", said.out, re.MULTILINE)
+
+
+def test_evaluate_measures_the_validation_and_training_splits(run, tmp_path):
+    for split, key in (("validation", "validation_top1"), ("train", None)):
+        cli("evaluate", run, "--split", split, "--json", tmp_path / "figures.json")
+        figures = json.loads((tmp_path / "figures.json").read_text())
+        assert figures["split"] == split
+        if key:
+            assert figures["top1"] == summary(run)[key]
+
+
+def test_evaluate_takes_an_older_checkpoint(run, tmp_path):
+    older, newest = (cli("evaluate", run, "--checkpoint", f"step-0000000{step}") for step in (3, 6))
+    assert older.status == newest.status == 0
+    assert older.out != newest.out == cli("evaluate", run).out
+
+
+def test_evaluate_leaves_the_run_as_it_is(run):
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    cli("evaluate", run)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+# --- predict
+
+
+def test_predict_prints_class_and_confidence_of_the_output_and_of_each_block(run, pictures):
+    said = cli("predict", run, *pictures)
+    assert said.status == 0
+    lines = said.out.splitlines()
+    assert len(lines) == len(pictures) * 3
+    _, facts, network = load_network(run)
+    pixels = torch.stack([open_pixels(path, facts, resize=False) for path in pictures])
+    mean, std = torch.tensor(facts.mean).view(-1, 1, 1), torch.tensor(facts.std).view(-1, 1, 1)
+    prediction = network.predict((pixels.float() / 255 - mean) / std)
+    for i, path in enumerate(pictures):
+        own = lines[3 * i : 3 * i + 3]
+        for line, each in zip(own, (prediction, *prediction.blocks), strict=True):
+            assert line.endswith(f"{each.label[i].item()}  {100 * each.confidence[i].item():.1f} %")
+        assert own[0].startswith(f"{path}: ")
+        assert [line.split()[0] for line in own[1:]] == summary(run)["block_names"]
+
+
+def test_the_pixels_of_a_picture_are_those_of_the_data_set(run, pictures):
+    _, facts, _ = load_network(run)
+    assert torch.equal(open_pixels(pictures[0], facts, resize=False), load_images("digits").test.pixels[0])
+
+
+def test_predict_turns_a_picture_upright_as_training_does(run, pictures, tmp_path):
+    from PIL import Image
+
+    _, facts, _ = load_network(run)
+    with Image.open(pictures[0]) as image:
+        exif = Image.Exif()
+        exif[0x0112] = 3  # to be shown upside down
+        image.rotate(180).save(tmp_path / "turned.png", exif=exif)
+    turned, upright = (open_pixels(path, facts, resize=False) for path in (tmp_path / "turned.png", pictures[0]))
+    assert torch.equal(turned, upright)
+
+
+def test_predict_resizes_where_it_is_asked_to(run, pictures, tmp_path):
+    from PIL import Image
+
+    with Image.open(pictures[0]) as image:
+        image.convert("RGB").resize((20, 16)).save(tmp_path / "large.png")
+    assert cli("predict", run, tmp_path / "large.png", "--resize").status == 0
+
+
+# --- report and recipes
+
+
+def test_report_writes_the_page_again(run, tmp_path):
+    before = (run / "report.html").read_text()
+    (run / "report.html").unlink()
+    said = cli("report", run)
+    assert (said.status, said.out.strip()) == (0, str(run / "report.html"))
+    assert len((run / "report.html").read_text()) == pytest.approx(len(before), rel=0.1)
+
+
+def test_recipes_are_listed_and_printed_as_a_configuration(tmp_path):
+    said = cli("recipes")
+    assert said.status == 0
+    assert all(name in said.out for name in RECIPES.names())
+    (tmp_path / "config.json").write_text(cli("recipes", "quickstart").out)
+    from blocklocal.config import load_config
+
+    assert load_config(tmp_path) == get_recipe("quickstart")

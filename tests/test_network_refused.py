@@ -1,0 +1,82 @@
+"""What a network refuses: one clear message each, and nothing changed."""
+
+import pytest
+import torch
+from rule_helpers import CLASSES, build, data, network, parameters, same, state
+
+from blocklocal import BlockLocal, InputError, split
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"rule": "block-locel"}, "block-local"),
+        ({"family": "bernouli"}, "bernoulli"),
+        ({"objective": "evidense"}, "evidence"),
+        ({"twin": "mirored"}, "mirrored"),
+        ({"objectiv": "evidence"}, "objective"),
+        ({"scope": "neighbor"}, "neighbour"),
+        ({"order": "secnd"}, "second"),
+        ({"reconstruct": "images"}, "image"),
+    ],
+)
+def test_a_wrong_name_is_answered_with_the_nearest(wrong, message):
+    with pytest.raises(InputError, match=f"Did you mean '{message}'"):
+        network("mlp", **{"rule": "block-local", **wrong})
+
+
+@pytest.mark.parametrize("given", [{}, {"classes": 5, "labels": 5}])
+def test_classes_or_labels_but_not_both_or_neither(given):
+    with pytest.raises(InputError, match=r"either classes= .* or labels="):
+        BlockLocal(split(build("mlp"), 2), **given)
+
+
+@pytest.mark.parametrize("given", [{"classes": 7}, {"labels": 3}])
+def test_another_number_of_outputs_than_targets(given):
+    with pytest.raises(InputError, match=r"5\] values per sample, but there are"):
+        BlockLocal(split(build("mlp"), 2), **given)
+
+
+@pytest.mark.parametrize("shape", [(4, 1, 16, 16), (4, 3, 8, 8), (1, 8, 8), (4, 64)])
+@pytest.mark.parametrize("call", ["step", "predict", "forward", "block_logits"])
+def test_another_input_shape_than_the_model_takes(shape, call):
+    net = network("resnet18")
+    given = (torch.randn(shape), data()[1]) if call == "step" else (torch.randn(shape),)
+    with pytest.raises(InputError, match=r"the model takes \[B, 1, 8, 8\]"):
+        getattr(net, call)(*given)
+
+
+def test_another_number_of_targets_than_samples():
+    net, (x, y) = network("mlp"), data()
+    before = parameters(net)
+    with pytest.raises(InputError, match=r"targets of shape \[3\] for 4 samples"):
+        net.step(x, y[:3])
+    assert same(parameters(net), before)
+
+
+@pytest.mark.parametrize("wrong", [5, -1])
+def test_a_target_outside_the_classes_changes_nothing(wrong):
+    net, (x, y) = network("mlp"), data()
+    before, y[1] = state(net), wrong
+    with pytest.raises(InputError, match=rf"target {wrong} is outside the classes 0 … 4"):
+        net.step(x, y)
+    assert same(state(net), before)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"temperature": 0.0}, {"tau": -1.0}, {"reconstruction": -1.0}, {"readout": -1}, {"label_smoothing": 1.0}],
+)
+def test_impossible_numbers_by_name(wrong):
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        network("mlp", **wrong)
+
+
+def test_eq_8_as_printed_for_other_units_than_bernoulli():
+    with pytest.raises(InputError, match="family='bernoulli'"):
+        network("mlp", objective="printed-eq8")
+
+
+def test_a_module_that_is_not_cut_yet():
+    with pytest.raises(InputError, match=r"split\(model, blocks="):
+        BlockLocal(build("mlp"), classes=CLASSES)

@@ -1,0 +1,144 @@
+"""Readout, decoder and similarity. Oracles: shapes, the family's own divergence, plain loops."""
+
+import pytest
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from blocklocal.families import family
+from blocklocal.parts import Decoder, readout, similarity
+
+FLAT, MAP, SEQUENCE = torch.Size([4, 6]), torch.Size([4, 6, 8, 8]), torch.Size([4, 5, 6])
+
+
+def kinds(module: nn.Module) -> list[str]:
+    return [type(layer).__name__ for layer in module.modules() if not list(layer.children())]
+
+
+# --- readout
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("shape", "out"),
+    [
+        (FLAT, (4, 6)),
+        (SEQUENCE, (4, 5, 6)),
+        (MAP, (4, 6, 4, 4)),
+        (torch.Size([4, 6, 7, 7]), (4, 6, 4, 4)),
+        (torch.Size([4, 6, 1, 1]), (4, 6, 1, 1)),
+    ],
+)
+def test_a_readout_keeps_the_width_and_halves_maps_once(shape, out, layers):
+    assert readout(shape, layers)(torch.randn(shape)).shape == out
+
+
+@pytest.mark.parametrize(
+    ("shape", "layer"),
+    [
+        (FLAT, ["Linear", "BatchNorm1d"]),
+        (MAP, ["Conv2d", "BatchNorm2d"]),
+        (SEQUENCE, ["Linear", "LayerNorm"]),
+    ],
+)
+def test_a_readout_ends_before_its_last_relu(shape, layer):
+    assert kinds(readout(shape, 1)) == layer
+    assert kinds(readout(shape, 3)) == [*layer, "ReLU", *layer, "ReLU", *layer]
+
+
+# --- reconstruction
+
+
+@pytest.mark.parametrize("wanted", [(4, 3, 8, 8), (4, 3, 16, 16), (4, 3, 5, 5)])
+def test_a_decoder_of_maps_predicts_at_the_blocks_own_resolution(wanted):
+    decoder = Decoder(MAP, torch.Size(wanted))
+    assert decoder(torch.randn(MAP)).shape == (4, 3, 8, 8)
+    assert decoder.loss(torch.randn(MAP), torch.randn(wanted)).shape == ()
+
+
+@pytest.mark.parametrize(("given", "wanted"), [(FLAT, MAP), (FLAT, FLAT), (MAP, FLAT), (SEQUENCE, SEQUENCE)])
+def test_a_decoder_of_anything_else_predicts_every_value(given, wanted):
+    decoder = Decoder(given, wanted)
+    assert decoder(torch.randn(given)).shape == (4, wanted[1:].numel())
+    assert decoder.loss(torch.randn(given), torch.randn(wanted)).shape == ()
+
+
+@pytest.mark.parametrize("shape", [FLAT, MAP, SEQUENCE])
+def test_the_reconstruction_loss_is_the_divergence_between_gaussians_of_variance_half(shape):
+    decoder = Decoder(shape, shape).double()
+    h, wanted = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    mean = decoder(h)
+
+    def natural(m):  # (m/v, −1/(2v)) at v = ½
+        return torch.stack((2 * m, torch.full_like(m, -1.0)), -1)
+
+    divergence = family("gaussian-variance").kl(natural(wanted.reshape(mean.shape)), natural(mean))
+    torch.testing.assert_close(decoder.loss(h, wanted), divergence.mean())
+
+
+def test_a_larger_image_is_averaged_over_the_area_of_each_pixel():
+    decoder = Decoder(MAP, torch.Size([4, 3, 16, 16]))
+    h, image = torch.randn(MAP), torch.randn(4, 3, 16, 16)
+    small = image.unflatten(2, (8, 2)).unflatten(4, (8, 2)).mean((3, 5))
+    torch.testing.assert_close(decoder.loss(h, image), (decoder(h) - small).square().mean())
+
+
+def test_the_reconstruction_reaches_the_features_and_not_the_image():
+    decoder, h, image = Decoder(MAP, MAP), torch.randn(MAP, requires_grad=True), torch.randn(MAP)
+    decoder.loss(h, image).backward()
+    assert h.grad is not None
+    assert h.grad.abs().sum() > 0
+
+
+# --- similarity
+
+
+def cosine(a, b):
+    return float(a @ b / (a.norm() * b.norm()))
+
+
+def similarity_by_loops(h, targets):
+    """Nøkland & Eidnes 2019, eq. 3 and 4, one pair at a time."""
+    rows = []
+    for sample in h:
+        units = sample.flatten(1).std(1) if sample.dim() == 3 else sample
+        rows.append(units - units.mean())
+    errors = [
+        (cosine(rows[i], rows[j]) - cosine(targets[i], targets[j])) ** 2 for i in range(len(h)) for j in range(len(h))
+    ]
+    return sum(errors) / len(errors)
+
+
+@pytest.mark.parametrize("shape", [FLAT, MAP])
+def test_similarity_is_its_definition_in_loops(shape):
+    h = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    targets = F.one_hot(torch.tensor([0, 1, 1, 2])).double()
+    assert float(similarity(h, targets)) == pytest.approx(similarity_by_loops(h, targets), rel=1e-10)
+
+
+def test_similarity_vanishes_where_equal_classes_are_parallel_and_others_orthogonal():
+    directions = torch.tensor([[1.0, -1.0, 0.0, 0.0], [0.0, 0.0, 1.0, -1.0]])
+    y = torch.tensor([0, 1, 0, 1])
+    scale = torch.tensor([[1.0], [2.0], [3.0], [0.5]])
+    assert similarity(scale * directions[y] + 7, F.one_hot(y).float()) < 1e-12
+    assert similarity(scale * directions[y] + 7, F.one_hot(1 - y.roll(1)).float()) < 1e-12
+    assert similarity(scale * directions[y], F.one_hot(torch.tensor([0, 0, 1, 1])).float()) > 0.1
+
+
+@pytest.mark.parametrize("shape", [FLAT, MAP, SEQUENCE])
+def test_samples_without_a_target_take_no_part_in_similarity(shape):
+    h = torch.randn(shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    targets = F.one_hot(torch.tensor([0, 1, 1, 2])).float()
+    targets[2:] = 0
+    loss = similarity(h, targets)
+    torch.testing.assert_close(loss, similarity(h[:2], targets[:2]))
+    (gradient,) = torch.autograd.grad(loss, h)
+    assert not gradient[2:].any()
+    assert gradient[:2].any()
+    assert similarity(h, torch.zeros(4, 3)) == 0
+
+
+def test_similarity_of_sequence_targets_is_the_share_of_positions_that_agree():
+    y = torch.tensor([[0, 1, 2, 0], [0, 1, 0, 1]])
+    h = torch.tensor([[1.0, -1.0], [1.0, -1.0]])  # parallel features: cosine 1
+    assert float(similarity(h, F.one_hot(y, 3).float())) == pytest.approx((0 + 2 * (1 - 0.5) ** 2 + 0) / 4)

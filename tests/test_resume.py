@@ -1,0 +1,230 @@
+"""Oracle: the uninterrupted run. A run stopped anywhere and resumed is the same run, bit for bit."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from run_helpers import (
+    STEPS,
+    StopAfter,
+    assert_same_run,
+    cli,
+    equal,
+    metrics,
+    newest,
+    tiny,
+    weights,
+    whole,
+    with_dropout,
+    without_reports,
+)
+
+from blocklocal.config import Config
+from blocklocal.errors import InputError
+from blocklocal.report.read import read_run
+from blocklocal.training.checkpoint import list_checkpoints
+from blocklocal.training.observers import Checkpoints, Console
+from blocklocal.training.run import Interrupted, resume_run, start_run
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_reports() -> Iterator[None]:
+    with without_reports():
+        yield
+
+
+def stopped(config: Config, folder: Path, steps: int, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run that its user stopped during step `steps`."""
+    with monkeypatch.context() as patch:
+        patch.setattr("blocklocal.training.run.StopSignals", lambda: StopAfter(steps))
+        with pytest.raises(Interrupted):
+            start_run(config, folder, quiet=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with dropout and augmentation that nothing interrupted."""
+    return whole(with_dropout(), tmp_path_factory.mktemp("reference") / "run")
+
+
+# --- stopped after a step
+
+
+@pytest.mark.parametrize("steps", range(1, STEPS + 1))
+def test_a_run_stopped_after_any_step_ends_as_the_uninterrupted_one(tmp_path, monkeypatch, reference, steps):
+    run = stopped(with_dropout(), tmp_path / "run", steps, monkeypatch)
+    assert newest(run).name == f"step-{steps:08d}"
+    assert not (run / "summary.json").exists()
+    resume_run(run, quiet=True)
+    assert_same_run(run, reference)
+
+
+def test_the_reference_depends_on_dropout_and_augmentation(tmp_path, reference):
+    plain = whole(with_dropout(augment="", model_options={}), tmp_path / "run")
+    assert not equal(weights(plain), weights(reference))
+
+
+def test_a_run_stopped_again_and_again_ends_as_the_uninterrupted_one(tmp_path, monkeypatch, reference):
+    run = stopped(with_dropout(), tmp_path / "run", 1, monkeypatch)
+    for _ in range(STEPS - 1):
+        with monkeypatch.context() as patch:
+            patch.setattr("blocklocal.training.run.StopSignals", lambda: StopAfter(1))
+            with pytest.raises(Interrupted):
+                resume_run(run, quiet=True)
+    resume_run(run, quiet=True)
+    assert_same_run(run, reference)
+
+
+KINDS = {
+    "adam with clipping and cosine": {"optimizer": "adam", "lr": 0.01, "clip": 0.5, "schedule": "cosine"},
+    "adamw, constant": {"optimizer": "adamw", "lr": 0.01, "schedule": "constant"},
+    "neighbour scope": {"scope": "neighbour", "blocks": 3},
+    "chained twin, readout, reconstruction": {"twin": "chain", "readout": 1, "reconstruction": 1.0, "blocks": 3},
+    "mixing that depends on the epoch": {"objective": "variational", "family": "bernoulli", "tau": 0.5},
+    "backprop": {"rule": "backprop"},
+    "feedback alignment": {"rule": "feedback-alignment"},
+    "direct feedback": {"rule": "direct-feedback-alignment"},
+    "greedy": {"rule": "greedy"},
+    "frozen": {"rule": "frozen"},
+    "convolutions, channels last": {"model": "resnet20", "width": 4},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_resuming_in_the_second_epoch_is_exact_with(tmp_path, monkeypatch, kind):
+    config = tiny(**KINDS[kind])
+    run = stopped(config, tmp_path / "run", 4, monkeypatch)
+    resume_run(run, quiet=True)
+    assert_same_run(run, whole(config, tmp_path / "whole"))
+
+
+# --- not stopped but killed
+
+
+class Killed(BaseException):
+    """The process was gone."""
+
+
+def killed_at(step: int, config: Config, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    def kill(self, trainer, losses):
+        if trainer.step == step:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Console, "on_step", kill)
+        with pytest.raises(Killed):
+            start_run(config, folder, quiet=True)
+    return folder
+
+
+def test_a_killed_run_goes_on_from_the_last_checkpoint_in_mid_epoch(tmp_path, monkeypatch, reference):
+    run = killed_at(6, with_dropout(checkpoint_every=2), tmp_path / "run", monkeypatch)
+    assert newest(run).name == "step-00000004"
+    resume_run(run, quiet=True)
+    assert_same_run(run, reference)
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_anew_in_its_folder(tmp_path, monkeypatch, reference):
+    run = killed_at(2, with_dropout(), tmp_path / "run", monkeypatch)
+    assert not list_checkpoints(run / "checkpoints")
+    resume_run(run, quiet=True)
+    assert_same_run(run, reference)
+
+
+def test_an_epoch_whose_checkpoint_was_not_saved_is_recorded_again_and_counts_once(tmp_path, monkeypatch):
+    config = tiny(checkpoint_every=2)
+
+    def kill(self, trainer, record):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "on_epoch", kill)
+        with pytest.raises(Killed):
+            start_run(config, tmp_path / "run", quiet=True)
+    resume_run(tmp_path / "run", quiet=True)
+    epochs = [r["epoch"] for r in metrics(tmp_path / "run") if r["event"] == "epoch"]
+    assert epochs == [1, 1, 2]
+    assert_same_run(tmp_path / "run", whole(config, tmp_path / "whole"))
+
+
+def test_a_run_killed_after_its_last_epoch_is_finished_by_resuming(tmp_path, monkeypatch):
+    config = tiny()
+    with monkeypatch.context() as patch:
+        patch.setattr("blocklocal.training.run._finish", lambda *_: (_ for _ in ()).throw(Killed()))
+        with pytest.raises(Killed):
+            start_run(config, tmp_path / "run", quiet=True)
+    resume_run(tmp_path / "run", quiet=True)
+    assert_same_run(tmp_path / "run", whole(config, tmp_path / "whole"))
+
+
+def test_a_half_written_line_of_metrics_is_cut_before_more_is_appended(tmp_path, monkeypatch):
+    run = stopped(tiny(), tmp_path / "run", 4, monkeypatch)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"event": "epo')
+    resume_run(run, quiet=True)
+    assert [record["epoch"] for record in read_run(run).epochs] == [1, 2]
+    assert '{"event": "epo{' not in (run / "metrics.jsonl").read_text()
+
+
+# --- another checkpoint, or none to go on from
+
+
+def test_a_damaged_checkpoint_is_refused_and_the_older_one_named_goes_on(tmp_path, monkeypatch, reference):
+    run = stopped(with_dropout(), tmp_path / "run", 5, monkeypatch)
+    (newest(run) / "block-1.safetensors").write_bytes(b"nothing")
+    refused = cli("train", "--resume", run)
+    assert refused.status == 2
+    name = re.search(r"--checkpoint (step-\d+)", refused.text)
+    assert name is not None
+    assert name[1] == "step-00000003"
+    assert cli("train", "--resume", run, "--checkpoint", name[1], "--quiet").status == 0
+    assert_same_run(run, reference)
+
+
+def test_an_unknown_checkpoint_is_refused_with_those_that_are_there(tmp_path, monkeypatch):
+    run = stopped(tiny(), tmp_path / "run", 4, monkeypatch)
+    with pytest.raises(InputError, match=r"no checkpoint 'step-9'\. There: step-00000003, step-00000004"):
+        resume_run(run, checkpoint="step-9")
+
+
+def test_a_finished_run_is_not_resumed(tmp_path):
+    run = whole(tiny(), tmp_path / "run")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    said = cli("train", "--resume", run)
+    assert said.status == 2
+    assert "is finished" in said.text
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("flag", [("--epochs", "3"), ("--lr=0.2",), ("--recipe", "quickstart"), ("--output", "x")])
+def test_resume_refuses_other_settings_instead_of_ignoring_them(tmp_path, monkeypatch, flag):
+    run = stopped(tiny(), tmp_path / "run", 4, monkeypatch)
+    said = cli("train", "--resume", run, *flag)
+    assert said.status == 2
+    assert f"leave out {flag[0].partition('=')[0]}" in said.text
+
+
+def test_a_folder_that_is_no_run_is_not_resumed(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for folder, words in ((tmp_path / "empty", "no configuration"), (tmp_path / "missing", "no run folder")):
+        said = cli("train", "--resume", folder)
+        assert said.status == 2
+        assert words in said.text
+    assert not list((tmp_path / "empty").iterdir())
+
+
+def test_a_run_is_not_resumed_on_a_data_set_that_has_changed(tmp_path, monkeypatch):
+    run = stopped(tiny(), tmp_path / "run", 4, monkeypatch)
+    facts = (run / "data.json").read_text()
+    (run / "data.json").write_text(facts.replace('"height": 8', '"height": 9'))
+    with pytest.raises(InputError, match="not what the run"):
+        resume_run(run, quiet=True)
+
+
+def test_the_state_of_torch_is_left_alone_by_a_run(tmp_path):
+    before = torch.get_rng_state()
+    whole(with_dropout(), tmp_path / "run")
+    assert torch.equal(torch.get_rng_state(), before)
