@@ -4,15 +4,17 @@ import errno
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from run_helpers import equal
+from run_helpers import equal, file_limit
 
 from blocklocal import BlockLocal
 from blocklocal.errors import InputError
 from blocklocal.models import build_model
+from blocklocal.optim import adam, sgd
 from blocklocal.splitting import split
 from blocklocal.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 
@@ -115,51 +117,60 @@ class Killed(BaseException):
     """Nothing catches it on purpose."""
 
 
-POINTS = ((Path, "mkdir"), (Path, "write_bytes"), (Path, "write_text"), (os, "fsync"), (Path, "rename"))
+class Disk:
+    """Counts what changes the disk (Python reports it to its audit hooks), and raises `error` at number `point`."""
+
+    armed: list["Disk"] = []
+
+    def __init__(self, folder: Path, point: int, error: BaseException):
+        self.folder, self.point, self.error = str(folder), point, error
+        self.count = 0
+
+    def saw(self, event: str, args: tuple) -> None:
+        if event == "open":
+            path, mode, flags = args
+            writes = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+            if not writes or not str(path).startswith(self.folder):
+                return
+        elif event not in ("os.mkdir", "os.rename", "os.remove", "os.rmdir"):
+            return
+        self.count += 1
+        if self.count == self.point:
+            raise self.error
+
+    def __enter__(self) -> "Disk":
+        self.armed.append(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.armed.clear()
 
 
-def fail_at(monkeypatch: pytest.MonkeyPatch, number: int, error: BaseException) -> list[str]:
-    """Let the `number`-th call (from 1) of anything that touches the disk fail; returns the calls as they come."""
-    calls: list[str] = []
-
-    def wrap(owner, name):
-        real = getattr(owner, name)
-
-        def call(*args, **kwargs):
-            calls.append(name)
-            if len(calls) == number:
-                raise error
-            return real(*args, **kwargs)
-
-        monkeypatch.setattr(owner, name, call)
-
-    for owner, name in POINTS:
-        wrap(owner, name)
-    return calls
+sys.addaudithook(
+    lambda event, args: Disk.armed[0].saw(event, args) if Disk.armed else None
+)  # for good: none is removed
 
 
-def count_calls(folder: Path, monkeypatch: pytest.MonkeyPatch, same_step: bool) -> int:
+def count_changes(folder: Path, step: int) -> int:
     made = saved(folder, 1, 2)
-    with monkeypatch.context() as patch:
-        calls = fail_at(patch, -1, Killed())
-        save_checkpoint(folder, made, {"step": 2 if same_step else 3})
-    return len(calls)
+    with Disk(folder, -1, Killed()) as disk:
+        save_checkpoint(folder, made, {"step": step})
+    return disk.count
 
 
-@pytest.mark.parametrize("same_step", [False, True], ids=["next-step", "same-step"])
+@pytest.mark.parametrize("step", [3, 2], ids=["next-step", "same-step"])
 @pytest.mark.parametrize("cleans", [False, True], ids=["killed", "failed"])
-def test_a_save_that_ends_at_any_point_leaves_a_loadable_checkpoint(tmp_path, monkeypatch, cleans, same_step):
-    total = count_calls(tmp_path / "whole", monkeypatch, same_step)
-    assert total > 12  # two blocks of two files, state and rng, their flushing, three renames
+def test_a_save_that_ends_at_any_point_leaves_a_loadable_checkpoint(tmp_path, monkeypatch, cleans, step):
+    total = count_changes(tmp_path / "whole", step)
+    assert total > 12  # a folder, six files, two renames, and an older checkpoint's files
     for point in range(1, total + 1):
         folder = tmp_path / str(point)
         made = saved(folder, 1, 2)
         with monkeypatch.context() as patch:
             if not cleans:  # a process that was killed cleans nothing up
                 patch.setattr(shutil, "rmtree", lambda *a, **k: None)
-            fail_at(patch, point, Killed())
-            with pytest.raises(Killed):
-                save_checkpoint(folder, made, {"step": 2 if same_step else 3})
+            with Disk(folder, point, Killed()), pytest.raises(Killed):
+                save_checkpoint(folder, made, {"step": step})
         there = list_checkpoints(folder)
         assert "step-00000001" in names(folder) or there[-1].name == "step-00000003"
         assert {"step-00000002", "step-00000002.2", "step-00000003"} & set(names(folder))
@@ -185,6 +196,16 @@ def test_a_failed_write_is_an_oserror_and_leaves_nothing_behind(tmp_path, monkey
             save_checkpoint(tmp_path, made, {"step": 2})
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
     assert {path: path.read_bytes() for path in (tmp_path / "step-00000001").iterdir()} == before
+
+
+@pytest.mark.parametrize(("width", "optimizer"), [(64, sgd()), (16, adam())], ids=["weights", "optimizer"])
+def test_a_disk_that_really_takes_no_more_is_an_oserror(tmp_path, width, optimizer):
+    made = network(width)
+    made.configure(optimizer, "constant", 20)
+    made.step(X, Y)
+    with file_limit(4096), pytest.raises(OSError, match="File too large"):
+        save_checkpoint(tmp_path, made, {"step": 1})
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- damaged files

@@ -170,11 +170,19 @@ def test_the_projection_gradient_on_the_activation_is_the_projected_target():
     gaussian = family("gaussian")  # its mean is the activation itself
     phi, b = forward_message(gaussian, 4, 3, 5), backward_message(gaussian, 2, 1, 5)
     y = torch.tensor([0, 1, 1, 0])
-    (on_phi,) = gradients(loss_of("projection", gaussian, phi, b, y), phi)
-    torch.testing.assert_close(-on_phi * 4 * 3, b[y].expand(4, 3, 5))
+    (on_phi,) = gradients(loss_of("projection", gaussian, phi, b, y, mix=0.5), phi)
+    torch.testing.assert_close(-on_phi * 4 * 3, 0.5 * b[y].expand(4, 3, 5))
 
 
-# --- settings
+# --- settings and bad input
+
+
+@pytest.mark.parametrize("name", ["variational", "printed-eq8", "projection"])
+@pytest.mark.parametrize("shape", [(1,), (3,), (4, 2)], ids=str)
+def test_targets_that_do_not_fit_the_samples_are_refused(name, shape):
+    phi, b, _, _ = own_messages(BERNOULLI)  # 4 samples of 3 positions
+    with pytest.raises(InputError, match="do not fit 4 samples with 3 positions"):
+        loss_of(name, BERNOULLI, phi, b[:, :2], torch.zeros(shape, dtype=torch.int64))
 
 
 @pytest.mark.parametrize(("tau", "epoch", "m"), [(0.0, 7, 1.0), (0.5, 0, 1.0), (0.5, 2, 0.5), (1.0, 9, 0.1)])

@@ -6,7 +6,10 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from blocklocal.families import family
+from blocklocal.local import HiddenLoss
+from blocklocal.objectives import OBJECTIVES
 from blocklocal.parts import Decoder, readout, similarity
+from blocklocal.targets import Classes
 
 FLAT, MAP, SEQUENCE = torch.Size([4, 6]), torch.Size([4, 6, 8, 8]), torch.Size([4, 5, 6])
 
@@ -142,3 +145,25 @@ def test_similarity_of_sequence_targets_is_the_share_of_positions_that_agree():
     y = torch.tensor([[0, 1, 2, 0], [0, 1, 0, 1]])
     h = torch.tensor([[1.0, -1.0], [1.0, -1.0]])  # parallel features: cosine 1
     assert float(similarity(h, F.one_hot(y, 3).float())) == pytest.approx((0 + 2 * (1 - 0.5) ** 2 + 0) / 4)
+
+
+# --- in a block's loss
+
+
+def test_the_parts_of_a_loss_are_weighted_and_add_up_to_it():
+    torch.manual_seed(0)
+    h, y, image = torch.randn(4, 6, 8, 8), torch.tensor([0, 1, 1, 2]), torch.randn(4, 1, 8, 8)
+    bernoulli, decoder = family("bernoulli"), Decoder(MAP, torch.Size([4, 1, 8, 8]))
+    local = HiddenLoss(
+        family=bernoulli,
+        objective=OBJECTIVES.get("evidence"),
+        targets=Classes(3),
+        decoders={"image": decoder},
+        weights={"similarity": 2.0, "image": 3.0},
+    )
+    result = local(h, y, message=torch.randn(3, 1, 6), wanted={"image": image})
+    features = bernoulli.mean(h)
+    torch.testing.assert_close(result.parts["similarity"], 2 * similarity(features, F.one_hot(y).float()))
+    torch.testing.assert_close(result.parts["image"], 3 * decoder.loss(features, image).detach())
+    torch.testing.assert_close(result.loss.detach(), sum(result.parts.values()))
+    assert list(result.parts) == ["evidence", "similarity", "image"]

@@ -11,10 +11,10 @@ import torch
 from run_helpers import (
     STEPS,
     cli,
+    file_limit,
     flags,
     metrics,
     newest,
-    spawn,
     summary,
     tiny,
     weights,
@@ -101,20 +101,12 @@ def test_a_full_disk_ends_with_1_a_message_and_the_older_checkpoint(tmp_path, mo
     assert cli("train", "--resume", tmp_path / "run", "--quiet").status == 0
 
 
-LIMITED = """
-import resource, sys
-from blocklocal.cli import main
-resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
-sys.exit(main(sys.argv[1:]))
-"""
-
-
 def test_a_disk_that_really_takes_no_more_ends_with_1_and_no_traceback(tmp_path):
-    process = spawn(LIMITED, "train", *flags(width=64), "--quiet", "--output", tmp_path / "run")
-    out, err = process.communicate(timeout=100)
-    assert process.returncode == 1, err
-    assert "cannot write: File too large" in err
-    assert "Traceback" not in out + err
+    with file_limit(8192):
+        said = cli("train", *flags(width=64), "--quiet", "--output", tmp_path / "run")
+    assert said.status == 1
+    assert "cannot write: File too large" in said.err
+    assert "Traceback" not in said.text
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
 
 

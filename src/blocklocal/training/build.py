@@ -140,3 +140,25 @@ def normalise(pixels: Tensor, facts: Facts) -> Tensor:
     """uint8 [B, C, H, W] → the float32 that the network takes."""
     mean, std = (torch.tensor(values, device=pixels.device).view(-1, 1, 1) for values in (facts.mean, facts.std))
     return (pixels.float() / 255 - mean) / std
+
+
+@dataclass(frozen=True)
+class Session:
+    """Everything of a run that is in memory."""
+
+    config: Config
+    data: ImageSet
+    facts: Facts
+    network: BlockLocal
+    batches: Batches
+    device: torch.device
+    threads: int
+
+
+def open_session(config: Config, data: ImageSet | None = None) -> Session:
+    """Set threads and device, load the data (unless it is given), build batches and network."""
+    threads, device = set_threads(config.machine.threads), find_device(config.machine.device)
+    data = data or load_data(config)
+    facts = Facts.of(data)
+    batches = training_batches(config, data, device)
+    return Session(config, data, facts, build_network(config, facts, device), batches, device, threads)

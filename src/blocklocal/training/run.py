@@ -4,35 +4,30 @@ import json
 import math
 import shlex
 import shutil
-import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from blocklocal.config import Config, load_config
-from blocklocal.data import Batches, ImageSet
+from blocklocal.data import ImageSet
 from blocklocal.errors import InputError
 from blocklocal.files import write_text
 from blocklocal.network import BlockLocal
 from blocklocal.training.build import (
     Facts,
+    Session,
     build_network,
     evaluation_batches,
     find_device,
-    load_data,
     normalise,
-    set_threads,
-    training_batches,
+    open_session,
 )
 from blocklocal.training.checkpoint import list_checkpoints, load_checkpoint
-from blocklocal.training.evaluate import Evaluation, evaluate
 from blocklocal.training.examples import choose_examples
 from blocklocal.training.loop import CHECK_EVERY, Stopped, Trainer
 from blocklocal.training.observers import Checkpoints, Console, MetricsFile, TensorBoard, Warnings
 from blocklocal.training.progress import Progress
 from blocklocal.training.signals import StopSignals
+from blocklocal.training.summary import summarise
 
 CHECKPOINTS = "checkpoints"
 
@@ -60,7 +55,7 @@ def start_run(config: Config, output: Path, *, quiet: bool = False, data: ImageS
     return _train(session, output, None, quiet)
 
 
-def _create(output: Path, session: "Session") -> None:
+def _create(output: Path, session: Session) -> None:
     """The folder appears with its settings in it, so that a run stopped at any moment can be resumed."""
     draft = output.with_name(f".{output.name}-new")
     shutil.rmtree(draft, ignore_errors=True)
@@ -103,27 +98,6 @@ def find_checkpoint(folder: Path, name: str | None = None, *, required: bool = T
     if not known and required:
         raise InputError(f"{folder} holds no complete checkpoint: train it first (blocklocal train --resume {folder}).")
     return known[-1] if known else None
-
-
-@dataclass(frozen=True)
-class Session:
-    """Everything of a run that is in memory."""
-
-    config: Config
-    data: ImageSet
-    facts: Facts
-    network: BlockLocal
-    batches: Batches
-    device: torch.device
-    threads: int
-
-
-def open_session(config: Config, data: ImageSet | None = None) -> Session:
-    threads, device = set_threads(config.machine.threads), find_device(config.machine.device)
-    data = data or load_data(config)
-    facts = Facts.of(data)
-    batches = training_batches(config, data, device)
-    return Session(config, data, facts, build_network(config, facts, device), batches, device, threads)
 
 
 def load_facts(folder: Path) -> Facts:
@@ -199,69 +173,14 @@ def block_names(network: BlockLocal) -> list[str]:
 
 
 def _finish(session: Session, folder: Path, trainer: Trainer) -> dict[str, Any]:
-    config, data = session.config, session.data
-    started = time.perf_counter()
-
-    def on(images) -> Evaluation:
-        return evaluate(session.network, evaluation_batches(config, images, session.facts, session.device))
-
-    test = on(data.test)
-    train = on(
-        data.train.subset(slice(0, len(data.test)))
-    )  # as many images as the test split has: enough to see overfitting
+    """Evaluate once on the test split, and write examples, summary and report."""
     examples = choose_examples(
-        session.network, data, lambda pixels: normalise(pixels.to(session.device), session.facts)
+        session.network, session.data, lambda pixels: normalise(pixels.to(session.device), session.facts)
     )
     write_text(folder / "examples.json", json.dumps(examples))
-    summary = summarise(session, trainer, test, train)
-    summary["evaluation_seconds"] = time.perf_counter() - started
+    summary = summarise(session, trainer)
     write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     from blocklocal.report import write_report
 
     write_report(folder)
     return summary
-
-
-def summarise(session: Session, trainer: Trainer, test: Evaluation, train: Evaluation) -> dict[str, Any]:
-    """The run in one flat object; a key that does not apply is None. Accuracies in percent."""
-    config, network, data = session.config, session.network, session.data
-    local = not network.rule.whole and network.rule.objective is not None
-    learns = config.learning.objective if network.rule.objective == "" else network.rule.objective
-    validation = trainer.records[-1]["validation_top1"][-1] if trainer.records else None
-    return {
-        "rule": config.learning.rule,
-        "objective": None if network.rule.whole else learns,
-        "family": config.learning.family if local else None,
-        "scope": config.learning.scope
-        if network.rule.local and network.rule.parts and not network.rule.whole
-        else None,
-        "readout": config.learning.readout if local and network.rule.parts else None,
-        "reconstruction": config.learning.reconstruction if local and network.rule.parts else None,
-        "model": config.model.model,
-        "width": config.model.width,
-        "parameters": sum(p.numel() for p in network.split.model.parameters()),
-        "local_parameters": sum(p.numel() for u in network.units if u.local for p in u.local.parameters()),
-        "blocks": len(network.split.blocks),
-        "block_names": list(network.split.names),
-        "processes": 1,
-        "data": data.name,
-        "train_size": len(data.train),
-        "validation_size": len(data.validation),
-        "test_size": len(data.test),
-        "skipped": data.skipped,
-        "epochs": config.optimisation.epochs,
-        "seed": config.machine.seed,
-        "threads": session.threads,
-        "device": str(session.device),
-        "torch": torch.__version__,
-        "test_top1": test.top1,
-        "test_top3": test.top3,
-        "train_top1": train.top1,
-        "validation_top1": validation,
-        "test_nll": test.nll,
-        "test_ece": test.ece,
-        "block_test_top1": [accuracy for accuracy in test.block_top1 if accuracy is not None],
-        "seconds": trainer.seconds,
-        "images_per_second": trainer.images / trainer.seconds if trainer.seconds else None,
-        "finished": True,
-    }

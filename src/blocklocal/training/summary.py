@@ -1,0 +1,73 @@
+"""The result of a run: `summary.json`."""
+
+import time
+from typing import Any
+
+import torch
+
+from blocklocal.data import Images
+from blocklocal.training.build import Session, evaluation_batches
+from blocklocal.training.evaluate import Evaluation, evaluate
+from blocklocal.training.loop import Trainer
+
+
+def summarise(session: Session, trainer: Trainer) -> dict[str, Any]:
+    """A finished run in one flat object, measured on the test split; a key that does not apply is None.
+
+    Accuracies in percent. train_top1 is of as many training images as the test split has: enough to see overfitting.
+    """
+    config, network, data = session.config, session.network, session.data
+    started = time.perf_counter()
+    test = _evaluate(session, data.test)
+    train = _evaluate(session, data.train.subset(slice(0, len(data.test))))
+    validation = trainer.records[-1]["validation_top1"][-1] if trainer.records else None
+    return {
+        "rule": config.learning.rule,
+        **_local_settings(session),
+        "model": config.model.model,
+        "width": config.model.width,
+        "parameters": sum(p.numel() for p in network.split.model.parameters()),
+        "local_parameters": sum(p.numel() for u in network.units if u.local for p in u.local.parameters()),
+        "blocks": len(network.split.blocks),
+        "block_names": list(network.split.names),
+        "processes": 1,
+        "data": data.name,
+        "train_size": len(data.train),
+        "validation_size": len(data.validation),
+        "test_size": len(data.test),
+        "skipped": data.skipped,
+        "epochs": config.optimisation.epochs,
+        "seed": config.machine.seed,
+        "threads": session.threads,
+        "device": str(session.device),
+        "torch": torch.__version__,
+        "test_top1": test.top1,
+        "test_top3": test.top3,
+        "train_top1": train.top1,
+        "validation_top1": validation,
+        "test_nll": test.nll,
+        "test_ece": test.ece,
+        "block_test_top1": [accuracy for accuracy in test.block_top1 if accuracy is not None],
+        "seconds": trainer.seconds,
+        "images_per_second": trainer.images / trainer.seconds if trainer.seconds else None,
+        "evaluation_seconds": time.perf_counter() - started,
+        "finished": True,
+    }
+
+
+def _evaluate(session: Session, images: Images) -> Evaluation:
+    return evaluate(session.network, evaluation_batches(session.config, images, session.facts, session.device))
+
+
+def _local_settings(session: Session) -> dict[str, Any]:
+    """What decides the hidden blocks' losses; None where the rule has none, or fixes it itself."""
+    learning, rule = session.config.learning, session.network.rule
+    local = not rule.whole and rule.objective is not None
+    parts = local and rule.parts
+    return {
+        "objective": (rule.objective or learning.objective) if local else None,
+        "family": learning.family if local else None,
+        "scope": learning.scope if parts else None,
+        "readout": learning.readout if parts else None,
+        "reconstruction": learning.reconstruction if parts else None,
+    }
