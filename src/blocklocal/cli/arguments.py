@@ -97,6 +97,8 @@ class ReportArguments:
 
     folders: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Run folders (several are shown beside each other) or comparison folders."""
+    markdown: bool = False
+    """Print the table of every comparison as Markdown too."""
 
 
 def parse(kind: type[T], arguments: Sequence[str], prog: str, default: T | None = None) -> T:

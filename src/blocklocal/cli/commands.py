@@ -123,19 +123,20 @@ def predict(arguments: list[str]) -> None:
 
 def report(arguments: list[str]) -> None:
     """Write report.html again, for runs or comparisons."""
-    from blocklocal.report import write_comparison, write_report
+    from blocklocal.report import markdown_table, write_comparison, write_report
+    from blocklocal.report.read import read_comparison
 
     given = parse(ReportArguments, arguments, "blocklocal report")
     if not given.folders:
         raise InputError("report needs at least one run folder.")
-    runs = [folder for folder in given.folders if not (folder / "compare.json").exists()]
-    for folder in given.folders:
-        path = (
-            write_report(folder, beside=[r for r in runs if r != folder])
-            if folder in runs
-            else write_comparison(folder)
-        )
-        print(path)
+    comparisons = [folder for folder in given.folders if (folder / "compare.json").exists()]
+    runs = [folder for folder in given.folders if folder not in comparisons]
+    for folder in runs:
+        print(write_report(folder, beside=[other for other in runs if other != folder]))
+    for folder in comparisons:
+        print(write_comparison(folder))
+        if given.markdown:
+            print(markdown_table(read_comparison(folder)))
 
 
 def recipes(arguments: list[str]) -> None:
