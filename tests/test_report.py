@@ -355,7 +355,7 @@ def test_runs_under_other_conditions_are_not_subtracted():
 def test_variants_of_a_rule_are_not_averaged():
     lines = aggregate([summary(test=90.0), summary(test=80.0, objective="variational")])
     assert [line["label"] for line in lines] == [
-        "block-local (objective evidence)",
+        "block-local",
         "block-local (objective variational)",
     ]
     assert [line["n"] for line in lines] == [1, 1]

@@ -7,18 +7,20 @@ import json
 import math
 import statistics
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from blocklocal.errors import InputError
+from blocklocal.settings import Learning
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 BACKPROP, CONTROL = "backprop", "frozen"
 # Runs are averaged only over the seed: a difference in any of these makes another line of the table.
-VARIANT = ("objective", "family", "scope", "readout", "reconstruction", "model", "width", "blocks", "data")
-VARIANT += ("train_size", "test_size", "epochs")
+LEARNING = {f.name: f.default for f in fields(Learning) if f.name != "rule"}
+VARIANT = (*LEARNING, "model", "width", "blocks", "data", "train_size", "test_size", "epochs")
 # What must agree before two lines are subtracted. The control freezes all blocks but the last, so its cuts count too.
 SAME = ("data", "model", "width", "train_size", "test_size", "epochs")
 NOTHING = "–"
@@ -91,12 +93,13 @@ def mean(values: Iterable[float | None]) -> float | None:
 
 
 def _label(lines: list[dict[str, Any]]) -> None:
-    """Name what tells the variants of one rule apart, and nothing else."""
+    """Name what tells the variants of one rule apart, and nothing else: not the settings left at their defaults."""
     for line in lines:
         alike = [other["first"] for other in lines if other["rule"] == line["rule"]]
         differing = [key for key in VARIANT if len({json.dumps(row.get(key), default=str) for row in alike}) > 1]
-        if differing:
-            parts = [f"{key} {_plain(line['first'].get(key))}" for key in differing]
+        shown = {key: line["first"].get(key) for key in differing}
+        parts = [f"{key} {_plain(v)}" for key, v in shown.items() if key not in LEARNING or v != LEARNING[key]]
+        if parts:
             line["label"] += f" ({', '.join(parts)})"
 
 

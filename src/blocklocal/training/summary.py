@@ -1,6 +1,7 @@
 """The result of a run: `summary.json`."""
 
 import time
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -60,14 +61,14 @@ def _evaluate(session: Session, images: Images) -> Evaluation:
 
 
 def _local_settings(session: Session) -> dict[str, Any]:
-    """What decides the hidden blocks' losses; None where the rule has none, or fixes it itself."""
-    learning, rule = session.config.learning, session.network.rule
+    """The settings that decide the hidden blocks' losses; None where the rule has no such loss, or fixes it itself."""
+    learning, rule = asdict(session.config.learning), session.network.rule
     local = not rule.whole and rule.objective is not None
-    parts = local and rule.parts
-    return {
-        "objective": (rule.objective or learning.objective) if local else None,
-        "family": learning.family if local else None,
-        "scope": learning.scope if parts else None,
-        "readout": learning.readout if parts else None,
-        "reconstruction": learning.reconstruction if parts else None,
-    }
+    if not local:
+        kept = set()
+    elif not rule.parts:
+        kept = {"family", "rectified_temperature", "categorical_size"}
+    else:
+        kept = set(learning)
+    settings = {name: value if name in kept else None for name, value in learning.items() if name != "rule"}
+    return settings | {"objective": (rule.objective or learning["objective"]) if local else None}
