@@ -98,3 +98,15 @@ def test_label_smoothing_reaches_every_classification_loss(rule):
         smooth = F.cross_entropy(result.scores, y, label_smoothing=0.2)
         assert torch.allclose(result.loss, smooth, atol=1e-6)
         assert not torch.allclose(result.loss, F.cross_entropy(result.scores, y), atol=1e-4)
+
+
+@pytest.mark.parametrize("schedule", ["one-cycle", "cosine", "constant"])
+def test_training_may_go_on_after_the_schedule_at_its_last_learning_rate(schedule: str):
+    net = network("mlp")
+    net.configure(sgd(lr=0.1), schedule, steps=3)
+    rates = []
+    for _ in range(5):
+        net.step(*data())
+        rates.append([unit.optimizer.param_groups[0]["lr"] for unit in net.units])
+    assert rates[2] == rates[3] == rates[4]
+    assert (rates[0] == rates[2]) == (schedule == "constant")

@@ -66,6 +66,7 @@ class BlockUnit(nn.Module):
     autocast: torch.dtype | None = None
     optimizer: torch.optim.Optimizer | None = None
     schedule: LRScheduler | None = None
+    schedule_steps: int = 0
     clip: float | None = None
 
     def __init__(
@@ -92,6 +93,7 @@ class BlockUnit(nn.Module):
         parameters = self.trainable()
         self.optimizer = optimizer.build(parameters) if parameters else None
         self.schedule = build_schedule(schedule, self.optimizer, steps) if self.optimizer else None
+        self.schedule_steps = steps
         self.clip = optimizer.clip
 
     # --- messages
@@ -153,13 +155,16 @@ class BlockUnit(nn.Module):
             torch.autograd.backward(pending.output, gradient.to(pending.output.dtype), inputs=inputs)
 
     def update(self) -> None:
-        """Clip, step the optimiser and the schedule, drop the gradients."""
+        """Clip, step the optimiser and the schedule, drop the gradients.
+
+        Training may go on after the schedule's last step; the learning rate then stays where it ended.
+        """
         if self.optimizer is None:
             return
         if self.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.trainable(), self.clip)
         self.optimizer.step()
-        if self.schedule is not None:
+        if self.schedule is not None and self.schedule.last_epoch < self.schedule_steps:
             self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
 
