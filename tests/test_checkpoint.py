@@ -285,3 +285,11 @@ def test_a_checkpoint_holds_no_code(tmp_path):
     for file in [*path.glob("*.optimizer"), path / "rng.pt"]:
         torch.load(file, weights_only=True)
     assert json.loads((path / "state.json").read_text())["step"] == 1
+
+
+def test_the_random_state_of_a_users_own_code_goes_on_where_it_was(tmp_path):
+    with torch.random.fork_rng():
+        path = save_checkpoint(tmp_path, network(steps=1), {"step": 1})
+        wanted = torch.rand(3)
+        load_checkpoint(path, network())
+        assert torch.equal(torch.rand(3), wanted)

@@ -1,89 +1,18 @@
 """The report, its tables and pictures, from small fake run folders."""
 
-import base64
 import json
 import re
-import statistics
 from html.parser import HTMLParser
-from io import BytesIO, StringIO
 from pathlib import Path
 
 import pytest
+from report_helpers import SECTIONS, epoch, page, section, summary, write_run
 
 from blocklocal.errors import InputError
 from blocklocal.report.html import write_comparison, write_report
 from blocklocal.report.plots import block_curves, levels, plot_comparison
 from blocklocal.report.read import read_run
-from blocklocal.report.table import aggregate, comparison_table, markdown_table
-
-SECTIONS = ["result", "comparison", "learning", "depth", "messages", "examples", "warnings", "settings"]
-BLOCKS = 3
-COMMON = {"model": "mlp", "width": 32, "data": "digits", "train_size": 1400, "test_size": 397, "epochs": 4}
-
-
-def png() -> str:
-    from PIL import Image
-
-    buffer = BytesIO()
-    Image.new("L", (8, 8), 128).save(buffer, format="PNG")
-    return base64.b64encode(buffer.getvalue()).decode()
-
-
-def summary(rule: str = "block-local", seed: int = 0, test: float = 90.0, **changes) -> dict:
-    row = {
-        "rule": rule,
-        "objective": "evidence" if rule == "block-local" else None,
-        **COMMON,
-        "seed": seed,
-        "blocks": BLOCKS,
-        "block_names": ["stem", "middle", "head"],
-        "test_top1": test,
-        "test_top3": 99.0,
-        "train_top1": test + 2.0,
-        "validation_top1": test - 1.0,
-        "test_nll": 0.31,
-        "test_ece": 0.02,
-        "block_test_top1": [test - 20.0, test - 5.0, test],
-        "seconds": 12.5,
-        "threads": 1,
-        "device": "cpu",
-        "torch": "2.13.0",
-        "parameters": 12345,
-        "processes": 1,
-        "finished": True,
-    }
-    return {**row, **changes}
-
-
-def epoch(number: int, accuracy: float = 50.0) -> dict:
-    return {
-        "event": "epoch",
-        "epoch": number,
-        "step": number * 10,
-        "seconds": 1.0,
-        "images_per_second": 1000.0,
-        "lr": 0.1,
-        "loss": [1.0 / number, 0.9 / number, 0.8 / number],
-        "train_top1": [accuracy, accuracy + 1, accuracy + 2],
-        "validation_top1": [accuracy - 1, accuracy, accuracy + 1],
-        "message": [0.5, 0.6, None],
-        "parts": [{"evidence": 0.7, "reconstruction": 0.1}, {"evidence": 0.5}, {"cross-entropy": 0.8}],
-    }
-
-
-def write_run(folder: Path, *, row: dict | None, epochs: list[dict], examples: bool = False) -> Path:
-    folder.mkdir(parents=True)
-    config = {"rule": "block-local", "data": "digits", "epochs": 4, "seed": 0, "note": "<b>bold</b>"}
-    (folder / "config.json").write_text(json.dumps({**config, **({"rule": row["rule"]} if row else {})}))
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in epochs))
-    if row is not None:
-        (folder / "summary.json").write_text(json.dumps(row))
-    if examples:
-        blocks = [{"block": k + 1, "predicted": k, "confidence": 0.3 * (k + 1)} for k in range(BLOCKS)]
-        shown = [{"png": png(), "label": y, "predicted": 2, "confidence": 0.9, "blocks": blocks} for y in (1, 2)]
-        content = {"classes": ["<script>alert(1)</script>", "cat & dog", "$a$"], "examples": shown}
-        (folder / "examples.json").write_text(json.dumps(content))
-    return folder
+from blocklocal.report.table import aggregate
 
 
 @pytest.fixture
@@ -102,17 +31,6 @@ def compared(tmp_path: Path) -> Path:
         write_run(folder / f"{row['rule']}-seed{row['seed']}", row=row, epochs=[epoch(1), epoch(2)], examples=True)
     (folder / "compare.json").write_text(json.dumps(rows))
     return folder
-
-
-def page(path: Path) -> str:
-    assert path.name == "report.html"
-    return path.read_text(encoding="utf-8")
-
-
-def section(text: str, name: str) -> str:
-    found = re.search(rf'<section id="{name}">(.*?)</section>', text, re.DOTALL)
-    assert found, name
-    return found.group(1)
 
 
 class Tags(HTMLParser):
@@ -318,81 +236,6 @@ def test_damaged_comparison_is_named(compared, content):
     (compared / "compare.json").write_text(content)
     with pytest.raises(InputError, match=r"compare\.json"):
         write_comparison(compared)
-
-
-def test_aggregate_gives_mean_and_sample_deviation():
-    tests = [90.0, 92.0, 97.0]
-    line = aggregate([summary(seed=i, test=test) for i, test in enumerate(tests)])[0]
-    assert line["n"] == 3
-    assert line["test_mean"] == pytest.approx(93.0)
-    assert line["test_deviation"] == pytest.approx(statistics.stdev(tests))
-    assert line["train_mean"] == pytest.approx(95.0)
-
-
-def test_one_seed_has_no_deviation():
-    line = aggregate([summary()])[0]
-    assert line["test_deviation"] is None
-    assert "±" not in markdown_table([summary()])
-
-
-def test_gaps_are_differences_of_means():
-    rows = [summary(), summary("backprop", test=96.0, blocks=1), summary("frozen", test=70.0)]
-    lines = {line["rule"]: line for line in aggregate(rows)}
-    assert lines["block-local"]["gap_to_backprop"] == pytest.approx(-6.0)
-    assert lines["block-local"]["above_control"] == pytest.approx(20.0)
-    assert lines["backprop"]["gap_to_backprop"] is None
-    assert lines["backprop"]["above_control"] == pytest.approx(26.0)
-    assert lines["frozen"]["above_control"] is None
-
-
-def test_runs_under_other_conditions_are_not_subtracted():
-    rows = [summary(), summary("backprop", test=96.0, epochs=100), summary("frozen", test=70.0, blocks=2)]
-    line = next(line for line in aggregate(rows) if line["rule"] == "block-local")
-    assert line["gap_to_backprop"] is None
-    assert line["above_control"] is None
-
-
-def test_variants_of_a_rule_are_not_averaged():
-    lines = aggregate([summary(test=90.0), summary(test=80.0, objective="variational")])
-    assert [line["label"] for line in lines] == [
-        "block-local",
-        "block-local (objective variational)",
-    ]
-    assert [line["n"] for line in lines] == [1, 1]
-
-
-def test_unfinished_and_repeated_runs_are_told_and_not_counted():
-    rows = [summary(test=10.0), summary(test=90.0), summary(seed=1, test=50.0, finished=False)]
-    line = aggregate(rows)[0]
-    assert (line["tests"], line["unfinished"], line["repeated"]) == ([90.0], 1, 1)
-    assert "1 unfinished" in markdown_table(rows)
-
-
-def test_row_without_a_rule_is_refused():
-    with pytest.raises(InputError, match="no rule"):
-        aggregate([{"test_top1": 3.0}])
-
-
-def test_markdown_and_console_tables_show_the_same_figures():
-    from rich.console import Console
-
-    rows = [summary(seed=i, test=90.0 + i) for i in range(2)] + [summary("frozen", test=70.0)]
-    screen = StringIO()
-    comparison_table(rows, Console(file=screen, width=140))
-    for text in (markdown_table(rows), screen.getvalue()):
-        for figure in ("90.5 ± 0.7 (2 seeds)", "70.0 (1 seed)", "+20.5", "92.5", "0.020", "12.5"):
-            assert figure in text, figure
-
-
-def test_console_table_cuts_no_figure_on_a_narrow_screen():
-    from rich.console import Console
-
-    rows = [summary("direct-feedback-alignment", seed=i, test=90.0 + i) for i in range(2)]
-    screen = StringIO()
-    comparison_table([*rows, summary("frozen", test=70.0)], Console(file=screen, width=80))
-    first, second = screen.getvalue().splitlines()[3:5]
-    assert first.split() == ["direct-feedback-", "90.5", "±", "0.7", "–", "+20.5", "92.5", "0.020", "12.5"]
-    assert second.split() == ["alignment", "(2", "seeds)"]
 
 
 def test_picture_for_the_readme_is_a_small_png(compared, tmp_path):

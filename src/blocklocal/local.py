@@ -88,8 +88,13 @@ class HiddenLoss(nn.Module):
         return self.family.natural(self.family.group(to_positions(raw).float()))
 
     def features(self, a: Tensor) -> Tensor:
-        """What the next block reads of a_k: the mean of the forward message, in the activation's own layout."""
-        return a if self.family.event_dims else self.family.mean(self.family.natural(a))
+        """What readout and parts read, as the next block does: the mean of the forward message, in a_k's own layout.
+
+        a_k itself where nothing reads it, so that autograd keeps no second map.
+        """
+        if self.family.event_dims or (self.readout is None and not self.weights):
+            return a
+        return self.family.mean(self.family.natural(a))
 
     def message(self, raw: Tensor) -> Tensor:
         """The twin's raw output → b [R, P', U, …] as natural parameters of the latent's family."""
@@ -102,7 +107,7 @@ class HiddenLoss(nn.Module):
 
     def scores(self, a: Tensor, message: Tensor | None) -> Tensor:
         """The evidence of every target row, [B, R] (or a greedy block's logits): this block's own prediction."""
-        return self._scores(self.latent(a, a if self.readout is None else self.features(a)), message)
+        return self._scores(self.latent(a, self.features(a)), message)
 
     def _scores(self, phi: Tensor, message: Tensor | None) -> Tensor:
         if self.classifier is not None:
@@ -115,9 +120,7 @@ class HiddenLoss(nn.Module):
         self, a: Tensor, target: Tensor, *, message: Tensor | None, wanted: Mapping[str, Tensor], mix: float = 1.0
     ) -> LocalResult:
         """a [B, …] the block's output, message [R, P', U, …], wanted: the tensors that the decoders predict."""
-        features = (
-            self.features(a) if self.readout is not None or self.weights else a
-        )  # a map is kept only if it is read
+        features = self.features(a)
         phi, terms = self.latent(a, features), replace(self.terms, mix=mix)
         name, loss, logits = self._match(phi, message, target, terms)
         parts = {name: loss}

@@ -32,6 +32,19 @@ class UnitModel(Protocol):
         ...
 
 
+class ChainModel(nn.Module):
+    """A model whose children, in order, are its units."""
+
+    def units(self) -> list[tuple[str, nn.Module]]:
+        """The children and their names."""
+        return list(self.named_children())
+
+    def forward(self, x: Tensor) -> Tensor:
+        for unit in self.children():
+            x = unit(x)
+        return x
+
+
 def build_model(
     name: str, *, classes: int, channels: int, image_size: tuple[int, int], width: int | None = None, **options: object
 ) -> nn.Module:

@@ -3,13 +3,13 @@
 import math
 from collections import OrderedDict
 
-from torch import Tensor, nn
+from torch import nn
 
 from blocklocal.errors import InputError, check_positive
-from blocklocal.models.base import MODELS, Shape
+from blocklocal.models.base import MODELS, ChainModel, Shape
 
 
-class MLP(nn.Module):
+class MLP(ChainModel):
     """[B, *input_shape] -> [B, classes], through `depth` hidden layers of `width` rectified units.
 
     Units: `hidden1` (flatten, linear, norm), `hidden2` (ReLU, linear, norm), ..., `head` (ReLU, linear).
@@ -23,15 +23,6 @@ class MLP(nn.Module):
             self.add_module(f"hidden{layer}", _hidden(features, width, norm, first=layer == 1))
             features = width
         self.head = nn.Sequential(OrderedDict[str, nn.Module](relu=nn.ReLU(), linear=nn.Linear(features, classes)))
-
-    def units(self) -> list[tuple[str, nn.Module]]:
-        """The hidden layers and the head, in order."""
-        return list(self.named_children())
-
-    def forward(self, x: Tensor) -> Tensor:
-        for unit in self.children():
-            x = unit(x)
-        return x
 
 
 def _hidden(features: int, width: int, norm: bool, first: bool) -> nn.Sequential:

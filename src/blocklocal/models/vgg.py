@@ -7,10 +7,10 @@ starts at zero; here convolutions have no bias and the last layer starts as PyTo
 
 from collections import OrderedDict
 
-from torch import Tensor, nn
+from torch import nn
 
 from blocklocal.errors import InputError
-from blocklocal.models.base import MODELS, Shape, check_smallest
+from blocklocal.models.base import MODELS, ChainModel, Shape, check_smallest
 
 # (channels in units of the width, halve the image before this convolution)
 _CONVS = ((1, False), (2, False), (2, True), (4, False), (4, True), (4, True))
@@ -18,7 +18,7 @@ _DENSE = 8
 _SHRINK = 16  # three poolings between convolutions and one after the last
 
 
-class VGG8B(nn.Module):
+class VGG8B(ChainModel):
     """[B, C, H, W] -> [B, classes]. Units `conv1` ... `conv6`, `dense`, `head`; all but the first begin with ReLU."""
 
     def __init__(self, classes: int, input_shape: Shape, width: int = 128, dropout: float = 0.0):
@@ -40,15 +40,6 @@ class VGG8B(nn.Module):
         head = _start(True, nn.Dropout(dropout), pool=False)
         head["linear"] = nn.Linear(_DENSE * width, classes)
         self.head = nn.Sequential(head)
-
-    def units(self) -> list[tuple[str, nn.Module]]:
-        """The layers in order."""
-        return list(self.named_children())
-
-    def forward(self, x: Tensor) -> Tensor:
-        for unit in self.children():
-            x = unit(x)
-        return x
 
 
 def _start(after_layer: bool, dropout: nn.Dropout | nn.Dropout2d, pool: bool) -> OrderedDict[str, nn.Module]:

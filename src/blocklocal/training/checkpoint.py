@@ -4,7 +4,7 @@
         block-0.safetensors …   weights and buffers of every unit (block, twin, readout, decoders)
         block-0.optimizer …     its optimiser and schedule (tensors and builtins only)
         state.json              architecture, position in training, tallies
-        rng.pt                  torch's global random state, for a user's own code
+        rng.pt                  torch's global random state, for a user's own code (the library names its streams)
 
 A checkpoint is written under a temporary name beside the older one and renamed, so that a kill at any moment leaves a
 loadable run; the two newest are kept. A second one of the same step is `step-00000400.2` until the first is gone.
@@ -25,6 +25,7 @@ from blocklocal.network import BlockLocal
 from blocklocal.unit import BlockUnit
 
 KEEP = 2
+LEARNER = {"optimizer", "schedule"}
 
 
 def save_checkpoint(folder: Path, network: BlockLocal, state: dict) -> Path:
@@ -117,7 +118,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def load_checkpoint(path: Path, network: BlockLocal, *, learners: bool = True) -> dict:
-    """Load weights (and optimisers, unless `learners` is False) in place; returns the saved state.
+    """Load weights (and optimisers and torch's random state, unless `learners` is False); returns the saved state.
 
     Raises InputError for a damaged checkpoint (naming an older one where there is one) and for another architecture.
     """
@@ -129,13 +130,16 @@ def load_checkpoint(path: Path, network: BlockLocal, *, learners: bool = True) -
         raise _damaged(path, "state.json", error) from error
     _check_same(path, saved, [describe(unit) for unit in network.units])
     weights = [_load_weights(path, k, shapes) for k, shapes in enumerate(saved)]
-    learned = [_load_learner(path, k) for k in range(len(saved))] if learners else []
+    learned = [_load_tensors(path, f"block-{k}.optimizer", LEARNER) for k in range(len(saved))] if learners else []
+    random = _load_tensors(path, "rng.pt", {"cpu"}) if learners else None
     for unit, tensors in zip(network.units, weights, strict=True):
         unit.load_state_dict(tensors)
     for unit, learner in zip(network.units, learned, strict=False):
         if unit.optimizer is not None and unit.schedule is not None:
             unit.optimizer.load_state_dict(learner["optimizer"])
             unit.schedule.load_state_dict(learner["schedule"])
+    if random is not None:
+        torch.set_rng_state(random["cpu"])
     network.steps = step
     return state
 
@@ -151,15 +155,14 @@ def _load_weights(path: Path, k: int, shapes: dict[str, list[int]]) -> dict[str,
     return tensors
 
 
-def _load_learner(path: Path, k: int) -> dict:
-    file = path / f"block-{k}.optimizer"
+def _load_tensors(path: Path, file: str, keys: set[str]) -> dict:
     try:
-        learner = torch.load(file, map_location="cpu", weights_only=True)
-        if set(learner) != {"optimizer", "schedule"}:
-            raise ValueError("not an optimiser and its schedule")
+        loaded = torch.load(path / file, map_location="cpu", weights_only=True)
+        if set(loaded) != keys:
+            raise ValueError(f"it holds other things than {', '.join(sorted(keys))}")
     except Exception as error:  # torch.load raises whatever the damaged bytes lead its unpickler to
-        raise _damaged(path, file.name, error) from error
-    return learner
+        raise _damaged(path, file, error) from error
+    return loaded
 
 
 def _check_same(path: Path, saved: list[dict], present: list[dict]) -> None:
