@@ -5,6 +5,7 @@ import json
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -184,7 +185,7 @@ def test_a_warning_is_said_once_also_by_a_resumed_run(tmp_path):
     for _ in range(2):
         watcher = Warnings([1.0, None], MetricsFile(file.path), said)
         for epoch in (1, 2):
-            watcher.on_epoch(None, {"epoch": epoch, **record([0.01, None], [50, 50])})
+            watcher.on_epoch(SimpleNamespace(records=[]), {"epoch": epoch, **record([0.01, None], [50, 50])})
     assert len(said.lines) == 1
     lines = [json.loads(line) for line in file.path.read_text().splitlines()]
     assert [(line["event"], line["epoch"], line["block"], line["kind"]) for line in lines] == [
@@ -205,6 +206,7 @@ def test_collapsed_and_lagging_blocks_are_warned_of_on_the_console_and_in_the_me
 
 def test_a_lagging_block_is_warned_of_on_the_console_and_in_the_metrics(tmp_path, monkeypatch):
     monkeypatch.setattr("blocklocal.training.observers.LAGS", -100.0)  # any block lags then
-    said = cli("train", *flags(epochs=1), "--output", tmp_path / "run")
+    said = cli("train", *flags(epochs=3), "--output", tmp_path / "run")
     assert "warning: block 2: its accuracy" in said.text
-    assert [line["kind"] for line in metrics(tmp_path / "run") if line["event"] == "warning"] == ["lags"]
+    warned = [line for line in metrics(tmp_path / "run") if line["event"] == "warning"]
+    assert [(line["kind"], line["epoch"]) for line in warned] == [("lags", 2)]  # one epoch may be chance

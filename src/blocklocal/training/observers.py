@@ -118,7 +118,7 @@ def check_finite(network: BlockLocal) -> None:
 
 
 class Warnings:
-    """Says when a block's message has collapsed or its accuracy lags behind the block before it."""
+    """Says when a block's message has collapsed, or its accuracy has lagged that of the block before for two epochs."""
 
     def __init__(self, first: Sequence[float | None], metrics: MetricsFile, progress: Progress | NullProgress):
         self.first = first  # |b| per block before training
@@ -129,12 +129,18 @@ class Warnings:
         """Nothing: looked at once per epoch."""
 
     def on_epoch(self, trainer: Trainer, record: Record) -> None:
+        lagged = {block for block, kind, _ in self._before(trainer) if kind == "lags"}
         for block, kind, text in find_warnings(record, self.first):
-            if (block, kind) not in self.said:
+            passing = kind == "lags" and block not in lagged  # BatchNorm's statistics wander in the first epochs
+            if (block, kind) not in self.said and not passing:
                 self.said.add((block, kind))
                 self.progress.warn(text)
                 said = {"event": "warning", "epoch": record["epoch"], "block": block, "kind": kind, "text": text}
                 self.metrics.write(said)
+
+    def _before(self, trainer: Trainer) -> list[tuple[int, str, str]]:
+        """What was suspicious in the epoch before this one."""
+        return find_warnings(trainer.records[-2], self.first) if len(trainer.records) > 1 else []
 
 
 def find_warnings(record: Record, first: Sequence[float | None]) -> list[tuple[int, str, str]]:
