@@ -163,3 +163,11 @@ def test_without_a_validation_split_its_figures_are_null(tmp_path):
     row = start_run(tiny(validation=0, epochs=1), tmp_path / "run", quiet=True)
     assert row["validation_top1"] is None
     assert read_run(tmp_path / "run").epochs[0]["validation_top1"] == [None, None]
+
+
+def test_a_block_without_a_loss_of_its_own_records_none(tmp_path):
+    assert cli("train", *flags(rule="frozen", epochs=1), "--quiet", "--output", tmp_path / "run").status == 0
+    (record,) = [line for line in metrics(tmp_path / "run") if line["event"] == "epoch"]
+    assert record["loss"][:-1] == [None] * (len(record["loss"]) - 1)
+    assert record["parts"][:-1] == [{}] * (len(record["loss"]) - 1)
+    assert record["loss"][-1] > 0

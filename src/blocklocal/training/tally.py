@@ -59,7 +59,7 @@ class Tally:
         return values[-1]
 
     def record(self) -> dict[str, list]:
-        """Means over the epoch so far: loss, train_top1 in percent (None without a prediction) and parts, per block."""
+        """Means over the epoch so far, per block: loss, its parts (None, {} without one), train_top1 in percent."""
         sums: dict[str, Any] = {name: torch.as_tensor(value).tolist() for name, value in self.sums.items()}
         parts: list[dict[str, float]] = [{} for _ in range(self.blocks)]
         top1: list[float | None] = [None] * self.blocks
@@ -70,7 +70,8 @@ class Tally:
                 parts[int(k)][part] = value / self.steps
             elif kind == "right":
                 top1[int(rest)] = 100.0 * value[0] / max(value[1], 1)
-        return {"loss": [s / self.steps for s in sums["loss"]], "train_top1": top1, "parts": parts}
+        loss = [s / self.steps if own else None for s, own in zip(sums["loss"], parts, strict=True)]
+        return {"loss": loss, "train_top1": top1, "parts": parts}
 
     def state(self) -> dict:
         """JSON-able, for a checkpoint in mid-epoch."""
