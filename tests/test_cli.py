@@ -11,7 +11,9 @@ import torch
 from run_helpers import cli, flags, summary
 
 from blocklocal import __version__
+from blocklocal.cli.commands import default_folder
 from blocklocal.cli.main import COMMANDS
+from blocklocal.config import Config
 from blocklocal.data import load_images
 from blocklocal.recipes import RECIPES, get_recipe
 from blocklocal.training.predict import open_pixels
@@ -221,3 +223,8 @@ def test_recipes_are_listed_and_printed_as_a_configuration(tmp_path):
     from blocklocal.config import load_config
 
     assert load_config(tmp_path) == get_recipe("quickstart")
+
+
+def test_the_folder_of_a_model_of_the_users_own_is_named_after_its_function():
+    config = Config().edit(model="some/where/nets.py:small", data="/data/photos", seed=3)
+    assert default_folder(config, "block-local") == Path("runs/photos-nets.py-small-block-local-seed3")

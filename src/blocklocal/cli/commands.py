@@ -1,6 +1,7 @@
 """What the commands do, each a few lines over the library."""
 
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -153,8 +154,10 @@ def recipes(arguments: list[str]) -> None:
 
 def default_folder(config: Config, what: str) -> Path:
     """A folder below runs/ that does not exist yet."""
-    name = Path(config.data.data).name
-    base = Path("runs") / f"{name}-{config.model.model}-{what}-seed{config.machine.seed}"
+    model = re.sub(
+        r"[^A-Za-z0-9.]+", "-", Path(config.model.model).name
+    )  # of `path/to/file.py:function`, the last part
+    base = Path("runs") / f"{Path(config.data.data).name}-{model}-{what}-seed{config.machine.seed}"
     folder, count = base, 1
     while folder.exists():
         count += 1
