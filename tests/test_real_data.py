@@ -1,4 +1,4 @@
-"""Minutes on real data: the hidden blocks learn. Left out of the default run; `blocklocal compare` makes the figures."""
+"""Minutes on real data: the hidden blocks learn. Not in the default run; `blocklocal compare` makes the figures."""
 
 from pathlib import Path
 

@@ -154,9 +154,7 @@ def recipes(arguments: list[str]) -> None:
 
 def default_folder(config: Config, what: str) -> Path:
     """A folder below runs/ that does not exist yet."""
-    model = re.sub(
-        r"[^A-Za-z0-9.]+", "-", Path(config.model.model).name
-    )  # of `path/to/file.py:function`, the last part
+    model = re.sub(r"[^A-Za-z0-9.]+", "-", Path(config.model.model).name)  # the last part of path/file.py:function
     base = Path("runs") / f"{Path(config.data.data).name}-{model}-{what}-seed{config.machine.seed}"
     folder, count = base, 1
     while folder.exists():
