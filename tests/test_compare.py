@@ -214,3 +214,24 @@ def test_a_stopped_replacement_goes_on_with_resume(tmp_path, monkeypatch):
     run(tmp_path / "c", replace=True, resume=True)
     assert [row["rule"] for row in rows(tmp_path / "c")] == ["backprop", "frozen"]
     assert (tmp_path / "c" / "backprop-seed0" / "summary.json").read_bytes() == before
+
+
+def test_a_folder_that_is_no_comparison_is_never_replaced(tmp_path):
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "thesis.txt").write_text("years")
+    said = cli("compare", *flags(epochs=1), "--rules", "frozen", "--replace", "--output", tmp_path / "precious")
+    assert said.status == 2
+    assert "is not a comparison" in said.err
+    assert (tmp_path / "precious" / "thesis.txt").read_text() == "years"
+
+
+def test_resume_without_a_folder_is_refused():
+    said = cli("compare", *flags(epochs=1), "--rules", "frozen", "--resume")
+    assert said.status == 2
+    assert "--resume needs --output" in said.err
+
+
+def test_a_bad_last_seed_is_refused_before_the_first_run(tmp_path):
+    said = cli("compare", *flags(epochs=1), "--rules", "frozen", "--seeds", 0, -1, "--output", tmp_path / "c")
+    assert said.status == 2
+    assert not (tmp_path / "c").exists()

@@ -248,3 +248,17 @@ class TestDirectFeedback:
         (expected,) = torch.autograd.grad(runs[0].output, model[0].weight, at_output)
         found = next(g for g in gradients(net, x, y)[0].values() if g is not None and g.shape == expected.shape)
         assert torch.allclose(found, expected, atol=1e-7)
+
+
+def test_keyword_calls_of_a_users_module_are_routed_too():
+    class Keywords(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(3, 4))
+
+        def forward(self, x):
+            return nn.functional.linear(input=x, weight=self.weight)
+
+    block = Keywords()
+    with FeedbackLayers(block).context(block):
+        assert block(torch.ones(2, 4)).shape == (2, 3)

@@ -8,7 +8,7 @@ import torch
 from rule_helpers import CLASSES, build, data, disturb, network, same, sequential, state
 from torch import nn
 
-from blocklocal import BlockLocal, adam, sgd, split
+from blocklocal import BlockLocal, Trainer, adam, sgd, split
 
 KINDS = ["mlp", "resnet18", "vgg8b", "sequential", "traced"]
 FULL = {"readout": 1, "reconstruction": 1.0, "similarity": 0.5}
@@ -233,3 +233,11 @@ class TestCopies:
             assert (a is None) == (b is None)
             assert a is None or torch.equal(a, b)
         assert list(net.state_dict()) == list(other.state_dict())
+
+
+def test_a_trainer_without_an_optimiser_takes_the_networks_own():
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3))
+    net = BlockLocal(split(model, blocks=2), classes=3, optimizer=adam(lr=1e-3))
+    assert net.message_sizes() == []  # shapes are not known yet
+    Trainer(net, epochs=1).fit([(torch.randn(6, 4), torch.arange(6) % 3)])
+    assert {type(unit.optimizer) for unit in net.units} == {torch.optim.Adam}

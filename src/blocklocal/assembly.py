@@ -95,13 +95,17 @@ class _Assembly:
             decoders=decoders,
             weights=weights,
             terms=Terms(
-                order="second" if h is None and self.after_activation[k] else learning.order,
+                order=self._order(k, h),
                 temperature=learning.temperature,
                 smoothing=learning.label_smoothing,
                 per_position=len(self.shapes[-1]) == 3,
             ),
             message_scale=1.0 if len(latent) == 4 else units_of(latent) ** -0.5,
         )
+
+    def _order(self, k: int, h: nn.Module | None) -> str:
+        kink = h is None and self.after_activation[k] and self.learning.family == "rectified"
+        return "second" if kink and self.learning.order == "exact" else self.learning.order
 
     def _parts(self, k: int) -> tuple[dict[str, Decoder], dict[str, float]]:
         learning, weights, decoders = self.learning, {}, {}

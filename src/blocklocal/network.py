@@ -114,6 +114,11 @@ class BlockLocal(nn.Module):
         self.configure(*self._recipe)
         self.autocast(self._autocast)
 
+    @property
+    def optimizer(self) -> Optimizer:
+        """Which optimiser every block has."""
+        return self._recipe[0]
+
     def configure(self, optimizer: Optimizer, schedule: str = "constant", steps: int = 1) -> None:
         """Give every block its own optimiser and learning-rate schedule of `steps` steps."""
         self._recipe = (optimizer, schedule, steps)
@@ -187,7 +192,9 @@ class BlockLocal(nn.Module):
         return self.split.to_plain()
 
     def message_sizes(self) -> list[float | None]:
-        """Mean |b| of every block's backward message; None where there is none."""
+        """Mean |b| of every block's backward message; None where there is none. Empty before shapes are known."""
+        if not self.units:
+            return []
         with torch.no_grad():
             messages = target_messages(self.units, self._rows)
         return [None if b is None else b.abs().mean().item() for b in messages]

@@ -20,7 +20,7 @@ class Learning:
     rule: str = "block-local"
     """block-local, backprop, frozen, greedy, target-projection, direct-feedback-alignment or feedback-alignment."""
     objective: str = "evidence"
-    """Loss of the hidden blocks: evidence (default), variational (Eq. 7) or printed-eq8 (Eq. 8 as printed)."""
+    """Loss of the hidden blocks: evidence (default), variational (Eq. 7), printed-eq8 (Eq. 8), projection (DRTP)."""
     family: str = "rectified"
     """Exponential family of the latents; it should match what the next block reads (rectified for ReLU networks)."""
     rectified_temperature: float = 0.0
@@ -30,7 +30,7 @@ class Learning:
     temperature: float = 1.0
     """Divides the evidence before its softmax."""
     order: str = "second"
-    """Evidence to first or second order in the message, or exact."""
+    """Evidence to first or second order in the message, or exact (second where a rectified cut follows a ReLU)."""
     twin: str = "dense"
     """Backward network: dense (one per block), chain (dense layers in a row) or mirrored (the blocks reversed)."""
     readout: int = 0
@@ -64,6 +64,7 @@ class Learning:
             raise InputError(f"readout must be a whole number of layers (0 for none), not {self.readout!r}.")
         if not 0 <= self.label_smoothing < 1:
             raise InputError(f"label_smoothing must be at least 0 and below 1, not {self.label_smoothing}.")
+        self.latent_family()  # says itself what is wrong with its parameters
         if self.objective == "printed-eq8" and self.rule == "block-local" and self.family != "bernoulli":
             raise InputError(f"printed-eq8 is defined for family='bernoulli' alone, not {self.family!r}.")
 

@@ -60,6 +60,8 @@ def compare(arguments: list[str]) -> None:
     from blocklocal.training.compare import compare as run_comparison
 
     given = parse_with_base(CompareArguments, arguments, "blocklocal compare")
+    if given.resume and given.output is None:
+        raise InputError("--resume needs --output: the folder of the comparison to go on with.")
     output = given.output or default_folder(given.settings, "compare")
     rows = run_comparison(
         given.settings,

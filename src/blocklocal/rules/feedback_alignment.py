@@ -66,22 +66,22 @@ class FeedbackWeights(TorchFunctionMode):
             return self._conv2d(*args, **kwargs)
         return func(*args, **kwargs)
 
-    def _linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         known = self.feedback.get(id(weight))
         if known is None:
-            return F.linear(x, weight, bias)
-        return _Linear.apply(*_autocast(x, weight, bias, known))
+            return F.linear(input, weight, bias)
+        return _Linear.apply(*_autocast(input, weight, bias, known))
 
     def _conv2d(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None = None, stride=1, padding=0, dilation=1, groups=1
+        self, input: Tensor, weight: Tensor, bias: Tensor | None = None, stride=1, padding=0, dilation=1, groups=1
     ) -> Tensor:
         options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
         known = self.feedback.get(id(weight))
         if known is None:
-            return F.conv2d(x, weight, bias, **options)
+            return F.conv2d(input, weight, bias, **options)
         if isinstance(padding, str):
-            x, options["padding"] = _padded(x, weight, padding, dilation), 0
-        return _Conv2d.apply(*_autocast(x, weight, bias, known), options)
+            input, options["padding"] = _padded(input, weight, padding, dilation), 0
+        return _Conv2d.apply(*_autocast(input, weight, bias, known), options)
 
 
 def _padded(x: Tensor, weight: Tensor, padding: str, dilation: int | Sequence[int]) -> Tensor:

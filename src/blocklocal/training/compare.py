@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -63,21 +63,24 @@ def compare(
     resume: bool = False,
     replace: bool = False,
     quiet: bool = False,
-    on_run: Callable[[list[dict[str, Any]]], None] = lambda rows: None,
 ) -> list[dict[str, Any]]:
     """Train every rule with every seed; returns the summaries, also written to `compare.json` after each run.
 
     resume: go on in an existing folder (finished runs are kept as they are; their settings must be the same). replace:
-    put the new folder in the place of an old one, once it is complete. on_run: called with the summaries so far after
-    every run. Raises InputError for unknown or repeated rules and seeds, and Interrupted when the user stops it.
+    put the new folder in the place of an older comparison, once it is complete. Raises InputError for unknown or
+    repeated rules and seeds and for a folder that is no comparison, and Interrupted when the user stops it.
     """
     variants = [parse_variant(rule) for rule in rules]
     if not variants or not seeds:
         raise InputError("compare needs at least one rule and one seed.")
     if len({v.slug for v in variants}) < len(variants) or len(set(seeds)) < len(seeds):
         raise InputError("every rule and every seed may be named once.")
-    for variant in variants:  # before the first run: a mistake in the last variant should not cost an hour
-        variant.apply(config, seeds[0])
+    for variant in variants:  # before the first run: a mistake in the last variant or seed should not cost an hour
+        for seed in seeds:
+            variant.apply(config, seed)
+    output = output.absolute()
+    if replace and output.exists() and any(output.iterdir()) and not (output / "compare.json").is_file():
+        raise InputError(f"{output} is not a comparison (it has no compare.json) and is not replaced: name another.")
     if output.exists() and not resume and not replace:
         raise InputError(f"{output} exists already: choose another --output, or give --resume or --replace.")
     folder = output.with_name(f".{output.name}-new") if replace else output
@@ -89,9 +92,11 @@ def compare(
     for seed in seeds:
         for variant in variants:
             run = folder / f"{variant.slug}-seed{seed}"
-            rows.append(_one(variant.apply(config, seed), run, quiet, data) | {"run": run.name})
+            try:
+                rows.append(_one(variant.apply(config, seed), run, quiet, data) | {"run": run.name})
+            except Interrupted:
+                raise Interrupted(run, f"the same command with --resume --output {output}") from None
             write_text(folder / "compare.json", json.dumps(rows, indent=1) + "\n")
-            on_run(rows)
     from blocklocal.report import write_comparison
 
     write_comparison(folder)
@@ -106,10 +111,7 @@ def _one(config: Config, run: Path, quiet: bool, data: ImageSet) -> dict[str, An
     finished = run / "summary.json"
     if finished.exists():
         return _read_summary(finished)
-    try:
-        return resume_run(run, quiet=quiet) if run.exists() else start_run(config, run, quiet=quiet, data=data)
-    except Interrupted:
-        raise Interrupted(run, "the same command with --resume") from None
+    return resume_run(run, quiet=quiet) if run.exists() else start_run(config, run, quiet=quiet, data=data)
 
 
 def _check_settings(config: Config, run: Path) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from blocklocal.data import Batches
 from blocklocal.errors import InputError, check_positive, unknown
 from blocklocal.network import BlockLocal
-from blocklocal.optim import SCHEDULES, Optimizer, sgd
+from blocklocal.optim import SCHEDULES, Optimizer
 from blocklocal.training.evaluate import evaluate
 from blocklocal.training.tally import Tally
 
@@ -55,10 +55,10 @@ class Trainer:
     Loaders give (x, y) batches and have a length: a `torch.utils.data.DataLoader`, `Batches`, or a list. With
     `Batches`, whose order depends on seed and epoch alone, `state()` and `restore()` continue in mid-epoch bit for bit.
 
-    schedule: one-cycle, cosine or constant, per training step. should_stop is asked after every step. look_every: steps
-    between two calls of the observers' `on_step` on CUDA, where a look at the losses waits for the device; on CPU it is
-    called at every step. Raises InputError for unknown or impossible settings, NotFinite when a loss is, Stopped when
-    should_stop said so.
+    optimizer: default, the network's own. schedule: one-cycle, cosine or constant, per training step. should_stop is
+    asked after every step. look_every: steps between two calls of the observers' `on_step` on CUDA, where a look
+    at the losses waits for the device; on the CPU it is called at every step. Raises InputError for unknown or
+    impossible settings, NotFinite when a loss is, Stopped when should_stop said so.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Trainer:
         check_positive("epochs", epochs, integer=True)
         if schedule not in SCHEDULES:
             raise unknown("schedule", schedule, SCHEDULES)
-        self.network, self.optimizer = network, optimizer or sgd()
+        self.network, self.optimizer = network, optimizer or network.optimizer
         self.epochs, self.schedule = epochs, schedule
         self.look_every = look_every
         self.observers, self.should_stop = list(observers), should_stop or (lambda: False)

@@ -156,6 +156,8 @@ def _train(session: Session, folder: Path, checkpoint: Path | None, quiet: bool)
         finally:
             if board is not None:
                 board.close()
+        if signals.asked:  # after the last step; the last epoch's checkpoint is there, and --resume only evaluates
+            raise Interrupted(folder)
     return _finish(session, folder, trainer)
 
 

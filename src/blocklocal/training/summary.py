@@ -61,14 +61,13 @@ def _evaluate(session: Session, images: Images) -> Evaluation:
 
 
 def _local_settings(session: Session) -> dict[str, Any]:
-    """The settings that decide the hidden blocks' losses; None where the rule has no such loss, or fixes it itself."""
+    """The settings of the losses; None where the rule has no use for one, or fixes it itself."""
     learning, rule = asdict(session.config.learning), session.network.rule
-    local = not rule.whole and rule.objective is not None
-    if not local:
-        kept = set()
-    elif not rule.parts:
-        kept = {"family", "rectified_temperature", "categorical_size"}
-    else:
-        kept = set(learning)
+    own_loss = not rule.whole and rule.objective is not None
+    kept = {"label_smoothing"}
+    if not rule.whole and (own_loss or rule.twin is not None):
+        kept |= {"family", "rectified_temperature", "categorical_size"}
+    if own_loss:
+        kept |= set(learning) if rule.parts else {"scope", "tau"}
     settings = {name: value if name in kept else None for name, value in learning.items() if name != "rule"}
-    return settings | {"objective": (rule.objective or learning["objective"]) if local else None}
+    return settings | {"objective": (rule.objective or learning["objective"]) if own_loss else None}
