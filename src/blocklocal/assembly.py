@@ -9,7 +9,7 @@ from torch import Tensor
 
 from blocklocal.errors import InputError
 from blocklocal.families import Family
-from blocklocal.layout import to_positions, units_of
+from blocklocal.layout import output_shapes, to_positions, units_of
 from blocklocal.local import HiddenLoss, OutputLoss
 from blocklocal.objectives import OBJECTIVES, Terms
 from blocklocal.parts import Decoder, readout
@@ -116,21 +116,6 @@ class _Assembly:
             weights[learning.reconstruct] = learning.reconstruction
             decoders[learning.reconstruct] = Decoder(self.shapes[k + 1], wanted)
         return decoders, weights
-
-
-def output_shapes(modules: Sequence[nn.Module], example: Tensor) -> list[torch.Size]:
-    """The shape after every module of a chain; modes and statistics stay as they are."""
-    modes = {m: m.training for module in modules for m in module.modules()}
-    shapes, a = [], example
-    try:
-        with torch.no_grad():
-            for module in modules:
-                a = module.eval()(a)
-                shapes.append(a.shape)
-    finally:
-        for m, mode in modes.items():
-            m.training = mode
-    return shapes
 
 
 def _check_output(shape: torch.Size, targets: Targets) -> None:

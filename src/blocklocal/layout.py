@@ -5,8 +5,10 @@
 [B, C, H, W]  feature maps            → [B, H·W, C]
 """
 
+from collections.abc import Sequence
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from blocklocal.errors import InputError
 
@@ -35,3 +37,18 @@ def from_positions(h: Tensor, like: Tensor) -> Tensor:
 def units_of(shape: torch.Size) -> int:
     """Latent units per position of an activation of this shape (batch dimension included)."""
     return shape[1] if len(shape) in (2, 4) else shape[-1]
+
+
+def output_shapes(modules: Sequence[nn.Module], example: Tensor) -> list[torch.Size]:
+    """The shape after every module of a chain; modes and statistics stay as they are."""
+    modes = {m: m.training for module in modules for m in module.modules()}
+    shapes, a = [], example
+    try:
+        with torch.no_grad():
+            for module in modules:
+                a = module.eval()(a)
+                shapes.append(a.shape)
+    finally:
+        for m, mode in modes.items():
+            m.training = mode
+    return shapes

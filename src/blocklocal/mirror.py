@@ -16,6 +16,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from blocklocal.layout import output_shapes
+
 Shape = torch.Size  # of one sample, without the batch dimension
 
 
@@ -119,23 +121,14 @@ def _(layer: nn.Module, given: Shape, out: Shape) -> nn.Module:
 
 @mirror_layer.register
 def _(layer: nn.Sequential, given: Shape, out: Shape) -> nn.Module:
-    return nn.Sequential(*reversed([mirror_layer(part, *shapes) for part, shapes in _walk(layer, given)]))
+    return nn.Sequential(*reversed([mirror_layer(part, *shapes) for part, shapes in _walk(list(layer), given)]))
 
 
-def _walk(layers: nn.Sequential, given: Shape) -> list[tuple[nn.Module, tuple[Shape, Shape]]]:
+def _walk(layers: Sequence[nn.Module], given: Shape) -> list[tuple[nn.Module, tuple[Shape, Shape]]]:
     """Every part of a chain with the shapes of one sample before and after it."""
-    walk, training = [], {m: m.training for m in layers.modules()}
-    layers.eval()
-    with torch.no_grad():
-        first = next(layers.parameters(), torch.empty(0))
-        x = torch.zeros(1, *given, device=first.device)
-        for part in layers:
-            y = part(x)
-            walk.append((part, (x.shape[1:], y.shape[1:])))
-            x = y
-    for module, mode in training.items():
-        module.training = mode
-    return walk
+    first = next((p for part in layers for p in part.parameters()), torch.empty(0))
+    after = [shape[1:] for shape in output_shapes(layers, torch.zeros(1, *given, device=first.device))]
+    return list(zip(layers, pairwise([given, *after]), strict=True))
 
 
 def mirror_block(block: nn.Module, *, given: Shape, latent: Shape, behind: Shape) -> nn.Module:
@@ -143,8 +136,7 @@ def mirror_block(block: nn.Module, *, given: Shape, latent: Shape, behind: Shape
 
     given: the block's own input shape for one sample; the message in front lives on `latent`, the same or a readout's.
     """
-    chain = nn.Sequential(block)
-    out = _walk(chain, given)[0][1][1]
+    ((_, (_, out)),) = _walk([block], given)
     arrive: nn.Module = Resize(out)
     if len(behind) != len(out) or behind[0] != out[0]:
         arrive = nn.Sequential(nn.Flatten(), nn.Linear(behind.numel(), out.numel()), arrive)

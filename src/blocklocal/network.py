@@ -45,10 +45,10 @@ class Prediction:
 class BlockLocal(nn.Module):
     """A network cut into blocks that learn by themselves.
 
-    blocks: a network cut by `split`. classes: number of classes; or labels: number of binary
-    labels per sample. rule and every other setting of `Learning` are keyword arguments; `learning` gives them as one
-    value. Twins and readouts need the shapes of the activations: they are made from `example` [B, …], from the model's
-    own `input_shape`, or at the first batch.
+    blocks: a network cut by `split`. classes: number of classes; or labels: number of binary labels per sample. rule
+    and every other setting of `Learning` are keyword arguments; `learning` gives them as one value. Twins and readouts
+    need the shapes of the activations: they are made from `example` [B, …], from the model's own `input_shape`, or at
+    the first batch.
 
         network = BlockLocal(split(model, blocks=4), classes=10)
         result = network.step(x, y)            # one local update of every block
@@ -57,6 +57,8 @@ class BlockLocal(nn.Module):
 
     Raises InputError for unknown settings, and for targets or shapes that do not fit.
     """
+
+    _rows: Tensor  # one-hot target rows, where every twin starts
 
     def __init__(
         self,
@@ -81,7 +83,6 @@ class BlockLocal(nn.Module):
         self.split = blocks
         self.targets = Classes(classes) if classes is not None else Labels(labels or 0)
         self.learning = _learning(learning, settings)
-        self._rows: Tensor
         self.rule = RULES.get(self.learning.rule)
         self.seed, self.epoch, self.steps = seed, 0, 0
         self._units = nn.ModuleList()

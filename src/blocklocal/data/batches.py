@@ -52,7 +52,7 @@ class Batches:
         self.augment = augmenter(augment)
         self.seed = seed
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.mean, self.std = _per_channel("mean", mean, self.pixels), _per_channel("std", std, self.pixels)
+        self.mean, self.std = per_channel("mean", mean, self.pixels), per_channel("std", std, self.pixels)
         if not bool((self.std > 0).all()):
             raise InputError(f"std must be above 0 in every channel, not {list(std)}.")
         self.next_epoch = 0
@@ -87,8 +87,8 @@ class Batches:
         return x.contiguous(memory_format=self.memory_format), self.labels[index]
 
 
-def _per_channel(name: str, values: Sequence[float], pixels: Tensor) -> Tensor:
-    """float32 [C, 1, 1] on the grey scale 0..255."""
+def per_channel(name: str, values: Sequence[float], pixels: Tensor) -> Tensor:
+    """Values per channel of pixels in [0, 1] → float32 [C, 1, 1] on the grey scale 0..255, as uint8 pixels are."""
     if len(values) != pixels.shape[1]:
         raise InputError(f"{name} has {len(values)} values, but the images have {pixels.shape[1]} channels.")
     return torch.tensor([value * _LEVELS for value in values], device=pixels.device).view(-1, 1, 1)

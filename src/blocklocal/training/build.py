@@ -8,6 +8,7 @@ from torch import Tensor
 
 from blocklocal.config import Config
 from blocklocal.data import Batches, Images, ImageSet, load_images
+from blocklocal.data.batches import per_channel
 from blocklocal.errors import InputError, unknown
 from blocklocal.models import build_model
 from blocklocal.network import BlockLocal
@@ -137,9 +138,8 @@ def evaluation_batches(config: Config, images: Images, facts: Facts, device: tor
 
 
 def normalise(pixels: Tensor, facts: Facts) -> Tensor:
-    """uint8 [B, C, H, W] → the float32 that the network takes."""
-    mean, std = (torch.tensor(values, device=pixels.device).view(-1, 1, 1) for values in (facts.mean, facts.std))
-    return (pixels.float() / 255 - mean) / std
+    """uint8 [B, C, H, W] → the float32 that the network takes, bit for bit as `Batches` makes it."""
+    return (pixels.float() - per_channel("mean", facts.mean, pixels)) / per_channel("std", facts.std, pixels)
 
 
 @dataclass(frozen=True)

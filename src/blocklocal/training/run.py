@@ -25,7 +25,7 @@ from blocklocal.training.checkpoint import list_checkpoints, load_checkpoint
 from blocklocal.training.examples import choose_examples
 from blocklocal.training.loop import CHECK_EVERY, Stopped, Trainer
 from blocklocal.training.observers import Checkpoints, Console, MetricsFile, TensorBoard, Warnings
-from blocklocal.training.progress import Progress
+from blocklocal.training.progress import NullProgress, Progress
 from blocklocal.training.signals import StopSignals
 from blocklocal.training.summary import summarise
 
@@ -161,7 +161,7 @@ def _train(session: Session, folder: Path, checkpoint: Path | None, quiet: bool)
     return _finish(session, folder, trainer)
 
 
-def _progress(session: Session, folder: Path, steps: int, done: int, quiet: bool):
+def _progress(session: Session, folder: Path, steps: int, done: int, quiet: bool) -> Progress | NullProgress:
     if quiet:
         return Progress.silent()
     c = session.config
