@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from blocklocal import __version__
 from blocklocal.cli import commands
+from blocklocal.cli.reproduce import reproduce
 from blocklocal.errors import InputError, unknown
 from blocklocal.training.run import Interrupted
 
@@ -16,6 +17,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "predict": commands.predict,
     "report": commands.report,
     "recipes": commands.recipes,
+    "reproduce": reproduce,
 }
 
 

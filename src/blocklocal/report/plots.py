@@ -111,6 +111,31 @@ def dot_plot(lines: Sequence[dict[str, Any]]) -> "Figure | None":
     return figure
 
 
+def dot_panels(panels: Sequence[tuple[str, Sequence[dict[str, Any]]]], columns: int = 3) -> "Figure":
+    """Several comparisons beside each other, (title, lines) each, as `dot_plot` draws one.
+
+    A panel that lists the same lines as the one to its left leaves their names out.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    rows = math.ceil(len(panels) / columns)
+    height = 1.3 + 0.48 * max(len(lines) for _, lines in panels)
+    figure = _figure((3.4 * min(columns, len(panels)) + 1.6, height * rows))
+    grid = figure.subplots(rows, columns if rows > 1 else len(panels), squeeze=False)
+    for place, axes in enumerate(grid.flat):
+        if place >= len(panels):
+            axes.set_visible(False)
+            continue
+        title, lines = panels[place]
+        _draw_dots(axes, lines)
+        axes.set_title(title, fontsize=10, parse_math=False)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        left = panels[place - 1][1] if place % columns else []
+        if [line["label"] for line in lines] == [line["label"] for line in left]:
+            axes.set_yticklabels([])
+    return figure
+
+
 def to_svg(figure: "Figure", name: str) -> str:
     """The figure as an `<svg>` element for inside a page; `name` keeps its ids apart from those of other figures."""
     import matplotlib

@@ -137,12 +137,18 @@ def number(value: float | None, digits: int = 1, *, sign: bool = False) -> str:
     return f"{value:{'+' if sign else ''}.{digits}f}"
 
 
+def mean_spread(values: Iterable[float | None], digits: int = 1) -> str:
+    """`74.0 ± 0.5`: mean and sample deviation of the values that are known; a single one has no deviation."""
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    deviation = f" ± {number(statistics.stdev(known), digits)}" if len(known) > 1 else ""
+    return number(mean(known), digits) + deviation
+
+
 def spread(line: dict[str, Any]) -> str:
     """`74.0 ± 0.5 (3 seeds)`; without a deviation for one seed, where there is none."""
     if not line["n"]:
         return f"{NOTHING} (not finished)"
-    deviation = "" if line["test_deviation"] is None else f" ± {number(line['test_deviation'])}"
-    return f"{number(line['test_mean'])}{deviation} ({line['n']} {'seed' if line['n'] == 1 else 'seeds'})"
+    return f"{mean_spread(line['tests'])} ({line['n']} {'seed' if line['n'] == 1 else 'seeds'})"
 
 
 def cells(line: dict[str, Any]) -> list[str]:
@@ -172,9 +178,14 @@ def notes(lines: Iterable[dict[str, Any]]) -> list[str]:
 def markdown_table(rows: Iterable[dict[str, Any]]) -> str:
     """The comparison as a Markdown table (for a README), from run summaries."""
     lines = aggregate(rows)
-    body = [HEADINGS, ("---", *("---:" for _ in HEADINGS[1:])), *(cells(line) for line in lines)]
-    table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in body)
+    table = markdown_lines(HEADINGS, [cells(line) for line in lines])
     return "\n\n".join([table, *notes(lines)]) + "\n"
+
+
+def markdown_lines(headings: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    """A Markdown table: the first column to the left, figures to the right."""
+    rows = [headings, ("---", *("---:" for _ in headings[1:])), *body]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
 
 
 def comparison_table(rows: Iterable[dict[str, Any]], console: "Console") -> None:

@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,8 @@ def compare(
         for variant in variants:
             run = folder / f"{variant.slug}-seed{seed}"
             try:
-                rows.append(_one(variant.apply(config, seed), run, quiet, data) | {"run": run.name})
+                row = finish_run(variant.apply(config, seed), run, quiet=quiet, data=data)
+                rows.append(row | {"run": run.name})
             except Interrupted:
                 raise Interrupted(run, f"the same command with --resume --output {output}") from None
             write_text(folder / "compare.json", json.dumps(rows, indent=1) + "\n")
@@ -105,13 +106,26 @@ def compare(
     return rows
 
 
-def _one(config: Config, run: Path, quiet: bool, data: ImageSet) -> dict[str, Any]:
+def finish_run(
+    config: Config,
+    run: Path,
+    *,
+    quiet: bool = False,
+    data: ImageSet | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> dict[str, Any]:
+    """The summary of a run, whatever is there of it: finished, it is read; begun, it goes on; else it is trained anew.
+
+    Raises InputError where the folder holds a run with other settings.
+    """
     if run.exists():
         _check_settings(config, run)
     finished = run / "summary.json"
     if finished.exists():
         return _read_summary(finished)
-    return resume_run(run, quiet=quiet) if run.exists() else start_run(config, run, quiet=quiet, data=data)
+    if run.exists():
+        return resume_run(run, quiet=quiet, should_stop=should_stop)
+    return start_run(config, run, quiet=quiet, data=data, should_stop=should_stop)
 
 
 def _check_settings(config: Config, run: Path) -> None:

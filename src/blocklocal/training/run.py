@@ -4,6 +4,7 @@ import json
 import math
 import shlex
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +42,18 @@ class Interrupted(Exception):
         self.folder = folder
 
 
-def start_run(config: Config, output: Path, *, quiet: bool = False, data: ImageSet | None = None) -> dict[str, Any]:
+def start_run(
+    config: Config,
+    output: Path,
+    *,
+    quiet: bool = False,
+    data: ImageSet | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> dict[str, Any]:
     """Train anew into the folder `output`, which must not exist; returns the summary.
 
-    data: an image set loaded before, for several runs on the same one.
+    data: an image set loaded before, for several runs on the same one. should_stop: asked after every step, beside the
+    signals; the run is then saved as if the user had stopped it, and Interrupted is raised.
     """
     if output.exists():
         raise InputError(
@@ -52,7 +61,7 @@ def start_run(config: Config, output: Path, *, quiet: bool = False, data: ImageS
         )
     session = open_session(config, data)
     _create(output, session)
-    return _train(session, output, None, quiet)
+    return _train(session, output, None, quiet, should_stop)
 
 
 def _create(output: Path, session: Session) -> None:
@@ -69,7 +78,13 @@ def _create(output: Path, session: Session) -> None:
         raise
 
 
-def resume_run(folder: Path, *, checkpoint: str | None = None, quiet: bool = False) -> dict[str, Any]:
+def resume_run(
+    folder: Path,
+    *,
+    checkpoint: str | None = None,
+    quiet: bool = False,
+    should_stop: Callable[[], bool] | None = None,
+) -> dict[str, Any]:
     """Go on with a stopped run from its newest checkpoint (or a named one); returns the summary."""
     if not folder.is_dir():
         raise InputError(f"there is no run folder {folder}.")
@@ -83,7 +98,7 @@ def resume_run(folder: Path, *, checkpoint: str | None = None, quiet: bool = Fal
             f"the data set {config.data.data} is not what the run {folder} was started on (classes, size or pixels "
             "differ): put the old one back, or train anew."
         )
-    return _train(session, folder, path, quiet)
+    return _train(session, folder, path, quiet, should_stop)
 
 
 def find_checkpoint(folder: Path, name: str | None = None, *, required: bool = True) -> Path | None:
@@ -120,7 +135,9 @@ def load_network(
     return config, facts, network
 
 
-def _train(session: Session, folder: Path, checkpoint: Path | None, quiet: bool) -> dict[str, Any]:
+def _train(
+    session: Session, folder: Path, checkpoint: Path | None, quiet: bool, wish: Callable[[], bool] | None
+) -> dict[str, Any]:
     config, network, batches = session.config, session.network, session.batches
     metrics = MetricsFile(folder / "metrics.jsonl")
     every = config.machine.checkpoint_every
@@ -131,7 +148,7 @@ def _train(session: Session, folder: Path, checkpoint: Path | None, quiet: bool)
         optimizer=config.optimisation.build(),
         epochs=config.optimisation.epochs,
         schedule=config.optimisation.schedule,
-        should_stop=lambda: signals.asked,
+        should_stop=lambda: signals.asked or (wish is not None and wish()),
         look_every=math.gcd(CHECK_EVERY, every or 0),
     )
     trainer.prepare(batches)

@@ -1,0 +1,119 @@
+"""Jobs spread over processes: every job is independent of all others, so as many run at a time as there are cores.
+
+One job at a time runs in this process (a GPU has one user then); more run in processes of their own, each with its own
+number of threads. A wish to stop reaches the jobs as `should_stop`; nothing new is begun then.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from multiprocessing.synchronize import Event
+
+import torch
+
+from blocklocal.errors import InputError
+from blocklocal.reproduce.experiment import EXPERIMENTS, Job, Place, Row
+from blocklocal.training.run import Interrupted
+from blocklocal.training.tally import NotFinite
+
+POLL = 0.2  # seconds between two looks at the wish to stop
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job: its row, or why there is none. failed: it diverged; else it was stopped and saved."""
+
+    job: Job
+    row: Row | None = None
+    failed: str = ""
+
+
+def measure(experiment: str, job: Job, place: Place, threads: int) -> Outcome:
+    """One job, in the process that calls: the row with the conditions it was measured under."""
+    torch.set_num_threads(threads)
+    place.folder.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    try:
+        result = EXPERIMENTS.get(experiment).run(job, place)
+    except Interrupted:
+        return Outcome(job)
+    except NotFinite as error:
+        return Outcome(job, failed=str(error))
+    conditions = {"seconds": time.perf_counter() - started, "threads": threads, "torch": torch.__version__}
+    return Outcome(job, {"job": job.name, **job.settings, **conditions, **result})
+
+
+def run_here(
+    experiment: str, work: Sequence[tuple[Job, Place]], threads: int, should_stop: Callable[[], bool]
+) -> Iterator[Outcome]:
+    """The jobs one after the other, in this process."""
+    before = torch.get_num_threads()
+    try:
+        for job, place in work:
+            if should_stop():
+                return
+            yield measure(experiment, job, replace(place, should_stop=should_stop), threads)
+    finally:
+        torch.set_num_threads(before)
+
+
+def run_spread(
+    experiment: str,
+    work: Sequence[tuple[Job, Place]],
+    threads: int,
+    should_stop: Callable[[], bool],
+    processes: int,
+) -> Iterator[Outcome]:
+    """The jobs in `processes` processes, as they finish. Raises InputError where one of the processes is killed."""
+    context = multiprocessing.get_context("spawn")
+    stop, queue = context.Event(), list(work)
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_begin, initargs=(stop,)) as pool:
+        running: set[Future[Outcome]] = set()
+        try:
+            while running or queue:
+                if should_stop():
+                    stop.set()
+                    queue = []
+                while queue and len(running) < processes:
+                    job, place = queue.pop(0)
+                    running.add(pool.submit(_measure_there, experiment, job, place, threads))
+                done, running = wait(running, POLL, FIRST_COMPLETED)
+                for future in done:
+                    yield future.result()
+        except BrokenProcessPool as error:
+            raise InputError(
+                "a process that measured a job was killed (out of memory?). What was finished is kept: give the same "
+                "command again, with fewer --jobs."
+            ) from error
+        finally:
+            stop.set()  # also when an error of one job ends all
+
+
+_stop: Event | None = None
+
+
+def _begin(stop: Event) -> None:
+    """Set up a worker: signals of the terminal are the parent's to act on, and it does not outlive the parent."""
+    global _stop
+    _stop = stop
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _measure_there(experiment: str, job: Job, place: Place, threads: int) -> Outcome:
+    assert _stop is not None
+    return measure(experiment, job, replace(place, should_stop=_stop.is_set), threads)

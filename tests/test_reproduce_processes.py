@@ -1,0 +1,116 @@
+"""Oracle: the same jobs in one process. Workers give the same rows, stop when told, and never outlive their parent."""
+
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from reproduce_helpers import image_sets, timeless, tiny_job, use_jobs
+from run_helpers import spawn
+
+from blocklocal.errors import InputError
+from blocklocal.reproduce.experiment import Place
+from blocklocal.reproduce.runner import Launch, reproduce
+from blocklocal.reproduce.workers import run_spread
+
+pytestmark = pytest.mark.xdist_group("processes")
+
+# Two endless jobs in two processes; says the process numbers of its children.
+ENDLESS = """
+import multiprocessing, sys, threading, time
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from reproduce_helpers import tiny_job
+from blocklocal.cli import main
+from blocklocal.reproduce.table1 import Table1
+
+def tell():
+    begun = lambda: list(Path(sys.argv[3]).glob("jobs/*/run/metrics.jsonl"))
+    while len(multiprocessing.active_children()) < 2 or len(begun()) < 2:
+        time.sleep(0.05)
+    print(*[child.pid for child in multiprocessing.active_children()], flush=True)
+
+if __name__ == "__main__":
+    Table1.jobs = lambda self, size: [tiny_job(seed=seed, epochs=10**6) for seed in (0, 1, 2)]
+    threading.Thread(target=tell, daemon=True).start()
+    sys.exit(main(["reproduce", "table1", "--data", sys.argv[2], "--output", sys.argv[3], "--jobs", "2"]))
+"""
+
+
+def start_endless(tmp_path: Path):
+    process = spawn(ENDLESS, Path(__file__).parent, image_sets(tmp_path / "sets"), tmp_path / "out")
+    assert process.stdout is not None
+    process.stdout.readline()
+    children = [int(number) for number in process.stdout.readline().split()]
+    assert len(children) == 2
+    return process, children
+
+
+def gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def wait_until_gone(children: list[int], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not all(map(gone, children)):
+        if time.monotonic() > deadline:
+            for child in children:
+                os.kill(child, signal.SIGKILL)
+            raise AssertionError("a worker outlived its parent")
+        time.sleep(0.05)
+
+
+def test_two_processes_give_the_rows_of_one(tmp_path, monkeypatch):
+    sets = image_sets(tmp_path / "sets")
+    use_jobs(monkeypatch, *[tiny_job(method) for method in ("backprop", "evidence", "frozen")])
+    one = reproduce("table1", "quick", tmp_path / "one", Launch(data=sets, jobs=1), say=lambda line: None)
+    two = reproduce("table1", "quick", tmp_path / "two", Launch(data=sets, jobs=2), say=lambda line: None)
+    assert timeless(one.rows) == timeless(two.rows)
+    assert [row["job"] for row in two.rows] == [row["job"] for row in one.rows]
+
+
+def test_a_signal_saves_the_running_jobs_and_ends_their_processes(tmp_path):
+    process, children = start_endless(tmp_path)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, out + err
+    assert "3 jobs left" in err
+    assert "Traceback" not in err
+    wait_until_gone(children)
+    assert len(list((tmp_path / "out" / "jobs").glob("*/run/checkpoints/step-*/state.json"))) >= 2
+
+
+def test_workers_do_not_outlive_a_killed_parent(tmp_path):
+    process, children = start_endless(tmp_path)
+    process.kill()
+    wait_until_gone(children)
+    process.communicate()
+
+
+def test_a_killed_worker_is_said_and_nothing_hangs(tmp_path):
+    sets = image_sets(tmp_path / "sets")
+    work = [(job, Place(tmp_path / job.name, sets)) for job in (tiny_job(seed=seed, epochs=10**6) for seed in (0, 1))]
+
+    def kill_one() -> bool:
+        begun = list(tmp_path.glob("*/run/metrics.jsonl"))
+        if len(begun) == 2:
+            multiprocessing.active_children()[0].kill()
+        return False
+
+    with pytest.raises(InputError, match=r"killed \(out of memory\?\).*kept.*fewer --jobs"):
+        list(run_spread("table1", work, 1, kill_one, 2))
+
+
+def test_bad_data_ends_the_other_jobs_at_once(tmp_path):
+    sets = image_sets(tmp_path / "sets")
+    work = [
+        (tiny_job(seed=0, epochs=10**6), Place(tmp_path / "a", sets)),
+        (tiny_job(seed=1), Place(tmp_path / "b", tmp_path / "nowhere")),
+    ]
+    with pytest.raises(InputError, match="there is no folder"):
+        list(run_spread("table1", work, 1, lambda: False, 2))
