@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from blocklocal.errors import InputError
 from blocklocal.families import family
+from blocklocal.families.numerics import CHUNK
 
 torch.set_num_threads(1)
 
@@ -128,3 +129,19 @@ def test_family_finds_by_name_and_returns_instances_as_they_are():
 def test_family_refuses_unknown_names_and_bad_parameters(name, parameters, message):
     with pytest.raises(InputError, match=message):
         family(name, **parameters)
+
+
+def test_the_bernoulli_divergence_of_a_large_map_is_that_of_its_pieces():
+    count = 2 * CHUNK + 7
+    draw = torch.Generator().manual_seed(0)
+    gamma, phi = (torch.randn(count, generator=draw, requires_grad=True) for _ in range(2))
+    bernoulli = family("bernoulli")
+    whole = bernoulli.kl(gamma, phi)
+    whole.sum().backward()
+    for start in (0, CHUNK, 2 * CHUNK):
+        piece = slice(start, start + CHUNK)
+        own = [t.detach()[piece].requires_grad_() for t in (gamma, phi)]
+        bernoulli.kl(*own).sum().backward()
+        assert torch.equal(bernoulli.kl(*own), whole[piece])
+        for tensor, large in zip(own, (gamma, phi), strict=True):
+            torch.testing.assert_close(tensor.grad, large.grad[piece], rtol=1e-6, atol=0)

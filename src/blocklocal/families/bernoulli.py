@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
 from blocklocal.families.base import Family, register
+from blocklocal.families.numerics import in_chunks
 
 KL_SERIES = 0.35  # below this |φ - γ| the divergence is summed from its cumulants
 LOG1P_RANGE = (-1.0, 4.0)  # messages for which log1p(μ (e^b - 1)) neither cancels nor leaves the float range
@@ -60,19 +61,13 @@ class Bernoulli(Family):
 
 
 class _Divergence(torch.autograd.Function):
-    """D(γ ‖ φ) = D(-γ ‖ -φ), computed for the sign with γ ≤ 0: the mean is at most ½ and nothing cancels against 1."""
+    """D(γ ‖ φ) with its gradient written out (Eq. 7)."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(gamma: Tensor, phi: Tensor) -> Tensor:
-        sign = torch.copysign(torch.ones_like(gamma), -gamma)
-        gamma, phi = sign * gamma, sign * phi
-        c = phi - gamma
-        p = torch.sigmoid(gamma)
-        far = softplus(phi, threshold=LINEAR) - softplus(gamma) - p * c
-        close = (c.abs() < KL_SERIES).to(far.dtype)
-        return torch.lerp(far, _cumulant_series(p, c.clamp(-KL_SERIES, KL_SERIES)), close)
+        return in_chunks(_divergence, gamma, phi)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
@@ -82,9 +77,26 @@ class _Divergence(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor]:
         (grad,) = grad_outputs
         gamma, phi = ctx.saved_tensors
-        mean = torch.sigmoid(gamma)
-        weight = grad * mean * torch.sigmoid(-gamma)
-        return weight * (gamma - phi), grad * (torch.sigmoid(phi) - mean)
+        return in_chunks(_to_gamma, grad, gamma, phi), in_chunks(_to_phi, grad, gamma, phi)
+
+
+def _to_gamma(grad: Tensor, gamma: Tensor, phi: Tensor) -> Tensor:
+    return grad * torch.sigmoid(gamma) * torch.sigmoid(-gamma) * (gamma - phi)
+
+
+def _to_phi(grad: Tensor, gamma: Tensor, phi: Tensor) -> Tensor:
+    return grad * (torch.sigmoid(phi) - torch.sigmoid(gamma))
+
+
+def _divergence(gamma: Tensor, phi: Tensor) -> Tensor:
+    """D(γ ‖ φ) = D(-γ ‖ -φ), computed for the sign with γ ≤ 0: the mean is at most ½ and nothing cancels against 1."""
+    sign = torch.copysign(torch.ones_like(gamma), -gamma)
+    gamma, phi = sign * gamma, sign * phi
+    c = phi - gamma
+    p = torch.sigmoid(gamma)
+    far = softplus(phi, threshold=LINEAR) - softplus(gamma) - p * c
+    close = (c.abs() < KL_SERIES).to(far.dtype)
+    return torch.lerp(far, _cumulant_series(p, c.clamp(-KL_SERIES, KL_SERIES)), close)
 
 
 def _cumulant_series(p: Tensor, c: Tensor) -> Tensor:

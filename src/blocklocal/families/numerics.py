@@ -6,6 +6,7 @@ from functools import cache, wraps
 import torch
 from torch import Tensor
 
+CHUNK = 65_536  # elements: 256 KiB in float32
 SERIES = 0.5  # below this size the closed forms of the two remainders cancel and their series are used
 
 
@@ -51,6 +52,17 @@ def gauss_legendre(count: int) -> tuple[tuple[float, float], ...]:
     off = k / torch.sqrt(4 * k * k - 1)
     nodes, vectors = torch.linalg.eigh(torch.diag(off, 1) + torch.diag(off, -1))
     return tuple(zip(((nodes + 1) / 2).tolist(), (vectors[0] ** 2).tolist(), strict=True))
+
+
+def in_chunks(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """An elementwise function of tensors of one shape, on the CPU piece by piece: some twenty intermediate tensors of a
+    feature map's size would each go through memory, those of a piece stay in the cache (three times as fast).
+    """
+    first = tensors[0]
+    if first.device.type != "cpu" or first.numel() <= CHUNK:
+        return function(*tensors)
+    pieces = zip(*(t.flatten().split(CHUNK) for t in tensors), strict=True)
+    return torch.cat([function(*piece) for piece in pieces]).view(first.shape)
 
 
 def in_float(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
