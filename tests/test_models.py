@@ -223,3 +223,17 @@ def test_input_of_another_shape_or_type_is_refused(x, message):
 
 def test_models_without_a_stated_shape_are_not_checked():
     check_input(torch.nn.Linear(2, 2), torch.zeros(7, 9))
+
+
+@pytest.mark.parametrize("width", [2, 4, 6])
+def test_a_narrow_shortcut_is_the_strided_convolution(width):
+    """Picked pixels and a 1x1 convolution, in the place of the strided one that oneDNN breaks on narrow maps."""
+    unit = build_model("resnet18", classes=3, channels=1, image_size=(8, 8), width=width).stage2[0]
+    strided = torch.nn.Conv2d(width, 2 * width, 1, 2, bias=False)
+    strided.load_state_dict({"weight": unit.shortcut.conv.weight.detach()})
+    x = torch.randn(3, width, 8, 8, generator=torch.Generator().manual_seed(0))
+    picked = unit.shortcut.conv(unit.shortcut.sample(x))
+    torch.testing.assert_close(picked, strided(x))
+    assert set(unit.state_dict()) == set(
+        build_model("resnet18", classes=3, channels=1, image_size=(8, 8), width=8).stage2[0].state_dict()
+    )

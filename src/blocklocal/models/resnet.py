@@ -14,6 +14,10 @@ from torch import Tensor, nn
 
 from blocklocal.models.base import MODELS, Shape, check_choice, check_smallest
 
+# Below this many channels a 1x1 convolution with a stride, channels last, writes beyond its buffers on CPUs without
+# AVX-512 (oneDNN in torch 2.13: the process dies). There every second pixel is picked first: the same function.
+NARROW = 8
+
 
 def _conv_norm(inputs: int, outputs: int, kernel: int, stride: int = 1) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
     conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
@@ -36,8 +40,11 @@ def _shortcut(inputs: int, outputs: int, stride: int, kind: str) -> nn.Module:
         return nn.Identity()
     if kind == "pad":
         return PadShortcut(inputs, outputs, stride)
-    conv, norm = _conv_norm(inputs, outputs, 1, stride)
-    return nn.Sequential(OrderedDict[str, nn.Module](conv=conv, norm=norm))
+    if inputs >= NARROW or stride == 1:
+        conv, norm = _conv_norm(inputs, outputs, 1, stride)
+        return nn.Sequential(OrderedDict[str, nn.Module](conv=conv, norm=norm))
+    conv, norm = _conv_norm(inputs, outputs, 1)
+    return nn.Sequential(OrderedDict[str, nn.Module](sample=nn.MaxPool2d(1, stride), conv=conv, norm=norm))
 
 
 class BasicUnit(nn.Module):
