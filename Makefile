@@ -3,7 +3,7 @@ PYTHON ?= python3
 PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check
 QUICKSTART_SEEDS ?= 0 1 2 3 4
 
-.PHONY: train test lint slow clean
+.PHONY: train test lint slow results clean
 
 ## train: block-local, backprop and the frozen control on the embedded digits, into runs/quickstart
 train: .venv/.package
@@ -21,6 +21,10 @@ lint: .venv/.tools
 ## slow: the tests that take minutes
 slow: .venv/.tools
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 -m slow
+
+## results: docs/results.md, its tables and figures, from the rows in docs/results
+results: .venv/.package
+	.venv/bin/python -m blocklocal.reproduce.page docs/results
 
 .venv/.package: pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -67,6 +67,7 @@ NAMES = {
     "balance": ("flop", "flops"),
     "precision": ("bfloat", "bfloat16"),
     "device": ("cpux", "cpu"),
+    "normalise": ("unit", "units"),
     "reconstruct": ("imag", "image"),
     "augment": ("flop", "flip"),
     "recipe": ("quikstart", "quickstart"),

@@ -95,6 +95,7 @@ def test_slugs_are_folder_names_and_differ_between_variants():
         ("block-local:rule=frozen", "unknown setting 'rule'"),
         ("block-local:readout=many", "readout must be a whole number, not 'many'"),
         ("block-local:readout", "readout must be a whole number, not ''"),
+        ("block-local:normalise=unit", "unknown normalise 'unit'. Did you mean 'units'"),
         ("block-local:objective=evidense", "unknown objective 'evidense'. Did you mean 'evidence'"),
         ("block-local:readout=-1", "readout must be a whole number"),
         ("block-local:epochs=3", "unknown setting 'epochs'"),

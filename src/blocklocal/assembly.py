@@ -11,6 +11,7 @@ from blocklocal.errors import InputError
 from blocklocal.families import Family
 from blocklocal.layout import output_shapes, to_positions, units_of
 from blocklocal.local import HiddenLoss, OutputLoss
+from blocklocal.normalising import normaliser
 from blocklocal.objectives import OBJECTIVES, Terms
 from blocklocal.parts import Decoder, readout
 from blocklocal.rules import RULES, Rule
@@ -101,6 +102,7 @@ class _Assembly:
                 per_position=len(self.shapes[-1]) == 3,
             ),
             message_scale=1.0 if len(latent) == 4 else units_of(latent) ** -0.5,
+            normaliser=normaliser(learning.normalise, self.shapes[k + 1]) if self.rule.parts else None,
         )
 
     def _order(self, k: int, h: nn.Module | None) -> str:

@@ -54,6 +54,7 @@ class HiddenLoss(nn.Module):
     weights: of the parts that are on: "similarity" and one per decoder ("image", "input").
     message_scale: 1/√units for flat latents and sequences, so that logits are of order one at the start; 1 for maps,
     which average over positions instead (method §3, "Scale").
+    normaliser: what the output passes before all else here, off the forward path (`normalising.py`).
     """
 
     def __init__(
@@ -69,13 +70,14 @@ class HiddenLoss(nn.Module):
         weights: Mapping[str, float] | None = None,
         terms: Terms | None = None,
         message_scale: float = 1.0,
+        normaliser: nn.Module | None = None,
     ):
         super().__init__()
         self.family, self.objective, self.targets = family, objective, targets
         self.twin, self.classifier, self.readout = twin, classifier, readout
         self.decoders = nn.ModuleDict(decoders or {})
         self.weights, self.terms = dict(weights or {}), terms or Terms()
-        self.message_scale = message_scale
+        self.message_scale, self.normaliser = message_scale, normaliser
 
     @property
     def learns(self) -> bool:
@@ -105,8 +107,13 @@ class HiddenLoss(nn.Module):
         """Whether this block can classify by itself."""
         return self.classifier is not None or self.twin is not None
 
+    def read(self, a: Tensor) -> Tensor:
+        """The output as the local loss reads it: a_k itself, or normalised."""
+        return a if self.normaliser is None else self.normaliser(a)
+
     def scores(self, a: Tensor, message: Tensor | None) -> Tensor:
         """The evidence of every target row, [B, R] (or a greedy block's logits): this block's own prediction."""
+        a = self.read(a)
         return self._scores(self.latent(a, self.features(a)), message)
 
     def _scores(self, phi: Tensor, message: Tensor | None) -> Tensor:
@@ -120,6 +127,7 @@ class HiddenLoss(nn.Module):
         self, a: Tensor, target: Tensor, *, message: Tensor | None, wanted: Mapping[str, Tensor], mix: float = 1.0
     ) -> LocalResult:
         """a [B, …] the block's output, message [R, P', U, …], wanted: the tensors that the decoders predict."""
+        a = self.read(a)
         features = self.features(a)
         phi, terms = self.latent(a, features), replace(self.terms, mix=mix)
         name, loss, logits = self._match(phi, message, target, terms)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from blocklocal.errors import InputError, check_positive, unknown
 from blocklocal.families import FAMILIES, Family, family
+from blocklocal.normalising import NORMALISATIONS
 from blocklocal.objectives import OBJECTIVES, ORDERS
 from blocklocal.rules import RULES
 from blocklocal.twin import TWINS
@@ -33,6 +34,8 @@ class Learning:
     """Evidence to first or second order in the message, or exact (second where a rectified cut follows a ReLU)."""
     twin: str = "dense"
     """Backward network: dense (one per block), chain (dense layers in a row) or mirrored (the blocks reversed)."""
+    normalise: str = "none"
+    """Read the latent off the output normalised over units (as a pre-norm block does) or over the batch; or none."""
     readout: int = 0
     """Layers between a block's output and its latent (0: none); off the forward path."""
     reconstruction: float = 0.0
@@ -53,7 +56,12 @@ class Learning:
         OBJECTIVES.get(self.objective)
         FAMILIES.get(self.family)
         TWINS.get(self.twin)
-        for name, known in (("order", ORDERS), ("scope", SCOPES), ("reconstruct", RECONSTRUCTIONS)):
+        for name, known in (
+            ("order", ORDERS),
+            ("scope", SCOPES),
+            ("reconstruct", RECONSTRUCTIONS),
+            ("normalise", NORMALISATIONS),
+        ):
             if getattr(self, name) not in known:
                 raise unknown(name, getattr(self, name), known)
         check_positive("temperature", self.temperature)

@@ -1,7 +1,6 @@
 """An experiment from beginning to end: which jobs are left, measure them, write tables and figures of what is there."""
 
 import fnmatch
-import json
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 from blocklocal.errors import InputError, check_positive, unknown
 from blocklocal.files import write_text
 from blocklocal.reproduce.experiment import EXPERIMENTS, SIZES, Experiment, Job, Place, Row
-from blocklocal.reproduce.store import Store
+from blocklocal.reproduce.store import Store, to_json
 from blocklocal.reproduce.workers import Outcome, run_here, run_spread
 from blocklocal.training.build import find_device
 from blocklocal.training.signals import StopSignals
@@ -139,7 +138,7 @@ def write_results(experiment: Experiment, rows: Sequence[Row], folder: Path) -> 
     if not rows:
         return ""
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "results.json", json.dumps(list(rows), indent=1) + "\n")
+    write_text(folder / "results.json", "[" + ",\n".join(map(to_json, rows)) + "]\n")
     markdown = experiment.write(rows, folder)
     write_text(folder / "results.md", markdown)
     return markdown

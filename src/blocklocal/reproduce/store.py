@@ -70,7 +70,7 @@ class Store:
         """Write a finished job's row; it is there whole or not at all."""
         path = self.folder / "rows" / f"{job.name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(row, indent=1) + "\n")
+        write_text(path, to_json(row) + "\n")
 
     def merge(self, other: Path, jobs: Sequence[Job]) -> int:
         """Take over the rows of another folder of this experiment and size; returns how many were new."""
@@ -84,6 +84,12 @@ class Store:
         for job, row in new:
             self.keep(job, row)
         return len(new)
+
+
+def to_json(row: Row) -> str:
+    """A row as JSON, a line per setting or result: pictures and curves would fill pages otherwise."""
+    lines = [f"{json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}" for name, value in row.items()]
+    return "{\n " + ",\n ".join(lines) + "\n}"
 
 
 def _read(path: Path) -> dict:
