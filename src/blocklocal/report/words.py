@@ -1,5 +1,6 @@
 """The sentences of a report: a figure never stands without its conditions, nor without its control."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,7 +43,7 @@ def conditions(rows: Sequence[dict[str, Any]]) -> str:
     for key, form in CONDITIONS:
         values = list(dict.fromkeys(_text(row[key]) for row in rows if row.get(key) is not None))
         if values:
-            parts.append(form.format(" / ".join(values)).replace("(s)", "" if values == ["1"] else "s"))
+            parts.append(re.sub(r"\((e?s)\)", "" if values == ["1"] else r"\1", form.format(" / ".join(values))))
     times = [row["seconds"] for row in rows if row.get("seconds") is not None]
     if times:
         low, high = duration(min(times)), duration(max(times))

@@ -127,14 +127,15 @@ def _lines(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
 
 
 def _table(rows: Sequence[Row], lines: dict[str, dict[str, Any]], model: str, name: str) -> str:
-    headings = ("rule", "paper", "test-1 %", "test-3 %", "train-1 %", "gap to backprop", "above control")
+    paper = "paper: test-1 / test-3 / train-1"
+    headings = ("rule", paper, "test-1 %", "test-3 %", "train-1 %", "gap to backprop", "above control")
     body = []
     for method, line in lines.items():
         own = [row for row in rows if row["method"] == method]
-        paper = published(model, method, name)
+        known = published(model, method, name)
         figures = [mean_spread([row[key] for row in own]) for key in ("test_top1", "test_top3", "train_top1")]
         gaps = [number(line[key], sign=True) for key in ("gap_to_backprop", "above_control")]
-        body.append([line["label"], " / ".join(f"{v:g}" for v in paper) if paper else "", *figures, *gaps])
+        body.append([line["label"], " / ".join(f"{v:g}" for v in known) if known else "", *figures, *gaps])
     return markdown_lines(headings, body)
 
 
