@@ -15,6 +15,8 @@ from blocklocal.reproduce import EXPERIMENTS, Job, Place
 from blocklocal.reproduce import figure2_networks as networks
 from blocklocal.reproduce.figure2 import LABELS, MEASURES, SIZES
 from blocklocal.seeds import generator
+from blocklocal.training.loop import Stopped
+from blocklocal.training.tally import NotFinite
 
 FIGURE = EXPERIMENTS.get("figure2")
 CPU = torch.device("cpu")
@@ -139,18 +141,26 @@ def test_every_method_starts_from_the_same_network(data):
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
-def test_the_ensemble_is_the_same_with_its_members_from_the_disk_and_trained_by_itself(data, tmp_path):
+def test_the_ensemble_is_the_same_with_its_members_from_the_disk_and_trained_by_itself(data, tmp_path, monkeypatch):
     wanted = job("ensemble", members=2)
     alone = measure(wanted, data, tmp_path / "alone")
     for seed in range(2):
         measure(job("plain", seed), data, tmp_path / "beside")
-    trained = networks.train
-    try:
-        networks.train = None  # nothing may be trained any more
-        beside = measure(wanted, data, tmp_path / "beside")
-    finally:
-        networks.train = trained
-    assert beside == alone
+    monkeypatch.setattr("blocklocal.reproduce.figure2.train", None)  # nothing may be trained any more
+    assert measure(wanted, data, tmp_path / "beside") == alone
+
+
+def test_a_wish_to_stop_ends_a_job_after_an_epoch(data, tmp_path):
+    wishes = iter([True])
+    place = Place(tmp_path, data, device="cpu", should_stop=lambda: next(wishes))
+    with pytest.raises(Stopped):
+        FIGURE.run(job("gaussian", epochs=2), place)
+    assert not (tmp_path / "network.pt").exists()
+
+
+def test_a_diverging_network_is_named(data, tmp_path):
+    with pytest.raises(NotFinite, match=r"loss of gaussian became (nan|inf) in epoch 1"):
+        FIGURE.run(job("gaussian", lr=1e30), Place(tmp_path, data, device="cpu"))
 
 
 def test_a_member_with_other_settings_is_not_taken(data, tmp_path):

@@ -208,3 +208,16 @@ def test_any_part_of_the_rows_can_be_written(tmp_path, count):
     made += [language_row("frozen", 8, 0, 3.0), language_row("backprop", 1, 0, math.pi)]
     for rows in (made[:count], made[count:]):
         assert isinstance(FIGURE.write(rows, tmp_path), str)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_learns_in_the_precision_of_a_gpu(way):
+    shape = {"vocabulary": 10, "length": 6, "width": 8, "blocks": 3, "heads": 1}
+    network = build(WAYS[way], shape, positions=6, seed=0, device=torch.device("cpu"))
+    network.autocast(torch.bfloat16)
+    x = torch.randint(10, (4, 6), generator=torch.Generator().manual_seed(0))
+    before = [p.clone() for p in network.units[-1].parameters()]
+    assert all(r is None or math.isfinite(r.loss) for r in network.step(x, x.flip(1)))
+    after = list(network.units[-1].parameters())
+    assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert all(p.dtype == torch.float32 and bool(torch.isfinite(p).all()) for p in after)

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from blocklocal.data.text import INSTALLED, PACKAGED
 from blocklocal.recipes import get_recipe
+from blocklocal.reproduce.runner import Launch, reproduce
 from blocklocal.training.compare import compare
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -20,3 +22,19 @@ def test_block_local_lies_above_the_control_on_the_validation_split(recipe: str,
     rows = compare(config, ["block-local", "frozen"], [0], tmp_path / "out", quiet=True)
     local, control = (row["validation_top1"] for row in rows)
     assert local > control
+
+
+@pytest.mark.parametrize(
+    ("experiment", "jobs", "better"),
+    [
+        ("table1", ("fashion-mnist-resnet18-frozen-seed0", "fashion-mnist-resnet18-evidence-seed0"), "test_top1"),
+        ("figure2", ("frozen-seed0", "folded-seed0"), "spearman"),
+        ("figure3", ("language-frozen-2-seed0", "language-evidence-readout-2-seed0"), "test_bits"),
+    ],
+)
+def test_an_experiment_of_the_paper_at_quick_size_lies_above_its_control(experiment, jobs, better, tmp_path) -> None:
+    if not (DATA / "fashion_mnist").is_dir() or (experiment == "figure3" and not list(INSTALLED.glob(PACKAGED))):
+        pytest.skip("the data of this experiment are not here")
+    report = reproduce(experiment, "quick", tmp_path / "out", Launch(data=DATA, only=jobs))
+    control, ours = (row[better] for name in jobs for row in report.rows if row["job"] == name)
+    assert (ours < control) if better == "test_bits" else (ours > control)

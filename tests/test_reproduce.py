@@ -174,6 +174,8 @@ def test_a_set_is_found_by_name_in_a_folder_or_on_the_hub(tmp_path):
         find_set("cifar", root)
     with pytest.raises(InputError, match="there is no folder"):
         find_set("mnist", tmp_path / "nowhere")
-    (root / "MNIST-2").mkdir()
-    with pytest.raises(InputError, match=r"must hold one folder for mnist.*MNIST-2"):
+    (root / "cifar100").mkdir()
+    assert find_set("cifar10", root) == str(root / "cifar10_jpeg")
+    (root / "MNIST-b").mkdir()
+    with pytest.raises(InputError, match=r"must hold one folder for mnist.*MNIST-b"):
         find_set("mnist", root)

@@ -17,7 +17,7 @@ from blocklocal.reproduce.workers import run_spread
 
 pytestmark = pytest.mark.xdist_group("processes")
 
-# Two endless jobs in two processes; says the process numbers of its children.
+# Endless jobs, as many at a time as the third argument says; tells the process numbers of its children, when they run.
 ENDLESS = """
 import multiprocessing, sys, threading, time
 sys.path.insert(0, sys.argv[1])
@@ -28,23 +28,24 @@ from blocklocal.reproduce.table1 import Table1
 
 def tell():
     begun = lambda: list(Path(sys.argv[3]).glob("jobs/*/run/metrics.jsonl"))
-    while len(multiprocessing.active_children()) < 2 or len(begun()) < 2:
+    count = int(sys.argv[4])
+    while len(begun()) < count:
         time.sleep(0.05)
     print(*[child.pid for child in multiprocessing.active_children()], flush=True)
 
 if __name__ == "__main__":
     Table1.jobs = lambda self, size: [tiny_job(seed=seed, epochs=10**6) for seed in (0, 1, 2)]
     threading.Thread(target=tell, daemon=True).start()
-    sys.exit(main(["reproduce", "table1", "--data", sys.argv[2], "--output", sys.argv[3], "--jobs", "2"]))
+    sys.exit(main(["reproduce", "table1", "--data", sys.argv[2], "--output", sys.argv[3], "--jobs", sys.argv[4]]))
 """
 
 
-def start_endless(tmp_path: Path):
-    process = spawn(ENDLESS, Path(__file__).parent, image_sets(tmp_path / "sets"), tmp_path / "out")
+def start_endless(tmp_path: Path, jobs: int = 2):
+    process = spawn(ENDLESS, Path(__file__).parent, image_sets(tmp_path / "sets"), tmp_path / "out", jobs)
     assert process.stdout is not None
     process.stdout.readline()
     children = [int(number) for number in process.stdout.readline().split()]
-    assert len(children) == 2
+    assert len(children) == (jobs if jobs > 1 else 0)
     return process, children
 
 
@@ -74,15 +75,30 @@ def test_two_processes_give_the_rows_of_one(tmp_path, monkeypatch):
     assert [row["job"] for row in two.rows] == [row["job"] for row in one.rows]
 
 
-def test_a_signal_saves_the_running_jobs_and_ends_their_processes(tmp_path):
-    process, children = start_endless(tmp_path)
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_signal_saves_the_running_jobs_and_ends_their_processes(tmp_path, jobs):
+    process, children = start_endless(tmp_path, jobs)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, out + err
     assert "3 jobs left" in err
     assert "Traceback" not in err
     wait_until_gone(children)
-    assert len(list((tmp_path / "out" / "jobs").glob("*/run/checkpoints/step-*/state.json"))) >= 2
+    saved = {path.parents[3] for path in (tmp_path / "out").glob("jobs/*/run/checkpoints/step-*/state.json")}
+    assert len(saved) == jobs
+
+
+def test_a_second_signal_waits_for_no_job(tmp_path):
+    process, children = start_endless(tmp_path)
+    for child in children:
+        os.kill(child, signal.SIGSTOP)  # jobs that cannot answer a wish to stop
+    process.send_signal(signal.SIGINT)
+    time.sleep(1)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    wait_until_gone(children)
 
 
 def test_workers_do_not_outlive_a_killed_parent(tmp_path):
@@ -106,11 +122,15 @@ def test_a_killed_worker_is_said_and_nothing_hangs(tmp_path):
         list(run_spread("table1", work, 1, kill_one, 2))
 
 
-def test_bad_data_ends_the_other_jobs_at_once(tmp_path):
+def test_bad_data_of_one_job_stops_the_others_and_loses_nothing_that_is_finished(tmp_path):
     sets = image_sets(tmp_path / "sets")
     work = [
-        (tiny_job(seed=0, epochs=10**6), Place(tmp_path / "a", sets)),
+        (tiny_job(seed=0), Place(tmp_path / "a", sets)),
         (tiny_job(seed=1), Place(tmp_path / "b", tmp_path / "nowhere")),
+        (tiny_job(seed=2, epochs=10**6), Place(tmp_path / "c", sets)),
     ]
+    outcomes = []
     with pytest.raises(InputError, match="there is no folder"):
-        list(run_spread("table1", work, 1, lambda: False, 2))
+        outcomes.extend(run_spread("table1", work, 1, lambda: False, 2))
+    assert work[0][0].name in {outcome.job.name for outcome in outcomes if outcome.row is not None or outcome.stopped}
+    assert not any(outcome.row for outcome in outcomes if outcome.job.name == work[2][0].name)

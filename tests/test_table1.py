@@ -128,3 +128,13 @@ def test_the_threads_of_the_caller_are_left_as_they_were(tmp_path, monkeypatch):
     before = torch.get_num_threads()
     reproduce("table1", "quick", tmp_path / "o", Launch(data=image_sets(tmp_path / "s"), jobs=1, threads=2), say=print)
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_computes_in_the_precision_of_the_full_size(tmp_path, monkeypatch, method):
+    use_jobs(monkeypatch, tiny_job(method, epochs=1, precision="bfloat16"))
+    sets = image_sets(tmp_path / "sets")
+    rows = reproduce("table1", "full", tmp_path / "o", Launch(data=sets, jobs=1), say=lambda line: None).rows
+    assert rows[0]["device"] == "cpu"
+    assert 0 <= rows[0]["test_top1"] <= 100
+    assert rows[0]["test_nll"] > 0

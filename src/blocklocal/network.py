@@ -173,7 +173,7 @@ class BlockLocal(nn.Module):
         logits: list[Tensor | None] = []
         for unit, message in zip(self.units, target_messages(self.units, self._rows), strict=True):
             x = unit(x)
-            logits.append(unit.local.scores(x, message) if unit.local is not None and unit.local.predicts else None)
+            logits.append(unit.scores(x, message))
         return logits
 
     def predict(self, x: Tensor) -> Prediction:

@@ -40,6 +40,11 @@ class OverBatch(nn.Module):
                 f"a block gave {flat.shape[1]} values per sample where normalise='batch' has statistics of {values}: "
                 "give sequences and images of one size, or normalise='units'."
             )
+        if self.training and len(flat) == 1:
+            raise InputError(
+                "normalise='batch' needs at least two samples in a training batch: choose another batch size, or "
+                "normalise='units'."
+            )
         return self.norm(flat).reshape(a.shape)
 
 

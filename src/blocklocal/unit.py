@@ -103,6 +103,13 @@ class BlockUnit(nn.Module):
         with self._precision(a):
             return self.block(a)
 
+    def scores(self, a: Tensor, message: Tensor | None) -> Tensor | None:
+        """The block's own logits from its output a, [B, R]; None where it cannot predict."""
+        if self.local is None or not self.local.predicts:
+            return None
+        with self._precision(a):
+            return self.local.scores(a, message)
+
     def message(self, incoming: Tensor) -> tuple[Tensor | None, Tensor]:
         """(b_k [R, P, U, …] with the twin's graph, or None without a twin; what goes to the block before)."""
         if not isinstance(self.local, HiddenLoss) or self.local.twin is None:

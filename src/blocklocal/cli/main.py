@@ -70,4 +70,7 @@ def _file_trouble(error: OSError) -> str:
         return f"{error.strerror or error}{where}."
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     remedy = "Free some space (or choose another --output)" if full else "Choose another --output"
-    return f"cannot write: {error.strerror}{where}. {remedy}; a run goes on from its last checkpoint with --resume."
+    return (
+        f"cannot write: {error.strerror}{where}. {remedy}; a run goes on from its last checkpoint with --resume, and "
+        "`reproduce` with the same command."
+    )

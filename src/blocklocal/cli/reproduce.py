@@ -67,7 +67,7 @@ def reproduce(arguments: list[str]) -> None:
         print(f"\n{report.markdown}\ntables and figures: {folder}")
     if report.failed:
         names = "; ".join(f"{name}: {why}" for name, why in report.failed.items())
-        raise InputError(f"{len(report.failed)} jobs diverged and have no row: {names}")
+        raise InputError(f"{len(report.failed)} jobs diverged and have no row ({len(report.left)} are left): {names}")
     if report.left:
         raise Interrupted(folder, f"the same command ({len(report.left)} jobs left): {_again(arguments)}")
 

@@ -51,6 +51,12 @@ def conditions(rows: Sequence[dict[str, Any]]) -> str:
     return ", ".join(parts)
 
 
+def measured_with(rows: Sequence[dict[str, Any]]) -> str:
+    """The conditions that every experiment has, whatever it measures, as a sentence."""
+    kept = ("epochs", "seed", "threads", "device", "torch", "seconds")
+    return f"Measured with: {conditions([{key: row.get(key) for key in kept} for row in rows])}."
+
+
 def _text(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"

@@ -38,8 +38,8 @@ class Place:
 
     folder: the job's own, for what it needs to go on after a stop; it may hold what an earlier attempt left.
     data: a folder with the data sets (see `sets.py`), or None for the hub's. text: a folder of documents, or None for
-    the installed Python documentation. should_stop: asked now and then; a job that can go on later saves, and raises
-    `Interrupted`; one that cannot ignores it.
+    the installed Python documentation. should_stop: asked now and then; a job that is told so saves what it can go on
+    from later, if anything, and raises `Interrupted` or `Stopped`.
     """
 
     folder: Path

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from blocklocal.data import Images, ImageSet, load_images
 from blocklocal.report.table import markdown_lines, mean_spread, number
+from blocklocal.report.words import measured_with
 from blocklocal.reproduce.experiment import EXPERIMENTS, Experiment, Job, Place, Row
 from blocklocal.reproduce.figure2_networks import (
     Predictor,
@@ -34,6 +35,7 @@ from blocklocal.reproduce.figure2_networks import (
 )
 from blocklocal.reproduce.sets import find_set
 from blocklocal.training.build import find_device
+from blocklocal.training.loop import Stopped
 from blocklocal.uncertainty import auroc, mismatch
 
 LABELS = {
@@ -95,7 +97,7 @@ class Figure2(Experiment):
         other = _load("mnist", place, 0, None).test
         if job.settings["method"] == "ensemble":
             return _ensemble(job, place, data, other, device)
-        curves, predict = _learn(job, place.folder, data, device)
+        curves, predict = _learn(job, place, data, device)
         return {"curves": curves, **_measured(job, predict, data, other, device)}
 
     def write(self, rows: Sequence[Row], folder: Path) -> str:
@@ -122,12 +124,17 @@ def _load(name: str, place: Place, validation: int, train_size: int | None) -> I
 # --- one measurement
 
 
-def _learn(job: Job, folder: Path, data: ImageSet, device: torch.device) -> tuple[dict[str, list], Predictor]:
-    """Train, follow the validation images, and keep the network; returns (curves over epochs, what it predicts)."""
+def _learn(job: Job, place: Place, data: ImageSet, device: torch.device) -> tuple[dict[str, list], Predictor]:
+    """Train, follow the validation images, and keep the network; returns (curves over epochs, what it predicts).
+
+    Raises Stopped after an epoch at whose end there is a wish to stop; the job starts again then.
+    """
     settings, followed = job.settings, first(data.validation, FOLLOWED)
     curves: dict[str, list] = {"epoch": [], "loss": []}
     network, predict = None, None
     for epoch, (network, loss) in enumerate(train(settings["method"], settings, data, device), 1):
+        if epoch < settings["epochs"] and place.should_stop():
+            raise Stopped
         plain = settings["method"] == "plain"
         predict = constant_variance([network], data.train, device) if plain else own_variance(network)
         measured = _mismatch(job, *predict_all(predict, followed, device))
@@ -135,7 +142,7 @@ def _learn(job: Job, folder: Path, data: ImageSet, device: torch.device) -> tupl
             curves.setdefault(name, []).append(value)
     assert network is not None, "settings have at least one epoch"
     assert predict is not None
-    save_network(folder / "network.pt", network, settings)
+    save_network(place.folder / "network.pt", network, settings)
     return curves, predict
 
 
@@ -214,7 +221,15 @@ def _mean(values: Sequence[float]) -> float:
 def _notes(rows: Sequence[Row]) -> list[str]:
     followed = [row for row in _one_each(rows) if row["method"] in ("gaussian", "folded") and row.get("curves")]
     notes = [_falls(row) for row in followed]
-    return [*notes, _CONDITIONS] if rows else []
+    return [*notes, _CONDITIONS, _settings(rows[0]), measured_with(rows)] if rows else []
+
+
+def _settings(row: Row) -> str:
+    size = f"{row['wide']} and {2 * row['wide']} channels, {row['hidden']} hidden units, bottleneck {row['bottleneck']}"
+    return (
+        f"Every network: {size}. Fashion-MNIST, all training images but {row['validation']:,} for validation; batches "
+        f"of {row['batch_size']}, Adam, one-cycle to {row['lr']:g}, s₀ = {row['image_deviation']:g}."
+    )
 
 
 def _falls(row: Row) -> str:

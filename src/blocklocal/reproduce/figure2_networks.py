@@ -5,6 +5,7 @@ variance includes s₀², which the data are said to have.
 """
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from blocklocal.folded import EndToEnd, Folded, Recipe, Training
 from blocklocal.models.autoencoder import Autoencoder, Sizes, moments
 from blocklocal.optim import adam
 from blocklocal.seeds import seeded
+from blocklocal.training.tally import NotFinite
 
 Predictor = Callable[[Tensor], tuple[Tensor, Tensor]]
 Settings = dict[str, Any]
@@ -75,7 +77,10 @@ def train(method: str, settings: Settings, data: ImageSet, device: torch.device)
         network.train()
         losses = [torch.stack(learner.step(image)).sum() for image, _ in batches.epoch(epoch)]
         network.eval()
-        yield network, torch.stack(losses).mean().item()
+        loss = torch.stack(losses).mean().item()
+        if not math.isfinite(loss):
+            raise NotFinite(f"the loss of {method} became {loss} in epoch {epoch + 1}")
+        yield network, loss
 
 
 # --- what they predict

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, final
 
+from blocklocal.report.words import measured_with
 from blocklocal.reproduce import language, reversal
 from blocklocal.reproduce.experiment import EXPERIMENTS, Experiment, Job, Place, Row
 from blocklocal.reproduce.streams import LABELS
@@ -44,7 +45,8 @@ def _reversal(rows: Sequence[Row], folder: Path) -> list[str]:
         reversal.verdict(rows),
         "**Where the paper's rule is placed on the residual stream**",
         reversal.placement_table(rows),
-        reversal.WHY,
+        "The variational rule is Eq. 7 with Bernoulli units and m = 1 throughout (τ = 0), but where a τ is named.",
+        measured_with(rows),
     ]
 
 
@@ -57,6 +59,7 @@ def _language(rows: Sequence[Row], folder: Path) -> list[str]:
         language.share_table(rows),
         language.verdict(rows),
         language.blocks_table(rows),
+        measured_with(rows),
     ]
 
 

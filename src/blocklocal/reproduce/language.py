@@ -21,7 +21,6 @@ BLOCKS = (1, 2, 4, 8)
 LINES = ("backprop", "frozen", "evidence", "evidence-readout", "batch")
 SEEDS = (0, 1, 2)
 LOCAL = LINES[2:]
-PLAIN = "evidence"  # beside its version with a readout it needs one seed alone
 COMMON = {"task": "language", "least": 5_000_000, "rare": 500, "clip": 1.0, "weight_decay": 0.01}
 SIZES: dict[str, dict[str, Any]] = {
     "quick": {
@@ -42,7 +41,6 @@ def jobs(size: str) -> list[Job]:
         for seed in SEEDS
         for blocks in BLOCKS
         for way in (LINES if blocks > 1 else LINES[:1])
-        if way != PLAIN or seed == SEEDS[0]
     ]
 
 
@@ -64,7 +62,8 @@ def measure(settings: dict[str, Any], place: Place) -> Row:
     network = build(settings["learning"], shape, positions=settings["length"], seed=settings["seed"], device=device)
     watch = _Validation(validation)
     optimizer = adamw(settings["lr"], weight_decay=settings["weight_decay"], clip=settings["clip"])
-    Trainer(network, optimizer=optimizer, epochs=settings["looks"], observers=[watch]).fit(training)
+    looks, wish = settings["looks"], place.should_stop
+    Trainer(network, optimizer=optimizer, epochs=looks, observers=[watch], should_stop=wish).fit(training)
     bits = bits_per_character(network, test)
     return {
         "data": corpus.facts(),
@@ -178,11 +177,13 @@ def _columns() -> list[str]:
 def conditions(rows: Sequence[Row]) -> str:
     """Data and settings that the tables were measured with."""
     row, data = rows[0], rows[0]["data"]
+    mixed = any(other["data"]["characters"] != data["characters"] for other in rows)
     parts = ("train", "validation", "test")
     documents = ", ".join(f"{data['documents'][part]:,} {part}" for part in parts)
     characters = ", ".join(f"{data['characters'][part]:,} {part}" for part in parts)
     seen = row["steps"] * row["batch_size"] * row["length"]
     return (
+        f"{'The rows are of different texts, and must not be compared; this is of the first. ' if mixed else ''}"
         f"Text: {data['folder']}; documents: {documents}; characters: {characters}; {data['symbols']} symbols. "
         f"Width {row['width']}, {row['heads']} heads, windows of {row['length']} characters, {row['steps']:,} steps of "
         f"{row['batch_size']} windows ({seen:,} characters), AdamW, one-cycle to {row['lr']:g}, clipped at "

@@ -36,6 +36,13 @@ def read_rows(folder: Path) -> list[Row]:
     return rows
 
 
+def _read_notes(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error}): write there which command made the rows.") from error
+
+
 def make_page(results: Path) -> str:
     """The page's text; the figures are written beside the rows."""
     parts = [INTRODUCTION]
@@ -43,8 +50,10 @@ def make_page(results: Path) -> str:
         folder = results / name
         if not folder.is_dir():
             continue
+        for stale in (*folder.glob("*.png"), *folder.glob("*.svg")):
+            stale.unlink()
         tables = EXPERIMENTS.get(name).write(read_rows(folder), folder)
-        notes = (folder / "notes.md").read_text().strip()
+        notes = _read_notes(folder / "notes.md")
         pictures = "\n\n".join(
             f"![{png.stem}]({results.name}/{name}/{png.name})" for png in sorted(folder.glob("*.png"))
         )
@@ -57,7 +66,11 @@ def main(arguments: list[str]) -> int:
         print("usage: python -m blocklocal.reproduce.page docs/results", file=sys.stderr)
         return 2
     results = Path(arguments[0])
-    write_text(results.with_suffix(".md"), make_page(results))
+    try:
+        write_text(results.with_suffix(".md"), make_page(results))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     print(results.with_suffix(".md"))
     return 0
 

@@ -14,7 +14,7 @@ from blocklocal.training.build import find_device
 from blocklocal.training.evaluate import evaluate
 from blocklocal.training.loop import Trainer
 
-BEST, NAIVE = "batch", "stream"  # of the paper's rule, by validation accuracy (table of placements)
+BEST, NAIVE = "batch", "stream"  # placements of the paper's rule; the best by validation accuracy
 LINES = ("backprop", "frozen", "evidence", BEST, NAIVE)  # of the figures
 PLACEMENTS = (NAIVE, "units", "readout", BEST, "printed", "gaussian")
 PLACED = {5: PLACEMENTS, 20: (NAIVE, "units", BEST)}  # blocks → placements
@@ -27,15 +27,6 @@ SIZES: dict[str, dict[str, Any]] = {
     "full": {"training": 20_000, "validation": 2_000, "test": 5_000, "batch_size": 100, "lr": 1e-3},
 }
 SAME = 1.0  # points of accuracy within which two rules count as equal
-WHY = (
-    "The divergence of Eq. 7 is small where b is, and where the units are saturated. Straight off the stream, a block "
-    "can saturate all units at once by adding a large constant, which drowns the tokens that later blocks need "
-    "(“stream: size”, and the share of its power “of the tokens”, as they arrive at the last block). Normalised over "
-    "units (or behind a readout that ends in a LayerNorm) the latent has a fixed size, but a direction common to all "
-    "samples still saturates it. Normalised over the batch, at every position by itself, nothing common is left: to "
-    "saturate its units a block must tell samples apart, and what it adds is of the tokens. For Gaussian units the "
-    "divergence is (m·b)²/2 whatever the stream is: the blocks stay as they are, which is the frozen control."
-)
 COMMON = {"task": "reversal", "epochs": 5, "width": 64, "heads": 1, "clip": 1.0}
 
 
@@ -68,9 +59,8 @@ def measure(settings: dict[str, Any], place: Place) -> Row:
     shape = {"vocabulary": DIGITS, "length": DIGITS, **{key: settings[key] for key in ("width", "blocks", "heads")}}
     network = build(settings["learning"], shape, positions=DIGITS, seed=seed, device=device)
     start = mean(network.message_sizes())
-    trainer = Trainer(
-        network, optimizer=adamw(settings["lr"], weight_decay=0.0, clip=settings["clip"]), epochs=settings["epochs"]
-    )
+    optimizer = adamw(settings["lr"], weight_decay=0.0, clip=settings["clip"])
+    trainer = Trainer(network, optimizer=optimizer, epochs=settings["epochs"], should_stop=place.should_stop)
     records = trainer.fit(training, validation)
     final = evaluate(network, test)
     return {

@@ -129,7 +129,7 @@ def _line(count: int, total: int, outcome: Outcome) -> str:
     if outcome.row is not None:
         what = f"{outcome.row['seconds']:.0f} s"
     else:
-        what = f"failed: {outcome.failed}" if outcome.failed else "stopped and saved"
+        what = f"failed: {outcome.failed}" if outcome.failed else "stopped"
     return f"[{count}/{total}] {outcome.job.name}: {what}"
 
 

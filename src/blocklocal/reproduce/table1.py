@@ -142,8 +142,8 @@ def _table(rows: Sequence[Row], lines: dict[str, dict[str, Any]], model: str, na
 def _conditions(rows: Sequence[Row]) -> str:
     from blocklocal.report.words import conditions
 
-    shared = {key for key in rows[0] if all(row.get(key) == rows[0][key] for row in rows)} | {"seed"}
-    return conditions([{key: value for key, value in row.items() if key in shared} for row in rows])
+    methods = {"objective", "family", "scope", "readout", "reconstruction"}  # told by the lines themselves
+    return conditions([{key: value for key, value in row.items() if key not in methods} for row in rows])
 
 
 EXPERIMENTS.add("table1", Table1())

@@ -19,6 +19,8 @@ import torch
 
 from blocklocal.errors import InputError
 from blocklocal.reproduce.experiment import EXPERIMENTS, Job, Place, Row
+from blocklocal.training.build import find_device
+from blocklocal.training.loop import Stopped
 from blocklocal.training.run import Interrupted
 from blocklocal.training.tally import NotFinite
 
@@ -27,11 +29,15 @@ POLL = 0.2  # seconds between two looks at the wish to stop
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job: its row, or why there is none. failed: it diverged; else it was stopped and saved."""
+    """What became of a job: its row, or why there is none. failed: it diverged; else it was stopped."""
 
     job: Job
     row: Row | None = None
     failed: str = ""
+
+    @property
+    def stopped(self) -> bool:
+        return self.row is None and not self.failed
 
 
 def measure(experiment: str, job: Job, place: Place, threads: int) -> Outcome:
@@ -41,11 +47,12 @@ def measure(experiment: str, job: Job, place: Place, threads: int) -> Outcome:
     started = time.perf_counter()
     try:
         result = EXPERIMENTS.get(experiment).run(job, place)
-    except Interrupted:
+    except (Interrupted, Stopped):
         return Outcome(job)
     except NotFinite as error:
         return Outcome(job, failed=str(error))
-    conditions = {"seconds": time.perf_counter() - started, "threads": threads, "torch": torch.__version__}
+    conditions: Row = {"seconds": time.perf_counter() - started, "threads": threads, "torch": torch.__version__}
+    conditions["device"] = str(find_device(place.device))
     return Outcome(job, {"job": job.name, **job.settings, **conditions, **result})
 
 
@@ -58,7 +65,10 @@ def run_here(
         for job, place in work:
             if should_stop():
                 return
-            yield measure(experiment, job, replace(place, should_stop=should_stop), threads)
+            outcome = measure(experiment, job, replace(place, should_stop=should_stop), threads)
+            yield outcome
+            if outcome.stopped:  # also by a signal that the job itself took
+                return
     finally:
         torch.set_num_threads(before)
 
@@ -70,14 +80,19 @@ def run_spread(
     should_stop: Callable[[], bool],
     processes: int,
 ) -> Iterator[Outcome]:
-    """The jobs in `processes` processes, as they finish. Raises InputError where one of the processes is killed."""
+    """The jobs in `processes` processes, as they finish.
+
+    An error of one job stops the others (they save, or finish) before it is raised. Raises InputError where one of the
+    processes is killed. A second signal kills them all.
+    """
     context = multiprocessing.get_context("spawn")
-    stop, queue = context.Event(), list(work)
+    stop, queue, before = context.Event(), list(work), set(multiprocessing.active_children())
+    trouble: BaseException | None = None
     with ProcessPoolExecutor(processes, mp_context=context, initializer=_begin, initargs=(stop,)) as pool:
         running: set[Future[Outcome]] = set()
         try:
             while running or queue:
-                if should_stop():
+                if should_stop() or trouble is not None:
                     stop.set()
                     queue = []
                 while queue and len(running) < processes:
@@ -85,14 +100,21 @@ def run_spread(
                     running.add(pool.submit(_measure_there, experiment, job, place, threads))
                 done, running = wait(running, POLL, FIRST_COMPLETED)
                 for future in done:
-                    yield future.result()
-        except BrokenProcessPool as error:
-            raise InputError(
-                "a process that measured a job was killed (out of memory?). What was finished is kept: give the same "
-                "command again, with fewer --jobs."
-            ) from error
-        finally:
-            stop.set()  # also when an error of one job ends all
+                    error = future.exception()
+                    trouble = trouble or error
+                    if error is None:
+                        yield future.result()
+        except BaseException:  # a second signal, or the caller's own trouble: nobody waits for the jobs any more
+            for child in set(multiprocessing.active_children()) - before:
+                child.kill()
+            raise
+    if isinstance(trouble, BrokenProcessPool):
+        raise InputError(
+            "a process that measured a job was killed (out of memory?). What was finished is kept: give the same "
+            "command again, with fewer --jobs."
+        ) from trouble
+    if trouble is not None:
+        raise trouble
 
 
 _stop: Event | None = None
