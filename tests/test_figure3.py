@@ -42,7 +42,7 @@ def test_jobs_have_names_of_their_own_and_settings_that_json_keeps(size):
     jobs = FIGURE.jobs(size)
     assert len({job.name for job in jobs}) == len(jobs)
     assert all(json.loads(json.dumps(job.settings)) == job.settings for job in jobs)
-    assert {job.settings["way"] for job in jobs} <= set(WAYS) == set(LABELS)
+    assert {job.settings["way"].removesuffix("-long") for job in jobs} <= set(WAYS) == set(LABELS)
 
 
 def test_every_depth_and_number_of_blocks_has_backprop_and_the_control_at_every_seed():
@@ -55,7 +55,8 @@ def test_every_depth_and_number_of_blocks_has_backprop_and_the_control_at_every_
 
 
 def test_a_finished_figure_has_no_empty_cell_but_those_that_one_block_or_the_plan_leaves(tmp_path):
-    rows = [reversal_row(*(job.settings[k] for k in ("way", "blocks", "seed")), 99.0) for job in reversal.jobs("quick")]
+    once = [job.settings for job in reversal.jobs("quick") if not job.name.endswith("-long")]
+    rows = [reversal_row(*(settings[k] for k in ("way", "blocks", "seed")), 99.0) for settings in once]
     text = [language_row(*(job.settings[k] for k in ("way", "blocks", "seed")), 3.0) for job in language.jobs("quick")]
     assert NOTHING not in reversal.accuracy_table(rows).replace(f"| {NOTHING} | 99.0", "")  # the paper's column
     assert NOTHING not in language.bits_table(text)
@@ -221,3 +222,14 @@ def test_every_way_learns_in_the_precision_of_a_gpu(way):
     after = list(network.units[-1].parameters())
     assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert all(p.dtype == torch.float32 and bool(torch.isfinite(p).all()) for p in after)
+
+
+def test_longer_runs_stand_in_a_table_of_their_own():
+    rows = [reversal_row("batch", 20, seed, 40.0) for seed in (0, 1)]
+    longer = [{**reversal_row("batch", 20, seed, 90.0), "way": "batch-long", "training": 5_000} for seed in (0, 1)]
+    assert reversal.longer_table(rows) == ""
+    assert "| 90.0 ± 0.0 |" in reversal.longer_table([*rows, *longer])
+    assert "90.0" not in reversal.placement_table([*rows, *longer])
+    jobs = {job.name: job.settings for job in reversal.jobs("quick")}
+    short, long = jobs["reversal-batch-20-seed0"], jobs["reversal-batch-20-seed0-long"]
+    assert {key for key in short if short[key] != long[key]} == {"way", "training"}

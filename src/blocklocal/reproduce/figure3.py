@@ -45,6 +45,7 @@ def _reversal(rows: Sequence[Row], folder: Path) -> list[str]:
         reversal.verdict(rows),
         "**Where the paper's rule is placed on the residual stream**",
         reversal.placement_table(rows),
+        reversal.longer_table(rows),
         "The variational rule is Eq. 7 with Bernoulli units and m = 1 throughout (τ = 0), but where a τ is named.",
         measured_with(rows),
     ]

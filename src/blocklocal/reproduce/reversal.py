@@ -22,6 +22,8 @@ PAPER = {5: 99.9, 20: 99.6}  # test accuracy, %
 DEPTHS = {"quick": (1, 2, 5, 10, 20), "full": (1, 2, 5, 10, 20, 40)}
 SEEDS = (0, 1, 2, 3, 4)
 FEW_SEEDS = (0, 1, 2)
+LONG = {"quick": 5_000}  # training permutations of the lines that are trained for longer, by size
+LONGER = ("backprop", "frozen", BEST)
 SIZES: dict[str, dict[str, Any]] = {
     "quick": {"training": 2_000, "validation": 500, "test": 1_000, "batch_size": 50, "lr": 2e-3},
     "full": {"training": 20_000, "validation": 2_000, "test": 5_000, "batch_size": 100, "lr": 1e-3},
@@ -39,12 +41,19 @@ def jobs(size: str) -> list[Job]:
         for seed in (FEW_SEEDS if way == NAIVE else SEEDS)
     ]
     placed = [(way, depth, seed) for depth, ways in PLACED.items() for way in ways for seed in FEW_SEEDS]
-    return [_job(size, *each) for each in dict.fromkeys((*found, *placed))]
+    longer = [(way, max(PLACED), seed) for way in LONGER for seed in FEW_SEEDS if size in LONG]
+    listed = [_job(size, *each) for each in dict.fromkeys((*found, *placed))]
+    return [*listed, *(_longer(_job(size, *each), LONG[size]) for each in longer)]
 
 
 def _job(size: str, way: str, blocks: int, seed: int) -> Job:
     settings = {**COMMON, **SIZES[size], "way": way, "learning": WAYS[way], "blocks": blocks, "seed": seed}
     return Job(f"reversal-{way}-{blocks}-seed{seed}", settings)
+
+
+def _longer(job: Job, training: int) -> Job:
+    """The same run on more permutations, for as many epochs: more steps."""
+    return Job(f"{job.name}-long", {**job.settings, "way": f"{job.settings['way']}-long", "training": training})
 
 
 def measure(settings: dict[str, Any], place: Place) -> Row:
@@ -112,6 +121,17 @@ def placement_table(rows: Sequence[Row]) -> str:
         if values(rows, way, depth)
     ]
     return markdown_lines(headings, body)
+
+
+def longer_table(rows: Sequence[Row]) -> str:
+    """The deepest placement measured again on more permutations; "" without such rows."""
+    long = [row for row in rows if row["way"].endswith("-long")]
+    if not long:
+        return ""
+    depth = long[0]["blocks"]
+    headings = (f"{depth} blocks, {long[0]['training']:,} training permutations", "test %", "after epoch 2 %")
+    ways = [way for way in LONGER if values(long, f"{way}-long", depth)]
+    return markdown_lines(headings, [[LABELS[way], *_placement(long, f"{way}-long", depth)[:2]] for way in ways])
 
 
 def _placement(rows: Sequence[Row], way: str, depth: int) -> list[str]:
