@@ -24,7 +24,7 @@ slow: .venv/.tools
 
 ## results: docs/results.md, its tables and figures, from the rows in docs/results
 results: .venv/.package
-	.venv/bin/python -m blocklocal.reproduce.page docs/results
+	.venv/bin/python docs/make_results.py docs/results
 
 .venv/.package: pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -35,7 +35,8 @@ class Figure3(Experiment):
 
 def _reversal(rows: Sequence[Row], folder: Path) -> list[str]:
     row, deepest = rows[0], max(reversal.depths(rows))
-    _picture(folder, "figure3-curves", reversal.curves(rows, deepest), "epoch", "validation accuracy (%)")
+    curves = reversal.curves(rows, deepest)
+    _picture(folder, "figure3-curves", curves, f"epoch ({deepest} blocks)", "validation accuracy (%)")
     _picture(folder, "figure3-depth", reversal.by_depth(rows), "blocks", "test accuracy (%)", reversal.depths(rows))
     return [
         f"**Reversal** (width {row['width']}, {row['heads']} head, {row['training']:,} training, {row['test']:,} "

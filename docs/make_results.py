@@ -1,4 +1,4 @@
-"""`docs/results.md`, re-made from the stored rows: python -m blocklocal.reproduce.page docs/results
+"""`docs/results.md`, re-made from the stored rows: python docs/make_results.py docs/results (`make results`)
 
 docs/results/EXPERIMENT/results.json    the rows, copied from the folder of `blocklocal reproduce`
 docs/results/EXPERIMENT/notes.md        the command that made them, and what people should know; written by hand
@@ -63,7 +63,7 @@ def make_page(results: Path) -> str:
 
 def main(arguments: list[str]) -> int:
     if len(arguments) != 1 or not Path(arguments[0]).is_dir():
-        print("usage: python -m blocklocal.reproduce.page docs/results", file=sys.stderr)
+        print("usage: python docs/make_results.py docs/results", file=sys.stderr)
         return 2
     results = Path(arguments[0])
     try:
