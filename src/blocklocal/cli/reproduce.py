@@ -1,7 +1,7 @@
 """`blocklocal reproduce`: one of the paper's experiments, with the paper's figures beside ours."""
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +9,9 @@ import tyro
 
 from blocklocal.cli.arguments import parse
 from blocklocal.errors import InputError
+from blocklocal.reproduce.runner import Launch, choose
+from blocklocal.reproduce.runner import reproduce as run_experiment
+from blocklocal.reproduce.store import Store
 from blocklocal.training.run import Interrupted
 
 
@@ -20,24 +23,9 @@ class ReproduceArguments:
     """table1, figure2 or figure3."""
     size: str = "quick"
     """quick (minutes on a CPU) or full (real widths and 3 seeds, for a GPU)."""
-    device: str = "auto"
-    """auto, cpu or cuda."""
+    launch: Launch = field(default_factory=Launch)
     output: Path | None = None
     """Folder of tables, figures and finished jobs. Default: runs/EXPERIMENT-SIZE."""
-    data: Path | None = None
-    """Folder that holds the image sets (mnist, fashion_mnist, cifar10 …). Default: the Hugging Face hub."""
-    text: Path | None = None
-    """Folder of text files for the language model of figure3. Default: the installed Python documentation."""
-    only: tuple[str, ...] = ()
-    """A piece of the work: job names, or patterns such as 'cifar10-*-seed1'."""
-    minutes: float | None = None
-    """Begin no job after so many minutes; one that can go on later is saved and stopped."""
-    merge: tuple[Path, ...] = ()
-    """Take over what was measured in other folders of the same experiment and size."""
-    jobs: int | None = None
-    """Jobs at a time. Default: one per core (1 on a GPU)."""
-    threads: int = 1
-    """CPU threads per job."""
     list: bool = False
     """Only list the jobs and which of them are done."""
 
@@ -45,24 +33,13 @@ class ReproduceArguments:
 def reproduce(arguments: list[str]) -> None:
     """Re-make table1, figure2 or figure3 of the paper, its figures beside ours."""
     given = parse(ReproduceArguments, arguments, "blocklocal reproduce")
-    from blocklocal.reproduce.runner import Launch
-    from blocklocal.reproduce.runner import reproduce as run_experiment
-
     folder = given.output or Path("runs") / f"{given.experiment}-{given.size}"
     if given.list:
         _list(given, folder)
         return
-    launch = Launch(
-        device=given.device,
-        data=given.data,
-        text=given.text,
-        only=given.only,
-        minutes=given.minutes,
-        jobs=given.jobs,
-        threads=given.threads,
-        merge=given.merge,
+    report = run_experiment(
+        given.experiment, given.size, folder, given.launch, say=lambda line: print(line, flush=True)
     )
-    report = run_experiment(given.experiment, given.size, folder, launch, say=lambda line: print(line, flush=True))
     if report.rows:
         print(f"\n{report.markdown}\ntables and figures: {folder}")
     if report.failed:
@@ -73,11 +50,8 @@ def reproduce(arguments: list[str]) -> None:
 
 
 def _list(given: ReproduceArguments, folder: Path) -> None:
-    from blocklocal.reproduce.runner import choose
-    from blocklocal.reproduce.store import Store
-
     store = Store(folder, given.experiment, given.size)
-    for job in choose(given.experiment, given.size, given.only):
+    for job in choose(given.experiment, given.size, given.launch.only):
         print(f"{'done' if store.row(job) is not None else '    '}  {job.name}")
 
 

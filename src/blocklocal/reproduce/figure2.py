@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from blocklocal.data import Images, ImageSet, load_images
-from blocklocal.report.table import markdown_lines, mean_spread, number
+from blocklocal.report.table import markdown_lines, mean, mean_spread, number
 from blocklocal.report.words import measured_with
 from blocklocal.reproduce.experiment import EXPERIMENTS, Experiment, Job, Place, Row
 from blocklocal.reproduce.figure2_networks import (
@@ -209,13 +209,9 @@ def _table(rows: Sequence[Row]) -> str:
         own = [row for row in rows if row["method"] == method]
         if own:
             figures = [mean_spread([row[key] for row in own], digits) for key, (_, digits, _) in MEASURES.items()]
-            ratio = _mean([row["rmse"] for row in own]) / _mean(reference) if reference else None
+            ratio = mean(row["rmse"] for row in own) / mean(reference) if reference else None  # type: ignore[operator]
             body.append([label, *figures, number(ratio, 3), str(len(own))])
     return markdown_lines(headings, body)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def _notes(rows: Sequence[Row]) -> list[str]:

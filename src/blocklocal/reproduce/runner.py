@@ -20,21 +20,24 @@ MOST_JOBS = 8  # at a time, unless asked for more: each holds a data set in memo
 
 @dataclass(frozen=True)
 class Launch:
-    """Where and how jobs run; none of it changes what is measured.
-
-    only: patterns of job names (`cifar10-*`), for a piece of the work; () for all. minutes: no job is begun after so
-    many, and one that can go on later is saved and stopped. jobs: at a time; default, one per core, and 1 on a GPU.
-    threads: per job. merge: folders of the same experiment and size, measured elsewhere, whose rows are taken over.
-    """
+    """Where and how jobs run, but for the precision that a device brings with it nothing of what is measured."""
 
     device: str = "auto"
+    """auto, cpu or cuda."""
     data: Path | None = None
+    """Folder that holds the image sets (mnist, fashion_mnist, cifar10 …). Default: the Hugging Face hub."""
     text: Path | None = None
+    """Folder of text files for the language model of figure3. Default: the installed Python documentation."""
     only: tuple[str, ...] = ()
+    """A piece of the work: job names, or patterns such as 'cifar10-*-seed1'."""
     minutes: float | None = None
-    jobs: int | None = None
-    threads: int = 1
+    """After so many minutes no job is begun, and running ones are stopped (table1's are saved and go on later)."""
     merge: tuple[Path, ...] = ()
+    """Take over what was measured in other folders of the same experiment and size."""
+    jobs: int | None = None
+    """Jobs at a time. Default: one per core (1 on a GPU)."""
+    threads: int = 1
+    """CPU threads per job."""
 
     def __post_init__(self) -> None:
         check_positive("threads", self.threads, integer=True)
