@@ -36,10 +36,22 @@ def build_units(split: Split, example: Tensor, targets: Targets, learning: Learn
         hidden = _Assembly(modules, shapes, split.after_activation, targets, learning, rule).losses()
         around = [rule.around(module) if rule.around else None for module in modules]
     losses = [*hidden, OutputLoss(targets, learning.label_smoothing)]
-    return [
+    units = [
         BlockUnit(module, losses[k], index=k, trains=rule.trains(k, len(modules)), around=around[k])
         for k, module in enumerate(modules)
     ]
+    _delay_messages(units, torch.eye(targets.rows, device=example.device), learning.message_delay)
+    return units
+
+
+@torch.no_grad()
+def _delay_messages(units: Sequence[BlockUnit], rows: Tensor, steps: int) -> None:
+    """Give chained twins their delay; until the first late message is there, those of the initial weights count."""
+    incoming = rows
+    for unit in reversed(units):
+        if unit.twin is not None:
+            _, incoming = unit.twin(incoming)
+            unit.twin.delay(steps, incoming)
 
 
 @dataclass(frozen=True)

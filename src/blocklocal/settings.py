@@ -34,6 +34,8 @@ class Learning:
     """Evidence to first or second order in the message, or exact (second where a rectified cut follows a ReLU)."""
     twin: str = "dense"
     """Backward network: dense (one per block), chain (dense layers in a row) or mirrored (the blocks reversed)."""
+    message_delay: int = 0
+    """Steps that the messages of a chained twin (chain, mirrored) are late; several processes need 1 or more."""
     normalise: str = "none"
     """Read the latent off the output normalised over units (as a pre-norm block does) or over the batch; or none."""
     readout: int = 0
@@ -68,8 +70,10 @@ class Learning:
         for name in ("reconstruction", "similarity", "tau"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise InputError(f"{name} must be 0 or more, not {getattr(self, name)}.")
-        if isinstance(self.readout, bool) or not isinstance(self.readout, int) or self.readout < 0:
-            raise InputError(f"readout must be a whole number of layers (0 for none), not {self.readout!r}.")
+        for name, what in (("readout", "layers (0 for none)"), ("message_delay", "steps (0 for none)")):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise InputError(f"{name} must be a whole number of {what}, not {value!r}.")
         if not 0 <= self.label_smoothing < 1:
             raise InputError(f"label_smoothing must be at least 0 and below 1, not {self.label_smoothing}.")
         self.latent_family()  # says itself what is wrong with its parameters

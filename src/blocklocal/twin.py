@@ -7,6 +7,9 @@ A twin is evaluated once per target row (class), never once per sample. Three ki
     mirrored   b_k = g_k(b_{k+1}), g_k the architecture of block k+1 reversed (the paper's ResNet twin, §4.1)
 
 A twin has no BatchNorm: it would see class frequencies instead of samples.
+
+In a chained twin (chain, mirrored) a message goes from block to block, and between processes that takes time: with a
+delay of D steps, what block k + 1 passes on in step t reaches block k in step t + D (method §5).
 """
 
 from collections.abc import Callable, Sequence
@@ -25,11 +28,15 @@ class Twin(nn.Module):
     """One block's backward network: what came from behind → (its raw message, what goes to the block before).
 
     chained: the incoming message is the next block's outgoing one; else every block reads the target itself.
+    late: of a chained twin with a delay of D steps, its last D outgoing messages [D, R, …], oldest first.
     """
+
+    late: Tensor | None
 
     def __init__(self, network: nn.Module, chained: bool, squash: bool):
         super().__init__()
         self.network, self.chained, self.squash = network, chained, squash
+        self.register_buffer("late", None)
 
     def forward(self, incoming: Tensor) -> tuple[Tensor, Tensor]:
         """incoming [R, …] → (raw message [R, …] with its graph, outgoing [R, …] detached)."""
@@ -37,6 +44,21 @@ class Twin(nn.Module):
         if not self.chained:
             return raw, incoming
         return raw, (torch.tanh(raw) if self.squash else raw).detach()
+
+    def delay(self, steps: int, outgoing: Tensor) -> None:
+        """From now on, what is passed on arrives `steps` later; until then the first outgoing message does."""
+        self.late = outgoing.detach().expand(steps, *outgoing.shape).clone() if steps and self.chained else None
+
+    def arriving(self, outgoing: Tensor) -> Tensor:
+        """What reaches the block before now: this outgoing message, or the one of D steps ago."""
+        return outgoing if self.late is None else self.late[0]
+
+    def post(self, outgoing: Tensor) -> Tensor:
+        """As `arriving`, in a training step: the messages under way move on by one."""
+        now = self.arriving(outgoing)
+        if self.late is not None:
+            self.late = torch.cat((self.late[1:], outgoing.unsqueeze(0)))
+        return now
 
 
 def _dense(inputs: int, units: int, one_hot: bool) -> nn.Linear:

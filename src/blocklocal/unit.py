@@ -23,6 +23,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from blocklocal.local import HiddenLoss, LocalResult, OutputLoss
 from blocklocal.optim import Optimizer, build_schedule
 from blocklocal.seeds import seeded
+from blocklocal.twin import Twin
 
 
 @dataclass
@@ -110,12 +111,22 @@ class BlockUnit(nn.Module):
         with self._precision(a):
             return self.local.scores(a, message)
 
-    def message(self, incoming: Tensor) -> tuple[Tensor | None, Tensor]:
-        """(b_k [R, P, U, …] with the twin's graph, or None without a twin; what goes to the block before)."""
-        if not isinstance(self.local, HiddenLoss) or self.local.twin is None:
+    @property
+    def twin(self) -> Twin | None:
+        """The block's own backward network; the output block, whose posterior is the target, has none."""
+        return self.local.twin if isinstance(self.local, HiddenLoss) else None
+
+    def message(self, incoming: Tensor, *, learning: bool = False) -> tuple[Tensor | None, Tensor]:
+        """(b_k [R, P, U, …] with the twin's graph, or None without a twin; what reaches the block before).
+
+        learning: in a training step, so that a twin's late messages move on.
+        """
+        twin = self.twin
+        if twin is None:
             return None, incoming
-        raw, outgoing = self.local.twin(incoming)
-        return self.local.message(raw), outgoing
+        assert isinstance(self.local, HiddenLoss)
+        raw, outgoing = twin(incoming)
+        return self.local.message(raw), twin.post(outgoing) if learning else twin.arriving(outgoing)
 
     # --- one step
 

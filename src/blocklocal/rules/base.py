@@ -4,6 +4,7 @@ A rule knows nothing of architectures. Adding one is one file in this package th
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +31,10 @@ StepFunction = Callable[[Sequence[BlockUnit], Batch], list[LocalResult | None]]
 
 def every_block(index: int, blocks: int) -> bool:
     return True
+
+
+def untimed(index: int) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 @dataclass(frozen=True)
@@ -62,12 +67,15 @@ class Rule:
 RULES: Registry[Rule] = Registry("rule")
 
 
-def target_messages(units: Sequence[BlockUnit], rows: Tensor) -> list[Tensor | None]:
-    """Every block's backward message, from the target to the first block (Eq. 4)."""
+def target_messages(units: Sequence[BlockUnit], incoming: Tensor, *, learning: bool = False) -> list[Tensor | None]:
+    """Every block's backward message, from the target to the first block (Eq. 4).
+
+    incoming: the one-hot target rows [R, R], or what came from the block behind the last of these units. learning: in a
+    training step, so that late messages move on.
+    """
     messages: list[Tensor | None] = []
-    incoming = rows
     for unit in reversed(units):
-        message, incoming = unit.message(incoming)
+        message, incoming = unit.message(incoming, learning=learning)
         messages.append(message)
     return messages[::-1]
 
@@ -78,16 +86,35 @@ def receive(unit: BlockUnit, a: Tensor, batch: Batch, message: Tensor | None, re
 
 def local_step(units: Sequence[BlockUnit], batch: Batch) -> list[LocalResult | None]:
     """Every block in turn: forward, own loss, own update. Its graph is gone before the next block runs."""
-    messages = target_messages(units, batch.rows)
-    results, a = [], batch.x
+    return pass_through(units, batch, batch.x, target_messages(units, batch.rows, learning=True))
+
+
+def pass_through(
+    units: Sequence[BlockUnit],
+    batch: Batch,
+    a: Tensor,
+    messages: list[Tensor | None],
+    *,
+    send: Callable[[Tensor], None] | None = None,
+    timed: Callable[[int], AbstractContextManager[None]] = untimed,
+) -> list[LocalResult | None]:
+    """A local step of these units, neighbours of each other, from the forward message `a` on.
+
+    messages: their backward messages; emptied. send: takes the last unit's forward message as soon as it is made,
+    before the unit learns. timed: a context in which a unit, given by its index, works.
+    """
+    results: list[LocalResult | None] = []
     for k, unit in enumerate(units):
-        pending = receive(unit, a, batch, messages[k])
-        messages[k] = None
-        unit.local_backward(pending)
-        unit.update()
-        results.append(summary(pending))
-        a = pending.sent()
-        del pending
+        with timed(unit.index):
+            pending = receive(unit, a, batch, messages[k])
+            messages[k] = None
+            a = pending.sent()
+            if send is not None and k + 1 == len(units):
+                send(a)
+            unit.local_backward(pending)
+            unit.update()
+            results.append(summary(pending))
+            del pending
     return results
 
 
@@ -96,7 +123,7 @@ def neighbour_step(units: Sequence[BlockUnit], batch: Batch) -> list[LocalResult
 
     So a block updates when its neighbour has taken its loss; two blocks' graphs are alive at a time (paper §4.1).
     """
-    messages = target_messages(units, batch.rows)
+    messages = target_messages(units, batch.rows, learning=True)
     results, a = [], batch.x
     waiting: tuple[BlockUnit, Pending] | None = None
     for k, unit in enumerate(units):
