@@ -40,14 +40,14 @@ sys.exit(main(sys.argv[1:]))
 HANGS = """
 import os, sys, time
 from blocklocal.training import checkpoint
-sync = checkpoint._sync
-def hang(folder):
-    if "step-00000002" not in folder.name:
-        (folder / "block-0.safetensors").write_bytes(b"half")
+write = checkpoint.Draft.write
+def hang(draft, units):
+    if draft.step != 2:
+        (draft.partial / "block-0.safetensors").write_bytes(b"half")
         print("saving", flush=True)
         time.sleep(60)
-    sync(folder)
-checkpoint._sync = hang
+    write(draft, units)
+checkpoint.Draft.write = hang
 from blocklocal.cli import main
 sys.exit(main(sys.argv[1:]))
 """

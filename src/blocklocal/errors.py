@@ -1,5 +1,6 @@
 """Errors a user can act on, and the sentence that helps: what was given, what was expected, what to do."""
 
+import errno
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -23,3 +24,16 @@ def check_positive(name: str, value: float, *, integer: bool = False) -> None:
     if not ok or not value > 0:
         kind = "a whole number of at least 1" if integer else "a number above 0"
         raise InputError(f"{name} must be {kind}, not {value!r}.")
+
+
+def file_trouble(error: OSError) -> str:
+    """A file that cannot be written (a full disk), or read: what it was, and what to do."""
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{error.strerror or error}{where}."
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    remedy = "Free some space (or choose another --output)" if full else "Choose another --output"
+    return (
+        f"cannot write: {error.strerror}{where}. {remedy}; a run goes on from its last checkpoint with --resume, and "
+        "`reproduce` with the same command."
+    )

@@ -1,4 +1,4 @@
-"""Small text files that are there whole or not at all."""
+"""Text files: small ones that are there whole or not at all, and ones that are appended to line by line."""
 
 import os
 from pathlib import Path
@@ -13,3 +13,11 @@ def write_text(path: Path, text: str) -> None:
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
+
+
+def cut_half_line(path: Path) -> None:
+    """A kill or a full disk may have cut the last line short; what is appended would be lost with it."""
+    content = path.read_bytes() if path.exists() else b""
+    if content and not content.endswith(b"\n"):
+        with path.open("r+b") as file:
+            file.truncate(content.rfind(b"\n") + 1)

@@ -90,7 +90,7 @@ class BlockLocal(nn.Module):
         self._autocast: torch.dtype | None = None
         shape = getattr(self.split.model, "input_shape", None)
         if example is None and shape is not None:
-            example = torch.zeros(2, *shape, device=_device(self.split.model))
+            example = torch.zeros(2, *shape, device=next((p.device for p in self.split.model.parameters()), None))
         if example is not None:
             self.materialize(example)
         else:
@@ -100,6 +100,11 @@ class BlockLocal(nn.Module):
     def units(self) -> list[BlockUnit]:
         """The block units, first to last; empty before shapes are known."""
         return cast(list[BlockUnit], list(self._units))
+
+    @property
+    def count(self) -> int:
+        """Number of units."""
+        return len(self.units)
 
     # --- set-up
 
@@ -114,6 +119,11 @@ class BlockLocal(nn.Module):
         self.register_buffer("_rows", torch.eye(self.targets.rows, device=example.device), persistent=False)
         self.configure(*self._recipe)
         self.autocast(self._autocast)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its parameters are."""
+        return next((p.device for p in self.parameters()), torch.device("cpu"))
 
     @property
     def optimizer(self) -> Optimizer:
@@ -207,7 +217,3 @@ def _learning(learning: Learning | None, settings: Mapping[str, Any]) -> Learnin
         if name not in known:
             raise unknown("setting", name, known)
     return replace(learning or Learning(), **settings)
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next((p.device for p in model.parameters()), torch.device("cpu"))

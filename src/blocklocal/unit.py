@@ -12,8 +12,10 @@ the same units into K processes.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn as nn
@@ -24,6 +26,9 @@ from blocklocal.local import HiddenLoss, LocalResult, OutputLoss
 from blocklocal.optim import Optimizer, build_schedule
 from blocklocal.seeds import seeded
 from blocklocal.twin import Twin
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 @dataclass
@@ -69,6 +74,7 @@ class BlockUnit(nn.Module):
     schedule: LRScheduler | None = None
     schedule_steps: int = 0
     clip: float | None = None
+    _replica: nn.Module | None = None
 
     def __init__(
         self,
@@ -96,6 +102,13 @@ class BlockUnit(nn.Module):
         self.schedule = build_schedule(schedule, self.optimizer, steps) if self.optimizer else None
         self.schedule_steps = steps
         self.clip = optimizer.clip
+
+    def replicate(self, group: "ProcessGroup") -> None:
+        """Average the gradients over the processes of a group, each of which has its own part of every batch."""
+        from torch.nn.parallel import DistributedDataParallel
+
+        if self.trainable():
+            self.__dict__["_replica"] = DistributedDataParallel(_Learn(self), process_group=group)  # not a submodule
 
     # --- messages
 
@@ -149,13 +162,20 @@ class BlockUnit(nn.Module):
             seeded("block", moment.seed, self.index, moment.step),
             self._context(),
         ):
-            output = self(source)
-            if self.local is None or not self.local.learns:
-                return Pending(output, source, None)
             wanted = {"input": source.detach()} if image is None else {"input": source.detach(), "image": image}
-            with self._precision(source):
-                result = self.local(output, target, message=message, wanted=wanted, mix=moment.mix)
+            learn = self.learn if self._replica is None else self._replica
+            output, result = learn(source, target, message, wanted, moment.mix)
         return Pending(output, source, result)
+
+    def learn(
+        self, a: Tensor, target: Tensor, message: Tensor | None, wanted: Mapping[str, Tensor], mix: float
+    ) -> tuple[Tensor, LocalResult | None]:
+        """(the output, the local loss; None without one), with their graph."""
+        output = self(a)
+        if self.local is None or not self.local.learns:
+            return output, None
+        with self._precision(a):
+            return output, self.local(output, target, message=message, wanted=wanted, mix=mix)
 
     def local_backward(self, pending: Pending, *, keep: bool = False) -> Tensor | None:
         """Gradients of the own loss into the own parameters; returns the gradient at the input where one was asked for.
@@ -193,3 +213,14 @@ class BlockUnit(nn.Module):
         if self.autocast is None:
             return nullcontext()
         return torch.autocast(a.device.type, dtype=self.autocast)
+
+
+class _Learn(nn.Module):
+    """`BlockUnit.learn` as the `forward` that DistributedDataParallel wraps."""
+
+    def __init__(self, unit: BlockUnit):
+        super().__init__()
+        self.unit = unit
+
+    def forward(self, *given: Any) -> tuple[Tensor, LocalResult | None]:
+        return self.unit.learn(*given)

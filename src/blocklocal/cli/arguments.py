@@ -10,6 +10,7 @@ import tyro
 
 from blocklocal.config import Config, load_config
 from blocklocal.errors import InputError
+from blocklocal.parallel.launch import Launch
 from blocklocal.recipes import get_recipe
 
 T = TypeVar("T")
@@ -20,6 +21,7 @@ class TrainArguments:
     """Train one network and write a run folder with a report."""
 
     settings: Config = field(default_factory=Config)
+    launch: Launch = field(default_factory=Launch)
     recipe: str | None = None
     """Start from a named recipe (see `blocklocal recipes`); other flags change it."""
     config: Path | None = None

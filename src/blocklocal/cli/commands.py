@@ -2,9 +2,9 @@
 
 import json
 import re
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from blocklocal.cli.arguments import (
     CompareArguments,
@@ -18,15 +18,18 @@ from blocklocal.cli.arguments import (
 from blocklocal.config import Config
 from blocklocal.errors import InputError, unknown
 from blocklocal.files import write_text
+from blocklocal.parallel.launch import Launch
 from blocklocal.recipes import RECIPES
 
 if TYPE_CHECKING:
     from blocklocal.data import ImageSet
+    from blocklocal.parallel.address import Address
     from blocklocal.training.build import Facts
 
 
 def train(arguments: list[str]) -> None:
     """Train one network block by block and write a run folder with a report."""
+    from blocklocal.parallel.address import find_address
     from blocklocal.training.run import resume_run, start_run
 
     given = parse_with_base(TrainArguments, arguments, "blocklocal train")
@@ -34,20 +37,59 @@ def train(arguments: list[str]) -> None:
         raise InputError("--checkpoint names where a stopped run goes on: give --resume RUN with it.")
     if given.resume is not None:
         _only_resume(arguments)
-        folder = given.resume
+    folder = given.resume or given.output or default_folder(given.settings, given.settings.learning.rule)
+    address = find_address()
+    if address is not None or given.launch.processes > 1:
+        summary = _train_spread(given, arguments, folder, address)
+        if summary is None:
+            return
+    elif given.resume is not None:
         summary = resume_run(folder, checkpoint=given.checkpoint, quiet=given.quiet)
     else:
-        folder = given.output or default_folder(given.settings, given.settings.learning.rule)
         summary = start_run(given.settings, folder, quiet=given.quiet)
     blocks = "  ".join(f"{accuracy:.1f}" for accuracy in summary["block_test_top1"])
     print(f"test accuracy {summary['test_top1']:.2f} %  (per block: {blocks})  ECE {summary['test_ece']:.3f}")
     print(f"report: {folder / 'report.html'}")
 
 
+def _train_spread(
+    given: TrainArguments, arguments: list[str], folder: Path, address: "Address | None"
+) -> dict[str, Any] | None:
+    """Train in several processes: start them, or, as one of them (`address`), do this one's part.
+
+    Returns the summary in the first of them.
+    """
+    from blocklocal.parallel.launch import launch
+    from blocklocal.parallel.run import Order, train_share
+    from blocklocal.training.run import Interrupted, check_free, load_unfinished
+
+    resume, wanted = given.resume is not None, given.launch.processes
+    config = load_unfinished(folder) if resume else given.settings
+    if address is None:
+        if not resume:
+            check_free(folder)
+        output = [] if resume or given.output else ["--output", str(folder)]
+        raise SystemExit(launch(["train", *arguments, *output], wanted))
+    if wanted not in (1, address.size):
+        raise InputError(
+            f"--processes {wanted} was given, but the launcher has started {address.size}: leave --processes out under "
+            f"torchrun, or give it --nproc-per-node {wanted}."
+        )
+    if not resume and not given.output:
+        raise InputError("the processes of a run need one folder: give --output under torchrun.")
+    try:
+        return train_share(address, Order(config, given.launch, folder, resume, given.checkpoint, given.quiet))
+    except Interrupted:
+        if address.rank == 0:
+            raise
+        raise SystemExit(130) from None
+
+
 def _only_resume(arguments: list[str]) -> None:
     """A resumed run has its settings; a flag beside --resume would be ignored silently."""
     flags = [a.partition("=")[0] for a in arguments if a.startswith("--")]
-    others = [flag for flag in flags if flag not in ("--resume", "--checkpoint", "--quiet", "--no-quiet")]
+    launch = [f"--{setting.name}" for setting in fields(Launch)]
+    others = [flag for flag in flags if flag not in ("--resume", "--checkpoint", "--quiet", "--no-quiet", *launch)]
     if others:
         raise InputError(f"--resume takes the run's own settings; leave out {', '.join(others)}.")
 

@@ -26,6 +26,10 @@ class Batches:
 
     The last, smaller batch is kept. Only when shuffling, a last batch of a single image is dropped (BatchNorm cannot
     use it; another image each epoch) unless it is the only batch.
+
+    share (i, n): the i-th of n equal parts of every batch, i from 0; up to n - 1 images of the last batch are left out.
+    Images without pixels ([N, C, 0, 0]: another process has them) give x without pixels and the labels in the same
+    order.
     """
 
     def __init__(
@@ -40,6 +44,7 @@ class Batches:
         seed: int = 0,
         device: str | torch.device = "cpu",
         channels_last: bool = False,
+        share: tuple[int, int] = (0, 1),
     ):
         """`mean`, `std`: per channel, of pixels in [0, 1]. Raises InputError for no images or sizes that do not fit."""
         check_positive("batch_size", batch_size, integer=True)
@@ -55,13 +60,22 @@ class Batches:
         self.mean, self.std = per_channel("mean", mean, self.pixels), per_channel("std", std, self.pixels)
         if not bool((self.std > 0).all()):
             raise InputError(f"std must be above 0 in every channel, not {list(std)}.")
+        if batch_size % share[1]:
+            raise InputError(f"batches of {batch_size} images cannot be shared equally by {share[1]} processes.")
+        self.part, self.parts = share
         self.next_epoch = 0
 
     def __len__(self) -> int:
         """Steps per epoch."""
         full, rest = divmod(len(self.labels), self.batch_size)
+        rest //= self.parts
         drop = self.shuffle and rest == 1 and full > 0
         return full + (rest > 0 and not drop)
+
+    def sizes(self, start: int = 0) -> list[int]:
+        """Images in the batches of an epoch from step `start` on."""
+        each = self.batch_size // self.parts
+        return [min(each, (len(self.labels) - i * self.batch_size) // self.parts) for i in range(start, len(self))]
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Epoch `next_epoch`, which counts up from 0 with every iteration begun."""
@@ -82,7 +96,12 @@ class Batches:
 
     def _batch(self, epoch: int, step: int, order: Tensor) -> tuple[Tensor, Tensor]:
         index = order[step * self.batch_size : (step + 1) * self.batch_size]
-        pixels = self.augment(self.pixels[index], generator("augment", self.seed, epoch, step))
+        each = len(index) // self.parts
+        index = index[self.part * each : (self.part + 1) * each]
+        pixels = self.pixels[index]
+        if pixels.numel():
+            named = (self.seed, epoch, step, *((self.part,) if self.part else ()))
+            pixels = self.augment(pixels, generator("augment", *named))
         x = (pixels.float() - self.mean) / self.std
         return x.contiguous(memory_format=self.memory_format), self.labels[index]
 

@@ -11,6 +11,8 @@ from blocklocal.errors import InputError
 from blocklocal.report import plots, words
 from blocklocal.report.read import Run, read_comparison, read_run, run_folder
 from blocklocal.report.table import BACKPROP, HEADINGS, NOTHING, aggregate, cells, condition, mean, notes, number
+from blocklocal.report.timeline_section import timeline_section
+from blocklocal.timeline.read import read_timeline
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
 FIGURES = (
@@ -61,6 +63,7 @@ def _run_page(run: Run, others: list[dict[str, Any]]) -> dict[str, Any]:
     lines = aggregate([*others, row] if row.get("test_top1") is not None else others)
     own = next((line for line in lines if line["condition"] == condition(row)), None)
     verdict = words.verdict(own) if own else ""
+    timeline = read_timeline(run.path)
     last = run.epochs[-1]["validation_top1"][-1] if run.epochs else None
     seconds = row.get("seconds")
     if seconds is None and run.epochs:
@@ -77,9 +80,10 @@ def _run_page(run: Run, others: list[dict[str, Any]]) -> dict[str, Any]:
         "depth": _depth([(row, run)], lines, plots.levels(own)),
         "blocks": _block_table(run),
         "messages": _messages(run, "run"),
+        "timeline": timeline_section(timeline) if timeline else None,
         "examples": _examples(run),
         "examples_of": "",
-        "warnings": run.warnings,
+        "warnings": run.warnings + (timeline.warnings if timeline else []),
         "settings": [("settings", _settings(run))],
     }
 
@@ -103,6 +107,7 @@ def _comparison_page(folder: Path, rows: list[dict[str, Any]], runs: list[Run]) 
         "depth": _depth(list(zip(rows, runs, strict=True)), lines, []),
         "blocks": [],
         "messages": [p for i, (name, run) in enumerate(shown) for p in _messages(run, f"run{i}", f"{name}: ")],
+        "timeline": None,
         "examples": _examples(speaking[1]) if speaking else [],
         "examples_of": speaking[0] if speaking else "",
         "warnings": [f"{name}: {text}" for name, run in local for text in run.warnings],

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from blocklocal.data.sequences import RandomWindows, SequenceBatches, spread_windows
 from blocklocal.data.text import Corpus, load_text
-from blocklocal.network import BlockLocal
 from blocklocal.optim import adamw
 from blocklocal.report.table import markdown_lines, mean, mean_spread, number
 from blocklocal.reproduce.experiment import Job, Place, Row
 from blocklocal.reproduce.streams import LABELS, WAYS, build
 from blocklocal.training.build import find_device
+from blocklocal.training.learner import Learner
 from blocklocal.training.loop import Record, Trainer
 
 BLOCKS = (1, 2, 4, 8)
@@ -107,10 +107,10 @@ class _Validation:
 
 
 @torch.no_grad()
-def bits_per_character(network: BlockLocal, batches: Iterable[tuple[Tensor, Tensor]]) -> list[float | None]:
+def bits_per_character(network: Learner, batches: Iterable[tuple[Tensor, Tensor]]) -> list[float | None]:
     """Mean −log2 p(next character) of every block over all positions; None where a block cannot predict."""
     mode, sums, characters = network.training, [], 0
-    network.eval()
+    network.train(False)
     for x, y in batches:
         nats = [None if z is None else network.targets.loss(z.float(), y) * y.numel() for z in network.block_logits(x)]
         sums.append(nats)

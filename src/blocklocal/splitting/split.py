@@ -27,12 +27,15 @@ class Split:
         after_activation: for each cut, whether the value that crosses has passed an activation already. Such a value
             is no natural parameter; of the rectified family only the second-order evidence is defined on it
             (method §1). Always False for cuts by number or cost of networks with `units()`.
+        starts: the positions where blocks start, for `split(model, starts=...)`: the same cut of the same
+            architecture again, without a measurement.
     """
 
     model: nn.Module
     blocks: list[nn.Module]
     names: list[str]
     after_activation: list[bool]
+    starts: list[int]
 
     def to_plain(self) -> nn.Module:
         """The user's module again, with the present weights: a copy in eval mode, ready for export."""
@@ -49,10 +52,12 @@ def split(
     at: Sequence[str] | None = None,
     balance: str = "count",
     example: Tensor | None = None,
+    starts: Sequence[int] | None = None,
 ) -> Split:
     """Cut `model` into blocks.
 
-    Give either `blocks`, how many, or `at`, the names of the units or submodules with which blocks 2, 3, ... start.
+    Give either `blocks`, how many, or `at`, the names of the units or submodules with which blocks 2, 3, ... start, or
+    `starts`, those of an earlier cut by number or cost.
 
     Args:
         model: a module with `units()` (every model of this library), an nn.Sequential, or any module that torch.fx
@@ -64,9 +69,14 @@ def split(
     Raises InputError for unknown names (with the nearest), for more blocks than units, for a cut through a skip
     connection, and for weights that two blocks would share.
     """
-    _check_request(blocks, at, balance, example)
-    plan = _plan(model, at)
-    starts = _named_starts(plan, model, at) if at is not None else _even_starts(plan, blocks or 1, balance, example)
+    plan: _Plan
+    if starts is not None:
+        plan = _plan(model, None)
+        _check_starts(starts, plan)
+    else:
+        _check_request(blocks, at, balance, example)
+        plan = _plan(model, at)
+        starts = _named_starts(plan, model, at) if at is not None else _even_starts(plan, blocks or 1, balance, example)
     edges = list(pairwise([*starts, plan.length]))
     parts = [plan.build(start, stop) for start, stop in edges]
     for part in parts:
@@ -79,7 +89,17 @@ def split(
         blocks=parts,
         names=names,
         after_activation=[plan.after_activation(start) for start in starts[1:]],
+        starts=list(starts),
     )
+
+
+def _check_starts(starts: Sequence[int], plan: _Plan) -> None:
+    known = set(plan.unit_starts)
+    if not starts or starts[0] != 0 or any(a >= b for a, b in pairwise(starts)) or not known.issuperset(starts):
+        raise InputError(
+            f"starts {list(starts)} are not those of a cut of this network, whose units start at {sorted(known)}: give "
+            "`Split.starts` of the same architecture, or blocks=."
+        )
 
 
 def _check_request(blocks: int | None, at: Sequence[str] | None, balance: str, example: Tensor | None) -> None:

@@ -1,7 +1,8 @@
 """From a configuration to the things that train: device, data, batches, network."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,9 @@ from blocklocal.models import build_model
 from blocklocal.network import BlockLocal
 from blocklocal.seeds import seeded
 from blocklocal.splitting import split
+
+if TYPE_CHECKING:
+    from blocklocal.parallel.stage import Stage
 
 EVALUATION_BATCH = 500
 MEASURE_BATCH = 32  # images for measuring the cost of units
@@ -78,8 +82,17 @@ def set_threads(threads: int | None) -> int:
     return torch.get_num_threads()
 
 
-def build_network(config: Config, facts: Facts, device: torch.device) -> BlockLocal:
-    """The network of a configuration, its weights drawn from the seed."""
+def build_network(
+    config: Config, facts: Facts, device: torch.device, starts: Sequence[int] | None = None
+) -> BlockLocal:
+    """The network of a configuration, its weights drawn from the seed. starts: of a cut that was measured before."""
+    network = draw_network(config, facts, starts)
+    settle(network, config, device)
+    return network
+
+
+def draw_network(config: Config, facts: Facts, starts: Sequence[int] | None = None) -> BlockLocal:
+    """As `build_network`, on the CPU and not yet in the layout and precision of training."""
     m, machine = config.model, config.machine
     with seeded("model", machine.seed):
         model = build_model(
@@ -91,14 +104,23 @@ def build_network(config: Config, facts: Facts, device: torch.device) -> BlockLo
             **{name: _option(value) for name, value in m.model_options.items()},
         )
     example = torch.zeros(MEASURE_BATCH, facts.channels, facts.height, facts.width)
-    cut = split(model, at=m.at, example=example) if m.at else split(model, m.blocks, balance=m.balance, example=example)
-    network = BlockLocal(cut, classes=len(facts.classes), learning=config.learning, example=example, seed=machine.seed)
+    if starts is not None:
+        cut = split(model, starts=starts)
+    elif m.at:
+        cut = split(model, at=m.at, example=example)
+    else:
+        cut = split(model, m.blocks, balance=m.balance, example=example)
+    return BlockLocal(cut, classes=len(facts.classes), learning=config.learning, example=example, seed=machine.seed)
+
+
+def settle(network: "BlockLocal | Stage", config: Config, device: torch.device) -> None:
+    """Bring a network, or a process's share of one, to its device, memory layout and precision."""
+    machine = config.machine
     network.to(device)
     if machine.channels_last:
         network.to(memory_format=torch.channels_last)  # pyrefly: ignore
     bf16 = machine.precision == "bfloat16" or (machine.precision == "auto" and device.type == "cuda")
     network.autocast(torch.bfloat16 if bf16 else None)
-    return network
 
 
 def _option(text: object) -> object:
@@ -111,7 +133,7 @@ def _option(text: object) -> object:
     return {"true": True, "false": False}.get(str(text).lower(), text)
 
 
-def training_batches(config: Config, data: ImageSet, device: torch.device) -> Batches:
+def training_batches(config: Config, data: ImageSet, device: torch.device, share: tuple[int, int] = (0, 1)) -> Batches:
     return Batches(
         data.train,
         batch_size=config.data.batch_size,
@@ -122,6 +144,7 @@ def training_batches(config: Config, data: ImageSet, device: torch.device) -> Ba
         seed=config.machine.seed,
         device=device,
         channels_last=config.machine.channels_last,
+        share=share,
     )
 
 
@@ -153,12 +176,14 @@ class Session:
     batches: Batches
     device: torch.device
     threads: int
+    placement: tuple[int, ...] = ()  # blocks per process, where there are several
+    replicas: int = 1
 
 
-def open_session(config: Config, data: ImageSet | None = None) -> Session:
+def open_session(config: Config, data: ImageSet | None = None, starts: Sequence[int] | None = None) -> Session:
     """Set threads and device, load the data (unless it is given), build batches and network."""
     threads, device = set_threads(config.machine.threads), find_device(config.machine.device)
     data = data or load_data(config)
     facts = Facts.of(data)
     batches = training_batches(config, data, device)
-    return Session(config, data, facts, build_network(config, facts, device), batches, device, threads)
+    return Session(config, data, facts, build_network(config, facts, device, starts), batches, device, threads)

@@ -14,6 +14,8 @@ import io
 import json
 import os
 import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,41 +23,66 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from blocklocal.errors import InputError
-from blocklocal.network import BlockLocal
+from blocklocal.training.learner import Learner
 from blocklocal.unit import BlockUnit
 
 KEEP = 2
 LEARNER = {"optimizer", "schedule"}
 
 
-def save_checkpoint(folder: Path, network: BlockLocal, state: dict) -> Path:
+def save_checkpoint(folder: Path, network: Learner, state: dict) -> Path:
     """Write the network and `state` (JSON-able; it must hold "step") below `folder`; returns the checkpoint's path.
 
     Raises OSError where the disk is full; what was there before is untouched then.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    _clear_leftovers(folder)
-    before = list_checkpoints(folder)
-    final = _free_name(folder, state["step"])
-    partial = folder / f".partial-{final.name}"
-    partial.mkdir()
+    clear_leftovers(folder)
+    draft = Draft.open(folder, state["step"])
     try:
-        for k, unit in enumerate(network.units):
-            _save_unit(partial, k, unit)
-        _save_tensors({"cpu": torch.get_rng_state()}, partial / "rng.pt")
-        described = {**state, "units": [describe(unit) for unit in network.units]}
-        (partial / "state.json").write_text(json.dumps(described, indent=1))
-        _sync(partial)
-        partial.rename(final)
+        draft.write(network.units)
+        return draft.complete(state, [describe(unit) for unit in network.units])
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(draft.partial, ignore_errors=True)
         raise
-    # of the same step, or of a way not taken: the user went back to an older checkpoint
-    superseded = [path for path in before if path.name >= f"step-{state['step']:08d}"]
-    older = [path for path in before if path not in superseded]
-    for path in [*superseded, *older[: len(older) - KEEP + 1]]:
-        _remove(path)
-    return final
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A checkpoint that is being written, perhaps by several processes: each its own units, one completes it."""
+
+    final: Path
+    step: int
+
+    @property
+    def partial(self) -> Path:
+        return self.final.with_name(f".partial-{self.final.name}")
+
+    @classmethod
+    def open(cls, folder: Path, step: int) -> "Draft":
+        """Choose the name and make the temporary folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = cls(_free_name(folder, step), step)
+        draft.partial.mkdir()
+        return draft
+
+    def write(self, units: Sequence[BlockUnit]) -> None:
+        """The files of these units, flushed to the disk."""
+        for unit in units:
+            _save_unit(self.partial, unit.index, unit)
+        _sync([self.partial / f"block-{unit.index}.{kind}" for unit in units for kind in ("safetensors", "optimizer")])
+
+    def complete(self, state: dict, described: list[dict]) -> Path:
+        """Write what is common to all units, rename, and remove what is superseded; `described`: of every unit."""
+        before = list_checkpoints(self.final.parent)
+        _save_tensors({"cpu": torch.get_rng_state()}, self.partial / "rng.pt")
+        (self.partial / "state.json").write_text(json.dumps({**state, "units": described}, indent=1))
+        _sync([self.partial / "rng.pt", self.partial / "state.json", self.partial])
+        self.partial.rename(self.final)
+        # of the same step, or of a way not taken: the user went back to an older checkpoint
+        superseded = [path for path in before if path.name >= f"step-{self.step:08d}"]
+        older = [path for path in before if path not in superseded]
+        for path in [*superseded, *older[: len(older) - KEEP + 1]]:
+            _remove(path)
+        return self.final
 
 
 def _free_name(folder: Path, step: int) -> Path:
@@ -92,9 +119,9 @@ def _save_tensors(value: dict, path: Path) -> None:
     path.write_bytes(buffer.getbuffer())
 
 
-def _sync(folder: Path) -> None:
+def _sync(paths: Iterable[Path]) -> None:
     """Flush to the disk, so that the rename never gets there before the contents."""
-    for path in [*folder.iterdir(), folder]:
+    for path in paths:
         handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)
@@ -102,7 +129,8 @@ def _sync(folder: Path) -> None:
             os.close(handle)
 
 
-def _clear_leftovers(folder: Path) -> None:
+def clear_leftovers(folder: Path) -> None:
+    """Remove what a kill has left half written."""
     for leftover in folder.glob(".partial-*"):
         shutil.rmtree(leftover, ignore_errors=True)
 
@@ -117,10 +145,11 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if (path / "state.json").is_file())
 
 
-def load_checkpoint(path: Path, network: BlockLocal, *, learners: bool = True) -> dict:
+def load_checkpoint(path: Path, network: Learner, *, learners: bool = True) -> dict:
     """Load weights (and optimisers and torch's random state, unless `learners` is False); returns the saved state.
 
-    Raises InputError for a damaged checkpoint (naming an older one where there is one) and for another architecture.
+    Where the network is a process's share of the blocks, only theirs are read. Raises InputError for a damaged
+    checkpoint (naming an older one where there is one) and for another architecture.
     """
     try:
         state = json.loads((path / "state.json").read_text())
@@ -128,9 +157,10 @@ def load_checkpoint(path: Path, network: BlockLocal, *, learners: bool = True) -
         step = int(state["step"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(path, "state.json", error) from error
-    _check_same(path, saved, [describe(unit) for unit in network.units])
-    weights = [_load_weights(path, k, shapes) for k, shapes in enumerate(saved)]
-    learned = [_load_tensors(path, f"block-{k}.optimizer", LEARNER) for k in range(len(saved))] if learners else []
+    _check_same(path, saved, network)
+    weights = [_load_weights(path, unit.index, saved[unit.index]) for unit in network.units]
+    names = [f"block-{unit.index}.optimizer" for unit in network.units] if learners else []
+    learned = [_load_tensors(path, name, LEARNER) for name in names]
     random = _load_tensors(path, "rng.pt", {"cpu"}) if learners else None
     for unit, tensors in zip(network.units, weights, strict=True):
         unit.load_state_dict(tensors)
@@ -165,19 +195,19 @@ def _load_tensors(path: Path, file: str, keys: set[str]) -> dict:
     return loaded
 
 
-def _check_same(path: Path, saved: list[dict], present: list[dict]) -> None:
-    if saved == present:
-        return
-    if len(saved) != len(present):
+def _check_same(path: Path, saved: list[dict], network: Learner) -> None:
+    if len(saved) != network.count:
         raise InputError(
-            f"{path} holds {len(saved)} blocks, the network has {len(present)}: use the run's own config.json."
+            f"{path} holds {len(saved)} blocks, the network has {network.count}: use the run's own config.json."
         )
-    for k, (old, new) in enumerate(zip(saved, present, strict=True)):
+    for unit in network.units:
+        old, new = saved[unit.index], describe(unit)
         for name in sorted({*old, *new}):
             if old.get(name) != new.get(name):
                 raise InputError(
-                    f"{path} is of another architecture: block {k + 1}, {name!r} is {old.get(name, 'absent')} there "
-                    f"and {new.get(name, 'absent')} in the network. Use the run's own config.json."
+                    f"{path} is of another architecture: block {unit.index + 1}, {name!r} is "
+                    f"{old.get(name, 'absent')} there and {new.get(name, 'absent')} in the network. Use the run's own "
+                    "config.json."
                 )
 
 

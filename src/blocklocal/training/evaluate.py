@@ -1,6 +1,6 @@
 """How good every block is on a split: accuracy, likelihood and calibration."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 from blocklocal.errors import InputError
 from blocklocal.network import BlockLocal
 from blocklocal.targets import MISSING, Classes
+from blocklocal.training.learner import Learner
 
 
 @dataclass(frozen=True)
@@ -27,27 +28,49 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(network: BlockLocal, batches: Iterable[tuple[Tensor, Tensor]]) -> Evaluation:
-    """Run a network in evaluation mode over (x, y) batches; its mode is restored afterwards."""
-    mode, logits, wanted = network.training, [], []
-    counts: dict[int, list[Tensor]] = {}
-    network.eval()
+def block_accuracy(
+    network: Learner,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    look: Callable[[list[Tensor | None], Tensor], None] | None = None,
+) -> list[float | None]:
+    """Percent correct of every block in evaluation mode, None where it cannot predict; the mode is restored.
+
+    look: gets every batch's logits (one entry per block) and targets. Raises InputError for no batches.
+    """
+    mode, counts = network.training, {k: [] for k in range(len(network.units))}
+    network.train(False)
     for x, y in batches:
         scores = network.block_logits(x)
         for k, each in enumerate(scores):
-            if each is not None:
-                counts.setdefault(k, []).append(torch.stack(network.targets.correct(each, y)))
+            counts[k].append(None if each is None else torch.stack(network.targets.correct(each, y)))
+        if look is not None:
+            look(scores, y)
+    network.train(mode)
+    if not counts[0]:
+        raise InputError("nothing to evaluate: the split holds no images.")
+    return [_percent(pairs) for pairs in counts.values()]
+
+
+def _percent(pairs: list[Tensor | None]) -> float | None:
+    known = [pair for pair in pairs if pair is not None]
+    if not known:
+        return None
+    right, total = torch.stack(known).sum(0).tolist()
+    return 100.0 * right / max(total, 1)
+
+
+def evaluate(network: BlockLocal, batches: Iterable[tuple[Tensor, Tensor]]) -> Evaluation:
+    """Run a network in evaluation mode over (x, y) batches; its mode is restored afterwards."""
+    logits: list[Tensor] = []
+    wanted: list[Tensor] = []
+
+    def look(scores: list[Tensor | None], y: Tensor) -> None:
         output = scores[-1]
         assert output is not None  # the output block always predicts
         logits.append(output.float().cpu())
         wanted.append(y.cpu())
-    network.train(mode)
-    if not wanted:
-        raise InputError("nothing to evaluate: the split holds no images.")
-    blocks: list[float | None] = [None] * len(network.units)
-    for k, pairs in counts.items():
-        right, total = torch.stack(pairs).sum(0).tolist()
-        blocks[k] = 100.0 * right / max(total, 1)
+
+    blocks = block_accuracy(network, batches, look)
     top3, nll, ece = _of_output(network, torch.cat(logits), torch.cat(wanted))
     assert blocks[-1] is not None
     return Evaluation(blocks[-1], top3, nll, ece, blocks)

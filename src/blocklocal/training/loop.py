@@ -2,16 +2,14 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-import torch
 from torch import Tensor
 
-from blocklocal.data import Batches
 from blocklocal.errors import InputError, check_positive, unknown
-from blocklocal.network import BlockLocal
 from blocklocal.optim import SCHEDULES, Optimizer
-from blocklocal.training.evaluate import evaluate
+from blocklocal.training.evaluate import block_accuracy
+from blocklocal.training.learner import Learner
 from blocklocal.training.tally import Tally
 
 Record = dict[str, Any]
@@ -24,6 +22,13 @@ class Loader(Protocol):
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
 
     def __len__(self) -> int: ...
+
+
+@runtime_checkable
+class Epochs(Protocol):
+    """A loader that knows its epochs by number, as `Batches` does: the batches of one, from step `start` on."""
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]: ...
 
 
 class Observer(Protocol):
@@ -52,8 +57,9 @@ class Trainer:
         trainer = Trainer(network, optimizer=sgd(lr=0.1), epochs=10)
         records = trainer.fit(train_loader, validation_loader)
 
-    Loaders give (x, y) batches and have a length: a `torch.utils.data.DataLoader`, `Batches`, or a list. With
-    `Batches`, whose order depends on seed and epoch alone, `state()` and `restore()` continue in mid-epoch bit for bit.
+    network: a `BlockLocal`, or the share of one that this process trains (`parallel.Stage`). Loaders give (x, y)
+    batches and have a length: a `torch.utils.data.DataLoader`, `Batches`, or a list. With `Batches`, whose order
+    depends on seed and epoch alone, `state()` and `restore()` continue in mid-epoch bit for bit.
 
     optimizer: default, the network's own. schedule: one-cycle, cosine or constant, per training step. should_stop is
     asked after every step. look_every: steps between two calls of the observers' `on_step` on CUDA, where a look
@@ -63,7 +69,7 @@ class Trainer:
 
     def __init__(
         self,
-        network: BlockLocal,
+        network: Learner,
         *,
         optimizer: Optimizer | None = None,
         epochs: int = 10,
@@ -138,13 +144,13 @@ class Trainer:
         self.records = list(state["records"])
         if state["tally"]:
             self._start = _Start(*state["start"])
-            self.tally = Tally(len(self.network.units), self.network.targets)
-            self.tally.load(state["tally"], self._device())
+            self.tally = self._new_tally()
+            self.tally.load(state["tally"], self.network.device)
 
     # --- one epoch
 
     def _run_epoch(self, train: Loader) -> Record:
-        tally = self.tally = self.tally or Tally(len(self.network.units), self.network.targets)
+        tally = self.tally = self.tally or self._new_tally()
         start = self._start = self._start or _Start(self._lr(), self.seconds, self.images)
         started, before = time.perf_counter(), self.seconds
         for x, y in _batches(train, self.epoch, self.step_in_epoch):
@@ -169,7 +175,7 @@ class Trainer:
 
     def _look(self, tally: Tally, last: bool) -> None:
         """Check the losses and show them; on CUDA only now and then."""
-        if last or self._device().type == "cpu" or self.step % self.look_every == 0:
+        if last or self.network.device.type == "cpu" or self.step % self.look_every == 0:
             losses = tally.check()
             for observer in self.observers:
                 observer.on_step(self, losses)
@@ -177,7 +183,11 @@ class Trainer:
     def _validate(self, validation: Iterable[tuple[Tensor, Tensor]] | None) -> Record:
         if validation is None:
             return {"validation_top1": [None] * len(self.network.units)}
-        return {"validation_top1": evaluate(self.network, self._moved(validation)).block_top1}
+        return {"validation_top1": block_accuracy(self.network, self._moved(validation))}
+
+    def _new_tally(self) -> Tally:
+        units = self.network.units
+        return Tally(len(units), self.network.targets, first=units[0].index)
 
     def _moved(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
         for x, y in batches:
@@ -188,16 +198,13 @@ class Trainer:
         optimizer = self.network.units[-1].optimizer
         return optimizer.param_groups[0]["lr"] if optimizer else None
 
-    def _device(self) -> torch.device:
-        return next(self.network.parameters()).device
-
     def _to_device(self, t: Tensor) -> Tensor:
-        return t.to(self._device(), non_blocking=True)
+        return t.to(self.network.device, non_blocking=True)
 
 
 def _batches(train: Loader, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches of an epoch from position `start`: by name from `Batches`, by skipping from any other loader."""
-    if isinstance(train, Batches):
+    """The batches of an epoch from position `start`: by name from `Epochs`, by skipping from any other loader."""
+    if isinstance(train, Epochs):
         yield from train.epoch(epoch, start)
         return
     for position, batch in enumerate(train):

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from blocklocal.network import BlockLocal
+from blocklocal.files import cut_half_line
 from blocklocal.training.checkpoint import save_checkpoint
+from blocklocal.training.learner import Learner
 from blocklocal.training.loop import Record, Trainer
 from blocklocal.training.progress import NullProgress, Progress
 from blocklocal.training.tally import NotFinite
@@ -22,14 +23,7 @@ class MetricsFile:
 
     def __init__(self, path: Path):
         self.path = path
-        self._cut_half_line()
-
-    def _cut_half_line(self) -> None:
-        """A kill or a full disk may have cut the last line short; what is appended would be lost with it."""
-        content = self.path.read_bytes() if self.path.exists() else b""
-        if content and not content.endswith(b"\n"):
-            with self.path.open("r+b") as file:
-                file.truncate(content.rfind(b"\n") + 1)
+        cut_half_line(path)
 
     def warnings(self) -> set[tuple[int, str]]:
         """(block, kind) of the warnings written so far."""
@@ -109,7 +103,7 @@ class Checkpoints:
         self.save(trainer)
 
 
-def check_finite(network: BlockLocal) -> None:
+def check_finite(network: Learner) -> None:
     """Raise NotFinite, with block and step, where an update has made a weight NaN or infinite."""
     for unit in network.units:
         finite = [parameter.detach().isfinite().all() for parameter in unit.parameters()]

@@ -21,10 +21,14 @@ class NotFinite(InputError):
 
 
 class Tally:
-    """Loss, its parts, and training accuracy per block over one epoch."""
+    """Loss, its parts, and training accuracy per block over one epoch.
 
-    def __init__(self, blocks: int, targets: Targets):
-        self.blocks, self.targets = blocks, targets
+    first: index of the first of these blocks, where a process has a share of them; what is saved counts blocks from
+    the network's first one.
+    """
+
+    def __init__(self, blocks: int, targets: Targets, first: int = 0):
+        self.blocks, self.targets, self.first = blocks, targets, first
         self.sums: dict[str, Tensor | float] = {}
         self.steps = 0
         self._unchecked: list[tuple[int, Tensor]] = []
@@ -36,7 +40,7 @@ class Tally:
         losses = torch.stack([zero if r is None else r.loss.float() for r in results])
         self._unchecked.append((step, losses))
         self._sum("loss", losses)
-        for k, result in enumerate(results):
+        for k, result in enumerate(results, self.first):
             if result is None:
                 continue
             for name, part in result.parts.items():
@@ -53,7 +57,7 @@ class Tally:
         unchecked, self._unchecked = self._unchecked, []
         values = torch.stack([losses for _, losses in unchecked]).tolist()
         for (step, _), losses in zip(unchecked, values, strict=True):
-            for k, loss in enumerate(losses):
+            for k, loss in enumerate(losses, self.first):
                 if not abs(loss) < float("inf"):
                     raise NotFinite(f"the loss of block {k + 1} became {loss} at step {step}")
         return values[-1]
@@ -67,9 +71,9 @@ class Tally:
             kind, _, rest = name.partition("/")
             if kind == "part":
                 k, _, part = rest.partition("/")
-                parts[int(k)][part] = value / self.steps
+                parts[int(k) - self.first][part] = value / self.steps
             elif kind == "right":
-                top1[int(rest)] = 100.0 * value[0] / max(value[1], 1)
+                top1[int(rest) - self.first] = 100.0 * value[0] / max(value[1], 1)
         loss = [s / self.steps if own else None for s, own in zip(sums["loss"], parts, strict=True)]
         return {"loss": loss, "train_top1": top1, "parts": parts}
 
@@ -78,5 +82,20 @@ class Tally:
         return {"steps": self.steps, "sums": {name: torch.as_tensor(v).tolist() for name, v in self.sums.items()}}
 
     def load(self, state: dict, device: torch.device) -> None:
+        """Take over what was saved of these blocks."""
         self.steps = state["steps"]
-        self.sums = {n: torch.tensor(v, dtype=torch.float64, device=device) for n, v in state["sums"].items()}
+        last = self.first + self.blocks
+        for name, value in state["sums"].items():
+            if name == "loss":
+                value = value[self.first : last]
+            elif not self.first <= int(name.split("/")[1]) < last:
+                continue
+            self.sums[name] = torch.tensor(value, dtype=torch.float64, device=device)
+
+
+def merge(states: Sequence[dict]) -> dict:
+    """The states of several tallies of neighbouring blocks over the same steps, as one of all their blocks."""
+    sums: dict[str, Any] = {"loss": [loss for state in states for loss in state["sums"]["loss"]]}
+    for state in states:
+        sums |= {name: value for name, value in state["sums"].items() if name != "loss"}
+    return {"steps": states[0]["steps"], "sums": sums}

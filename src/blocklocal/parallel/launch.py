@@ -1,0 +1,142 @@
+"""`blocklocal train --processes P`: start P processes on this machine, speak for them, and leave none behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+import torch.distributed as dist
+
+from blocklocal.errors import InputError, check_positive
+from blocklocal.parallel.address import LAUNCHED
+from blocklocal.parallel.processes import STALL_SECONDS
+from blocklocal.parallel.stage import QUEUE
+from blocklocal.parallel.watch import FAILURE, about, remedy, report
+
+POLL = 0.1
+PATIENCE = 10.0  # seconds for the others to stop by themselves, once one has failed
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How the blocks are spread over processes; it changes nothing in what is learned (but for replicas)."""
+
+    processes: int = 1
+    """Processes that share the blocks on this machine (under torchrun, as many as it has started)."""
+    placement: tuple[int, ...] = ()
+    """Blocks per process, first to last, such as 2 1 1; default: balanced by the measured time of the blocks' steps."""
+    replicas: int = 1
+    """Processes per group of blocks, each with its part of every batch; they average gradients (DDP)."""
+    queue: int = QUEUE
+    """Messages that may be under way between two processes, before the faster one waits."""
+    timeline: int = 500
+    """Training steps of which every process records when it computes, waits and sends."""
+    stall: float = STALL_SECONDS
+    """Seconds after which a message that does not come is an error."""
+
+    def __post_init__(self) -> None:
+        for name in ("processes", "replicas", "queue"):
+            check_positive(name, getattr(self, name), integer=True)
+        check_positive("stall", self.stall)
+        if self.timeline < 0:
+            raise InputError(f"timeline must be a number of steps, 0 for none, not {self.timeline}.")
+
+
+@dataclass
+class _Children:
+    """The processes, and what the user wants of them."""
+
+    running: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    asked: int = 0
+
+    def forward(self, number: int, frame: FrameType | None) -> None:
+        """A signal to this process is a signal to all; the second one ends them at once."""
+        self.asked += 1
+        for child in self.running:
+            if child.poll() is None:
+                child.send_signal(number if self.asked == 1 else signal.SIGKILL)
+
+    def kill(self) -> None:
+        for child in self.running:
+            if child.poll() is None:
+                child.kill()
+            child.wait()
+
+
+def launch(command: Sequence[str], processes: int) -> int:
+    """Run `blocklocal COMMAND` in `processes` processes; returns the exit status, after one message if it is not 0.
+
+    The run's store is here, so that it outlives any of them.
+    """
+    base = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    store = dist.PrefixStore("blocklocal/0", base)
+    children = _Children()
+    before = {number: signal.signal(number, children.forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for rank in range(processes):
+            environment = _environment(rank, processes, base.port)
+            program = [sys.executable, "-m", "blocklocal", *command]
+            # A session of its own: a terminal's Ctrl-C comes to the parent alone, which passes it on.
+            children.running.append(
+                subprocess.Popen(program, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
+            )
+        return _supervise(children, store)
+    finally:
+        children.kill()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _environment(rank: int, processes: int, port: int) -> dict[str, str]:
+    set_here = {
+        "RANK": rank,
+        "WORLD_SIZE": processes,
+        "LOCAL_RANK": rank,
+        "LOCAL_WORLD_SIZE": processes,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        LAUNCHED: 1,
+    }
+    defaults = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
+    return {**defaults, **os.environ, **{name: str(value) for name, value in set_here.items()}}
+
+
+def _supervise(children: _Children, store: dist.Store) -> int:
+    """Wait for all; once one has failed the others get a little time, and are killed then."""
+    failed_at: float | None = None
+    while any(child.poll() is None for child in children.running):
+        if failed_at is None and any(child.returncode not in (None, 0, 130) for child in children.running):
+            failed_at = time.monotonic()
+            _report_death(children, store)
+        if failed_at is not None and time.monotonic() - failed_at > PATIENCE:
+            children.kill()
+        time.sleep(POLL)
+    statuses = [child.returncode for child in children.running]
+    if children.asked > 1:
+        return 130
+    if all(status in (0, 130) for status in statuses):
+        return max(statuses)
+    _report_death(children, store)
+    first: dict[str, Any] = json.loads(store.get(FAILURE))
+    text = f"error: {about(store, first['rank'])} {first['text']} All processes were stopped. {remedy(store)}"
+    print(text.rstrip(), file=sys.stderr)
+    return first["status"]
+
+
+def _report_death(children: _Children, store: dist.Store) -> None:
+    """Name the process that died without a word, where none has said what is wrong."""
+    for rank, child in enumerate(children.running):
+        if child.returncode is not None and child.returncode < 0:
+            name = signal.Signals(-child.returncode).name
+            report(store, rank, f"was ended by {name} (out of memory?).", 1)
+            return
+    for rank, child in enumerate(children.running):
+        if child.returncode not in (None, 0, 130):
+            report(store, rank, f"ended with status {child.returncode}.", 1)
+            return

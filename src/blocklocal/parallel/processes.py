@@ -1,0 +1,222 @@
+"""The processes of a run: a row of groups of blocks, each with one process or with several that share every batch.
+
+Process number = group · replicas + replica, so that the replicas of a group, which average gradients, are neighbours
+(on one host, where torchrun has started as many there).
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+
+from blocklocal.errors import InputError
+from blocklocal.parallel.address import Address
+from blocklocal.parallel.watch import Watch
+
+JOIN_SECONDS = 120.0
+STALL_SECONDS = 600.0
+POLL_SECONDS = 0.005
+
+
+@dataclass
+class Processes:
+    """This process among the others: `stage` of `stages` groups of blocks, `replica` of `replicas` within its group.
+
+    store: small facts, read by polling (it must not be blocked by a process that is gone). data: the process group that
+    averages gradients; None without replicas.
+    """
+
+    address: Address
+    store: dist.Store
+    replicas: int
+    stall: float
+    watch: Watch | None = None
+    data: dist.ProcessGroup | None = None
+    networks: int = 0  # that they have trained together so far
+
+    @property
+    def stages(self) -> int:
+        return self.address.size // self.replicas
+
+    @property
+    def stage(self) -> int:
+        return self.address.rank // self.replicas
+
+    @property
+    def replica(self) -> int:
+        return self.address.rank % self.replicas
+
+    @property
+    def first(self) -> bool:
+        return self.stage == 0
+
+    @property
+    def last(self) -> bool:
+        return self.stage == self.stages - 1
+
+    def peer(self, stage: int) -> int:
+        """Rank of the process of another stage with the same share of the batch."""
+        return stage * self.replicas + self.replica
+
+    def edge_groups(self, backward: Sequence[bool]) -> list["Edge"]:
+        """Process groups for every edge between neighbouring stages, made in the same order in every process.
+
+        backward: for each of them, whether messages of a chained twin come back. Returns those of this process: with
+        the stage before (where there is one), then with the one behind.
+        """
+        own = []
+        self.networks += 1
+        store = dist.PrefixStore(f"network/{self.networks}", self.store)
+        for stage in range(self.stages - 1):
+            for replica in range(self.replicas):
+                ranks = [stage * self.replicas + replica, (stage + 1) * self.replicas + replica]
+                control, data = dist.new_group(ranks, backend="gloo"), dist.new_group(ranks)
+                back = dist.new_group(ranks) if backward[stage] else None
+                if self.address.rank in ranks:
+                    own.append(Edge(ranks[0], ranks[1], store, control, data, back))
+        return own
+
+    def share(self, value: Any) -> Any:
+        """What the first process gives, in every process (any object; they trust each other)."""
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def agree(self, wish: bool, device: torch.device) -> bool:
+        """Whether any process of this group of blocks has the wish; the same answer in all of them."""
+        if self.data is None:
+            return wish
+        asked = torch.tensor([int(wish)], device=device)
+        dist.all_reduce(asked, op=dist.ReduceOp.MAX, group=self.data)
+        return bool(asked.item())
+
+    def wait_for(self, keys: Sequence[str], seconds: float, missing: Callable[[list[str]], str]) -> list[bytes]:
+        """Values of keys, as soon as all are there; raises InputError with the words of `missing` after `seconds`."""
+        end = time.monotonic() + seconds
+        while absent := [key for key in keys if not self.store.check([key])]:
+            if time.monotonic() > end:
+                raise InputError(missing(absent))
+            time.sleep(POLL_SECONDS)
+        return [self.store.get(key) for key in keys]
+
+    def meet(self, name: str) -> None:
+        """Go on when every process has come here."""
+        self.store.set(f"{name}/{self.address.rank}", "1")
+        keys = [f"{name}/{rank}" for rank in range(self.address.size)]
+        self.wait_for(keys, self.stall, lambda keys: f"waited {self.stall:.0f} s at the end for {', '.join(keys)}.")
+
+    def leave(self) -> None:
+        if self.watch is not None:
+            self.watch.stop()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+@dataclass(frozen=True)
+class Edge:
+    """Two neighbouring processes, with a process group each for headers, forward messages and backward messages.
+
+    store: for what is known once of this edge; that of another network has another.
+    """
+
+    source: int
+    target: int
+    store: dist.Store
+    control: Any
+    data: Any
+    back: Any | None
+
+
+def join(
+    address: Address,
+    *,
+    replicas: int = 1,
+    device: torch.device | None = None,
+    settings: dict[str, Any] | None = None,
+    watched: bool = True,
+    join_seconds: float = JOIN_SECONDS,
+    stall_seconds: float = STALL_SECONDS,
+) -> Processes:
+    """Meet the other processes.
+
+    settings: must be the same in all (JSON-able). watched: a failure of any process ends all of them. stall_seconds:
+    a message that takes longer counts as an error. Raises InputError where a process is missing after `join_seconds`,
+    or has other settings, and where the number of processes does not fit.
+    """
+    if replicas < 1 or address.size % replicas:
+        raise InputError(
+            f"{address.size} processes cannot form groups of {replicas} replicas: start a multiple of {replicas}, or "
+            "change --replicas."
+        )
+    processes = Processes(address, address.connect(serve=True), replicas, stall_seconds)
+    if watched:
+        processes.watch = Watch(
+            address.connect(), address.rank, address.size, quiet=address.quiet, managed=address.managed
+        )
+        processes.watch.start()
+    try:
+        _check_same(processes, settings or {}, join_seconds)
+        cuda = device is not None and device.type == "cuda"
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if cuda else "gloo",
+            store=dist.PrefixStore("torch", address.connect()),
+            rank=address.rank,
+            world_size=address.size,
+            timeout=timedelta(seconds=stall_seconds),
+        )
+        if replicas > 1:
+            mesh = init_device_mesh(
+                "cuda" if cuda else "cpu", (processes.stages, replicas), mesh_dim_names=("blocks", "data")
+            )
+            processes.data = mesh["data"].get_group()
+    except InputError as error:
+        if processes.watch is not None:
+            processes.watch.fail(f"stopped: {error}", 2)
+        raise
+    except (dist.DistError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        text = (
+            f"process {address.rank} cannot connect to the others ({reason}): are their ports open, and does "
+            "GLOO_SOCKET_IFNAME (NCCL_SOCKET_IFNAME) name a network interface that reaches them?"
+        )
+        if processes.watch is not None:
+            processes.watch.fail(f"stopped: {text}", 1)
+        raise InputError(text) from error
+    return processes
+
+
+def _check_same(processes: Processes, settings: dict[str, Any], seconds: float) -> None:
+    """All processes are there, and agree with the first one."""
+    size, rank = processes.address.size, processes.address.rank
+    text = json.dumps(settings)
+    settings = json.loads(text)  # as the others read it: a tuple is a list
+    processes.store.set(f"settings/{rank}", text)
+
+    def missing(keys: list[str]) -> str:
+        absent = ", ".join(key.rpartition("/")[2] for key in keys)
+        return (
+            f"waited {seconds:.0f} s for {size} processes; {size - len(keys)} came, number {absent} did not: "
+            "start as many as the launcher was told, with the same address."
+        )
+
+    said = processes.wait_for([f"settings/{r}" for r in range(size)], seconds, missing)
+    first = json.loads(said[0])
+    other = [name for name in {**first, **settings} if first.get(name) != settings.get(name)]
+    if other:
+        listed = ", ".join(f"{name} ({settings.get(name)!r} here, {first.get(name)!r} there)" for name in other)
+        raise InputError(
+            f"process {rank} was started with other settings than process 0: {listed}. Give all processes the same "
+            "command, and the same version of blocklocal and torch."
+        )
+
+
+def default_threads(address: Address) -> int:
+    """The cores of this host, shared by its processes."""
+    return max(1, (os.cpu_count() or 1) // address.local_size)

@@ -1,0 +1,132 @@
+"""What the stages know of their own blocks, brought together in the last one, which waits for nobody behind it.
+
+Records of an epoch and pieces of a checkpoint are small texts in the run's store. An earlier stage leaves its piece and
+goes on; the last stage, which is behind the others anyway, finds them there, and writes metrics and checkpoints.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from blocklocal.errors import InputError
+from blocklocal.parallel.processes import Processes
+from blocklocal.parallel.stage import Stage
+from blocklocal.training.checkpoint import Draft, describe
+from blocklocal.training.loop import Record, Trainer
+from blocklocal.training.observers import check_finite
+from blocklocal.training.progress import NullProgress, Progress
+from blocklocal.training.tally import merge
+
+PER_BLOCK = ("loss", "train_top1", "parts", "message", "validation_top1")
+
+
+class Relay:
+    """Pieces of one thing after the other, named alike in all stages of the first replica."""
+
+    def __init__(self, processes: Processes):
+        self.processes, self.store = processes, processes.store
+
+    def leave(self, name: str, piece: Any) -> None:
+        """This stage's piece."""
+        self.store.set(f"piece/{name}/{self.processes.stage}", json.dumps(piece))
+
+    def collect(self, name: str) -> list[Any]:
+        """The pieces of all earlier stages, in order, taken out of the store."""
+        keys = [f"piece/{name}/{stage}" for stage in range(self.processes.stage)]
+        return [json.loads(text) for text in self._take(keys)]
+
+    def tell(self, name: str, text: str) -> None:
+        """Something for every later stage."""
+        for stage in range(self.processes.stage + 1, self.processes.stages):
+            self.store.set(f"told/{name}/{stage}", text)
+
+    def hear(self, name: str) -> str:
+        """What an earlier stage has told."""
+        return self._take([f"told/{name}/{self.processes.stage}"])[0].decode()
+
+    def _take(self, keys: Sequence[str]) -> list[bytes]:
+        seconds = self.processes.stall
+        texts = self.processes.wait_for(keys, seconds, lambda left: f"waited {seconds:.0f} s for {', '.join(left)}.")
+        for key in keys:
+            self.store.delete_key(key)
+        return texts
+
+
+class Records:
+    """Comes first among the observers: in the last stage, the records that the others see are those of all blocks."""
+
+    def __init__(self, relay: Relay, stage: Stage):
+        self.relay, self.stage = relay, stage
+
+    def on_step(self, trainer: Trainer, losses: Sequence[float]) -> None:
+        self.stage.losses(losses)
+
+    def on_epoch(self, trainer: Trainer, record: Record) -> None:
+        self.stage.recorder.totals(record["epoch"])
+        if self.stage.processes.replica > 0:  # what is reported is of the first replica's part of the batches
+            return
+        piece = {name: record[name] for name in PER_BLOCK}
+        if not self.stage.processes.last:
+            self.relay.leave(f"epoch {record['epoch']}", piece)
+            return
+        pieces = [*self.relay.collect(f"epoch {record['epoch']}"), piece]
+        record.update({name: [value for piece in pieces for value in piece[name]] for name in PER_BLOCK})
+
+
+class Console:
+    """The live table, with the losses of all blocks."""
+
+    def __init__(self, stage: Stage, progress: Progress | NullProgress):
+        self.stage, self.progress = stage, progress
+
+    def on_step(self, trainer: Trainer, losses: Sequence[float]) -> None:
+        self.progress.step(trainer.step, self.stage.losses(losses))
+
+    def on_epoch(self, trainer: Trainer, record: Record) -> None:
+        self.progress.epoch(record)
+
+
+class SharedCheckpoints:
+    """As `training.observers.Checkpoints`: every stage writes its own blocks, the last one completes the checkpoint."""
+
+    def __init__(self, folder: Path, relay: Relay, every: int | None = None):
+        self.folder, self.relay, self.every = folder, relay, every
+        self._count = 0
+
+    def save(self, trainer: Trainer) -> None:
+        """Raises NotFinite instead of putting ruined weights in the place of the last good ones."""
+        check_finite(trainer.network)
+        self._count += 1
+        name, units = f"checkpoint {self._count}", trainer.network.units
+        draft = self._open(name, trainer.step)
+        draft.write(units)
+        state, described = trainer.state(), [describe(unit) for unit in units]
+        if not self.relay.processes.last:
+            self.relay.leave(name, {"tally": state["tally"], "units": described})
+            return
+        pieces = self.relay.collect(name)
+        if state["tally"] is not None:
+            state["tally"] = merge([*(piece["tally"] for piece in pieces), state["tally"]])
+        draft.complete(state, [unit for piece in pieces for unit in piece["units"]] + described)
+
+    def _open(self, name: str, step: int) -> Draft:
+        """The first stage chooses the name; it is the first to come here."""
+        if self.relay.processes.first:
+            draft = Draft.open(self.folder, step)
+            self.relay.tell(name, draft.final.name)
+            return draft
+        draft = Draft(self.folder / self.relay.hear(name), step)
+        if not draft.partial.is_dir():
+            raise InputError(
+                f"process {self.relay.processes.address.rank} does not find {draft.partial}, which process 0 has made: "
+                "all processes of a run must reach the run folder under the same path (a shared file system)."
+            )
+        return draft
+
+    def on_step(self, trainer: Trainer, losses: Sequence[float]) -> None:
+        if self.every and trainer.step % self.every == 0:
+            self.save(trainer)
+
+    def on_epoch(self, trainer: Trainer, record: Record) -> None:
+        self.save(trainer)

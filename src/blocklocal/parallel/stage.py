@@ -1,0 +1,285 @@
+"""The share of a network's blocks that one process trains: the same units, whose neighbours' messages come over links.
+
+Forward messages flow one way, stage by stage, and nobody waits for a later stage; only the late messages of a chained
+twin come back, and those are due when the next stage has begun an earlier step (method §5).
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from functools import partial
+from typing import cast
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from blocklocal.data import Batches
+from blocklocal.errors import InputError
+from blocklocal.local import HiddenLoss, LocalResult
+from blocklocal.network import BlockLocal
+from blocklocal.objectives import mixing
+from blocklocal.optim import Optimizer
+from blocklocal.parallel.links import END, STOP, BackReceiver, BackSender, Inbox, Outbox
+from blocklocal.parallel.processes import Processes
+from blocklocal.parallel.recorder import COMPUTE, MESSAGE, SEND, WAIT, Recorder
+from blocklocal.rules import Rule
+from blocklocal.rules.base import Batch, local_step, pass_through, target_messages
+from blocklocal.settings import Learning
+from blocklocal.unit import BlockUnit, Moment
+
+QUEUE = 2
+
+
+class Stage(nn.Module):
+    """The units of `network` that process `processes.stage` trains, in the place of the network in a `Trainer`.
+
+    placement: number of blocks of every stage. queue: forward messages that may be under way to the next stage. Every
+    process makes the whole network (from the same seed) and its stage; what it does not train goes with the network.
+
+        processes = join(find_address())
+        stage = Stage(BlockLocal(split(model, blocks=4), classes=10), processes, placement=(2, 2))
+        Trainer(stage, epochs=10).fit(train_loader)       # x is read by the first stage, y by all
+        stage.finish()
+
+    Raises InputError for a rule that needs later blocks, and for a placement that does not fit.
+    """
+
+    _rows: Tensor
+
+    def __init__(
+        self,
+        network: BlockLocal,
+        processes: Processes,
+        placement: Sequence[int],
+        *,
+        queue: int = QUEUE,
+        device: torch.device | str = "cpu",
+        recorder: Recorder | None = None,
+    ):
+        super().__init__()
+        check_placement(placement, len(network.units), processes.stages)
+        starts = [sum(placement[:s]) for s in range(processes.stages)]
+        coming_back = [_passes_back(network.units[start]) for start in starts[1:]]
+        check_rule(network.rule, network.learning, late=any(coming_back))
+        self.processes, self.recorder = processes, recorder or Recorder()
+        self.targets, self.learning, self.seed = network.targets, network.learning, network.seed
+        self.count, self.epoch, self.steps = len(network.units), 0, 0
+        first = starts[processes.stage]
+        mine = network.units[first : first + placement[processes.stage]]
+        self._recipe = (network.optimizer, "constant", 1)
+        self._units = nn.ModuleList(mine)
+        self.register_buffer("_rows", network._rows.clone(), persistent=False)
+        self.to(device)
+        self._stopped = False
+        self._link(network.units, first, coming_back, queue)
+
+    def _link(self, units: Sequence[BlockUnit], first: int, coming_back: Sequence[bool], queue: int) -> None:
+        edges = self.processes.edge_groups(coming_back)
+        here, delay = self.processes.stage, self.learning.message_delay
+        self._inbox = self._outbox = self._back_in = self._back_out = None
+        if not self.processes.first:
+            edge = edges.pop(0)
+            self._inbox = Inbox(self.processes, edge, queue, self.device, first)
+            self._back_out = BackSender(self.processes, edge) if coming_back[here - 1] else None
+        if not self.processes.last:
+            edge = edges.pop(0)
+            last = first + len(self.units)
+            self._outbox = Outbox(self.processes, edge, queue, last, partial(self.recorder.span, SEND))
+            if coming_back[here]:
+                behind = units[last].twin
+                assert behind is not None
+                assert behind.late is not None
+                like = behind.late[0].to(self.device)
+                self._back_in = BackReceiver(self.processes, edge, like, delay)
+
+    # --- what a Trainer asks of a network
+
+    @property
+    def units(self) -> list[BlockUnit]:
+        """The block units of this process, neighbours of each other; they know their `index` in the network."""
+        return cast(list[BlockUnit], list(self._units))
+
+    @property
+    def device(self) -> torch.device:
+        return self._rows.device
+
+    @property
+    def optimizer(self) -> Optimizer:
+        return self._recipe[0]
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether the x of a batch is read here: by the first block, or by hidden blocks that reconstruct the image."""
+        losses = [unit.local for unit in self.units if isinstance(unit.local, HiddenLoss)]
+        return self.processes.first or any("image" in local.decoders for local in losses)
+
+    def materialize(self, example: Tensor) -> None:
+        """Nothing: a stage is made of units that are there."""
+
+    def configure(self, optimizer: Optimizer, schedule: str = "constant", steps: int = 1) -> None:
+        """Give every block its own optimiser and learning-rate schedule of `steps` steps."""
+        self._recipe = (optimizer, schedule, steps)
+        for unit in self.units:
+            unit.configure(optimizer, schedule, steps)
+
+    def autocast(self, dtype: torch.dtype | None) -> None:
+        """Run blocks in this precision; None: as the parameters are."""
+        for unit in self.units:
+            unit.autocast = dtype
+
+    def begin(self) -> None:
+        """Once, when weights, step and layout are those that training starts from."""
+        if self.processes.data is not None:
+            for unit in self.units:
+                unit.replicate(self.processes.data)
+        late = self._late()
+        if self._back_out is not None and late is not None:
+            for message in late:
+                self._back_out.send(message)
+
+    def step(self, x: Tensor, y: Tensor) -> list[LocalResult | None]:
+        """One training step of this process's blocks. x [B, …] is read by the first stage (and where blocks reconstruct
+        the image), y [B, …] by all. Returns one detached result per unit."""
+        self.train()
+        self._announce(len(y), training=True)
+        span = self.recorder.span
+        with span(MESSAGE) if self._back_in else nullcontext():
+            incoming = self._rows if self._back_in is None else self._back_in.take()
+        messages = target_messages(self.units, incoming, learning=True)
+        late = self._late()
+        if self._back_out is not None and late is not None:
+            self._back_out.send(late[-1])
+        with span(WAIT) if self._inbox else nullcontext():
+            a = x if self._inbox is None else self._inbox.take()
+        batch = Batch(x, y, self._rows, Moment(self.seed, self.steps, mixing(self.learning.tau, self.epoch)))
+        send = None if self._outbox is None else self._outbox.send
+        results = pass_through(self.units, batch, a, messages, send=send, timed=partial(span, COMPUTE))
+        self.steps += 1
+        self.recorder.step(self.steps)
+        return results
+
+    @torch.no_grad()
+    def block_logits(self, x: Tensor) -> list[Tensor | None]:
+        """The own logits of this process's blocks for a batch, None where a block cannot predict."""
+        self._announce(len(x), training=False)
+        a = x if self._inbox is None else self._inbox.take()
+        logits: list[Tensor | None] = []
+        for unit, message in zip(self.units, self._messages(), strict=True):
+            a = unit(a)
+            logits.append(unit.scores(a, message))
+        if self._outbox is not None:
+            self._outbox.send(a)
+        return logits
+
+    def message_sizes(self) -> list[float | None]:
+        """Mean |b| of the backward message of this process's blocks; None where there is none."""
+        with torch.no_grad():
+            return [None if b is None else b.abs().mean().item() for b in self._messages()]
+
+    # --- what concerns the other processes
+
+    def announced(self, batches: Batches, *, training: bool) -> "Announced":
+        """The batches, told to the links epoch by epoch, so that messages are received ahead."""
+        return Announced(self, batches, training)
+
+    def expect(self, sizes: Sequence[int], *, training: bool) -> None:
+        """The batch sizes of the next messages."""
+        if self._inbox is not None:
+            self._inbox.expect(sizes, training=training)
+        if self._outbox is not None:
+            self._outbox.expect(sizes, training=training)
+        if training:
+            self.recorder.begin()
+        else:
+            self.recorder.pause()
+
+    def _announce(self, size: int, *, training: bool) -> None:
+        """A batch that came without an announcement: its message is received when it is needed, not ahead."""
+        if self._inbox is not None and not self._inbox.open:
+            self._inbox.expect([size], training=training)
+        if self._outbox is not None and not self._outbox.open:
+            self._outbox.expect([size], training=training)
+
+    def stopped(self) -> bool:
+        """Whether the stage before has stopped; waits for its next message (or for its word that none follows)."""
+        if self._inbox is None:
+            return False
+        with self.recorder.span(WAIT) if self._inbox.open else nullcontext():
+            return self._inbox.peek().kind == STOP
+
+    def losses(self, own: Sequence[float]) -> list[float]:
+        """The latest known losses of all blocks up to here, given those of this process; they travel on from here."""
+        before = [] if self._inbox is None else list(self._inbox.losses)
+        if self._outbox is not None:
+            self._outbox.losses = [*before, *own]
+        return [*before, *own]
+
+    def finish(self, *, stop: bool = False) -> None:
+        """Tell the next stage that no message follows. stop: because the user has asked for it."""
+        self.recorder.pause()
+        if self._outbox is not None:
+            self._outbox.finish(STOP if stop else END)
+
+    def _messages(self) -> list[Tensor | None]:
+        return target_messages(self.units, self._rows if self._back_in is None else self._back_in.peek())
+
+    def _late(self) -> Tensor | None:
+        twin = self.units[0].twin
+        return None if twin is None else twin.late
+
+
+class Announced:
+    """`Batches` whose epochs a stage is told of before they begin."""
+
+    def __init__(self, stage: Stage, batches: Batches, training: bool):
+        self.stage, self.batches, self.training = stage, batches, training
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        self.stage.expect(self.batches.sizes(), training=self.training)
+        return iter(self.batches)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        self.stage.expect(self.batches.sizes(start), training=self.training)
+        return self.batches.epoch(epoch, start)
+
+
+def check_placement(placement: Sequence[int], blocks: int, stages: int) -> None:
+    """Raise InputError where the numbers of blocks per stage do not add up."""
+    if stages > blocks:
+        raise InputError(
+            f"{stages} processes for {blocks} blocks: every process needs a block. Start at most {blocks}, or cut the "
+            f"network into more blocks (--blocks {stages})."
+        )
+    if len(placement) != stages or any(count < 1 for count in placement) or sum(placement) != blocks:
+        raise InputError(
+            f"the placement {' '.join(map(str, placement))} does not put {blocks} blocks into {stages} processes: give "
+            f"{stages} numbers of at least 1 that add up to {blocks}."
+        )
+
+
+def check_rule(rule: Rule, learning: Learning, *, late: bool) -> None:
+    """Raise InputError, with the reason, for a rule whose blocks wait for later ones. late: a twin's messages do."""
+    reason = ""
+    if rule.whole:
+        reason = "it trains all blocks as one, with a gradient from the last to the first"
+    elif rule.step is not local_step:
+        reason = "every block waits for the error of the output"
+    elif learning.scope == "neighbour" and rule.objective is not None:
+        raise InputError(
+            "scope neighbour cannot run in several processes: a block waits for the gradient of the next one. Give "
+            "--scope local, or one process."
+        )
+    if reason:
+        raise InputError(f"the rule {rule.name} cannot run in several processes: {reason}. Give one process.")
+    if late and learning.message_delay == 0:
+        raise InputError(
+            f"the twin {learning.twin} passes its messages from block to block, and between processes they are late: "
+            "give --message-delay 1 (or 2, which hides the way), in one process too if the two are to agree."
+        )
+
+
+def _passes_back(unit: BlockUnit) -> bool:
+    return unit.twin is not None and unit.twin.chained

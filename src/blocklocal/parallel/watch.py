@@ -1,0 +1,151 @@
+"""Notices when a process of the run fails, dies or falls silent, and ends this one with a message that names it.
+
+A thread of every process counts up a number in the store, and looks at those of its two neighbours and at the first
+failure that anybody has reported. A main thread that waits for a dead process cannot be woken, so the thread ends the
+whole process; checkpoints appear whole or not at all, so nothing is lost by it.
+"""
+
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import NoReturn
+
+import torch.distributed as dist
+
+BEAT_SECONDS = 0.5
+SILENT_SECONDS = 15.0
+LOST_SECONDS = 5.0  # without the store
+FAILURE, REPORTS = "failure", "failures reported"
+
+
+class Watch:
+    """Watches the run of `size` processes from process `rank`.
+
+    quiet: say nothing (the launcher does). managed: end when the parent process does. silent: seconds without a sign
+    of life.
+    """
+
+    def __init__(
+        self,
+        store: dist.Store,
+        rank: int,
+        size: int,
+        *,
+        quiet: bool = False,
+        managed: bool = False,
+        silent: float = SILENT_SECONDS,
+    ):
+        self.store, self.rank, self.size = store, rank, size
+        self.quiet, self.silent = quiet, silent
+        self._parent = os.getppid() if managed else None
+        self._neighbours = sorted({(rank + 1) % size, (rank - 1) % size} - {rank})
+        self._over = threading.Event()
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+
+    def start(self) -> None:
+        self.store.set(f"here/{self.rank}", json.dumps([socket.gethostname(), os.getpid()]))
+        self._thread.start()
+
+    def stop(self) -> None:
+        """This process leaves in good order: nobody must miss it."""
+        self._over.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self.store.set(f"left/{self.rank}", "1")
+
+    def fail(self, text: str, status: int) -> None:
+        """Report what went wrong in this process; the others stop with it."""
+        with self._lock:
+            self._over.set()
+            report(self.store, self.rank, text, status)
+
+    def await_cause(self) -> None:
+        """A message did not come because somebody failed: wait until the watch knows who, which ends this process."""
+        time.sleep(self.silent + 3)
+
+    # --- the thread
+
+    def _run(self) -> None:
+        seen: dict[int, tuple[bytes, float]] = {}
+        count, heard = 0, time.monotonic()
+        while not self._over.wait(BEAT_SECONDS):
+            if self._parent is not None and os.getppid() != self._parent:
+                os._exit(1)  # the launcher is gone: do not outlive it
+            count += 1
+            try:
+                with self._lock:
+                    self.store.set(f"beat/{self.rank}", str(count))
+                    self._look(seen)
+                heard = time.monotonic()
+            except (dist.DistError, RuntimeError) as error:
+                if time.monotonic() - heard > LOST_SECONDS:
+                    self._end(f"the store of the run is gone ({str(error).splitlines()[0]}).", "", 1)
+
+    def _look(self, seen: dict[int, tuple[bytes, float]]) -> None:
+        if self.store.check([FAILURE]):
+            first = json.loads(self.store.get(FAILURE))
+            if first["rank"] != self.rank:
+                self._end(f"{about(self.store, first['rank'])} {first['text']}", remedy(self.store), first["status"])
+        now = time.monotonic()
+        for rank in self._neighbours:
+            if not self.store.check([f"beat/{rank}"]) or self.store.check([f"left/{rank}"]):
+                continue
+            beat = self.store.get(f"beat/{rank}")
+            if rank not in seen or seen[rank][0] != beat:
+                seen[rank] = beat, now
+            elif self._is_dead(rank):
+                report(self.store, rank, "died: it was killed, or ran out of memory.", 1)
+            elif now - seen[rank][1] > self.silent:
+                text = f"has not answered for {self.silent:.0f} s: it is stopped, or its host cannot be reached."
+                report(self.store, rank, text, 1)
+
+    def _is_dead(self, rank: int) -> bool:
+        """Whether a process of this host is no more."""
+        host, pid = json.loads(self.store.get(f"here/{rank}"))
+        return host == socket.gethostname() and not is_running(pid)
+
+    def _end(self, text: str, advice: str, status: int) -> NoReturn:
+        if not self.quiet:
+            print(f"error: {text} Process {self.rank} stops too. {advice}".rstrip(), file=sys.stderr, flush=True)
+        os._exit(status)
+
+
+def introduce(store: dist.Store, rank: int, text: str, advice: str) -> None:
+    """Say what process `rank` is, for messages, and how a run that has stopped goes on."""
+    store.set(f"about/{rank}", text)
+    store.set("remedy", advice)
+
+
+def about(store: dist.Store, rank: int) -> str:
+    """`process 1 (block 2, pid 7 on host)`."""
+    known = f" ({store.get(f'about/{rank}').decode()})" if store.check([f"about/{rank}"]) else ""
+    return f"process {rank}{known}"
+
+
+def remedy(store: dist.Store) -> str:
+    return store.get("remedy").decode() if store.check(["remedy"]) else ""
+
+
+def report(store: dist.Store, rank: int, text: str, status: int) -> None:
+    """Name a failed process; the first report counts."""
+    if store.add(REPORTS, 1) == 1:
+        store.set(FAILURE, json.dumps({"rank": rank, "text": text, "status": status}))
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process of this host lives (one that has ended and was not waited for does not)."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except OSError:
+        return not Path("/proc").is_dir()

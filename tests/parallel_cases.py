@@ -1,0 +1,48 @@
+"""Small networks that are trained in one process and in several: the same code makes both, a worker process runs it."""
+
+from __future__ import annotations
+
+import torch
+from rule_helpers import ARCHITECTURES, CLASSES, build, side
+
+from blocklocal import BlockLocal, adam, split
+from blocklocal.rules import RULES
+
+BLOCKS = 4
+PARTS = {"readout": 1, "reconstruction": 0.5, "similarity": 0.3}
+SIZES = [6, 6, 5, 6, 3]  # of the batches: the last of an epoch is smaller
+LOCAL = [name for name in RULES.names() if RULES.get(name).local and not RULES.get(name).whole]
+
+# name -> (architecture, settings of the model, settings of the network)
+CASES: dict[str, tuple[str, dict, dict]] = {
+    **{f"{name}": ("resnet20", {}, {"rule": name}) for name in LOCAL},
+    "mlp": ("mlp", {"depth": 4}, {}),
+    "dropout": ("vgg8b", {"dropout": 0.3}, {}),
+    "parts of the input": ("resnet20", {}, {**PARTS, "reconstruct": "input"}),
+    "parts of the image": ("resnet20", {}, {**PARTS, "reconstruct": "image"}),
+    "variational": ("resnet20", {}, {"objective": "variational", "family": "bernoulli", "tau": 0.5}),
+    "normalised": ("resnet20", {}, {"normalise": "batch"}),
+    **{
+        f"{twin}, {delay} late": ("resnet20", {}, {"twin": twin, "message_delay": delay})
+        for twin in ("chain", "mirrored")
+        for delay in (1, 2, 3)
+    },
+}
+assert all(architecture in ARCHITECTURES for architecture, _, _ in CASES.values())
+
+
+def make(case: str, seed: int = 0) -> BlockLocal:
+    architecture, options, settings = CASES[case]
+    model = build(architecture, **options)
+    example = torch.zeros(2, 1, side(architecture), side(architecture))
+    cut = split(model, BLOCKS)
+    return BlockLocal(cut, classes=CLASSES, seed=seed, example=example, optimizer=adam(lr=1e-2), **settings)
+
+
+def batches(case: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    pixels, generator = side(CASES[case][0]), torch.Generator().manual_seed(3)
+    made = []
+    for size in SIZES:
+        x = torch.randn(size, 1, pixels, pixels, generator=generator)
+        made.append((x, torch.randint(0, CLASSES, (size,), generator=generator)))
+    return made
