@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+
+import torch.distributed as dist
 
 HERE = Path(__file__).parent
 SECONDS = 90  # more than the group timeout of 60 s, so that its error is seen
@@ -48,3 +51,50 @@ def work(task: str, size: int, folder: Path) -> None:
     with started(commands) as running:
         outcomes = finished(running)
     assert all(status == 0 for status, _, _ in outcomes), "\n".join(err for _, _, err in outcomes)
+
+
+def command(*arguments: object) -> list[str]:
+    """The command line, in a process of its own."""
+    return [sys.executable, "-m", "blocklocal", *map(str, arguments)]
+
+
+def torchrun(processes: int, *arguments: object, options: Sequence[str] = ()) -> list[str]:
+    """The command line under torchrun, on a port that it chooses itself."""
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *options]
+    return [*run, "-m", "blocklocal", *map(str, arguments)]
+
+
+def faulty(rank: int, action: str, moment: str = "step", count: int = 1) -> dict[str, str]:
+    """Environment in which process `rank` fails (see `faults/sitecustomize.py`)."""
+    fault = {"rank": rank, "action": action, "moment": moment, "count": count}
+    return {"PYTHONPATH": str(HERE / "faults"), "BLOCKLOCAL_FAULT": json.dumps(fault)}
+
+
+@contextlib.contextmanager
+def ranks(
+    arguments: Sequence[Sequence[object]], folders: Sequence[Path] = (), **environment: str
+) -> Iterator[list[subprocess.Popen[str]]]:
+    """`blocklocal` with other arguments in every process; the store is here, as torchrun's agent has it."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": str(len(arguments))}
+    shared |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "LOCAL_WORLD_SIZE": str(len(arguments)), **environment}
+    places = [["-C", str(folder)] for folder in folders] or [[]] * len(arguments)
+    own = [
+        ["env", *place, f"RANK={rank}", f"LOCAL_RANK={rank}", *command(*given)]
+        for rank, (place, given) in enumerate(zip(places, arguments, strict=True))
+    ]
+    with started(own, **shared) as running:
+        yield running
+
+
+def pids(folder: Path) -> list[int]:
+    """The processes that have recorded a timeline in a run folder."""
+    files = sorted((folder / "timeline").glob("process-*.jsonl"))
+    return [json.loads(file.read_text().splitlines()[0])["pid"] for file in files]
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not come true in time"
+        time.sleep(0.05)

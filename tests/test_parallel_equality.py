@@ -1,4 +1,4 @@
-"""Oracle: the same blocks in one process. Weights, losses and predictions agree bit for bit, however they are spread."""
+"""Oracle: the same blocks in one process. Weights, losses and predictions agree bit for bit, however spread."""
 
 from __future__ import annotations
 

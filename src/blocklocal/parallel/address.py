@@ -11,7 +11,7 @@ from blocklocal.errors import InputError
 
 LAUNCHED = "BLOCKLOCAL_LAUNCHED"  # set by `--processes`, whose parent holds the store and speaks for its processes
 NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-CONNECT_SECONDS = 60.0
+JOIN_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Address:
     managed: bool = False
     quiet: bool = False
 
-    def connect(self, serve: bool = False) -> dist.Store:
+    def connect(self, serve: bool = False, seconds: float = JOIN_SECONDS) -> dist.Store:
         """A connection of its own to the store (one thread must not wait for another's). serve: the first one."""
         if self.file:
             return dist.FileStore(self.file, self.size)
@@ -44,7 +44,7 @@ class Address:
                 self.host,
                 self.port,
                 is_master=serve and self.serves,
-                timeout=timedelta(seconds=CONNECT_SECONDS),
+                timeout=timedelta(seconds=seconds),
                 wait_for_workers=False,
             )
         except dist.DistError as error:

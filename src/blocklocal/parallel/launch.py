@@ -14,7 +14,7 @@ from typing import Any
 import torch.distributed as dist
 
 from blocklocal.errors import InputError, check_positive
-from blocklocal.parallel.address import LAUNCHED
+from blocklocal.parallel.address import JOIN_SECONDS, LAUNCHED
 from blocklocal.parallel.processes import STALL_SECONDS
 from blocklocal.parallel.stage import QUEUE
 from blocklocal.parallel.watch import FAILURE, about, remedy, report
@@ -39,11 +39,14 @@ class Launch:
     """Training steps of which every process records when it computes, waits and sends."""
     stall: float = STALL_SECONDS
     """Seconds after which a message that does not come is an error."""
+    join: float = JOIN_SECONDS
+    """Seconds to wait for all processes to be there."""
 
     def __post_init__(self) -> None:
         for name in ("processes", "replicas", "queue"):
             check_positive(name, getattr(self, name), integer=True)
-        check_positive("stall", self.stall)
+        for name in ("stall", "join"):
+            check_positive(name, getattr(self, name))
         if self.timeline < 0:
             raise InputError(f"timeline must be a number of steps, 0 for none, not {self.timeline}.")
 

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import timedelta
 from math import nan
 from typing import Any
 
@@ -117,7 +118,8 @@ class Outbox:
 
     def finish(self, kind: int) -> None:
         """Say that no message follows (STOP or END), and see all off."""
-        self._under_way.append(([self._isend(Header(kind, self._number, self.losses).pack(), self.edge.control)], []))
+        packed = Header(kind, self._number, self.losses).pack()
+        self._under_way.append(([self._isend(packed, self.edge.control)], [packed]))
         while self._under_way:
             self._await_oldest()
 
@@ -145,9 +147,9 @@ class Outbox:
         return begin(dist.isend, tensor, self.edge.target, group)
 
     def _await_oldest(self) -> None:
-        works, _ = self._under_way[0]
-        for work in works:
-            wait(work, self.edge.target, self._stall)
+        works, tensors = self._under_way[0]
+        for work, tensor in zip(works, tensors, strict=True):
+            wait(work, self.edge.target, self._stall, tensor)
         self._under_way.popleft()
 
 
@@ -198,7 +200,7 @@ class Inbox:
             self._free.setdefault(kind, []).append(buffer)
         self._post_ahead()
         kind, buffer, work = self._posted.popleft()
-        wait(work, self.edge.source, self._stall)
+        wait(work, self.edge.source, self._stall, buffer)
         self._used, self._header = (kind, buffer), None
         self._number += 1
         self._listen()
@@ -245,7 +247,8 @@ class BackSender:
         kept = message.contiguous()
         self._under_way.append((begin(dist.isend, kept, self.edge.source, self.edge.back), kept))
         while len(self._under_way) > 1 and self._under_way[0][0].is_completed():
-            wait(self._under_way.popleft()[0], self.edge.source, self._stall)
+            work, sent = self._under_way.popleft()
+            wait(work, self.edge.source, self._stall, sent)
 
 
 class BackReceiver:
@@ -261,7 +264,7 @@ class BackReceiver:
         """The message of the next step, not taken."""
         buffer, work = self._posted[0]
         if work is not None:
-            wait(work, self.edge.target, self._stall)
+            wait(work, self.edge.target, self._stall, buffer)
             self._posted[0] = buffer, None
         return buffer
 
@@ -284,13 +287,20 @@ def begin(operation: Callable[..., Any], tensor: Tensor, peer: int, group: Any) 
         raise LinkError(peer, False, str(error)) from error
 
 
-def wait(work: Any, peer: int, stall: float) -> None:
-    """Until a posted send or receive is done; LinkError where the peer is gone, or silent for `stall` seconds."""
+def wait(work: Any, peer: int, stall: float, on: Tensor | None = None) -> None:
+    """Until a posted send or receive is done; LinkError where the peer is gone, or silent for `stall` seconds.
+
+    on: the tensor, where it may be on a CUDA device: there its stream waits and not this thread, and the process
+    group's own watch looks at the time.
+    """
     begun = time.monotonic()
     try:
-        work.wait()
+        if on is not None and on.is_cuda:
+            work.wait()
+        else:
+            work.wait(timedelta(seconds=stall))
     except (dist.DistError, RuntimeError) as error:
-        raise LinkError(peer, time.monotonic() - begun > 0.9 * stall, str(error)) from error
+        raise LinkError(peer, time.monotonic() - begun > 0.9 * stall, str(error).splitlines()[0]) from error
 
 
 def flat(a: Tensor) -> Tensor:

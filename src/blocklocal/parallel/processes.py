@@ -17,10 +17,9 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
 from blocklocal.errors import InputError
-from blocklocal.parallel.address import Address
+from blocklocal.parallel.address import JOIN_SECONDS, Address
 from blocklocal.parallel.watch import Watch
 
-JOIN_SECONDS = 120.0
 STALL_SECONDS = 600.0
 POLL_SECONDS = 0.005
 
@@ -155,7 +154,7 @@ def join(
             f"{address.size} processes cannot form groups of {replicas} replicas: start a multiple of {replicas}, or "
             "change --replicas."
         )
-    processes = Processes(address, address.connect(serve=True), replicas, stall_seconds)
+    processes = Processes(address, address.connect(serve=True, seconds=join_seconds), replicas, stall_seconds)
     if watched:
         processes.watch = Watch(
             address.connect(), address.rank, address.size, quiet=address.quiet, managed=address.managed
@@ -169,7 +168,7 @@ def join(
             store=dist.PrefixStore("torch", address.connect()),
             rank=address.rank,
             world_size=address.size,
-            timeout=timedelta(seconds=stall_seconds),
+            timeout=timedelta(seconds=max(stall_seconds, join_seconds)),
         )
         if replicas > 1:
             mesh = init_device_mesh(

@@ -105,6 +105,7 @@ def train_share(address: Address, order: Order) -> dict[str, Any] | None:
         replicas=order.launch.replicas,
         device=device,
         settings=_agreed(order),
+        join_seconds=order.launch.join,
         stall_seconds=order.launch.stall,
     )
     try:

@@ -1,0 +1,116 @@
+"""Oracle: the run in one process. From the command line, with P processes, through stops and restarts: the same run."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from parallel_helpers import command, finished, pids, started, torchrun, wait_until
+from run_helpers import StopAfter, assert_same_run, cli, summary, whole, with_dropout, without_reports
+
+from blocklocal.config import Config
+from blocklocal.parallel.watch import is_running
+from blocklocal.timeline import read_timeline, shares
+from blocklocal.training.run import Interrupted, resume_run, start_run
+
+pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.timeout(180)]
+
+
+def config(**changes) -> Config:
+    """Dropout, augmentation, BatchNorm, late messages and a smaller last batch: 3 blocks, 2 epochs of 20, 20, 10."""
+    return with_dropout(**{"train_size": 50, "twin": "chain", "message_delay": 1, **changes})
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with without_reports():
+        yield whole(config(), tmp_path_factory.mktemp("reference") / "run")
+
+
+def settings(folder: Path, **changes) -> Path:
+    folder.mkdir(exist_ok=True, parents=True)
+    config(**changes).save(folder / "settings.json")
+    return folder / "settings.json"
+
+
+def run(*argv: list[str], **environment: str) -> tuple[int, str, str]:
+    with started(argv, **environment) as running:
+        return finished(running)[0]
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_one_flag_spreads_a_run_and_changes_nothing_else(tmp_path, reference, processes):
+    at, out = settings(tmp_path), tmp_path / "run"
+    status, said, err = run(command("train", "--config", at, "--output", out, "--processes", processes))
+    assert status == 0, err
+    assert_same_run(out, reference)
+    assert f"{processes} processes: block" in said
+    assert "the speed of one" in said
+    assert "test accuracy" in said
+    assert summary(out)["processes"] == processes
+    assert sum(summary(out)["placement"]) == 3
+    assert (out / "report.html").exists()
+    timeline = read_timeline(out)
+    assert timeline is not None
+    known = shares(timeline)
+    assert sorted(known) == list(range(processes))
+    assert all(share is not None and 0 <= share.idle < 1 and share.busy for share in known.values())
+    assert not any(map(is_running, pids(out)))
+
+
+def test_torchrun_spreads_a_run_too(tmp_path, reference):
+    at, out = settings(tmp_path), tmp_path / "run"
+    status, _, err = run(torchrun(2, "train", "--config", at, "--output", out, "--placement", 1, 2, "--queue", 1))
+    assert status == 0, err
+    assert_same_run(out, reference)
+    assert summary(out)["placement"] == [1, 2]
+
+
+def test_a_run_stopped_in_several_processes_goes_on_in_one(tmp_path, reference):
+    at, out = settings(tmp_path, epochs=40), tmp_path / "run"
+    with started([command("train", "--config", at, "--output", out, "--processes", 2)]) as running:
+        wait_until(lambda: any((out / "checkpoints").glob("step-*")))
+        running[0].send_signal(signal.SIGINT)
+        status, _, err = finished(running)[0]
+    assert status == 130
+    assert err.count("Go on with") == 1
+    assert f"blocklocal train --resume {out} --processes 2" in err
+    assert "Traceback" not in err
+    assert not any(map(is_running, pids(out)))
+    with without_reports():
+        resume_run(out, quiet=True)
+        assert_same_run(out, whole(config(epochs=40), tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_a_run_stopped_in_one_process_goes_on_in_several(tmp_path, reference, processes, monkeypatch):
+    out = tmp_path / "run"
+    monkeypatch.setattr("blocklocal.training.run.StopSignals", lambda: StopAfter(4))
+    with pytest.raises(Interrupted):
+        start_run(config(), out, quiet=True)
+    status, _, err = run(command("train", "--resume", out, "--processes", processes, "--quiet"))
+    assert status == 0, err
+    assert_same_run(out, reference)
+
+
+def test_measured_cuts_are_kept_with_the_run(tmp_path):
+    out = tmp_path / "run"
+    changes = {"balance": "time", "model": "resnet20", "model_options": {}, "width": 2, "twin": "dense", "blocks": 3}
+    at = settings(tmp_path, message_delay=0, **changes)
+    status, _, err = run(command("train", "--config", at, "--output", out, "--processes", 2, "--quiet"))
+    assert status == 0, err
+    assert (out / "cuts.json").exists()
+    assert cli("evaluate", out).status == 0
+
+
+def test_replicas_share_the_batches_and_a_run_goes_on_without_them(tmp_path):
+    at = settings(tmp_path, augment="", model_options={"dropout": "0"}, train_size=60)
+    outs = [tmp_path / "two", tmp_path / "four"]
+    for out, processes in zip(outs, (2, 4), strict=True):
+        spread = ["--processes", processes, "--replicas", 2, "--quiet"]
+        status, _, err = run(command("train", "--config", at, "--output", out, *spread))
+        assert status == 0, err
+    assert_same_run(*outs)  # the same shares of the batches, whether the blocks share a process or not
+    assert summary(outs[1])["replicas"] == 2
