@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 from rule_helpers import ARCHITECTURES, CLASSES, build, side
+from torch import nn
 
-from blocklocal import BlockLocal, adam, split
+from blocklocal import BlockLocal, adam, sgd, split
 from blocklocal.rules import RULES
 
 BLOCKS = 4
@@ -29,6 +30,18 @@ CASES: dict[str, tuple[str, dict, dict]] = {
     },
 }
 assert all(architecture in ARCHITECTURES for architecture, _, _ in CASES.values())
+
+
+def plain() -> BlockLocal:
+    """Without BatchNorm, so that the gradient of a batch is the mean of those of its parts."""
+    torch.manual_seed(0)
+    layers = [
+        nn.Flatten(),
+        *(layer for _ in range(3) for layer in (nn.Linear(64, 64), nn.ReLU())),
+        nn.Linear(64, CLASSES),
+    ]
+    cut = split(nn.Sequential(*layers), BLOCKS)
+    return BlockLocal(cut, classes=CLASSES, example=torch.zeros(2, 1, 8, 8), optimizer=sgd(lr=0.05))
 
 
 def make(case: str, seed: int = 0) -> BlockLocal:

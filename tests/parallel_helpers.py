@@ -44,10 +44,12 @@ def finished(running: Sequence[subprocess.Popen[str]], seconds: float = SECONDS)
     return outcomes
 
 
-def work(task: str, size: int, folder: Path) -> None:
+def work(task: str, size: int, folder: Path, replicas: int = 1) -> None:
     """Run a task of `parallel_worker` in `size` processes that meet in a file; all must end well."""
     script = str(HERE / "parallel_worker.py")
-    commands = [[sys.executable, script, task, str(rank), str(size), str(folder)] for rank in range(size)]
+    commands = [
+        [sys.executable, script, task, str(rank), str(size), str(folder), str(replicas)] for rank in range(size)
+    ]
     with started(commands) as running:
         outcomes = finished(running)
     assert all(status == 0 for status, _, _ in outcomes), "\n".join(err for _, _, err in outcomes)

@@ -1,14 +1,18 @@
-"""One of several processes of a test: `python parallel_worker.py TASK RANK SIZE FOLDER`."""
+"""One of several processes of a test: `python parallel_worker.py TASK RANK SIZE FOLDER REPLICAS`."""
 
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from parallel_cases import CASES, batches, make
+from parallel_cases import CASES, batches, make, plain
 
 from blocklocal.parallel import Address, Processes, Stage, join
+from blocklocal.parallel.links import STOP, Inbox, Outbox, is_dense
 
 PLACEMENTS = {1: (4,), 2: (1, 3), 3: (1, 2, 1), 4: (1, 1, 1, 1)}
 
@@ -45,12 +49,83 @@ def equality(processes: Processes, folder: Path) -> None:
         torch.save(known, folder / f"{case}.{processes.address.rank}")
 
 
-TASKS = {"equality": equality}
+def pressure(processes: Processes, folder: Path) -> None:
+    """The second stage is slow: when every stage begins its steps, and what is under way at the most."""
+    for depth in (1, 3):
+        stage = Stage(make("mlp"), processes, PLACEMENTS[2], queue=depth)
+        stage.configure(stage.optimizer)
+        stage.expect([6] * 20, training=True)
+        x, y = batches("mlp")[0]
+        begun, held = [], 0
+        for _ in range(20):
+            begun.append(time.time())
+            if processes.last:
+                time.sleep(0.05)
+            stage.step(x, y)
+            inbox, outbox = stage._inbox, stage._outbox
+            held = max(held, len(inbox._posted) if inbox else 0, len(outbox._under_way) if outbox else 0)
+        stage.finish()
+        waited = stage.recorder.totals(1)["send"]
+        torch.save({"begun": begun, "held": held, "waited": waited}, folder / f"{depth}.{processes.address.rank}")
+
+
+def shapes(processes: Processes, folder: Path) -> None:
+    """Messages of every layout and type through one link, as they were made."""
+    edge = processes.edge_groups([False])[0]
+    made = list(messages())
+    if processes.first:
+        outbox = Outbox(processes, edge, 2, 0, nullcontext)
+        for a in made:
+            outbox.expect([len(a)], training=bool(len(a) % 2))
+            outbox.send(a)
+        outbox.finish(STOP)
+        return
+    inbox = Inbox(processes, edge, 2, torch.device("cpu"), 0)
+    for a in made:
+        inbox.expect([len(a)], training=bool(len(a) % 2))
+        got = inbox.take()
+        assert got.dtype == a.dtype
+        assert torch.equal(got, a)
+        assert got.stride() == a.stride() or not is_dense(a)
+    assert inbox.peek().kind == STOP
+
+
+def messages() -> Iterator[torch.Tensor]:
+    """Of different batch sizes, because a size has one layout."""
+    yield torch.randn(1, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    yield torch.arange(2 * 3 * 4 * 5.0).view(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)
+    yield torch.arange(12.0).view(4, 3).t().bfloat16()
+    yield torch.arange(40.0).view(4, 10)[:, ::2]  # with gaps
+    yield torch.arange(5, dtype=torch.int64)
+    yield torch.arange(6.0).view(6, 1, 1, 1).expand(6, 2, 1, 1)  # memory shared by elements
+
+
+def replicas(processes: Processes, folder: Path) -> None:
+    """Every replica trains on its part of the batches; no BatchNorm, so the average is the whole batch's gradient."""
+    stage = Stage(plain(), processes, PLACEMENTS[processes.stages])
+    stage.configure(stage.optimizer)
+    stage.begin()
+    for x, y in batches("mlp"):
+        each = len(y) // processes.replicas
+        mine = slice(processes.replica * each, (processes.replica + 1) * each)
+        stage.step(x[mine], y[mine])
+    stage.finish()
+    torch.save({unit.index: unit.state_dict() for unit in stage.units}, folder / f"weights.{processes.address.rank}")
+
+
+TASKS = {"equality": equality, "pressure": pressure, "shapes": shapes, "replicas": replicas}
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    task, rank, size, folder = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
-    processes = join(Address(rank, size, file=str(folder / "store")), watched=False, stall_seconds=60)
+    task, rank, size, folder, parts = (
+        sys.argv[1],
+        int(sys.argv[2]),
+        int(sys.argv[3]),
+        Path(sys.argv[4]),
+        int(sys.argv[5]),
+    )
+    address = Address(rank, size, file=str(folder / "store"))
+    processes = join(address, replicas=parts, watched=False, stall_seconds=60)
     TASKS[task](processes, folder)
     processes.meet("done")
     processes.leave()

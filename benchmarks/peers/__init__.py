@@ -24,6 +24,7 @@ METHODS = (
     Method(ONE_PROCESS, block_local.one_process),
     Method(BACKPROP, backprop.one_process),
     Method("backprop, 2 threads", backprop.one_process, threads=2, like=BACKPROP, within=0.01),
+    Method(PARALLEL, block_local.two_processes, processes=2, linked=True, like=ONE_PROCESS, within=1e-6),
     *PEERS,
     Method(INDEPENDENT, block_local.one_process, processes=2, batches=2, like=ONE_PROCESS, within=1e-3),
 )

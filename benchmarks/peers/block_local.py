@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 import blocklocal as bl
+from blocklocal.parallel import Address, Stage, join
 from peers.base import CLASSES, OPTIMIZER, Place, Task, Training, build_batch, build_model, channels_last
 
 CUT = "block-local"  # its key in Task.cuts
@@ -25,3 +26,18 @@ def one_process(task: Task, place: Place) -> Training:
         return None if last is None else last.loss
 
     return Training(step)
+
+
+def two_processes(task: Task, place: Place) -> Training:
+    """The same network and cut, a block in each process."""
+    processes = join(Address(place.rank, place.world, file=place.store), device=place.device, watched=False)
+    stage = Stage(build_network(task, place.device, task.cuts[CUT]), processes, (1, 1), device=place.device)
+    stage.configure(OPTIMIZER)
+    stage.begin()
+    x, y = build_batch(task, place.device, channels_last=True)
+
+    def step() -> Tensor | None:
+        result = stage.step(x, y)[-1]
+        return result.loss if processes.last and result is not None else None
+
+    return Training(step, begin=lambda steps: stage.expect([len(y)] * steps, training=True))

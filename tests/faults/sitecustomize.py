@@ -1,7 +1,7 @@
 """Makes one process of a run fail at a chosen moment. Python imports this file at its start where PYTHONPATH says so.
 
-BLOCKLOCAL_FAULT is JSON: rank, action (kill, stop, disk, raise, nan, slow at every one, sleep), moment (step, sent, saving, evaluation) and
-count: the how-manieth such moment, from 1.
+BLOCKLOCAL_FAULT is JSON: rank, action (kill, stop, disk, raise, nan, sleep, or slow: at every one), moment (step, sent,
+saving, evaluation) and count: the how-manieth such moment, from 1.
 """
 
 import json

@@ -1,13 +1,14 @@
 """Finds the command, runs it, and turns errors a user can act on into one message without a traceback."""
 
-import errno
 import sys
 from collections.abc import Callable, Sequence
 
 from blocklocal import __version__
 from blocklocal.cli import commands
 from blocklocal.cli.reproduce import reproduce
-from blocklocal.errors import InputError, unknown
+from blocklocal.cli.simulate import simulate
+from blocklocal.cli.trace import trace
+from blocklocal.errors import InputError, file_trouble, unknown
 from blocklocal.training.run import Interrupted
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
@@ -18,6 +19,8 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "report": commands.report,
     "recipes": commands.recipes,
     "reproduce": reproduce,
+    "trace": trace,
+    "simulate": simulate,
 }
 
 
@@ -54,23 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _say("stopped.", 130, kind="")
     except OSError as error:
-        return _say(_file_trouble(error), 1)
+        return _say(file_trouble(error), 1)
     return 0
 
 
 def _say(text: str, status: int, kind: str = "error: ") -> int:
     print(f"{kind}{text}", file=sys.stderr)
     return status
-
-
-def _file_trouble(error: OSError) -> str:
-    """A file that cannot be written (a full disk), or read: what it was, and what to do."""
-    where = f" ({error.filename})" if error.filename else ""
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"{error.strerror or error}{where}."
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    remedy = "Free some space (or choose another --output)" if full else "Choose another --output"
-    return (
-        f"cannot write: {error.strerror}{where}. {remedy}; a run goes on from its last checkpoint with --resume, and "
-        "`reproduce` with the same command."
-    )

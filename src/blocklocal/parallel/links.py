@@ -316,3 +316,9 @@ def is_dense(a: Tensor) -> bool:
             return False
         expected *= size
     return True
+
+
+def is_lost_connection(error: BaseException) -> bool:
+    """Whether torch says that another process is gone."""
+    known = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL")
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in known)

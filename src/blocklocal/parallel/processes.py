@@ -149,11 +149,6 @@ def join(
     a message that takes longer counts as an error. Raises InputError where a process is missing after `join_seconds`,
     or has other settings, and where the number of processes does not fit.
     """
-    if replicas < 1 or address.size % replicas:
-        raise InputError(
-            f"{address.size} processes cannot form groups of {replicas} replicas: start a multiple of {replicas}, or "
-            "change --replicas."
-        )
     processes = Processes(address, address.connect(serve=True, seconds=join_seconds), replicas, stall_seconds)
     if watched:
         processes.watch = Watch(
@@ -162,6 +157,11 @@ def join(
         processes.watch.start()
     try:
         _check_same(processes, settings or {}, join_seconds)
+        if address.size % replicas:
+            raise InputError(
+                f"{address.size} processes cannot form groups of {replicas} replicas: start a multiple of {replicas}, "
+                "or change --replicas."
+            )
         cuda = device is not None and device.type == "cuda"
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if cuda else "gloo",

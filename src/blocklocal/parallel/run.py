@@ -24,12 +24,12 @@ from blocklocal.errors import InputError, file_trouble
 from blocklocal.network import BlockLocal
 from blocklocal.parallel.address import Address
 from blocklocal.parallel.launch import Launch
-from blocklocal.parallel.links import LinkError
+from blocklocal.parallel.links import LinkError, is_lost_connection
 from blocklocal.parallel.placement import Placement, block_range, place, step_seconds
 from blocklocal.parallel.processes import Processes, default_threads, join
 from blocklocal.parallel.recorder import Recorder
 from blocklocal.parallel.relay import Console, Records, Relay, SharedCheckpoints
-from blocklocal.parallel.stage import Stage, check_placement
+from blocklocal.parallel.stage import Stage, check_placement, check_rule
 from blocklocal.parallel.watch import introduce
 from blocklocal.training.build import (
     Facts,
@@ -122,6 +122,9 @@ def train_share(address: Address, order: Order) -> dict[str, Any] | None:
         _fail(processes, f"stopped: {file_trouble(error)}", 1)
         raise
     except BaseException as error:
+        if is_lost_connection(error):  # inside a collective of torch, so it does not say whose
+            assert processes.watch is not None
+            processes.watch.await_cause()
         _fail(processes, f"failed: {type(error).__name__}: {error}", 1)
         raise
 
@@ -192,6 +195,7 @@ def _plan(processes: Processes, order: Order, device: torch.device) -> tuple[Pla
     if resume:
         check_facts(facts, folder, config)
     network = draw_network(config, facts, load_cuts(folder) if resume else None)
+    check_rule(network.rule, network.learning, late=False)
     placement = _place(network, processes, order, facts, device)
     if resume:
         clear_leftovers(folder / CHECKPOINTS)

@@ -48,7 +48,7 @@ class Watch:
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
     def start(self) -> None:
-        self.store.set(f"here/{self.rank}", json.dumps([socket.gethostname(), os.getpid()]))
+        self.store.set(f"here/{self.rank}", json.dumps([host_identity(), os.getpid()]))
         self._thread.start()
 
     def stop(self) -> None:
@@ -107,7 +107,7 @@ class Watch:
     def _is_dead(self, rank: int) -> bool:
         """Whether a process of this host is no more."""
         host, pid = json.loads(self.store.get(f"here/{rank}"))
-        return host == socket.gethostname() and not is_running(pid)
+        return host == host_identity() and not is_running(pid)
 
     def _end(self, text: str, advice: str, status: int) -> NoReturn:
         if not self.quiet:
@@ -135,6 +135,15 @@ def report(store: dist.Store, rank: int, text: str, status: int) -> None:
     """Name a failed process; the first report counts."""
     if store.add(REPORTS, 1) == 1:
         store.set(FAILURE, json.dumps({"rank": rank, "text": text, "status": status}))
+
+
+def host_identity() -> str:
+    """The same for processes that see each other's numbers; host names may be equal in containers that do not."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return socket.gethostname()
 
 
 def is_running(pid: int) -> bool:

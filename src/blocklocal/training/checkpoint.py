@@ -60,7 +60,11 @@ class Draft:
     def open(cls, folder: Path, step: int) -> "Draft":
         """Choose the name and make the temporary folder."""
         folder.mkdir(parents=True, exist_ok=True)
-        draft = cls(_free_name(folder, step), step)
+        draft, count = cls(folder / f"step-{step:08d}", step), 1
+        # Never the name of an older checkpoint, which must stay until the new one is complete, or of one in the making.
+        while draft.final.exists() or draft.partial.exists():
+            count += 1
+            draft = cls(folder / f"step-{step:08d}.{count}", step)
         draft.partial.mkdir()
         return draft
 
@@ -83,15 +87,6 @@ class Draft:
         for path in [*superseded, *older[: len(older) - KEEP + 1]]:
             _remove(path)
         return self.final
-
-
-def _free_name(folder: Path, step: int) -> Path:
-    """Never the name of an older checkpoint: that one must stay until the new one is complete."""
-    final, count = folder / f"step-{step:08d}", 1
-    while final.exists():
-        count += 1
-        final = folder / f"step-{step:08d}.{count}"
-    return final
 
 
 def _remove(path: Path) -> None:
