@@ -31,9 +31,11 @@ import torch
 from network import Host, NoNetwork, bits_per_second, hosts
 from peers import BACKPROP, METHODS, ONE_PROCESS, PARALLEL, PEERS, Method, Task
 from peers.cuts import find_cuts
+from peers.prediction import find_costs, predicted_speeds
 from peers.workers import Timing, Workers
 
 SPEED_UP = 1.85  # block-local in two processes ÷ in one, at least
+PREDICTION = 0.10  # how far the simulator may be off
 ROUNDS = 5  # alternating rounds behind a median that is checked, at least
 WARM_UP = 3  # steps; the first ones choose kernels and agree on the shapes of messages
 Times = dict[str, list[Timing]]
@@ -43,7 +45,8 @@ def measure(arguments: argparse.Namespace) -> list[dict]:
     task = Task(arguments.model, arguments.width, arguments.batch, arguments.device)
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:  # this process itself stays idle
         cuts, balance = pool.submit(find_cuts, task).result()
-    task = replace(task, cuts=cuts)
+        task = replace(task, cuts=cuts)
+        costs = pool.submit(find_costs, task).result()
     conditions = describe(arguments) | {"cuts": cuts, "balance": balance}
     rows = []
     for link in (None, *arguments.link):
@@ -52,7 +55,7 @@ def measure(arguments: argparse.Namespace) -> list[dict]:
         except NoNetwork as reason:
             print(f"no rows for --link {link}: {reason}", file=sys.stderr)
             continue
-        rows += [row | conditions for row in link_rows(link, times, task.batch)]
+        rows += [row | conditions for row in link_rows(link, times, task.batch, predicted_speeds(costs, link))]
     return rows
 
 
@@ -97,8 +100,8 @@ def check_losses(workers: dict[str, Workers]) -> None:
                 raise RuntimeError(f"{name}: loss {loss:.4f} after warm-up, but {expected:.4f} under {like}.")
 
 
-def link_rows(link: str | None, times: Times, batch: int) -> list[dict]:
-    """A row per method, without the conditions."""
+def link_rows(link: str | None, times: Times, batch: int, predicted: dict[str, float]) -> list[dict]:
+    """A row per method, without the conditions; predicted: speeds by the simulator."""
     batches = {method.name: method.batches for method in METHODS}
     rows = []
     for name, timings in times.items():
@@ -115,6 +118,8 @@ def link_rows(link: str | None, times: Times, batch: int) -> list[dict]:
         row |= spread("speed_backprop", ratios(times, name, BACKPROP, batches))
         if name in {peer.name for peer in PEERS} and PARALLEL in times:
             row |= spread("lead", ratios(times, PARALLEL, name, batches))
+        if name in predicted:
+            row |= {"predicted": predicted[name], "prediction_error": predicted[name] / row["speed"] - 1}
         rows.append(row)
     return rows
 
@@ -150,10 +155,12 @@ def show(rows: list[dict]) -> None:
     )
     cuts = (f"{key}: {name} ({first['balance'][key] - 1:.1%} over the mean)" for key, name in first["cuts"].items())
     print(f"second half starts with – {', '.join(cuts)}")
-    head = ("samples/s", "× one process", "with fill", "× backprop", "block-local leads ×")
-    print(f"{'method':28} {'link':8} {head[0]:>9}  {head[1]:>18}  {head[2]:>18}  {head[3]:>18}  {head[4]:>19}")
+    widths = {"samples/s": 9, "× one process": 18, "simulated": 13, "with fill": 18, "× backprop": 18, "lead": 19}
+    print(f"{'method':28} {'link':8} {'  '.join(f'{name:>{width}}' for name, width in widths.items())}")
     for row in rows:
         speeds = [f"{figure(row, key):>18}" for key in ("speed", "speed_with_fill", "speed_backprop")]
+        guess = f"{row['predicted']:.2f} ({row['prediction_error']:+.0%})" if "predicted" in row else ""
+        speeds.insert(1, f"{guess:>13}")
         lead = figure(row, "lead") if "lead" in row else ""
         samples = f"{row['samples_per_second']:9.1f}"
         print(f"{row['method']:28} {row['link'] or '–':8} {samples}  {'  '.join(speeds)}  {lead:>19}")
@@ -187,6 +194,12 @@ def shortfalls(rows: list[dict]) -> list[str]:
         for row in rows
         if row["link"] is None and "lead" in row and row["lead"] <= 1
     ]
+    for row in rows:
+        if row["link"] is None and abs(row.get("prediction_error", 0)) > PREDICTION:
+            found.append(
+                f"{row['method']}: simulated {row['predicted']:.2f} × one process, measured {row['speed']:.2f}: off by "
+                f"{row['prediction_error']:+.0%}, more than {PREDICTION:.0%}"
+            )
     slower = list(leads(rows).items())
     for (_, before), (link, lead) in pairwise(slower):
         if lead["lead"] <= before["lead"]:
@@ -207,7 +220,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--width", type=int, default=32, help="channels of the first stage")
     parser.add_argument("--batch", type=int, default=64, help="images per step; a multiple of 8")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="alternating rounds")
-    parser.add_argument("--steps", type=int, default=4, help="steps per method and round, at least 2")
+    parser.add_argument("--steps", type=int, default=6, help="steps per method and round, at least 2")
     arguments = parser.parse_args()
     if arguments.batch % 8 or arguments.batch < 8:
         parser.error(f"--batch must be a multiple of 8 (micro-batches), not {arguments.batch}")
