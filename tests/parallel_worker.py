@@ -21,7 +21,6 @@ def train(case: str, processes: Processes, placement: tuple[int, ...], *, announ
     """Train a case, look at the losses, evaluate once; what this process knows of its blocks."""
     stage = Stage(make(case), processes, placement)
     stage.configure(stage.optimizer, "one-cycle", 10)
-    stage.begin()
     found, sizes = [], [len(y) for _, y in batches(case)]
     for epoch in range(2):
         stage.epoch = epoch
@@ -104,7 +103,6 @@ def replicas(processes: Processes, folder: Path) -> None:
     """Every replica trains on its part of the batches; no BatchNorm, so the average is the whole batch's gradient."""
     stage = Stage(plain(), processes, PLACEMENTS[processes.stages])
     stage.configure(stage.optimizer)
-    stage.begin()
     for x, y in batches("mlp"):
         each = len(y) // processes.replicas
         mine = slice(processes.replica * each, (processes.replica + 1) * each)

@@ -33,7 +33,6 @@ def two_processes(task: Task, place: Place) -> Training:
     processes = join(Address(place.rank, place.world, file=place.store), device=place.device, watched=False)
     stage = Stage(build_network(task, place.device, task.cuts[CUT]), processes, (1, 1), device=place.device)
     stage.configure(OPTIMIZER)
-    stage.begin()
     x, y = build_batch(task, place.device, channels_last=True)
 
     def step() -> Tensor | None:

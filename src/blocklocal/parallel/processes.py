@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -110,6 +111,19 @@ class Processes:
         self.store.set(f"{name}/{self.address.rank}", "1")
         keys = [f"{name}/{rank}" for rank in range(self.address.size)]
         self.wait_for(keys, self.stall, lambda keys: f"waited {self.stall:.0f} s at the end for {', '.join(keys)}.")
+
+    def __enter__(self) -> "Processes":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave together; an error here ends all processes."""
+        if error is None:
+            self.meet("end")
+            self.leave()
+        elif self.watch is not None:
+            self.watch.fail(f"failed: {type(error).__name__}: {error}", 1)
 
     def leave(self) -> None:
         if self.watch is not None:

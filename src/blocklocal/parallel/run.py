@@ -278,7 +278,6 @@ def _fit(processes: Processes, order: Order, plan: Plan, stage: Stage, data: Ima
     trainer.prepare(batches)
     if plan.checkpoint is not None:
         trainer.restore(load_checkpoint(order.output / CHECKPOINTS / plan.checkpoint, stage))
-    stage.begin()
     relay = Relay(processes)
     saver = SharedCheckpoints(order.output / CHECKPOINTS, relay, config.machine.checkpoint_every)
     validation = None

@@ -36,10 +36,10 @@ class Stage(nn.Module):
     placement: number of blocks of every stage. queue: forward messages that may be under way to the next stage. Every
     process makes the whole network (from the same seed) and its stage; what it does not train goes with the network.
 
-        processes = join(find_address())
-        stage = Stage(BlockLocal(split(model, blocks=4), classes=10), processes, placement=(2, 2))
-        Trainer(stage, epochs=10).fit(train_loader)       # x is read by the first stage, y by all
-        stage.finish()
+        with join(find_address()) as processes:
+            stage = Stage(BlockLocal(split(model, blocks=4), classes=10), processes, placement=(2, 2))
+            Trainer(stage, epochs=10).fit(train_loader)       # x is read by the first stage, y by all
+            stage.finish()
 
     Raises InputError for a rule that needs later blocks, and for a placement that does not fit.
     """
@@ -70,7 +70,7 @@ class Stage(nn.Module):
         self._units = nn.ModuleList(mine)
         self.register_buffer("_rows", network._rows.clone(), persistent=False)
         self.to(device)
-        self._stopped = False
+        self._begun = False
         self._link(network.units, first, coming_back, queue)
 
     def _link(self, units: Sequence[BlockUnit], first: int, coming_back: Sequence[bool], queue: int) -> None:
@@ -128,7 +128,10 @@ class Stage(nn.Module):
             unit.autocast = dtype
 
     def begin(self) -> None:
-        """Once, when weights, step and layout are those that training starts from."""
+        """At the first step or evaluation, when weights, step and layout are those that training starts from."""
+        if self._begun:
+            return
+        self._begun = True
         if self.processes.data is not None:
             for unit in self.units:
                 unit.replicate(self.processes.data)
@@ -140,6 +143,7 @@ class Stage(nn.Module):
     def step(self, x: Tensor, y: Tensor) -> list[LocalResult | None]:
         """One training step of this process's blocks. x [B, …] is read by the first stage (and where blocks reconstruct
         the image), y [B, …] by all. Returns one detached result per unit."""
+        self.begin()
         self.train()
         self._announce(len(y), training=True)
         span = self.recorder.span
@@ -161,6 +165,7 @@ class Stage(nn.Module):
     @torch.no_grad()
     def block_logits(self, x: Tensor) -> list[Tensor | None]:
         """The own logits of this process's blocks for a batch, None where a block cannot predict."""
+        self.begin()
         self._announce(len(x), training=False)
         a = x if self._inbox is None else self._inbox.take()
         logits: list[Tensor | None] = []
@@ -173,6 +178,7 @@ class Stage(nn.Module):
 
     def message_sizes(self) -> list[float | None]:
         """Mean |b| of the backward message of this process's blocks; None where there is none."""
+        self.begin()
         with torch.no_grad():
             return [None if b is None else b.abs().mean().item() for b in self._messages()]
 

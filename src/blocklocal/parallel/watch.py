@@ -1,8 +1,9 @@
 """Notices when a process of the run fails, dies or falls silent, and ends this one with a message that names it.
 
 A thread of every process counts up a number in the store, and looks at those of its two neighbours and at the first
-failure that anybody has reported. A main thread that waits for a dead process cannot be woken, so the thread ends the
-whole process; checkpoints appear whole or not at all, so nothing is lost by it.
+failure that anybody has reported; another one looks whether the store still answers. A main thread that waits for a
+dead process cannot be woken, so the threads end the whole process; checkpoints appear whole or not at all, so nothing
+is lost by it.
 """
 
 import json
@@ -11,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,7 +20,6 @@ import torch.distributed as dist
 
 BEAT_SECONDS = 0.5
 SILENT_SECONDS = 15.0
-LOST_SECONDS = 5.0  # without the store
 FAILURE, REPORTS = "failure", "failures reported"
 
 
@@ -45,11 +46,14 @@ class Watch:
         self._neighbours = sorted({(rank + 1) % size, (rank - 1) % size} - {rank})
         self._over = threading.Event()
         self._lock = threading.Lock()
+        self._heard = 0.0
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
     def start(self) -> None:
         self.store.set(f"here/{self.rank}", json.dumps([host_identity(), os.getpid()]))
+        self._heard = time.monotonic()
         self._thread.start()
+        threading.Thread(target=self._guard, name="guard", daemon=True).start()
 
     def stop(self) -> None:
         """This process leaves in good order: nobody must miss it."""
@@ -68,23 +72,26 @@ class Watch:
         """A message did not come because somebody failed: wait until the watch knows who, which ends this process."""
         time.sleep(self.silent + 3)
 
-    # --- the thread
+    # --- the threads
 
     def _run(self) -> None:
         seen: dict[int, tuple[bytes, float]] = {}
-        count, heard = 0, time.monotonic()
+        count = 0
+        while not self._over.wait(BEAT_SECONDS):
+            count += 1
+            with suppress(dist.DistError, RuntimeError), self._lock:  # the guard sees that the store is silent
+                self.store.set(f"beat/{self.rank}", str(count))
+                self._look(seen)
+                self._heard = time.monotonic()
+
+    def _guard(self) -> None:
+        """A request to a store whose host is gone may never come back, so this thread asks nothing."""
         while not self._over.wait(BEAT_SECONDS):
             if self._parent is not None and os.getppid() != self._parent:
                 os._exit(1)  # the launcher is gone: do not outlive it
-            count += 1
-            try:
-                with self._lock:
-                    self.store.set(f"beat/{self.rank}", str(count))
-                    self._look(seen)
-                heard = time.monotonic()
-            except (dist.DistError, RuntimeError) as error:
-                if time.monotonic() - heard > LOST_SECONDS:
-                    self._end(f"the store of the run is gone ({str(error).splitlines()[0]}).", "", 1)
+            if time.monotonic() - self._heard > self.silent:
+                text = f"the store of the run has not answered process {self.rank} for {self.silent:.0f} s: the process"
+                self._end(f"{text} that holds it has ended, or its host cannot be reached.", "", 1)
 
     def _look(self, seen: dict[int, tuple[bytes, float]]) -> None:
         if self.store.check([FAILURE]):
