@@ -137,13 +137,18 @@ def largest_batches(cases: Sequence[Case], arguments: argparse.Namespace) -> int
 
 
 def soaked(arguments: argparse.Namespace) -> int:
-    """The long run."""
-    print(f"{soak.WORDS}, {arguments.device}: memory in MiB\n{'step':>8} {'now':>10} {'peak':>10}", flush=True)
-    rows = peak.apart(soak.soak, arguments.soak, arguments.device, torch.get_num_threads())
-    grown = soak.growth(rows)
-    print(f"growth after step {rows[0]['step']}: {grown['now']:.2f} MiB now, {grown['peak']:.2f} MiB at the peak")
+    """The long run, in one process and in two."""
+    head = f"{'':16} {'step':>8} {'now':>10} {'peak':>10}"
+    print(f"{soak.WORDS}, {arguments.device}: memory in MiB\n{head}", flush=True)
+    alone = peak.apart(soak.soak, arguments.soak, arguments.device, torch.get_num_threads())
+    runs = [alone, *soak.soak_spread(arguments.soak, arguments.device)]
+    for rows in runs:
+        grown = soak.growth(rows)
+        after = f"growth after step {rows[0]['step']}"
+        print(f"{rows[0]['who']}: {after} {grown['now']:.2f} MiB now, {grown['peak']:.2f} MiB at the peak")
     of = {"words": soak.WORDS, "limit_mib": soak.GROWTH_LIMIT, **conditions(arguments)}
-    return finish([row | of for row in rows], arguments, soak.shortfalls(rows))
+    short = [line for rows in runs for line in soak.shortfalls(rows)]
+    return finish([row | of for rows in runs for row in rows], arguments, short)
 
 
 def flags() -> argparse.ArgumentParser:

@@ -69,13 +69,13 @@ def test_the_largest_batch_is_found_to_one_part_in_thirty_two(bench, capacity):
 
 
 def test_growth_is_counted_from_the_end_of_the_warm_up_and_above_the_limit_is_named(bench):
-    flat = [{"step": k, "now": 50.0 + k % 2, "peak": 60.0} for k in range(1, 11)]
-    leak = [{"step": k, "now": 50.0 + k, "peak": 60.0 + k} for k in range(1, 11)]
+    flat = [{"who": "one", "step": k, "now": 50.0 + k % 2, "peak": 60.0} for k in range(1, 11)]
+    leak = [{"who": "one", "step": k, "now": 50.0 + k, "peak": 60.0 + k} for k in range(1, 11)]
     assert bench.soak.growth(leak) == {"now": 9.0, "peak": 9.0}
     assert bench.soak.shortfalls(flat) == []
     assert [line.split(" grew")[0] for line in bench.soak.shortfalls(leak)] == [
-        "soak: memory (now)",
-        "soak: memory (peak)",
+        "soak, one: memory (now)",
+        "soak, one: memory (peak)",
     ]
 
 

@@ -9,6 +9,7 @@ from peers import PARALLEL, block_local, pipeline
 from peers.base import CLASSES, OPTIMIZER, Task, build_batch, build_model, channels_last
 
 LATENCY = 1e-4  # seconds of a message between two processes of a machine
+REPEATS = 3
 
 Costs = dict[str, list[BlockCosts]]
 
@@ -26,7 +27,7 @@ def _measured(task: Task, key: str, micro_batches: int) -> list[BlockCosts]:
     if last:
         channels_last(network, torch.device(task.device))
     x, y = build_batch(task, task.device, channels_last=last)
-    return measure(network.to(task.device), x, y, micro_batches=micro_batches)
+    return measure(network.to(task.device), x, y, micro_batches=micro_batches, repeats=REPEATS)
 
 
 def predicted_speeds(costs: Costs, link: str | None) -> dict[str, float]:

@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import timedelta
 from math import nan
 from typing import Any
 
@@ -25,17 +24,10 @@ from torch import Tensor
 
 from blocklocal.errors import InputError
 from blocklocal.parallel.processes import POLL_SECONDS, Edge, Processes
+from blocklocal.parallel.wire import begin, wait
 
 MESSAGE, STOP, END = 0, 1, 2  # what a header says
 Timed = Callable[[], AbstractContextManager[None]]
-
-
-class LinkError(Exception):
-    """A message to or from process `peer` did not get through. late: it took longer than `Processes.stall`."""
-
-    def __init__(self, peer: int, late: bool, reason: str):
-        super().__init__(reason)
-        self.peer, self.late = peer, late
 
 
 @dataclass(frozen=True)
@@ -236,73 +228,6 @@ class Inbox:
         return begin(dist.irecv, tensor, self.edge.source, group)
 
 
-class BackSender:
-    """Late messages of a chained twin, to the stage before; it is ahead, so it soon takes what is sent."""
-
-    def __init__(self, processes: Processes, edge: Edge):
-        self.edge, self._stall = edge, processes.stall
-        self._under_way: deque[tuple[Any, Tensor]] = deque()
-
-    def send(self, message: Tensor) -> None:
-        kept = message.contiguous()
-        self._under_way.append((begin(dist.isend, kept, self.edge.source, self.edge.back), kept))
-        while len(self._under_way) > 1 and self._under_way[0][0].is_completed():
-            work, sent = self._under_way.popleft()
-            wait(work, self.edge.source, self._stall, sent)
-
-
-class BackReceiver:
-    """Late messages from the stage behind, all of one shape; those of the first `delay` steps are under way at once."""
-
-    def __init__(self, processes: Processes, edge: Edge, like: Tensor, delay: int):
-        self.edge, self._stall, self._like = edge, processes.stall, like
-        self._posted: deque[tuple[Tensor, Any]] = deque()
-        for _ in range(delay):
-            self._post()
-
-    def peek(self) -> Tensor:
-        """The message of the next step, not taken."""
-        buffer, work = self._posted[0]
-        if work is not None:
-            wait(work, self.edge.target, self._stall, buffer)
-            self._posted[0] = buffer, None
-        return buffer
-
-    def take(self) -> Tensor:
-        message = self.peek()
-        self._posted.popleft()
-        self._post()
-        return message
-
-    def _post(self) -> None:
-        buffer = torch.empty_like(self._like)
-        self._posted.append((buffer, begin(dist.irecv, buffer, self.edge.target, self.edge.back)))
-
-
-def begin(operation: Callable[..., Any], tensor: Tensor, peer: int, group: Any) -> Any:
-    """Post a send or receive."""
-    try:
-        return operation(tensor, peer, group=group)
-    except (dist.DistError, RuntimeError) as error:
-        raise LinkError(peer, False, str(error)) from error
-
-
-def wait(work: Any, peer: int, stall: float, on: Tensor | None = None) -> None:
-    """Until a posted send or receive is done; LinkError where the peer is gone, or silent for `stall` seconds.
-
-    on: the tensor, where it may be on a CUDA device: there its stream waits and not this thread, and the process
-    group's own watch looks at the time.
-    """
-    begun = time.monotonic()
-    try:
-        if on is not None and on.is_cuda:
-            work.wait()
-        else:
-            work.wait(timedelta(seconds=stall))
-    except (dist.DistError, RuntimeError) as error:
-        raise LinkError(peer, time.monotonic() - begun > 0.9 * stall, str(error).splitlines()[0]) from error
-
-
 def flat(a: Tensor) -> Tensor:
     """The bytes of a dense tensor in the order of memory."""
     return a.as_strided((a.numel(),), (1,)).view(torch.uint8)
@@ -316,9 +241,3 @@ def is_dense(a: Tensor) -> bool:
             return False
         expected *= size
     return True
-
-
-def is_lost_connection(error: BaseException) -> bool:
-    """Whether torch says that another process is gone."""
-    known = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL")
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in known)

@@ -20,6 +20,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from blocklocal.errors import InputError
 from blocklocal.parallel.address import JOIN_SECONDS, Address
 from blocklocal.parallel.watch import Watch
+from blocklocal.training.build import find_device
 
 STALL_SECONDS = 600.0
 POLL_SECONDS = 0.005
@@ -233,3 +234,17 @@ def _check_same(processes: Processes, settings: dict[str, Any], seconds: float) 
 def default_threads(address: Address) -> int:
     """The cores of this host, shared by its processes."""
     return max(1, (os.cpu_count() or 1) // address.local_size)
+
+
+def own_device(name: str, address: Address) -> torch.device:
+    """Every process of a host has a CUDA device of its own."""
+    device = find_device(name)
+    if device.type == "cuda" and device.index is None:
+        if address.local_rank >= torch.cuda.device_count():
+            raise InputError(
+                f"{address.local_size} processes on a host with {torch.cuda.device_count()} CUDA device(s): start one "
+                "process per device, or give --device cpu."
+            )
+        device = torch.device("cuda", address.local_rank)
+        torch.cuda.set_device(device)
+    return device

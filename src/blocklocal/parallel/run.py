@@ -4,59 +4,47 @@ The first process loads the images, measures and decides; the last one, which no
 (`relay`). When training is over, the first one evaluates and reports as a run in one process does.
 """
 
-import copy
-import hashlib
 import os
 import shlex
 import socket
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
-import blocklocal
-from blocklocal.config import Config, load_config
+from blocklocal.config import Config
 from blocklocal.data import Images, ImageSet
 from blocklocal.errors import InputError, file_trouble
-from blocklocal.network import BlockLocal
 from blocklocal.parallel.address import Address
-from blocklocal.parallel.launch import Launch
-from blocklocal.parallel.links import LinkError, is_lost_connection
-from blocklocal.parallel.placement import Placement, block_range, place, step_seconds
-from blocklocal.parallel.processes import Processes, default_threads, join
+from blocklocal.parallel.placement import block_range
+from blocklocal.parallel.plan import Order, Plan, agreed, make_plan
+from blocklocal.parallel.processes import Processes, default_threads, join, own_device
 from blocklocal.parallel.recorder import Recorder
 from blocklocal.parallel.relay import Console, Records, Relay, SharedCheckpoints
-from blocklocal.parallel.stage import Stage, check_placement, check_rule
+from blocklocal.parallel.stage import Stage
 from blocklocal.parallel.watch import introduce
+from blocklocal.parallel.wire import LinkError, is_lost_connection
 from blocklocal.training.build import (
     Facts,
     Session,
     build_network,
     draw_network,
     evaluation_batches,
-    find_device,
     load_data,
     set_threads,
     settle,
     training_batches,
 )
-from blocklocal.training.checkpoint import clear_leftovers, load_checkpoint
+from blocklocal.training.checkpoint import load_checkpoint
 from blocklocal.training.loop import Observer, Stopped, Trainer
 from blocklocal.training.observers import MetricsFile, TensorBoard, Warnings
 from blocklocal.training.run import (
     CHECKPOINTS,
     METRICS,
     Interrupted,
-    check_facts,
-    check_free,
     conclude,
-    create_run,
     find_checkpoint,
-    load_cuts,
-    load_unfinished,
     new_progress,
     new_trainer,
     resumed,
@@ -64,32 +52,6 @@ from blocklocal.training.run import (
 from blocklocal.training.signals import StopSignals
 
 TIMELINE = "timeline"
-SPLITS = ("train", "validation", "test")
-
-
-@dataclass(frozen=True)
-class Order:
-    """What the user has asked for."""
-
-    config: Config
-    launch: Launch
-    output: Path
-    resume: bool = False
-    checkpoint: str | None = None
-    quiet: bool = False
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What the first process has decided: the same for all."""
-
-    facts: Facts
-    name: str
-    skipped: int
-    labels: dict[str, Tensor]
-    starts: list[int] | None
-    placement: Placement
-    checkpoint: str | None
 
 
 def train_share(address: Address, order: Order) -> dict[str, Any] | None:
@@ -99,12 +61,12 @@ def train_share(address: Address, order: Order) -> dict[str, Any] | None:
     """
     config = order.config
     threads = set_threads(config.machine.threads or default_threads(address))
-    device = _own_device(config.machine.device, address)
+    device = own_device(config.machine.device, address)
     processes = join(
         address,
         replicas=order.launch.replicas,
         device=device,
-        settings=_agreed(order),
+        settings=agreed(order),
         join_seconds=order.launch.join,
         stall_seconds=order.launch.stall,
     )
@@ -147,98 +109,10 @@ def _explain(processes: Processes, error: LinkError) -> None:
     _fail(processes, text, 1)
 
 
-def _agreed(order: Order) -> dict[str, Any]:
-    """What must be the same in all processes; the sources stand for the version."""
-    digest = hashlib.blake2b(digest_size=8)
-    for file in sorted(Path(blocklocal.__file__).parent.rglob("*.py")):
-        digest.update(file.read_bytes())
-    model = order.config.model.model
-    source, _, function = model.rpartition(":")
-    if function and Path(source).is_file():
-        digest.update(Path(source).read_bytes())
-    launch = asdict(replace(order.launch, processes=1))
-    place = {"output": str(order.output), "resume": order.resume, "checkpoint": order.checkpoint}
-    versions = {"sources of blocklocal and of the model": digest.hexdigest(), "torch": torch.__version__}
-    return {**order.config.flat(), **launch, **place, **versions}
-
-
-def _own_device(name: str, address: Address) -> torch.device:
-    """Every process of a host has a CUDA device of its own."""
-    device = find_device(name)
-    if device.type == "cuda" and device.index is None:
-        if address.local_rank >= torch.cuda.device_count():
-            raise InputError(
-                f"{address.local_size} processes on a host with {torch.cuda.device_count()} CUDA device(s): start one "
-                "process per device, or give --device cpu."
-            )
-        device = torch.device("cuda", address.local_rank)
-        torch.cuda.set_device(device)
-    return device
-
-
-# --- what the first process decides
-
-
-def _plan(processes: Processes, order: Order, device: torch.device) -> tuple[Plan, ImageSet, BlockLocal]:
-    config, folder = order.config, order.output
-    # Launched again after a failure (torchrun --max-restarts), the same command goes on with what is there.
-    again = processes.address.attempt > 0 and (folder / "config.json").exists()
-    if again and load_config(folder).flat() != config.flat():
-        raise InputError(f"{folder} holds a run with other settings: choose another --output.")
-    resume = order.resume or again
-    if resume:
-        load_unfinished(folder)
-    else:
-        check_free(folder)
-    data = load_data(config)
-    facts = Facts.of(data)
-    if resume:
-        check_facts(facts, folder, config)
-    network = draw_network(config, facts, load_cuts(folder) if resume else None)
-    check_rule(network.rule, network.learning, late=False)
-    placement = _place(network, processes, order, facts, device)
-    if resume:
-        clear_leftovers(folder / CHECKPOINTS)
-    else:
-        create_run(folder, config, facts, network.split.starts)
-    checkpoint = find_checkpoint(folder, order.checkpoint, required=False) if resume else None
-    plan = Plan(
-        facts,
-        data.name,
-        data.skipped,
-        {name: getattr(data, name).labels for name in SPLITS},
-        None if config.model.at else network.split.starts,
-        placement,
-        checkpoint.name if checkpoint else None,
-    )
-    if not order.quiet:
-        print(placement.said(), flush=True)
-    return plan, data, network
-
-
-def _place(network: BlockLocal, processes: Processes, order: Order, facts: Facts, device: torch.device) -> Placement:
-    """As the user says, or balanced by the measured time of the blocks' steps."""
-    config, given = order.config, order.launch.placement
-    if given or processes.stages > network.count:
-        check_placement(given, network.count, processes.stages)
-    size = max(2, config.data.batch_size // processes.replicas)
-    x = torch.randn(size, facts.channels, facts.height, facts.width, device=device)
-    if config.machine.channels_last:
-        x = x.contiguous(memory_format=torch.channels_last)
-    y = torch.randint(len(facts.classes), (size,), device=device)
-    trial = copy.deepcopy(network)
-    settle(trial, config, device)
-    seconds = step_seconds(trial, x, y)
-    return Placement(given, tuple(seconds)) if given else place(seconds, processes.stages)
-
-
-# --- what every process does
-
-
 def _train(processes: Processes, order: Order, device: torch.device, threads: int) -> dict[str, Any] | None:
     """This process's part of the training; the first process goes on to evaluate."""
     config, rank = order.config, processes.address.rank
-    made = _plan(processes, order, device) if rank == 0 else None
+    made = make_plan(processes, order, device) if rank == 0 else None
     plan: Plan = processes.share(made[0] if made else None)
     network = made[2] if made else draw_network(config, plan.facts, plan.starts)
     first_sizes = network.message_sizes()

@@ -19,7 +19,8 @@ from blocklocal.local import HiddenLoss, LocalResult
 from blocklocal.network import BlockLocal
 from blocklocal.objectives import mixing
 from blocklocal.optim import Optimizer
-from blocklocal.parallel.links import END, STOP, BackReceiver, BackSender, Inbox, Outbox
+from blocklocal.parallel.late import BackReceiver, BackSender
+from blocklocal.parallel.links import END, STOP, Inbox, Outbox
 from blocklocal.parallel.processes import Processes
 from blocklocal.parallel.recorder import COMPUTE, MESSAGE, SEND, WAIT, Recorder
 from blocklocal.rules import Rule

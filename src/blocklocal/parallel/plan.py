@@ -1,0 +1,126 @@
+"""What is asked for, and what the first process decides from it before training: the same for all processes."""
+
+import copy
+import hashlib
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import blocklocal
+from blocklocal.config import Config, load_config
+from blocklocal.data import ImageSet
+from blocklocal.errors import InputError
+from blocklocal.network import BlockLocal
+from blocklocal.parallel.launch import Launch
+from blocklocal.parallel.placement import Placement, place, step_seconds
+from blocklocal.parallel.processes import Processes
+from blocklocal.parallel.stage import check_placement, check_rule
+from blocklocal.training.build import Facts, draw_network, load_data, settle
+from blocklocal.training.checkpoint import clear_leftovers
+from blocklocal.training.run import (
+    CHECKPOINTS,
+    check_facts,
+    check_free,
+    create_run,
+    find_checkpoint,
+    load_cuts,
+    load_unfinished,
+)
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the user has asked for."""
+
+    config: Config
+    launch: Launch
+    output: Path
+    resume: bool = False
+    checkpoint: str | None = None
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the first process has decided: the same for all."""
+
+    facts: Facts
+    name: str
+    skipped: int
+    labels: dict[str, Tensor]
+    starts: list[int] | None
+    placement: Placement
+    checkpoint: str | None
+
+
+def agreed(order: Order) -> dict[str, Any]:
+    """What must be the same in all processes; the sources stand for the version."""
+    digest = hashlib.blake2b(digest_size=8)
+    for file in sorted(Path(blocklocal.__file__).parent.rglob("*.py")):
+        digest.update(file.read_bytes())
+    model = order.config.model.model
+    source, _, function = model.rpartition(":")
+    if function and Path(source).is_file():
+        digest.update(Path(source).read_bytes())
+    launch = asdict(replace(order.launch, processes=1))
+    place = {"output": str(order.output), "resume": order.resume, "checkpoint": order.checkpoint}
+    versions = {"sources of blocklocal and of the model": digest.hexdigest(), "torch": torch.__version__}
+    return {**order.config.flat(), **launch, **place, **versions}
+
+
+def make_plan(processes: Processes, order: Order, device: torch.device) -> tuple[Plan, ImageSet, BlockLocal]:
+    config, folder = order.config, order.output
+    # Launched again after a failure (torchrun --max-restarts), the same command goes on with what is there.
+    again = processes.address.attempt > 0 and (folder / "config.json").exists()
+    if again and load_config(folder).flat() != config.flat():
+        raise InputError(f"{folder} holds a run with other settings: choose another --output.")
+    resume = order.resume or again
+    if resume:
+        load_unfinished(folder)
+    else:
+        check_free(folder)
+    data = load_data(config)
+    facts = Facts.of(data)
+    if resume:
+        check_facts(facts, folder, config)
+    network = draw_network(config, facts, load_cuts(folder) if resume else None)
+    check_rule(network.rule, network.learning, late=False)
+    placement = _place(network, processes, order, facts, device)
+    if resume:
+        clear_leftovers(folder / CHECKPOINTS)
+    else:
+        create_run(folder, config, facts, network.split.starts)
+    checkpoint = find_checkpoint(folder, order.checkpoint, required=False) if resume else None
+    plan = Plan(
+        facts,
+        data.name,
+        data.skipped,
+        {name: getattr(data, name).labels for name in SPLITS},
+        None if config.model.at else network.split.starts,
+        placement,
+        checkpoint.name if checkpoint else None,
+    )
+    if not order.quiet:
+        print(placement.said(), flush=True)
+    return plan, data, network
+
+
+def _place(network: BlockLocal, processes: Processes, order: Order, facts: Facts, device: torch.device) -> Placement:
+    """As the user says, or balanced by the measured time of the blocks' steps."""
+    config, given = order.config, order.launch.placement
+    if given or processes.stages > network.count:
+        check_placement(given, network.count, processes.stages)
+    size = max(2, config.data.batch_size // processes.replicas)
+    x = torch.randn(size, facts.channels, facts.height, facts.width, device=device)
+    if config.machine.channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    y = torch.randint(len(facts.classes), (size,), device=device)
+    trial = copy.deepcopy(network)
+    settle(trial, config, device)
+    seconds = step_seconds(trial, x, y)
+    return Placement(given, tuple(seconds)) if given else place(seconds, processes.stages)
