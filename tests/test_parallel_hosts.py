@@ -76,6 +76,7 @@ def test_blocks_times_data_over_two_hosts_is_the_run_of_one_host(tmp_path, two):
     assert sorted({segment.process for segment in timeline.segments}) == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_when_the_cable_of_a_host_is_cut_both_sides_stop_and_say_so(tmp_path, two):
     at, out = settings(tmp_path), tmp_path / "run"
     arguments = ["train", "--config", at, "--output", out, "--epochs", 200, "--quiet"]

@@ -40,7 +40,7 @@ def run(*argv: list[str], **environment: str) -> tuple[int, str, str]:
         return finished(running)[0]
 
 
-@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_one_flag_spreads_a_run_and_changes_nothing_else(tmp_path, reference, processes):
     at, out = settings(tmp_path), tmp_path / "run"
     status, said, err = run(command("train", "--config", at, "--output", out, "--processes", processes))
@@ -84,7 +84,7 @@ def test_a_run_stopped_in_several_processes_goes_on_in_one(tmp_path, reference):
         assert_same_run(out, whole(config(epochs=40), tmp_path / "whole"))
 
 
-@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("processes", [3, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_run_stopped_in_one_process_goes_on_in_several(tmp_path, reference, processes, monkeypatch):
     out = tmp_path / "run"
     monkeypatch.setattr("blocklocal.training.run.StopSignals", lambda: StopAfter(4))
