@@ -22,6 +22,8 @@ CASES: dict[str, tuple[str, dict, dict]] = {
     "parts of the input": ("resnet20", {}, {**PARTS, "reconstruct": "input"}),
     "parts of the image": ("resnet20", {}, {**PARTS, "reconstruct": "image"}),
     "variational": ("resnet20", {}, {"objective": "variational", "family": "bernoulli", "tau": 0.5}),
+    "bfloat16": ("resnet20", {}, {"readout": 1}),
+    "channels last, mirrored": ("resnet20", {}, {"twin": "mirrored", "message_delay": 1}),
     "normalised": ("resnet20", {}, {"normalise": "batch"}),
     **{
         f"{twin}, {delay} late": ("resnet20", {}, {"twin": twin, "message_delay": delay})
@@ -49,7 +51,12 @@ def make(case: str, seed: int = 0) -> BlockLocal:
     model = build(architecture, **options)
     example = torch.zeros(2, 1, side(architecture), side(architecture))
     cut = split(model, BLOCKS)
-    return BlockLocal(cut, classes=CLASSES, seed=seed, example=example, optimizer=adam(lr=1e-2), **settings)
+    made = BlockLocal(cut, classes=CLASSES, seed=seed, example=example, optimizer=adam(lr=1e-2), **settings)
+    if case == "bfloat16":
+        made.autocast(torch.bfloat16)
+    if case.startswith("channels last"):
+        made.to(memory_format=torch.channels_last)
+    return made
 
 
 def batches(case: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -57,5 +64,7 @@ def batches(case: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
     made = []
     for size in SIZES:
         x = torch.randn(size, 1, pixels, pixels, generator=generator)
+        if case.startswith("channels last"):
+            x = x.contiguous(memory_format=torch.channels_last)
         made.append((x, torch.randint(0, CLASSES, (size,), generator=generator)))
     return made

@@ -75,6 +75,25 @@ def test_a_killed_process_is_named_and_the_run_goes_on_as_if_nothing_had_been(tm
     assert_goes_on(out, reference)
 
 
+def test_a_process_killed_while_it_plans_leaves_no_folder(tmp_path, settings):
+    status, said = failed(command(*train(settings, "--processes", 2)), **faulty(0, "kill", "planning"))
+    assert status == 1
+    assert said.count("error:") == 1
+    assert "process 0 was ended by SIGKILL" in said
+    assert not (settings.parent / "run").exists()
+
+
+def test_a_process_killed_when_training_was_over_leaves_a_run_that_only_evaluates(tmp_path, settings, reference):
+    status, said = failed(command(*train(settings, "--processes", 2)), **faulty(0, "kill", "concluding"))
+    assert status == 1
+    assert "process 0 (block" in said
+    out = settings.parent / "run"
+    assert not (out / "summary.json").exists()
+    status, said = failed(command("train", "--resume", out, "--processes", 2, "--quiet"))
+    assert status == 0, said
+    assert_same_run(out, reference)
+
+
 def test_torchrun_starts_again_from_the_last_complete_checkpoint(tmp_path, settings, reference):
     argv = torchrun(2, *train(settings), options=["--max-restarts=1"])
     status, said = failed(argv, **faulty(1, "kill", "step", 4))
@@ -108,7 +127,7 @@ def test_a_message_that_does_not_come_in_time_is_an_error(tmp_path, settings):
     """The process lives, so only its step is stalled."""
     status, said = failed(command(*train(settings, "--processes", 2, "--stall", 2)), **faulty(0, "sleep", "step", 3))
     assert status == 1
-    assert re.search(r"error: process 1 \(.*\) stopped: process 0 sent nothing for 2 s", said), said
+    assert re.search(r"error: process 1 \(.*\) stopped: nothing went to or came from process 0 for 2 s", said), said
     assert "--stall" in said
 
 
@@ -148,15 +167,26 @@ def test_when_the_launcher_is_killed_no_process_stays(tmp_path, settings):
 
 
 def test_a_second_signal_ends_all_processes_at_once(tmp_path, settings):
+    """The first one waits for a step that does not end."""
     out = settings.parent / "run"
     with started([command(*train(settings, "--processes", 2))], **faulty(0, "sleep", "step", 2)) as running:
         wait_until(lambda: len(pids(out)) == 2)
-        for _ in range(2):
-            running[0].send_signal(signal.SIGINT)
-            time.sleep(0.5)
+        running[0].send_signal(signal.SIGINT)
+        time.sleep(1)
+        assert running[0].poll() is None
+        running[0].send_signal(signal.SIGINT)
         status, _, err = finished(running)[0]
     assert status == 130, err
     assert not any(map(is_running, pids(out)))
+
+
+def test_a_signal_before_training_stops_without_an_error(tmp_path, settings):
+    with started([command(*train(settings, "--processes", 2))]) as running:
+        time.sleep(1.5)  # the processes are importing, or meeting
+        running[0].send_signal(signal.SIGINT)
+        status, _, err = finished(running)[0]
+    assert status == 130, err
+    assert "error:" not in err
 
 
 # --- processes that do not fit together
@@ -215,3 +245,4 @@ def test_what_cannot_be_spread_is_refused_with_the_reason_and_once(tmp_path, set
     assert words in " ".join(said.split()), said
     assert said.count("error:") == 1
     assert "Traceback" not in said
+    assert not (settings.parent / "run").exists()  # it would be in the way of the next try

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.timeout(180)]
 
 def config(**changes) -> Config:
     """Dropout, augmentation, BatchNorm, late messages and a smaller last batch: 3 blocks, 2 epochs of 20, 20, 10."""
-    return with_dropout(**{"train_size": 50, "twin": "chain", "message_delay": 1, **changes})
+    return with_dropout(**{"train_size": 50, "twin": "mirrored", "message_delay": 1, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -105,12 +105,30 @@ def test_measured_cuts_are_kept_with_the_run(tmp_path):
     assert cli("evaluate", out).status == 0
 
 
-def test_replicas_share_the_batches_and_a_run_goes_on_without_them(tmp_path):
-    at = settings(tmp_path, augment="", model_options={"dropout": "0"}, train_size=60)
-    outs = [tmp_path / "two", tmp_path / "four"]
+def test_replicas_share_the_batches(tmp_path):
+    """Of the last batch of 10, the two halves; what is drawn for dropout differs between them."""
+    at, outs = settings(tmp_path), [tmp_path / "two", tmp_path / "four"]
     for out, processes in zip(outs, (2, 4), strict=True):
         spread = ["--processes", processes, "--replicas", 2, "--quiet"]
         status, _, err = run(command("train", "--config", at, "--output", out, *spread))
         assert status == 0, err
     assert_same_run(*outs)  # the same shares of the batches, whether the blocks share a process or not
     assert summary(outs[1])["replicas"] == 2
+
+
+def test_a_run_does_not_go_on_with_epochs_of_another_length(tmp_path, monkeypatch):
+    """The last batch of 3 images is none for four replicas."""
+    out = tmp_path / "run"
+    monkeypatch.setattr("blocklocal.training.run.StopSignals", lambda: StopAfter(1))
+    with pytest.raises(Interrupted):
+        start_run(config(train_size=23), out, quiet=True)
+    status, _, err = run(command("train", "--resume", out, "--processes", 4, "--replicas", 4, "--quiet"))
+    assert status == 2
+    assert "a run with 2 steps per epoch, and here there are 1" in err
+
+
+@pytest.mark.parametrize("flag", [("--replicas", 2), ("--placement", 1, 2)])
+def test_flags_of_a_spread_run_are_not_ignored_in_one_process(tmp_path, flag):
+    said = cli("train", "--config", settings(tmp_path), "--output", tmp_path / "run", *flag)
+    assert said.status == 2
+    assert "give --processes with them" in said.text

@@ -106,6 +106,11 @@ class BlockLocal(nn.Module):
         """Number of units."""
         return len(self.units)
 
+    @property
+    def shares(self) -> int:
+        """Parts of a batch that are trained on at the same time: one."""
+        return 1
+
     # --- set-up
 
     def materialize(self, example: Tensor) -> None:

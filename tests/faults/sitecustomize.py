@@ -1,7 +1,7 @@
 """Makes one process of a run fail at a chosen moment. Python imports this file at its start where PYTHONPATH says so.
 
 BLOCKLOCAL_FAULT is JSON: rank, action (kill, stop, disk, raise, nan, sleep, or slow: at every one), moment (step, sent,
-saving, evaluation) and count: the how-manieth such moment, from 1.
+saving, evaluation; of the first process planning, concluding) and count: the how-manieth such moment, from 1.
 """
 
 import json
@@ -28,11 +28,14 @@ def act(action):
 
 
 def prepare(fault):
+    from blocklocal.parallel import plan, run
     from blocklocal.parallel.links import Outbox
     from blocklocal.parallel.stage import Stage
     from blocklocal.training.checkpoint import Draft
 
     places = {
+        "planning": (plan, "load_data"),
+        "concluding": (run, "conclude"),
         "step": (Stage, "step"),
         "sent": (Outbox, "send"),
         "saving": (Draft, "write"),
@@ -41,7 +44,7 @@ def prepare(fault):
     owner, name = places[fault["moment"]]
     method, seen = getattr(owner, name), [0]
 
-    def disturbed(self, *given, **named):
+    def disturbed(self, *given, **named):  # self: of a function, its first argument
         result = method(self, *given, **named) if fault["moment"] == "sent" else None
         seen[0] += 1
         if fault["action"] == "nan" and seen[0] == fault["count"]:

@@ -39,7 +39,10 @@ def train(arguments: list[str]) -> None:
         _only_resume(arguments)
     folder = given.resume or given.output or default_folder(given.settings, given.settings.learning.rule)
     address = find_address()
-    if address is not None or given.launch.processes > 1:
+    spread = address is not None or given.launch.processes > 1
+    if not spread and (given.launch.replicas > 1 or given.launch.placement):
+        raise InputError("--replicas and --placement spread a run over processes: give --processes with them.")
+    if spread:
         summary = _train_spread(given, arguments, folder, address)
         if summary is None:
             return
@@ -60,7 +63,10 @@ def _train_spread(
     Returns the summary in the first of them.
     """
     from blocklocal.parallel.launch import launch
-    from blocklocal.parallel.run import Order, train_share
+    from blocklocal.parallel.plan import Order
+    from blocklocal.parallel.processes import check_devices
+    from blocklocal.parallel.run import train_share
+    from blocklocal.training.build import find_device
     from blocklocal.training.run import Interrupted, check_free, load_unfinished
 
     resume, wanted = given.resume is not None, given.launch.processes
@@ -68,6 +74,7 @@ def _train_spread(
     if address is None:
         if not resume:
             check_free(folder)
+        check_devices(find_device(config.machine.device), wanted)
         output = [] if resume or given.output else ["--output", str(folder)]
         raise SystemExit(launch(["train", *arguments, *output], wanted))
     if wanted not in (1, address.size):

@@ -20,6 +20,7 @@ from blocklocal.parallel.stage import QUEUE
 from blocklocal.parallel.watch import FAILURE, about, remedy, report
 
 POLL = 0.1
+SHOW_CURSOR = "\x1b[?25h"
 PATIENCE = 10.0  # seconds for the others to stop by themselves, once one has failed
 
 
@@ -83,6 +84,8 @@ def launch(command: Sequence[str], processes: int) -> int:
     before = {number: signal.signal(number, children.forward) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         for rank in range(processes):
+            if children.asked:
+                break
             environment = _environment(rank, processes, base.port)
             program = [sys.executable, "-m", "blocklocal", *command]
             # A session of its own: a terminal's Ctrl-C comes to the parent alone, which passes it on.
@@ -105,6 +108,7 @@ def _environment(rank: int, processes: int, port: int) -> dict[str, str]:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": port,
         LAUNCHED: 1,
+        "TORCHELASTIC_RESTART_COUNT": 0,  # of another launcher, where this one runs under it
     }
     defaults = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
     return {**defaults, **os.environ, **{name: str(value) for name, value in set_here.items()}}
@@ -116,15 +120,19 @@ def _supervise(children: _Children, store: dist.Store) -> int:
     while any(child.poll() is None for child in children.running):
         if failed_at is None and any(child.returncode not in (None, 0, 130) for child in children.running):
             failed_at = time.monotonic()
-            _report_death(children, store)
+            if not children.asked:
+                _report_death(children, store)
         if failed_at is not None and time.monotonic() - failed_at > PATIENCE:
             children.kill()
         time.sleep(POLL)
     statuses = [child.returncode for child in children.running]
-    if children.asked > 1:
-        return 130
-    if all(status in (0, 130) for status in statuses):
+    if statuses and all(status in (0, 130) for status in statuses) and children.asked < 2:
         return max(statuses)
+    if sys.stdout.isatty():
+        print(SHOW_CURSOR, end="", flush=True)  # a live table that was cut off has hidden it
+    if children.asked and (children.asked > 1 or not store.check([FAILURE])):  # they had not begun to train
+        print("stopped.", file=sys.stderr)
+        return 130
     _report_death(children, store)
     first: dict[str, Any] = json.loads(store.get(FAILURE))
     text = f"error: {about(store, first['rank'])} {first['text']} All processes were stopped. {remedy(store)}"

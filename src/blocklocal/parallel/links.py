@@ -198,6 +198,10 @@ class Inbox:
         self._listen()
         return buffer
 
+    def holds(self, a: Tensor) -> bool:
+        """Whether a tensor lies in the buffer of the message taken last."""
+        return self._used is not None and a.untyped_storage().data_ptr() == self._used[1].untyped_storage().data_ptr()
+
     def _listen(self) -> None:
         """Post the receive of the next header."""
         if self._coming is None and self._header is None:

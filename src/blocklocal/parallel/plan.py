@@ -17,8 +17,8 @@ from blocklocal.network import BlockLocal
 from blocklocal.parallel.launch import Launch
 from blocklocal.parallel.placement import Placement, place, step_seconds
 from blocklocal.parallel.processes import Processes
-from blocklocal.parallel.stage import check_placement, check_rule
-from blocklocal.training.build import Facts, draw_network, load_data, settle
+from blocklocal.parallel.stage import check_placement, check_rule, passing_back
+from blocklocal.training.build import Facts, draw_network, load_data, settle, training_batches
 from blocklocal.training.checkpoint import clear_leftovers
 from blocklocal.training.run import (
     CHECKPOINTS,
@@ -77,7 +77,7 @@ def make_plan(processes: Processes, order: Order, device: torch.device) -> tuple
     config, folder = order.config, order.output
     # Launched again after a failure (torchrun --max-restarts), the same command goes on with what is there.
     again = processes.address.attempt > 0 and (folder / "config.json").exists()
-    if again and load_config(folder).flat() != config.flat():
+    if again and not order.resume and load_config(folder).flat() != config.flat():
         raise InputError(f"{folder} holds a run with other settings: choose another --output.")
     resume = order.resume or again
     if resume:
@@ -91,11 +91,15 @@ def make_plan(processes: Processes, order: Order, device: torch.device) -> tuple
     network = draw_network(config, facts, load_cuts(folder) if resume else None)
     check_rule(network.rule, network.learning, late=False)
     placement = _place(network, processes, order, facts, device)
+    # All that a user may have got wrong is found before there is a folder, which would be in the way of the next try.
+    check_rule(network.rule, network.learning, late=any(passing_back(network.units, placement.sizes)))
+    training_batches(config, data, torch.device("cpu"), (0, processes.replicas))
     if resume:
         clear_leftovers(folder / CHECKPOINTS)
     else:
         create_run(folder, config, facts, network.split.starts)
-    checkpoint = find_checkpoint(folder, order.checkpoint, required=False) if resume else None
+    named = None if again else order.checkpoint  # where a run goes on by itself, from the newest one
+    checkpoint = find_checkpoint(folder, named, required=False) if resume else None
     plan = Plan(
         facts,
         data.name,

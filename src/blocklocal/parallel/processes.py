@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from math import inf
 from types import TracebackType
 from typing import Any
 
@@ -41,6 +42,7 @@ class Processes:
     watch: Watch | None = None
     data: dist.ProcessGroup | None = None
     networks: int = 0  # that they have trained together so far
+    shared: int = 0
 
     @property
     def stages(self) -> int:
@@ -62,10 +64,6 @@ class Processes:
     def last(self) -> bool:
         return self.stage == self.stages - 1
 
-    def peer(self, stage: int) -> int:
-        """Rank of the process of another stage with the same share of the batch."""
-        return stage * self.replicas + self.replica
-
     def edge_groups(self, backward: Sequence[bool]) -> list["Edge"]:
         """Process groups for every edge between neighbouring stages, made in the same order in every process.
 
@@ -85,7 +83,16 @@ class Processes:
         return own
 
     def share(self, value: Any) -> Any:
-        """What the first process gives, in every process (any object; they trust each other)."""
+        """What the first process gives, in every process (any object; they trust each other).
+
+        It may take its time to make it, as long as it lives.
+        """
+        self.shared += 1
+        ready = f"shared/{self.shared}"
+        if self.address.rank == 0:
+            self.store.set(ready, "1")
+        seconds = inf if self.watch else self.stall
+        self.wait_for([ready], seconds, lambda _: f"process 0 has said nothing for {seconds:.0f} s.")
         box = [value]
         dist.broadcast_object_list(box, src=0)
         return box[0]
@@ -111,7 +118,7 @@ class Processes:
         """Go on when every process has come here."""
         self.store.set(f"{name}/{self.address.rank}", "1")
         keys = [f"{name}/{rank}" for rank in range(self.address.size)]
-        self.wait_for(keys, self.stall, lambda keys: f"waited {self.stall:.0f} s at the end for {', '.join(keys)}.")
+        self.wait_for(keys, self.stall, lambda late: f"waited {self.stall:.0f} s for {len(late)} processes to end.")
 
     def __enter__(self) -> "Processes":
         return self
@@ -123,8 +130,10 @@ class Processes:
         if error is None:
             self.meet("end")
             self.leave()
-        elif self.watch is not None:
-            self.watch.fail(f"failed: {type(error).__name__}: {error}", 1)
+            return
+        from blocklocal.parallel.trouble import tell
+
+        tell(self, error)
 
     def leave(self) -> None:
         if self.watch is not None:
@@ -233,18 +242,24 @@ def _check_same(processes: Processes, settings: dict[str, Any], seconds: float) 
 
 def default_threads(address: Address) -> int:
     """The cores of this host, shared by its processes."""
-    return max(1, (os.cpu_count() or 1) // address.local_size)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // address.local_size)
 
 
 def own_device(name: str, address: Address) -> torch.device:
     """Every process of a host has a CUDA device of its own."""
     device = find_device(name)
     if device.type == "cuda" and device.index is None:
-        if address.local_rank >= torch.cuda.device_count():
-            raise InputError(
-                f"{address.local_size} processes on a host with {torch.cuda.device_count()} CUDA device(s): start one "
-                "process per device, or give --device cpu."
-            )
+        check_devices(device, address.local_size)
         device = torch.device("cuda", address.local_rank)
         torch.cuda.set_device(device)
     return device
+
+
+def check_devices(device: torch.device, processes: int) -> None:
+    """Raise InputError where processes of this host would have to share a CUDA device."""
+    if device.type == "cuda" and device.index is None and processes > torch.cuda.device_count():
+        raise InputError(
+            f"{processes} processes on a host with {torch.cuda.device_count()} CUDA device(s): start one process per "
+            "device, or give --device cpu."
+        )

@@ -6,6 +6,7 @@ goes on; the last stage, which is behind the others anyway, finds them there, an
 
 import json
 from collections.abc import Sequence
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,9 @@ class Relay:
 
     def _take(self, keys: Sequence[str]) -> list[bytes]:
         seconds = self.processes.stall
-        texts = self.processes.wait_for(keys, seconds, lambda left: f"waited {seconds:.0f} s for {', '.join(left)}.")
+        texts = self.processes.wait_for(
+            keys, seconds, lambda _: f"earlier blocks have said nothing for {seconds:.0f} s."
+        )
         for key in keys:
             self.store.delete_key(key)
         return texts
@@ -81,7 +84,9 @@ class Console:
         self.stage, self.progress = stage, progress
 
     def on_step(self, trainer: Trainer, losses: Sequence[float]) -> None:
-        self.progress.step(trainer.step, self.stage.losses(losses))
+        known = self.stage.losses(losses)
+        if not any(map(isnan, known)):  # at the start, those of earlier blocks are not there yet
+            self.progress.step(trainer.step, known)
 
     def on_epoch(self, trainer: Trainer, record: Record) -> None:
         self.progress.epoch(record)

@@ -15,7 +15,7 @@ import torch
 
 from blocklocal.config import Config
 from blocklocal.data import Images, ImageSet
-from blocklocal.errors import InputError, file_trouble
+from blocklocal.errors import InputError
 from blocklocal.parallel.address import Address
 from blocklocal.parallel.placement import block_range
 from blocklocal.parallel.plan import Order, Plan, agreed, make_plan
@@ -23,8 +23,9 @@ from blocklocal.parallel.processes import Processes, default_threads, join, own_
 from blocklocal.parallel.recorder import Recorder
 from blocklocal.parallel.relay import Console, Records, Relay, SharedCheckpoints
 from blocklocal.parallel.stage import Stage
-from blocklocal.parallel.watch import introduce
-from blocklocal.parallel.wire import LinkError, is_lost_connection
+from blocklocal.parallel.trouble import tell
+from blocklocal.parallel.watch import ASKED, introduce
+from blocklocal.parallel.wire import LinkError
 from blocklocal.training.build import (
     Facts,
     Session,
@@ -60,56 +61,37 @@ def train_share(address: Address, order: Order) -> dict[str, Any] | None:
     Raises InputError with what went wrong here; where it went wrong elsewhere, the process ends (see `watch`).
     """
     config = order.config
-    threads = set_threads(config.machine.threads or default_threads(address))
-    device = own_device(config.machine.device, address)
-    processes = join(
-        address,
-        replicas=order.launch.replicas,
-        device=device,
-        settings=agreed(order),
-        join_seconds=order.launch.join,
-        stall_seconds=order.launch.stall,
-    )
-    try:
-        return _train(processes, order, device, threads)
-    except Interrupted:
-        raise
-    except LinkError as error:
-        _explain(processes, error)
-        raise
-    except InputError as error:
-        _fail(processes, f"stopped: {error}", 2)
-        raise
-    except OSError as error:
-        _fail(processes, f"stopped: {file_trouble(error)}", 1)
-        raise
-    except BaseException as error:
-        if is_lost_connection(error):  # inside a collective of torch, so it does not say whose
-            assert processes.watch is not None
-            processes.watch.await_cause()
-        _fail(processes, f"failed: {type(error).__name__}: {error}", 1)
-        raise
+    with StopSignals() as signals:
+        threads = set_threads(config.machine.threads or default_threads(address))
+        device = own_device(config.machine.device, address)
+        try:
+            processes = join(
+                address,
+                replicas=order.launch.replicas,
+                device=device,
+                settings=agreed(order),
+                join_seconds=order.launch.join,
+                stall_seconds=order.launch.stall,
+            )
+        except InputError as error:
+            if address.quiet:  # it was reported, and the launcher says it once for all
+                raise SystemExit(2) from error
+            raise
+        try:
+            return _train(processes, order, device, threads, signals)
+        except Interrupted:
+            raise
+        except BaseException as error:
+            status = tell(processes, error)
+            expected = isinstance(error, InputError | LinkError | OSError)
+            if processes.address.quiet and expected:  # else a traceback is worth more than the launcher's line
+                raise SystemExit(status) from error
+            raise
 
 
-def _fail(processes: Processes, text: str, status: int) -> None:
-    """Tell the others; where the launcher speaks for all, this process ends without a word of its own."""
-    assert processes.watch is not None
-    processes.watch.fail(text, status)
-    if processes.address.quiet and not text.startswith("failed"):  # a traceback is worth more than the launcher's line
-        raise SystemExit(status)
-
-
-def _explain(processes: Processes, error: LinkError) -> None:
-    """A link failed: because its peer is gone (the watch finds out who was first), or because it is stalled."""
-    assert processes.watch is not None
-    if not error.late:
-        processes.watch.await_cause()
-    what = f"sent nothing for {processes.stall:.0f} s" if error.late else f"closed the connection ({error})"
-    text = f"stopped: process {error.peer} {what}. Is it stalled? Raise --stall where a step may take that long."
-    _fail(processes, text, 1)
-
-
-def _train(processes: Processes, order: Order, device: torch.device, threads: int) -> dict[str, Any] | None:
+def _train(
+    processes: Processes, order: Order, device: torch.device, threads: int, signals: StopSignals
+) -> dict[str, Any] | None:
     """This process's part of the training; the first process goes on to evaluate."""
     config, rank = order.config, processes.address.rank
     made = make_plan(processes, order, device) if rank == 0 else None
@@ -123,7 +105,7 @@ def _train(processes: Processes, order: Order, device: torch.device, threads: in
     data = made[1] if made else _data(config, plan, stage)
     names = network.split.names
     del made, network  # with the blocks that this process does not train
-    stopped = _fit(processes, order, plan, stage, data, Books(names, first_sizes))
+    stopped = _fit(processes, order, plan, stage, data, Books(names, first_sizes), signals)
     if stopped:
         raise Interrupted(
             order.output, f"blocklocal train --resume {shlex.quote(str(order.output))}{_flags(processes)}"
@@ -140,12 +122,19 @@ class Books:
     first_sizes: list[float | None]
 
 
-def _fit(processes: Processes, order: Order, plan: Plan, stage: Stage, data: ImageSet, books: Books) -> bool:
+def _fit(
+    processes: Processes, order: Order, plan: Plan, stage: Stage, data: ImageSet, books: Books, signals: StopSignals
+) -> bool:
     """Train this stage to the end, or until the user stops it; returns whether that is so. All processes leave."""
-    config, device, signals = order.config, stage.device, StopSignals()
+    config, device, watch = order.config, stage.device, processes.watch
+    assert watch is not None
 
     def should_stop() -> bool:
-        return processes.agree(signals.asked, device) if processes.first else stage.stopped()
+        if processes.first:
+            return processes.agree(signals.asked or watch.asked, device)
+        if signals.asked and not watch.asked:  # asked here alone (a host that is taken away): the first stage decides
+            processes.store.set(ASKED, "1")
+        return stage.stopped()
 
     trainer = new_trainer(config, stage, should_stop)
     batches = training_batches(config, data, device, (processes.replica, processes.replicas))
@@ -158,7 +147,7 @@ def _fit(processes: Processes, order: Order, plan: Plan, stage: Stage, data: Ima
     if len(data.validation):
         validation = stage.announced(evaluation_batches(config, data.validation, plan.facts, device), training=False)
     trainer.observers = [Records(relay, stage)]
-    with signals, ExitStack() as open_books:
+    with ExitStack() as open_books:
         if processes.last and processes.replica == 0:
             trainer.observers += _keep_books(order, plan, stage, trainer, books, len(batches), open_books)
         if processes.replica == 0:
@@ -174,7 +163,7 @@ def _fit(processes: Processes, order: Order, plan: Plan, stage: Stage, data: Ima
         stage.recorder.close()
         processes.meet("end")
     processes.leave()
-    return stopped or (processes.first and signals.asked)
+    return stopped or (processes.address.rank == 0 and signals.asked)
 
 
 def _keep_books(
@@ -227,14 +216,16 @@ def _introduce(processes: Processes, order: Order, stage: Stage) -> None:
 
 def _flags(processes: Processes) -> str:
     replicas = f" --replicas {processes.replicas}" if processes.replicas > 1 else ""
-    return f" --processes {processes.address.size}{replicas}"
+    launched = f" --processes {processes.address.size}" if processes.address.quiet else ""
+    return launched + replicas + ("" if launched else " (under torchrun as before)")
 
 
 def _data(config: Config, plan: Plan, stage: Stage) -> ImageSet:
     """The image set where this process reads images; else its labels alone, which the first process has sent."""
     if stage.reads_images:
         data = load_data(config)
-        if Facts.of(data) != plan.facts:
+        same = all(torch.equal(getattr(data, name).labels, labels) for name, labels in plan.labels.items())
+        if Facts.of(data) != plan.facts or not same:
             raise InputError(
                 f"process {stage.processes.address.rank} finds another data set under {config.data.data!r} than "
                 "process 0: put the same files there."

@@ -25,6 +25,7 @@ from blocklocal.parallel.processes import Processes
 from blocklocal.parallel.recorder import COMPUTE, MESSAGE, SEND, WAIT, Recorder
 from blocklocal.rules import Rule
 from blocklocal.rules.base import Batch, local_step, pass_through, target_messages
+from blocklocal.seeds import stream_seed
 from blocklocal.settings import Learning
 from blocklocal.unit import BlockUnit, Moment
 
@@ -58,13 +59,17 @@ class Stage(nn.Module):
         recorder: Recorder | None = None,
     ):
         super().__init__()
+        if not network.units:
+            raise InputError("a network must know its shapes before it is spread: give BlockLocal example=, a batch.")
         check_placement(placement, len(network.units), processes.stages)
         starts = [sum(placement[:s]) for s in range(processes.stages)]
-        coming_back = [_passes_back(network.units[start]) for start in starts[1:]]
+        coming_back = passing_back(network.units, placement)
         check_rule(network.rule, network.learning, late=any(coming_back))
         self.processes, self.recorder = processes, recorder or Recorder()
-        self.targets, self.learning, self.seed = network.targets, network.learning, network.seed
-        self.count, self.epoch, self.steps = len(network.units), 0, 0
+        self.targets, self.learning = network.targets, network.learning
+        self.count, self.epoch, self.steps, self.shares = len(network.units), 0, 0, processes.replicas
+        # Replicas have random streams of their own: equal dropout masks on different images would be correlated noise.
+        self._stream = stream_seed("replica", network.seed, processes.replica) if processes.replica else network.seed
         first = starts[processes.stage]
         mine = network.units[first : first + placement[processes.stage]]
         self._recipe = (network.optimizer, "constant", 1)
@@ -156,8 +161,8 @@ class Stage(nn.Module):
             self._back_out.send(late[-1])
         with span(WAIT) if self._inbox else nullcontext():
             a = x if self._inbox is None else self._inbox.take()
-        batch = Batch(x, y, self._rows, Moment(self.seed, self.steps, mixing(self.learning.tau, self.epoch)))
-        send = None if self._outbox is None else self._outbox.send
+        batch = Batch(x, y, self._rows, Moment(self._stream, self.steps, mixing(self.learning.tau, self.epoch)))
+        send = None if self._outbox is None else self._send
         results = pass_through(self.units, batch, a, messages, send=send, timed=partial(span, COMPUTE))
         self.steps += 1
         self.recorder.step(self.steps)
@@ -174,7 +179,7 @@ class Stage(nn.Module):
             a = unit(a)
             logits.append(unit.scores(a, message))
         if self._outbox is not None:
-            self._outbox.send(a)
+            self._send(a)
         return logits
 
     def message_sizes(self) -> list[float | None]:
@@ -222,10 +227,18 @@ class Stage(nn.Module):
         return [*before, *own]
 
     def finish(self, *, stop: bool = False) -> None:
-        """Tell the next stage that no message follows. stop: because the user has asked for it."""
+        """Hear that no message follows, and tell the next stage. stop: because the user has asked for it."""
         self.recorder.pause()
+        if self._inbox is not None:
+            self._inbox.peek()  # also where nothing was to be trained: the stage before waits until it is heard
         if self._outbox is not None:
             self._outbox.finish(STOP if stop else END)
+
+    def _send(self, a: Tensor) -> None:
+        """Pass a forward message on; what is the received one's memory (a block that only reshapes) is copied."""
+        assert self._outbox is not None
+        received = self._inbox is not None and self._inbox.holds(a)
+        self._outbox.send(a.clone() if received else a)
 
     def _messages(self) -> list[Tensor | None]:
         return target_messages(self.units, self._rows if self._back_in is None else self._back_in.peek())
@@ -288,5 +301,7 @@ def check_rule(rule: Rule, learning: Learning, *, late: bool) -> None:
         )
 
 
-def _passes_back(unit: BlockUnit) -> bool:
-    return unit.twin is not None and unit.twin.chained
+def passing_back(units: Sequence[BlockUnit], placement: Sequence[int]) -> list[bool]:
+    """For every link between two stages, whether messages of a chained twin come back over it."""
+    twins = [units[sum(placement[:stage])].twin for stage in range(1, len(placement))]
+    return [twin is not None and twin.chained for twin in twins]

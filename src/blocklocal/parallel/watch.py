@@ -14,13 +14,12 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
 
 import torch.distributed as dist
 
 BEAT_SECONDS = 0.5
 SILENT_SECONDS = 15.0
-FAILURE, REPORTS = "failure", "failures reported"
+FAILURE, ASKED = "failure", "asked to stop"
 
 
 class Watch:
@@ -46,11 +45,13 @@ class Watch:
         self._neighbours = sorted({(rank + 1) % size, (rank - 1) % size} - {rank})
         self._over = threading.Event()
         self._lock = threading.Lock()
+        self.asked = False  # somewhere the user has asked to stop
         self._heard = 0.0
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
     def start(self) -> None:
         self.store.set(f"here/{self.rank}", json.dumps([host_identity(), os.getpid()]))
+        self.store.set(f"beat/{self.rank}", "0")
         self._heard = time.monotonic()
         self._thread.start()
         threading.Thread(target=self._guard, name="guard", daemon=True).start()
@@ -98,6 +99,7 @@ class Watch:
             first = json.loads(self.store.get(FAILURE))
             if first["rank"] != self.rank:
                 self._end(f"{about(self.store, first['rank'])} {first['text']}", remedy(self.store), first["status"])
+        self.asked = self.asked or self.store.check([ASKED])
         now = time.monotonic()
         for rank in self._neighbours:
             if not self.store.check([f"beat/{rank}"]) or self.store.check([f"left/{rank}"]):
@@ -116,10 +118,12 @@ class Watch:
         host, pid = json.loads(self.store.get(f"here/{rank}"))
         return host == host_identity() and not is_running(pid)
 
-    def _end(self, text: str, advice: str, status: int) -> NoReturn:
-        if not self.quiet:
-            print(f"error: {text} Process {self.rank} stops too. {advice}".rstrip(), file=sys.stderr, flush=True)
-        os._exit(status)
+    def _end(self, text: str, advice: str, status: int) -> None:
+        try:
+            if not self.quiet:
+                print(f"error: {text} Process {self.rank} stops too. {advice}".rstrip(), file=sys.stderr, flush=True)
+        finally:  # also where nobody reads what is said
+            os._exit(status)
 
 
 def introduce(store: dist.Store, rank: int, text: str, advice: str) -> None:
@@ -140,8 +144,7 @@ def remedy(store: dist.Store) -> str:
 
 def report(store: dist.Store, rank: int, text: str, status: int) -> None:
     """Name a failed process; the first report counts."""
-    if store.add(REPORTS, 1) == 1:
-        store.set(FAILURE, json.dumps({"rank": rank, "text": text, "status": status}))
+    store.compare_set(FAILURE, "", json.dumps({"rank": rank, "text": text, "status": status}))
 
 
 def host_identity() -> str:

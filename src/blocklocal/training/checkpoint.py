@@ -62,7 +62,7 @@ class Draft:
         folder.mkdir(parents=True, exist_ok=True)
         draft, count = cls(folder / f"step-{step:08d}", step), 1
         # Never the name of an older checkpoint, which must stay until the new one is complete, or of one in the making.
-        while draft.final.exists() or draft.partial.exists():
+        while draft.partial.exists() or draft.final.exists():  # in this order: the one becomes the other
             count += 1
             draft = cls(folder / f"step-{step:08d}.{count}", step)
         draft.partial.mkdir()

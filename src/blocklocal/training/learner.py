@@ -20,6 +20,11 @@ class Learner(Protocol):
     epoch: int
 
     @property
+    def shares(self) -> int:
+        """Processes that each train on a part of every batch."""
+        ...
+
+    @property
     def units(self) -> list[BlockUnit]: ...
 
     @property

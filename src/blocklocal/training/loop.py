@@ -90,6 +90,7 @@ class Trainer:
         self.records: list[Record] = []
         self.seconds = 0.0  # of training alone, without evaluation
         self.images = 0
+        self.steps_per_epoch: int | None = None
         self._start: _Start | None = None  # of the epoch in progress
         self._prepared = False
 
@@ -121,6 +122,7 @@ class Trainer:
             )
         if not self.network.units:
             self.network.materialize(self._to_device(next(iter(train))[0]))
+        self.steps_per_epoch = len(train)
         self.network.configure(self.optimizer, self.schedule, self.epochs * len(train))
         self._prepared = True
 
@@ -130,6 +132,7 @@ class Trainer:
             "step": self.step,
             "epoch": self.epoch,
             "step_in_epoch": self.step_in_epoch,
+            "steps_per_epoch": self.steps_per_epoch,
             "seconds": self.seconds,
             "images": self.images,
             "tally": self.tally.state() if self.tally else None,
@@ -138,7 +141,16 @@ class Trainer:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a saved `state`; the network (and its optimisers, after `prepare`) must have been loaded."""
+        """Go on from a saved `state`; the network (and its optimisers, after `prepare`) must have been loaded.
+
+        Raises InputError where epochs have another number of steps than those of the saved run.
+        """
+        before = state.get("steps_per_epoch")
+        if None not in (before, self.steps_per_epoch) and before != self.steps_per_epoch:
+            raise InputError(
+                f"the checkpoint is of a run with {before} steps per epoch, and here there are {self.steps_per_epoch}: "
+                "give the same batches, and as many --replicas."
+            )
         self.epoch, self.step_in_epoch = state["epoch"], state["step_in_epoch"]
         self.seconds, self.images = state["seconds"], state["images"]
         self.records = list(state["records"])
@@ -157,7 +169,7 @@ class Trainer:
             x, y = self._to_device(x), self._to_device(y)
             tally.add(self.step + 1, self.network.step(x, y), y)
             self.step_in_epoch += 1
-            self.images += len(x)
+            self.images += len(x) * self.network.shares
             self._look(tally, last=self.step_in_epoch == len(train))
             self.seconds = before + time.perf_counter() - started
             if self.should_stop():

@@ -1,6 +1,6 @@
 """What a training run shows on the console: a live table in a terminal, one plain line per epoch elsewhere.
 
-Made on rank 0 only; every other process, and a program that wants no output, takes `Progress.silent()`.
+Of several processes only the last one shows it; a program that wants no output takes `Progress.silent()`.
 """
 
 import time

@@ -1,0 +1,35 @@
+"""From an error in one process to what all are told: who failed, in words, with the exit status."""
+
+from blocklocal.errors import InputError, file_trouble
+from blocklocal.parallel.processes import Processes
+from blocklocal.parallel.wire import LinkError, is_lost_connection
+
+
+def tell(processes: Processes, error: BaseException) -> int:
+    """Report an error of this process; returns the exit status.
+
+    Where it is the consequence of another process's end, the watch finds out whose, and ends this process here.
+    """
+    text, status = _words(processes, error)
+    if processes.watch is not None:
+        gone = (isinstance(error, LinkError) and not error.late) or is_lost_connection(error)
+        if gone:
+            processes.watch.await_cause()
+        processes.watch.fail(text, status)
+    return status
+
+
+def _words(processes: Processes, error: BaseException) -> tuple[str, int]:
+    if isinstance(error, LinkError):
+        advice = "Is it stalled? Raise --stall where a step may take that long."
+        if error.late:
+            return (
+                f"stopped: nothing went to or came from process {error.peer} for {processes.stall:.0f} s. {advice}",
+                1,
+            )
+        return f"stopped: process {error.peer} closed the connection ({error}).", 1
+    if isinstance(error, InputError):
+        return f"stopped: {error}", 2
+    if isinstance(error, OSError):
+        return f"stopped: {file_trouble(error)}", 1
+    return f"failed: {type(error).__name__}: {error}", 1
