@@ -199,6 +199,13 @@ def test_command_writes_into_the_run_folder_and_says_how_to_open_it(tmp_path, ca
     assert "chrome://tracing" in said
 
 
+def test_command_draws_what_the_report_draws(tmp_path, capsys):
+    trace([str(shared(tmp_path / "run")), "--picture", str(tmp_path / "steps")])
+    assert (tmp_path / "steps.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (tmp_path / "steps.svg").read_text()
+    assert str(tmp_path / "steps.png") in capsys.readouterr().out
+
+
 def test_command_writes_where_it_is_told_to(tmp_path, capsys):
     trace([str(shared(tmp_path / "run")), "--output", str(tmp_path / "new" / "my.json")])
     assert json.loads((tmp_path / "new" / "my.json").read_text())["traceEvents"]

@@ -7,6 +7,8 @@ from typing import Annotated
 import tyro
 
 from blocklocal.cli.arguments import parse
+from blocklocal.errors import InputError
+from blocklocal.timeline.read import read_timeline
 from blocklocal.timeline.trace import write_trace
 
 
@@ -18,6 +20,8 @@ class TraceArguments:
     """Run folder."""
     output: Path | None = None
     """File to write. Default: RUN/trace.json."""
+    picture: Path | None = None
+    """Also draw a few steps, as the report does: a name without ending, for a PNG and an SVG."""
 
 
 def trace(arguments: list[str]) -> None:
@@ -28,3 +32,17 @@ def trace(arguments: list[str]) -> None:
     print(
         "open it at ui.perfetto.dev (drop the file there; it stays on this machine), or in Chrome at chrome://tracing"
     )
+    if given.picture is not None:
+        _draw(given.run, given.picture)
+
+
+def _draw(run: Path, picture: Path) -> None:
+    from blocklocal.report.save import save_figure
+    from blocklocal.report.timeline_plot import timeline_figure
+
+    timeline = read_timeline(run)
+    figure = timeline and timeline_figure(timeline)
+    if not figure:
+        raise InputError(f"no step of {run} was recorded by all its processes: train with --timeline 1 or more.")
+    for path in save_figure(figure, picture.parent, picture.name):
+        print(path)
