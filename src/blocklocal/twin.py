@@ -28,7 +28,8 @@ class Twin(nn.Module):
     """One block's backward network: what came from behind → (its raw message, what goes to the block before).
 
     chained: the incoming message is the next block's outgoing one; else every block reads the target itself.
-    late: of a chained twin with a delay of D steps, its last D outgoing messages [D, R, …], oldest first.
+    late: of a chained twin with a delay of D steps, its last D outgoing messages [D, R, values], oldest first; flat, so
+    that a message has one layout in memory whatever that of the network is.
     """
 
     late: Tensor | None
@@ -36,6 +37,7 @@ class Twin(nn.Module):
     def __init__(self, network: nn.Module, chained: bool, squash: bool):
         super().__init__()
         self.network, self.chained, self.squash = network, chained, squash
+        self.message_shape = torch.Size()
         self.register_buffer("late", None)
 
     def forward(self, incoming: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,17 +49,19 @@ class Twin(nn.Module):
 
     def delay(self, steps: int, outgoing: Tensor) -> None:
         """From now on, what is passed on arrives `steps` later; until then the first outgoing message does."""
-        self.late = outgoing.detach().expand(steps, *outgoing.shape).clone() if steps and self.chained else None
+        if steps and self.chained:
+            self.message_shape = outgoing.shape
+            self.late = outgoing.detach().flatten(1).repeat(steps, 1, 1)
 
     def arriving(self, outgoing: Tensor) -> Tensor:
         """What reaches the block before now: this outgoing message, or the one of D steps ago."""
-        return outgoing if self.late is None else self.late[0]
+        return outgoing if self.late is None else self.late[0].view(self.message_shape)
 
     def post(self, outgoing: Tensor) -> Tensor:
         """As `arriving`, in a training step: the messages under way move on by one."""
         now = self.arriving(outgoing)
         if self.late is not None:
-            self.late = torch.cat((self.late[1:], outgoing.unsqueeze(0)))
+            self.late = torch.cat((self.late[1:], outgoing.flatten(1).unsqueeze(0)))
         return now
 
 

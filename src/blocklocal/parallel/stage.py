@@ -95,7 +95,7 @@ class Stage(nn.Module):
                 behind = units[last].twin
                 assert behind is not None
                 assert behind.late is not None
-                like = behind.late[0].to(self.device)
+                like = torch.empty(behind.message_shape, dtype=behind.late.dtype, device=self.device)
                 self._back_in = BackReceiver(self.processes, edge, like, delay)
 
     # --- what a Trainer asks of a network
