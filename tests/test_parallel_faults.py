@@ -182,7 +182,8 @@ def test_a_second_signal_ends_all_processes_at_once(tmp_path, settings):
 
 def test_a_signal_before_training_stops_without_an_error(tmp_path, settings):
     with started([command(*train(settings, "--processes", 2))]) as running:
-        time.sleep(1.5)  # the processes are importing, or meeting
+        children = Path(f"/proc/{running[0].pid}/task/{running[0].pid}/children")
+        wait_until(lambda: len(children.read_text().split()) == 2)  # they are importing
         running[0].send_signal(signal.SIGINT)
         status, _, err = finished(running)[0]
     assert status == 130, err

@@ -60,11 +60,12 @@ class _Children:
     asked: int = 0
 
     def forward(self, number: int, frame: FrameType | None) -> None:
-        """A signal to this process is a signal to all; the second one ends them at once."""
+        """A signal to this process is a SIGTERM to all (in a Python that is starting, SIGINT is a traceback); the second
+        one ends them at once."""
         self.asked += 1
         for child in self.running:
             if child.poll() is None:
-                child.send_signal(number if self.asked == 1 else signal.SIGKILL)
+                child.send_signal(signal.SIGTERM if self.asked == 1 else signal.SIGKILL)
 
     def kill(self) -> None:
         for child in self.running:
