@@ -60,8 +60,7 @@ class _Children:
     asked: int = 0
 
     def forward(self, number: int, frame: FrameType | None) -> None:
-        """A signal to this process is a SIGTERM to all (in a Python that is starting, SIGINT is a traceback); the second
-        one ends them at once."""
+        """A signal is passed on as SIGTERM (in a Python that is starting, SIGINT is a traceback); the second one kills."""
         self.asked += 1
         for child in self.running:
             if child.poll() is None:
