@@ -60,7 +60,7 @@ class _Children:
     asked: int = 0
 
     def forward(self, number: int, frame: FrameType | None) -> None:
-        """A signal is passed on as SIGTERM (in a Python that is starting, SIGINT is a traceback); the second one kills."""
+        """Pass a signal on as SIGTERM (a Python that is starting answers SIGINT with a traceback); the second kills."""
         self.asked += 1
         for child in self.running:
             if child.poll() is None:
