@@ -41,8 +41,8 @@ def _draw(run: Path, picture: Path) -> None:
     from blocklocal.report.timeline_plot import timeline_figure
 
     timeline = read_timeline(run)
-    figure = timeline and timeline_figure(timeline)
-    if not figure:
+    figure = None if timeline is None else timeline_figure(timeline)
+    if figure is None:
         raise InputError(f"no step of {run} was recorded by all its processes: train with --timeline 1 or more.")
     for path in save_figure(figure, picture.parent, picture.name):
         print(path)
