@@ -23,7 +23,7 @@ from blocklocal.parallel.processes import Processes, default_threads, join, own_
 from blocklocal.parallel.recorder import Recorder
 from blocklocal.parallel.relay import Console, Records, Relay, SharedCheckpoints
 from blocklocal.parallel.stage import Stage
-from blocklocal.parallel.trouble import tell
+from blocklocal.parallel.trouble import tell, words
 from blocklocal.parallel.watch import ASKED, introduce
 from blocklocal.parallel.wire import LinkError
 from blocklocal.training.build import (
@@ -86,6 +86,8 @@ def train_share(address: Address, order: Order) -> dict[str, Any] | None:
             expected = isinstance(error, InputError | LinkError | OSError)
             if processes.address.quiet and expected:  # else a traceback is worth more than the launcher's line
                 raise SystemExit(status) from error
+            if isinstance(error, LinkError):
+                raise InputError(words(processes, error)[0]) from error
             raise
 
 

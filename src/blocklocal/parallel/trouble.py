@@ -10,7 +10,7 @@ def tell(processes: Processes, error: BaseException) -> int:
 
     Where it is the consequence of another process's end, the watch finds out whose, and ends this process here.
     """
-    text, status = _words(processes, error)
+    text, status = words(processes, error)
     if processes.watch is not None:
         gone = (isinstance(error, LinkError) and not error.late) or is_lost_connection(error)
         if gone:
@@ -19,7 +19,8 @@ def tell(processes: Processes, error: BaseException) -> int:
     return status
 
 
-def _words(processes: Processes, error: BaseException) -> tuple[str, int]:
+def words(processes: Processes, error: BaseException) -> tuple[str, int]:
+    """What became of this process, to follow its name; and the exit status."""
     if isinstance(error, LinkError):
         advice = "Is it stalled? Raise --stall where a step may take that long."
         if error.late:
@@ -32,4 +33,6 @@ def _words(processes: Processes, error: BaseException) -> tuple[str, int]:
         return f"stopped: {error}", 2
     if isinstance(error, OSError):
         return f"stopped: {file_trouble(error)}", 1
+    if isinstance(error, KeyboardInterrupt):
+        return "was stopped by the user.", 130
     return f"failed: {type(error).__name__}: {error}", 1
