@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-import torch
 from torch import Tensor
 
 from blocklocal.network import BlockLocal
 from blocklocal.rules.base import Batch, receive, target_messages
+from blocklocal.splitting.costs import settle_device
 from blocklocal.splitting.partition import partition
 from blocklocal.unit import Moment
 
@@ -61,18 +61,13 @@ def step_seconds(network: BlockLocal, x: Tensor, y: Tensor) -> list[float]:
         batch = Batch(x, y, network._rows, Moment(network.seed, repeat))
         a, messages = x, target_messages(network.units, network._rows)
         for k, unit in enumerate(network.units):
-            _settle(x)
+            settle_device(x)
             start = time.perf_counter()
             pending = receive(unit, a, batch, messages[k])
             unit.local_backward(pending)
             unit.update()
-            _settle(x)
+            settle_device(x)
             times[k].append(time.perf_counter() - start)
             a = pending.sent()
             del pending
     return [median(each[1:]) for each in times]  # the first step also allocates
-
-
-def _settle(x: Tensor) -> None:
-    if x.is_cuda:
-        torch.cuda.synchronize(x.device)

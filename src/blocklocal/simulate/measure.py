@@ -13,6 +13,7 @@ from blocklocal.local import OutputLoss
 from blocklocal.memory import saved_bytes
 from blocklocal.network import BlockLocal
 from blocklocal.simulate.costs import BlockCosts
+from blocklocal.splitting.costs import settle_device
 from blocklocal.unit import BlockUnit, Moment
 
 MOMENT = Moment()
@@ -198,13 +199,8 @@ def _overheads(whole: Sequence[float], small: Sequence[float], share: float) -> 
 
 def _timed(action: Callable[[], Tensor | None], a: Tensor) -> tuple[float, Tensor]:
     """(seconds, what the action gives)."""
-    _wait(a)
+    settle_device(a)
     start = time.perf_counter()
     result = action()
-    _wait(a)
+    settle_device(a)
     return time.perf_counter() - start, result  # type: ignore[return-value]
-
-
-def _wait(a: Tensor) -> None:
-    if a.is_cuda:
-        torch.cuda.synchronize(a.device)

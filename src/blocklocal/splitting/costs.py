@@ -61,17 +61,18 @@ def _fresh(x: Tensor) -> Tensor:
 
 def _seconds(unit: nn.Module, x: Tensor) -> float:
     def once() -> float:
-        _wait(x)
+        settle_device(x)
         start = time.perf_counter()
         _step(unit, x)
-        _wait(x)
+        settle_device(x)
         return time.perf_counter() - start
 
     once()  # the first run also allocates and chooses kernels
     return median(once() for _ in range(_REPEATS))
 
 
-def _wait(x: Tensor) -> None:
+def settle_device(x: Tensor) -> None:
+    """Wait until the device of a tensor has done all it was given: before and after what is timed."""
     if x.device.type == "cuda":
         torch.cuda.synchronize(x.device)
 
