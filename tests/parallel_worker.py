@@ -13,6 +13,8 @@ from parallel_cases import CASES, batches, make, plain
 
 from blocklocal.parallel import Address, Processes, Stage, join
 from blocklocal.parallel.links import STOP, Inbox, Outbox, is_dense
+from blocklocal.shards import own
+from blocklocal.training.checkpoint import Saved
 
 PLACEMENTS = {1: (4,), 2: (1, 3), 3: (1, 2, 1), 4: (1, 1, 1, 1)}
 
@@ -99,19 +101,40 @@ def messages() -> Iterator[torch.Tensor]:
     yield torch.arange(6.0).view(6, 1, 1, 1).expand(6, 2, 1, 1)  # memory shared by elements
 
 
-def replicas(processes: Processes, folder: Path) -> None:
-    """Every replica trains on its part of the batches; no BatchNorm, so the average is the whole batch's gradient."""
-    stage = Stage(plain(), processes, PLACEMENTS[processes.stages])
+def replicas(processes: Processes, folder: Path, *, shard: bool = False) -> None:
+    """Every replica trains on its part of the batches; no BatchNorm, so the average is the whole batch's gradient.
+
+    In between the network is evaluated, and what would be saved is what is kept.
+    """
+    stage = Stage(plain(), processes, PLACEMENTS[processes.stages], shard=shard)
     stage.configure(stage.optimizer)
+    seen = []
     for x, y in batches("mlp"):
         each = len(y) // processes.replicas
         mine = slice(processes.replica * each, (processes.replica + 1) * each)
         stage.step(x[mine], y[mine])
+        seen.append(stage.block_logits(x[mine]))
+        seen.append(stage.message_sizes())
     stage.finish()
-    torch.save({unit.index: unit.state_dict() for unit in stage.units}, folder / f"weights.{processes.address.rank}")
+    saved = [Saved.of(unit) for unit in stage.units]
+    held = sum(own(parameter).numel() for parameter in stage.parameters())
+    torch.save(
+        {
+            "weights": {each.index: each.weights for each in saved},
+            "learners": {each.index: each.learner for each in saved},
+            "seen": seen,
+            "held": held,
+            "all": sum(parameter.numel() for parameter in stage.parameters()),
+        },
+        folder / f"replica.{processes.address.rank}",
+    )
 
 
-TASKS = {"equality": equality, "pressure": pressure, "shapes": shapes, "replicas": replicas}
+def shards(processes: Processes, folder: Path) -> None:
+    replicas(processes, folder, shard=True)
+
+
+TASKS = {"equality": equality, "pressure": pressure, "shapes": shapes, "replicas": replicas, "shards": shards}
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from parallel_cases import BLOCKS, batches, plain
 from parallel_helpers import work
+from run_helpers import equal
 
 from blocklocal.parallel.links import is_dense
 
@@ -46,36 +47,55 @@ def test_a_slow_block_slows_the_ones_before_it_down_and_little_is_under_way(tmp_
 
 @pytest.fixture(scope="module")
 def replicated(tmp_path_factory):
-    """Weights of every block after training with two replicas, in one group of blocks and in two."""
-    found = []
-    for stages in (1, 2):
-        folder = tmp_path_factory.mktemp(f"stages{stages}")
-        work("replicas", 2 * stages, folder, replicas=2)
-        found.append([torch.load(folder / f"weights.{rank}") for rank in range(2 * stages)])
-    return found
+    """What two replicas know after training: one group of blocks and two, with a copy of the blocks each or shared."""
+
+    def trained(task: str, stages: int) -> list[dict]:
+        folder = tmp_path_factory.mktemp(f"{task}{stages}")
+        work(task, 2 * stages, folder, replicas=2)
+        return [torch.load(folder / f"replica.{rank}") for rank in range(2 * stages)]
+
+    return {(task, stages): trained(task, stages) for task in ("replicas", "shards") for stages in (1, 2)}
 
 
-def test_replicas_of_a_block_hold_the_same_weights(replicated):
-    (first, second), four = replicated
+@pytest.mark.parametrize("task", ["replicas", "shards"])
+def test_replicas_of_a_block_hold_the_same_weights(replicated, task):
+    (first, second), four = replicated[task, 1], replicated[task, 2]
     for a, b in ((first, second), (four[0], four[1]), (four[2], four[3])):
-        assert all(torch.equal(a[k][name], b[k][name]) for k in a for name in a[k])
+        assert equal(a["weights"], b["weights"])
+        assert equal(a["learners"], b["learners"])
 
 
-def test_replicas_learn_the_same_however_the_blocks_are_spread(replicated):
-    (whole, _), four = replicated
-    parts = {**four[0], **four[2]}
-    assert sorted(parts) == list(range(BLOCKS))
-    assert all(torch.equal(whole[k][name], parts[k][name]) for k in whole for name in whole[k])
+@pytest.mark.parametrize("task", ["replicas", "shards"])
+def test_replicas_learn_the_same_however_the_blocks_are_spread(replicated, task):
+    (whole, _), four = replicated[task, 1], replicated[task, 2]
+    for kept in ("weights", "learners"):
+        parts = {**four[0][kept], **four[2][kept]}
+        assert sorted(parts) == list(range(BLOCKS))
+        assert equal(whole[kept], parts)
 
 
 def test_replicas_average_the_gradient_of_the_whole_batch(replicated):
     """Up to rounding, what one process learns from all of it (but for the sample that does not divide)."""
-    (whole, _), _ = replicated
+    (whole, _) = replicated["replicas", 1]
     net = plain()
     for x, y in batches("mlp"):
         even = len(y) // 2 * 2
         net.step(x[:even], y[:even])
     alone = {unit.index: unit.state_dict() for unit in net.units}
-    for k, weights in whole.items():
+    for k, weights in whole["weights"].items():
         for name, tensor in weights.items():
             torch.testing.assert_close(tensor, alone[k][name])
+
+
+@pytest.mark.parametrize("stages", [1, 2])
+def test_replicas_that_share_the_parameters_learn_what_those_with_a_copy_do(replicated, stages):
+    for copied, shared in zip(replicated["replicas", stages], replicated["shards", stages], strict=True):
+        torch.testing.assert_close(shared["weights"], copied["weights"], rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(shared["learners"], copied["learners"], rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(shared["seen"], copied["seen"], rtol=1e-5, atol=1e-6)  # in between, too
+
+
+def test_each_replica_holds_half_of_what_they_share(replicated):
+    for known in replicated["shards", 1]:
+        assert known["held"] < 0.51 * known["all"]
+    assert all(known["held"] == known["all"] for known in replicated["replicas", 1])

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from parallel_cases import CASES, batches, make
+from torch import nn
 
 from blocklocal import InputError
 from blocklocal.parallel.address import find_address
@@ -22,7 +23,9 @@ from blocklocal.parallel.recorder import COMPUTE, SEND, WAIT, Recorder
 from blocklocal.parallel.stage import check_placement, check_rule
 from blocklocal.rules import RULES
 from blocklocal.settings import Learning
+from blocklocal.shards import shard
 from blocklocal.timeline import read_timeline, shares
+from blocklocal.unit import BlockUnit
 
 TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "h", "MASTER_PORT": "29500", "LOCAL_WORLD_SIZE": "2"}
 
@@ -196,3 +199,14 @@ def test_memory_does_not_grow_with_steps_that_are_not_kept():
         recorder.step(step)
     assert recorder._spans == []
     assert len(recorder._sums) == 1
+
+
+def test_a_single_number_cannot_be_shared():
+    block = nn.Sequential(nn.Linear(2, 2))
+    block.register_parameter("scale", nn.Parameter(torch.tensor(1.0)))
+    with pytest.raises(InputError, match=r"block 3: scale is a single number.*leave out --shard"):
+        shard(BlockUnit(block, None, index=2), mesh=None)
+
+
+def test_a_frozen_block_has_nothing_to_share():
+    assert shard(BlockUnit(nn.Linear(2, 2), None, index=0, trains=False), mesh=None) == []

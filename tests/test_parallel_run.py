@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from parallel_helpers import command, finished, pids, started, torchrun, wait_until
-from run_helpers import StopAfter, assert_same_run, cli, summary, whole, with_dropout, without_reports
+from run_helpers import StopAfter, assert_same_run, cli, newest, summary, weights, whole, with_dropout, without_reports
 
 from blocklocal.config import Config
 from blocklocal.parallel.watch import is_running
@@ -114,6 +116,30 @@ def test_replicas_share_the_batches(tmp_path):
         assert status == 0, err
     assert_same_run(*outs)  # the same shares of the batches, whether the blocks share a process or not
     assert summary(outs[1])["replicas"] == 2
+
+
+def test_replicas_may_share_the_parameters(tmp_path):
+    """As with a copy each, up to rounding; a checkpoint is whole, and a run goes on from it bit for bit."""
+    at, copied, shared = settings(tmp_path, width=3), tmp_path / "copied", tmp_path / "shared"
+    spread = ["--processes", 2, "--replicas", 2, "--quiet"]
+    for out, flag in ((copied, []), (shared, ["--shard"])):
+        status, _, err = run(command("train", "--config", at, "--output", out, *spread, *flag))
+        assert status == 0, err
+    torch.testing.assert_close(weights(shared), weights(copied), rtol=1e-2, atol=1e-4)
+    assert cli("evaluate", shared).status == 0
+
+    stopped = shutil.copytree(shared, tmp_path / "stopped")
+    shutil.rmtree(newest(stopped))
+    (stopped / "summary.json").unlink()
+    status, _, err = run(command("train", "--resume", stopped, *spread, "--shard"))
+    assert status == 0, err
+    assert_same_run(stopped, shared)
+
+
+def test_only_replicas_can_share_parameters(tmp_path):
+    said = cli("train", "--config", settings(tmp_path), "--output", tmp_path / "run", "--processes", 2, "--shard")
+    assert said.status == 2
+    assert "give --replicas of 2 or more" in said.text
 
 
 def test_a_run_does_not_go_on_with_epochs_of_another_length(tmp_path, monkeypatch):

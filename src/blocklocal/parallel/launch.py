@@ -34,6 +34,8 @@ class Launch:
     """Blocks per process, first to last, such as 2 1 1; default: balanced by the measured time of the blocks' steps."""
     replicas: int = 1
     """Processes per group of blocks, each with its part of every batch; they average gradients (DDP)."""
+    shard: bool = False
+    """Replicas share parameters, gradients and optimiser states of their blocks (FSDP2), instead of a copy each."""
     queue: int = QUEUE
     """Messages that may be under way between two processes, before the faster one waits."""
     timeline: int = 500
@@ -48,6 +50,8 @@ class Launch:
             check_positive(name, getattr(self, name), integer=True)
         for name in ("stall", "join"):
             check_positive(name, getattr(self, name))
+        if self.shard and self.replicas == 1:
+            raise InputError("--shard divides blocks among replicas: give --replicas of 2 or more with it.")
         if self.timeline < 0:
             raise InputError(f"timeline must be a number of steps, 0 for none, not {self.timeline}.")
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from blocklocal.errors import InputError
 from blocklocal.parallel.address import JOIN_SECONDS, Address
@@ -31,8 +31,8 @@ POLL_SECONDS = 0.005
 class Processes:
     """This process among the others: `stage` of `stages` groups of blocks, `replica` of `replicas` within its group.
 
-    store: small facts, read by polling (it must not be blocked by a process that is gone). data: the process group that
-    averages gradients; None without replicas.
+    store: small facts, read by polling (it must not be blocked by a process that is gone). data: the replicas of this
+    group of blocks, which average gradients; None without replicas.
     """
 
     address: Address
@@ -40,7 +40,7 @@ class Processes:
     replicas: int
     stall: float
     watch: Watch | None = None
-    data: dist.ProcessGroup | None = None
+    data: DeviceMesh | None = None
     networks: int = 0  # that they have trained together so far
     shared: int = 0
 
@@ -102,7 +102,7 @@ class Processes:
         if self.data is None:
             return wish
         asked = torch.tensor([int(wish)], device=device)
-        dist.all_reduce(asked, op=dist.ReduceOp.MAX, group=self.data)
+        dist.all_reduce(asked, op=dist.ReduceOp.MAX, group=self.data.get_group())
         return bool(asked.item())
 
     def wait_for(self, keys: Sequence[str], seconds: float, missing: Callable[[list[str]], str]) -> list[bytes]:
@@ -198,7 +198,7 @@ def join(
             mesh = init_device_mesh(
                 "cuda" if cuda else "cpu", (processes.stages, replicas), mesh_dim_names=("blocks", "data")
             )
-            processes.data = mesh["data"].get_group()
+            processes.data = mesh["data"]
     except InputError as error:
         if processes.watch is not None:
             processes.watch.fail(f"stopped: {error}", 2)

@@ -13,7 +13,7 @@ from typing import Any
 from blocklocal.errors import InputError
 from blocklocal.parallel.processes import Processes
 from blocklocal.parallel.stage import Stage
-from blocklocal.training.checkpoint import Draft, describe
+from blocklocal.training.checkpoint import Draft, Saved, describe
 from blocklocal.training.loop import Record, Trainer
 from blocklocal.training.observers import check_finite
 from blocklocal.training.progress import NullProgress, Progress
@@ -93,15 +93,22 @@ class Console:
 
 
 class SharedCheckpoints:
-    """As `training.observers.Checkpoints`: every stage writes its own blocks, the last one completes the checkpoint."""
+    """As `training.observers.Checkpoints`: every stage writes its own blocks, the last one completes the checkpoint.
 
-    def __init__(self, folder: Path, relay: Relay, every: int | None = None):
-        self.folder, self.relay, self.every = folder, relay, every
+    shared: whether replicas share the parameters.
+    """
+
+    def __init__(self, folder: Path, relay: Relay, every: int | None = None, *, shared: bool = False):
+        self.folder, self.relay, self.every, self.shared = folder, relay, every, shared
         self._count = 0
 
     def save(self, trainer: Trainer) -> None:
         """Raises NotFinite instead of putting ruined weights in the place of the last good ones."""
         check_finite(trainer.network)
+        if self.relay.processes.replica > 0:  # the first replica writes; the others have a part of what it writes
+            for unit in trainer.network.units if self.shared else ():
+                Saved.of(unit)
+            return
         self._count += 1
         name, units = f"checkpoint {self._count}", trainer.network.units
         draft = self._open(name, trainer.step)

@@ -101,7 +101,15 @@ def _train(
     network = made[2] if made else draw_network(config, plan.facts, plan.starts)
     first_sizes = network.message_sizes()
     recorder = _recorder(processes, order, plan, network.split.names, threads, device)
-    stage = Stage(network, processes, plan.placement.sizes, queue=order.launch.queue, device=device, recorder=recorder)
+    stage = Stage(
+        network,
+        processes,
+        plan.placement.sizes,
+        queue=order.launch.queue,
+        shard=order.launch.shard,
+        device=device,
+        recorder=recorder,
+    )
     settle(stage, config, device)
     _introduce(processes, order, stage)
     data = made[1] if made else _data(config, plan, stage)
@@ -110,7 +118,7 @@ def _train(
     stopped = _fit(processes, order, plan, stage, data, Books(names, first_sizes), signals)
     if stopped:
         raise Interrupted(
-            order.output, f"blocklocal train --resume {shlex.quote(str(order.output))}{_flags(processes)}"
+            order.output, f"blocklocal train --resume {shlex.quote(str(order.output))}{_flags(processes, order)}"
         )
     del stage
     return _conclude(order, plan, data, device, threads) if rank == 0 else None
@@ -144,7 +152,9 @@ def _fit(
     if plan.checkpoint is not None:
         trainer.restore(load_checkpoint(order.output / CHECKPOINTS / plan.checkpoint, stage))
     relay = Relay(processes)
-    saver = SharedCheckpoints(order.output / CHECKPOINTS, relay, config.machine.checkpoint_every)
+    saver = SharedCheckpoints(
+        order.output / CHECKPOINTS, relay, config.machine.checkpoint_every, shared=order.launch.shard
+    )
     validation = None
     if len(data.validation):
         validation = stage.announced(evaluation_batches(config, data.validation, plan.facts, device), training=False)
@@ -152,15 +162,14 @@ def _fit(
     with ExitStack() as open_books:
         if processes.last and processes.replica == 0:
             trainer.observers += _keep_books(order, plan, stage, trainer, books, len(batches), open_books)
-        if processes.replica == 0:
-            trainer.observers.append(saver)
+        trainer.observers.append(saver)
         stopped = False
         try:
             trainer.fit(stage.announced(batches, training=True), validation)
         except Stopped:
             stopped = True
         stage.finish(stop=stopped)
-        if stopped and processes.replica == 0:
+        if stopped:
             saver.save(trainer)
         stage.recorder.close()
         processes.meet("end")
@@ -212,12 +221,13 @@ def _introduce(processes: Processes, order: Order, stage: Stage) -> None:
         processes.store,
         processes.address.rank,
         f"{blocks}, pid {os.getpid()} on {socket.gethostname()}",
-        advice + _flags(processes),
+        advice + _flags(processes, order),
     )
 
 
-def _flags(processes: Processes) -> str:
+def _flags(processes: Processes, order: Order) -> str:
     replicas = f" --replicas {processes.replicas}" if processes.replicas > 1 else ""
+    replicas += " --shard" if order.launch.shard else ""
     launched = f" --processes {processes.address.size}" if processes.address.quiet else ""
     return launched + replicas + ("" if launched else " (under torchrun as before)")
 

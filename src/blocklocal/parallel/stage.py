@@ -7,12 +7,13 @@ twin come back, and those are due when the next stage has begun an earlier step 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn as nn
 from torch import Tensor
 
+from blocklocal import shards
 from blocklocal.data import Batches
 from blocklocal.errors import InputError
 from blocklocal.local import HiddenLoss, LocalResult
@@ -35,7 +36,8 @@ QUEUE = 2
 class Stage(nn.Module):
     """The units of `network` that process `processes.stage` trains, in the place of the network in a `Trainer`.
 
-    placement: number of blocks of every stage. queue: forward messages that may be under way to the next stage. Every
+    placement: number of blocks of every stage. queue: forward messages that may be under way to the next stage. shard:
+    replicas share what they train (FSDP2), instead of a copy each; optimisers are built anew then (`configure`). Every
     process makes the whole network (from the same seed) and its stage; what it does not train goes with the network.
 
         with join(find_address()) as processes:
@@ -55,6 +57,7 @@ class Stage(nn.Module):
         placement: Sequence[int],
         *,
         queue: int = QUEUE,
+        shard: bool = False,
         device: torch.device | str = "cpu",
         recorder: Recorder | None = None,
     ):
@@ -76,7 +79,8 @@ class Stage(nn.Module):
         self._units = nn.ModuleList(mine)
         self.register_buffer("_rows", network._rows.clone(), persistent=False)
         self.to(device)
-        self._begun = False
+        self._begun, self._mesh = False, processes.data if shard else None
+        self._shards: list[Any] | None = None  # the modules that are divided, as FSDP2 gives them
         self._link(network.units, first, coming_back, queue)
 
     def _link(self, units: Sequence[BlockUnit], first: int, coming_back: Sequence[bool], queue: int) -> None:
@@ -125,6 +129,8 @@ class Stage(nn.Module):
     def configure(self, optimizer: Optimizer, schedule: str = "constant", steps: int = 1) -> None:
         """Give every block its own optimiser and learning-rate schedule of `steps` steps."""
         self._recipe = (optimizer, schedule, steps)
+        if self._mesh is not None and self._shards is None:  # now, in the layout and on the device of training
+            self._shards = [module for unit in self.units for module in shards.shard(unit, self._mesh)]
         for unit in self.units:
             unit.configure(optimizer, schedule, steps)
 
@@ -138,9 +144,11 @@ class Stage(nn.Module):
         if self._begun:
             return
         self._begun = True
-        if self.processes.data is not None:
+        if self._mesh is not None and self._shards is None:
+            self.configure(*self._recipe)
+        elif self.processes.data is not None and self._mesh is None:
             for unit in self.units:
-                unit.replicate(self.processes.data)
+                unit.replicate(self.processes.data.get_group())
         late = self._late()
         if self._back_out is not None and late is not None:
             for message in late:
@@ -180,13 +188,16 @@ class Stage(nn.Module):
             logits.append(unit.scores(a, message))
         if self._outbox is not None:
             self._send(a)
+        self._reshard()
         return logits
 
     def message_sizes(self) -> list[float | None]:
         """Mean |b| of the backward message of this process's blocks; None where there is none."""
         self.begin()
         with torch.no_grad():
-            return [None if b is None else b.abs().mean().item() for b in self._messages()]
+            sizes = [None if b is None else b.abs().mean().item() for b in self._messages()]
+        self._reshard()
+        return sizes
 
     # --- what concerns the other processes
 
@@ -242,6 +253,11 @@ class Stage(nn.Module):
 
     def _messages(self) -> list[Tensor | None]:
         return target_messages(self.units, self._rows if self._back_in is None else self._back_in.peek())
+
+    def _reshard(self) -> None:
+        """After a pass without a backward one: forget what was gathered, which the next update makes stale."""
+        for module in self._shards or ():
+            module.reshard()
 
     def _late(self) -> Tensor | None:
         twin = self.units[0].twin

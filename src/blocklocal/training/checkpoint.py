@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from blocklocal.errors import InputError
+from blocklocal.shards import divided, divided_state, whole, whole_state
 from blocklocal.training.learner import Learner
 from blocklocal.unit import BlockUnit
 
@@ -71,7 +72,7 @@ class Draft:
     def write(self, units: Sequence[BlockUnit]) -> None:
         """The files of these units, flushed to the disk."""
         for unit in units:
-            _save_unit(self.partial, unit.index, unit)
+            _save_unit(self.partial, Saved.of(unit))
         _sync([self.partial / f"block-{unit.index}.{kind}" for unit in units for kind in ("safetensors", "optimizer")])
 
     def complete(self, state: dict, described: list[dict]) -> Path:
@@ -95,17 +96,32 @@ def _remove(path: Path) -> None:
     shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _save_unit(folder: Path, k: int, unit: BlockUnit) -> None:
-    tensors = {
-        name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in unit.state_dict().items()
-    }
+@dataclass(frozen=True)
+class Saved:
+    """What is saved of the unit of block `index`."""
+
+    index: int
+    weights: dict[str, torch.Tensor]
+    learner: dict
+
+    @classmethod
+    def of(cls, unit: BlockUnit) -> "Saved":
+        """Where replicas share its parameters (`shards`), all of them must come here."""
+        weights = {
+            name: whole(tensor.detach()).clone(memory_format=torch.contiguous_format)
+            for name, tensor in unit.state_dict().items()
+        }
+        learner = {
+            "optimizer": whole_state(unit.optimizer.state_dict()) if unit.optimizer else None,
+            "schedule": unit.schedule.state_dict() if unit.schedule else None,
+        }
+        return cls(unit.index, weights, learner)
+
+
+def _save_unit(folder: Path, saved: Saved) -> None:
     # As bytes: written by the library itself, a full disk would be another library's error instead of an OSError.
-    (folder / f"block-{k}.safetensors").write_bytes(save(tensors))
-    learner = {
-        "optimizer": unit.optimizer.state_dict() if unit.optimizer else None,
-        "schedule": unit.schedule.state_dict() if unit.schedule else None,
-    }
-    _save_tensors(learner, folder / f"block-{k}.optimizer")
+    (folder / f"block-{saved.index}.safetensors").write_bytes(save(saved.weights))
+    _save_tensors(saved.learner, folder / f"block-{saved.index}.optimizer")
 
 
 def _save_tensors(value: dict, path: Path) -> None:
@@ -158,10 +174,11 @@ def load_checkpoint(path: Path, network: Learner, *, learners: bool = True) -> d
     learned = [_load_tensors(path, name, LEARNER) for name in names]
     random = _load_tensors(path, "rng.pt", {"cpu"}) if learners else None
     for unit, tensors in zip(network.units, weights, strict=True):
-        unit.load_state_dict(tensors)
+        now = unit.state_dict()
+        unit.load_state_dict({name: divided(tensor, now[name]) for name, tensor in tensors.items()})
     for unit, learner in zip(network.units, learned, strict=False):
         if unit.optimizer is not None and unit.schedule is not None:
-            unit.optimizer.load_state_dict(learner["optimizer"])
+            unit.optimizer.load_state_dict(divided_state(learner["optimizer"], unit.optimizer))
             unit.schedule.load_state_dict(learner["schedule"])
     if random is not None:
         torch.set_rng_state(random["cpu"])

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from blocklocal.files import cut_half_line
+from blocklocal.shards import own
 from blocklocal.training.checkpoint import save_checkpoint
 from blocklocal.training.learner import Learner
 from blocklocal.training.loop import Record, Trainer
@@ -106,7 +107,7 @@ class Checkpoints:
 def check_finite(network: Learner) -> None:
     """Raise NotFinite, with block and step, where an update has made a weight NaN or infinite."""
     for unit in network.units:
-        finite = [parameter.detach().isfinite().all() for parameter in unit.parameters()]
+        finite = [own(parameter.detach()).isfinite().all() for parameter in unit.parameters()]
         if finite and not torch.stack(finite).all():
             raise NotFinite(f"weights of block {unit.index + 1} are not finite after step {network.steps}")
 
