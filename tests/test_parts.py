@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from blocklocal.families import family
 from blocklocal.local import HiddenLoss
 from blocklocal.objectives import OBJECTIVES
-from blocklocal.parts import Decoder, readout, similarity
+from blocklocal.parts import Decoder, similarity
 from blocklocal.targets import Classes
 
 FLAT, MAP, SEQUENCE = torch.Size([4, 6]), torch.Size([4, 6, 8, 8]), torch.Size([4, 5, 6])
@@ -16,37 +16,6 @@ FLAT, MAP, SEQUENCE = torch.Size([4, 6]), torch.Size([4, 6, 8, 8]), torch.Size([
 
 def kinds(module: nn.Module) -> list[str]:
     return [type(layer).__name__ for layer in module.modules() if not list(layer.children())]
-
-
-# --- readout
-
-
-@pytest.mark.parametrize("layers", [1, 2, 3])
-@pytest.mark.parametrize(
-    ("shape", "out"),
-    [
-        (FLAT, (4, 6)),
-        (SEQUENCE, (4, 5, 6)),
-        (MAP, (4, 6, 4, 4)),
-        (torch.Size([4, 6, 7, 7]), (4, 6, 4, 4)),
-        (torch.Size([4, 6, 1, 1]), (4, 6, 1, 1)),
-    ],
-)
-def test_a_readout_keeps_the_width_and_halves_maps_once(shape, out, layers):
-    assert readout(shape, layers)(torch.randn(shape)).shape == out
-
-
-@pytest.mark.parametrize(
-    ("shape", "layer"),
-    [
-        (FLAT, ["Linear", "BatchNorm1d"]),
-        (MAP, ["Conv2d", "BatchNorm2d"]),
-        (SEQUENCE, ["Linear", "LayerNorm"]),
-    ],
-)
-def test_a_readout_ends_before_its_last_relu(shape, layer):
-    assert kinds(readout(shape, 1)) == layer
-    assert kinds(readout(shape, 3)) == [*layer, "ReLU", *layer, "ReLU", *layer]
 
 
 # --- reconstruction

@@ -13,7 +13,8 @@ from blocklocal.layout import output_shapes, to_positions, units_of
 from blocklocal.local import HiddenLoss, OutputLoss
 from blocklocal.normalising import normaliser
 from blocklocal.objectives import OBJECTIVES, Terms
-from blocklocal.parts import Decoder, readout
+from blocklocal.parts import Decoder
+from blocklocal.readouts import reading_layer, readout
 from blocklocal.rules import RULES, Rule
 from blocklocal.seeds import seeded
 from blocklocal.settings import Learning
@@ -74,14 +75,19 @@ class _Assembly:
         hidden = self.shapes[1:-1]
         if self.rule.objective is None and self.rule.twin is None:
             return [None for _ in hidden]
-        layers = self.learning.readout if self.rule.parts else 0
-        readouts = [readout(shape, layers) if layers else None for shape in hidden]
+        readouts = [self._readout(k) for k in range(len(hidden))]
         latents = [
             shape if h is None else output_shapes([h], torch.zeros(shape))[0]
             for h, shape in zip(readouts, hidden, strict=True)
         ]
         twins = self._twins(latents, hidden)
         return [self._loss(k, readouts[k], latents[k], twins[k]) for k in range(len(hidden))]
+
+    def _readout(self, k: int) -> nn.Module | None:
+        layers, shape = self.learning.readout if self.rule.parts else 0, self.shapes[k + 1]
+        if not layers:
+            return None
+        return readout(shape, layers, reading_layer(self.modules[k + 1], shape) if len(shape) == 3 else None)
 
     def _twins(self, latents: Sequence[torch.Size], hidden: Sequence[torch.Size]) -> Sequence[Twin | None]:
         kind = self.learning.twin if self.rule.twin == "" else self.rule.twin

@@ -1,4 +1,4 @@
-"""What a block may add to its local loss: a readout, a reconstruction, a similarity term (method §3).
+"""What a block may add to its local loss: a reconstruction, a similarity term (method §3).
 
 Each is a small network or function of its own; none is on the forward path.
 """
@@ -8,26 +8,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from blocklocal.layout import to_positions, units_of
-
-
-def readout(shape: torch.Size, layers: int) -> nn.Module:
-    """h_k: `layers` layers, as wide as the activation, between a_k and the latent; it ends before its last ReLU.
-
-    Maps: 3×3 convolutions, the first of stride 2, with BatchNorm; flat latents: dense layers with BatchNorm;
-    sequences: dense layers with LayerNorm. The family's mean supplies the last nonlinearity.
-    """
-    width, parts = units_of(shape), []
-    for layer in range(layers):
-        parts += [nn.ReLU()] if layer else []
-        if len(shape) == 4:
-            stride = 1 if layer or min(shape[2:]) < 2 else 2
-            parts += [nn.Conv2d(width, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width)]
-        elif len(shape) == 2:
-            parts += [nn.Linear(width, width, bias=False), nn.BatchNorm1d(width)]
-        else:
-            parts += [nn.Linear(width, width), nn.LayerNorm(width)]
-    return nn.Sequential(*parts)
+from blocklocal.layout import to_positions
 
 
 class Decoder(nn.Module):

@@ -1,0 +1,56 @@
+"""Readouts h_k: a small network between a block's output a_k and the latent on which messages are matched (method §3).
+
+A readout stands for what the rest of the network makes of a_k: the less of that it can do, the more of the answer the
+block itself must give, and the less it keeps for later blocks (`docs/accuracy.md`). It is trained by the block's own
+loss, is not on the forward path, and its weights are its own.
+"""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from blocklocal.layout import output_shapes, units_of
+from blocklocal.splitting.chains import flat_layers, is_weighted
+
+
+def readout(shape: torch.Size, layers: int, reader: nn.Module | None = None) -> nn.Module:
+    """A readout of `layers` layers for outputs of `shape` [B, …]; it ends before its last nonlinearity.
+
+    Maps [B, C, H, W]: 3×3 convolutions, the first of stride 2, with BatchNorm; flat outputs [B, D]: dense layers with
+    BatchNorm. Sequences [B, T, D]: layers that start as copies of `reader` (see `reading_layer`), because no dense
+    layer sees other positions, and a LayerNorm; where there is none, dense layers with LayerNorm.
+    """
+    if len(shape) == 3 and reader is not None:
+        copies = [copy.deepcopy(reader).requires_grad_() for _ in range(layers)]
+        return nn.Sequential(*copies, nn.LayerNorm(units_of(shape)))
+    width, parts = units_of(shape), []
+    for layer in range(layers):
+        parts += [nn.ReLU()] if layer else []
+        if len(shape) == 4:
+            stride = 1 if layer or min(shape[2:]) < 2 else 2
+            parts += [nn.Conv2d(width, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width)]
+        elif len(shape) == 2:
+            parts += [nn.Linear(width, width, bias=False), nn.BatchNorm1d(width)]
+        else:
+            parts += [nn.Linear(width, width), nn.LayerNorm(width)]
+    return nn.Sequential(*parts)
+
+
+@torch.no_grad()
+def reading_layer(block: nn.Module, shape: torch.Size) -> nn.Module | None:
+    """The first layer with weights of `block` that takes and gives a tensor of `shape` [B, …]."""
+    found: list[nn.Module] = []
+
+    def look(layer: nn.Module, given: Sequence[Tensor], made: Tensor) -> None:
+        if is_weighted(layer) and [t.shape for t in given] == [shape] and made.shape == shape:
+            found.append(layer)
+
+    hooks = [layer.register_forward_hook(look) for _, layer in flat_layers(block)]
+    try:
+        output_shapes([block], torch.zeros(shape))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found[0] if found else None

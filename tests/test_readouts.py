@@ -1,0 +1,103 @@
+"""Readouts. Oracles: shapes, kinds of layers, and that a copy is one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from blocklocal import BlockLocal, split
+from blocklocal.local import HiddenLoss
+from blocklocal.models.transformer import Layer, Transformer
+from blocklocal.readouts import reading_layer, readout
+
+FLAT, MAP, SEQUENCE = torch.Size([4, 6]), torch.Size([4, 6, 8, 8]), torch.Size([4, 5, 6])
+
+
+def kinds(module: nn.Module) -> list[str]:
+    return [type(layer).__name__ for layer in module.modules() if not list(layer.children())]
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("shape", "out"),
+    [
+        (FLAT, (4, 6)),
+        (SEQUENCE, (4, 5, 6)),
+        (MAP, (4, 6, 4, 4)),
+        (torch.Size([4, 6, 7, 7]), (4, 6, 4, 4)),
+        (torch.Size([4, 6, 1, 1]), (4, 6, 1, 1)),
+    ],
+)
+def test_a_readout_keeps_the_width_and_halves_maps_once(shape, out, layers):
+    assert readout(shape, layers)(torch.randn(shape)).shape == out
+
+
+@pytest.mark.parametrize(
+    ("shape", "layer"),
+    [
+        (FLAT, ["Linear", "BatchNorm1d"]),
+        (MAP, ["Conv2d", "BatchNorm2d"]),
+        (SEQUENCE, ["Linear", "LayerNorm"]),
+    ],
+)
+def test_a_readout_ends_before_its_last_relu(shape, layer):
+    assert kinds(readout(shape, 1)) == layer
+    assert kinds(readout(shape, 3)) == [*layer, "ReLU", *layer, "ReLU", *layer]
+
+
+# --- sequences
+
+
+def transformer(blocks: int, cut: int) -> BlockLocal:
+    model = Transformer(7, 5, width=8, blocks=blocks, causal=True)
+    example = torch.zeros(2, 5, dtype=torch.int64)
+    return BlockLocal(split(model, cut), classes=7, example=example, readout=2, family="gaussian", normalise="units")
+
+
+def parts(network: BlockLocal) -> list[nn.Sequential]:
+    losses = [unit.local for unit in network.units]
+    return [loss.readout for loss in losses if isinstance(loss, HiddenLoss)]
+
+
+@pytest.mark.parametrize(("blocks", "cut"), [(3, 3), (4, 2)])
+def test_a_sequence_is_read_by_copies_of_the_layer_behind_the_cut(blocks, cut):
+    network = transformer(blocks, cut)
+    behind = [next(m for m in unit.block.modules() if isinstance(m, Layer)) for unit in network.units[1:]]
+    for made, layer in zip(parts(network), behind, strict=True):
+        assert [type(part) for part in made] == [Layer, Layer, nn.LayerNorm]
+        for part in list(made)[:2]:
+            known = dict(layer.named_parameters())
+            assert all(torch.equal(p, known[name]) for name, p in part.named_parameters())
+            assert not {id(p) for p in part.parameters()} & {id(p) for p in layer.parameters()}
+
+
+def test_what_a_position_is_read_as_does_not_depend_on_later_ones():
+    network = transformer(3, 3).eval()
+    x = torch.randint(7, (4, 5), generator=torch.Generator().manual_seed(0))
+    other = x.clone()
+    other[:, 3:] = (other[:, 3:] + 1) % 7
+    for a, b in zip(network.block_logits(x), network.block_logits(other), strict=True):
+        assert torch.equal(a[:, :3], b[:, :3])
+        assert not torch.equal(a[:, 3], b[:, 3])
+
+
+def test_the_copies_learn_where_the_layer_is_frozen():
+    model = Transformer(7, 5, width=8, blocks=2)
+    model.layers[1].requires_grad_(False)
+    network = BlockLocal(split(model, 2), classes=7, example=torch.zeros(2, 5, dtype=torch.int64), readout=1)
+    assert all(p.requires_grad for p in parts(network)[0].parameters())
+
+
+def test_where_no_layer_keeps_the_shape_dense_layers_read_a_sequence():
+    assert reading_layer(nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 3)), SEQUENCE) is None
+    made = readout(SEQUENCE, 2, None)
+    assert kinds(made) == ["Linear", "LayerNorm", "ReLU", "Linear", "LayerNorm"]
+
+
+def test_the_first_layer_that_keeps_the_shape_is_the_one_that_reads():
+    first, second = nn.Linear(6, 6), nn.Linear(6, 6)
+    block = nn.Sequential(nn.ReLU(), nn.LayerNorm(6), nn.Sequential(first, nn.ReLU()), second, nn.Linear(6, 2))
+    assert reading_layer(block, SEQUENCE) is first
+    assert not first._forward_hooks
+    assert block.training
