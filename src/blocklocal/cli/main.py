@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from blocklocal import __version__
 from blocklocal.cli import commands
+from blocklocal.cli.diagnose import diagnose
 from blocklocal.cli.reproduce import reproduce
 from blocklocal.cli.simulate import simulate
 from blocklocal.cli.trace import trace
@@ -19,6 +20,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "report": commands.report,
     "recipes": commands.recipes,
     "reproduce": reproduce,
+    "diagnose": diagnose,
     "trace": trace,
     "simulate": simulate,
 }

@@ -1,0 +1,69 @@
+"""The direction in which a rule moves each block, beside backprop's at the same weights."""
+
+import copy
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from blocklocal.network import BlockLocal
+from blocklocal.report.table import mean
+from blocklocal.seeds import seeded
+
+
+def gradient_cosines(network: BlockLocal, batches: Iterable[tuple[Tensor, Tensor]]) -> list[float | None]:
+    """Per block of the split, the cosine between its gradient under the rule and that of the output's loss.
+
+    Over all weights of the forward block (not of twin, readout or decoder), a mean over batches (x [B, …], y [B]) in
+    training mode, with the same dropout on both sides. 1 by construction for every block under backprop, and for the
+    last one under all rules but feedback alignment; None for a block that the rule leaves as it is. Works on a copy:
+    weights, statistics, late messages, gradients and mode of `network` stay.
+    """
+    scratch = copy.deepcopy(network)
+    for unit in scratch.units:
+        unit.optimizer = None  # a step then leaves its gradients, and moves nothing
+    found: list[list[float | None]] = [[] for _ in scratch.split.blocks]
+    for x, y in batches:
+        own, true = rule_gradients(scratch, x, y), backprop_gradients(scratch, x, y)
+        for k, pair in enumerate(zip(own, true, strict=True)):
+            found[k].append(_cosine(*pair))
+    return [mean(values) for values in found]
+
+
+def rule_gradients(network: BlockLocal, x: Tensor, y: Tensor) -> list[list[Tensor | None]]:
+    """What one step of the rule leaves in the parameters of every block, where no unit has an optimiser."""
+    network.zero_grad(set_to_none=True)
+    network.step(x, y)
+    network.steps -= 1  # the same place in the random streams
+    gradients = [[None if p.grad is None else p.grad.clone() for p in _weights(b)] for b in network.split.blocks]
+    network.zero_grad(set_to_none=True)
+    return gradients
+
+
+def backprop_gradients(network: BlockLocal, x: Tensor, y: Tensor) -> list[list[Tensor | None]]:
+    """The gradients of the output's loss, taken back through all blocks."""
+    network.train()
+    *before, last = network.units
+    with torch.enable_grad():
+        for unit in before:
+            with seeded("block", network.seed, unit.index, network.steps):
+                x = unit(x)
+        with seeded("block", network.seed, last.index, network.steps):
+            _, result = last.learn(x, y, None, {}, 1.0)
+    assert result is not None  # the output block always learns
+    blocks = [_weights(block) for block in network.split.blocks]
+    flat = [p for block in blocks for p in block]
+    gradients = iter(torch.autograd.grad(result.loss, flat, allow_unused=True))
+    return [[next(gradients) for _ in block] for block in blocks]
+
+
+def _weights(block: nn.Module) -> list[nn.Parameter]:
+    return [p for p in block.parameters() if p.requires_grad]
+
+
+def _cosine(own: Sequence[Tensor | None], true: Sequence[Tensor | None]) -> float | None:
+    """None where one of the two has no direction."""
+    both = [(a.double(), b.double()) for a, b in zip(own, true, strict=True) if a is not None and b is not None]
+    product = sum((a * b).sum().item() for a, b in both)
+    sizes = [sum(g.double().square().sum().item() for g in side if g is not None) ** 0.5 for side in (own, true)]
+    return product / (sizes[0] * sizes[1]) if all(sizes) else None

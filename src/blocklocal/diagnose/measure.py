@@ -1,0 +1,94 @@
+"""One network looked at block by block: linear probes, own predictions, and what outputs still tell about the image."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from blocklocal.diagnose.outputs import as_read, block_outputs
+from blocklocal.diagnose.probes import probe_accuracy, probe_features
+from blocklocal.diagnose.reconstruct import Moments, explained, rows
+from blocklocal.families import Family
+from blocklocal.network import BlockLocal
+from blocklocal.rules.base import target_messages
+
+Pairs = Iterable[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Per block, in percent: correct by a linear probe, correct by the block itself, pixels' variance got back.
+
+    own is None where a block cannot predict.
+    """
+
+    probe: list[float]
+    own: list[float | None]
+    explained: list[float]
+
+
+@dataclass
+class _Seen:
+    """What is kept of one block's outputs for a split; `right` counts the block's own correct predictions."""
+
+    features: list[Tensor] = field(default_factory=list)
+    moments: Moments | None = None
+    right: int | None = None
+
+    def add(self, read: Tensor, image: Tensor) -> None:
+        moments = Moments.of(*rows(read, image))
+        self.moments = moments if self.moments is None else self.moments + moments
+        self.features.append(probe_features(read))
+
+
+def measure(network: BlockLocal, family: Family, fit: Pairs, held: Pairs) -> Measured:
+    """Fit probes and reconstructions on the batches `fit` (x [B, C, H, W], y [B]) and score on `held`.
+
+    In evaluation mode; the mode is restored. family: whose mean the next block is taken to read; the same for all
+    networks that are compared. Raises InputError for outputs of sequences.
+    """
+    mode = network.training
+    network.eval()
+    middle = mean_image(fit)
+    fitted, labels = _look(network, family, fit, middle)
+    scored, truth = _look(network, family, held, middle)
+    network.train(mode)
+    probes, shares = [], []
+    for before, after in zip(fitted, scored, strict=True):
+        assert before.moments is not None
+        assert after.moments is not None
+        given = (torch.cat(before.features), labels), (torch.cat(after.features), truth)
+        probes.append(probe_accuracy(*given, network.targets.count))
+        shares.append(explained(before.moments, after.moments))
+    own = [None if seen.right is None else 100.0 * seen.right / len(truth) for seen in scored]
+    return Measured(probes, own, shares)
+
+
+def mean_image(batches: Pairs) -> Tensor:
+    """[C, H, W], float32."""
+    sums, counts = zip(*((x.double().sum(0), len(x)) for x, _ in batches), strict=True)
+    return (torch.stack(sums).sum(0) / sum(counts)).float()
+
+
+@torch.no_grad()
+def _look(network: BlockLocal, family: Family, batches: Pairs, middle: Tensor) -> tuple[list[_Seen], Tensor]:
+    """What is kept of every block, and the labels [N]."""
+    count, labels = len(network.split.blocks), []
+    messages = target_messages(network.units, torch.eye(network.targets.rows, device=network.device))
+    seen = [_Seen() for _ in range(count)]
+    for x, y in batches:
+        labels.append(y)
+        for k, a in enumerate(block_outputs(network, x)):
+            seen[k].add(as_read(a, family if k + 1 < count else None), x - middle)
+            logits = _own_logits(network, k, a, messages)
+            if logits is not None:
+                seen[k].right = (seen[k].right or 0) + int(network.targets.correct(logits, y)[0])
+    return seen, torch.cat(labels)
+
+
+def _own_logits(network: BlockLocal, k: int, a: Tensor, messages: Sequence[Tensor | None]) -> Tensor | None:
+    """Block k's own logits [B, C] from its output a; None where it cannot predict."""
+    if k + 1 == len(network.split.blocks):
+        return a
+    return None if network.rule.whole else network.units[k].scores(a, messages[k])

@@ -1,0 +1,127 @@
+"""The networks that a run is held against: the frozen one, and a run of another rule, backprop by default."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from blocklocal.config import Config, Optimisation, load_config
+from blocklocal.errors import InputError
+from blocklocal.network import BlockLocal
+from blocklocal.report.table import BACKPROP
+from blocklocal.seeds import seeded
+from blocklocal.training.build import Facts, build_network, find_device
+from blocklocal.training.checkpoint import load_checkpoint
+from blocklocal.training.run import find_checkpoint, load_cuts, load_facts
+
+SAME_MODEL = ("model", "width", "model_options", "blocks", "at", "balance")
+# What decides which images a run has learned, and which are held out; where the set lies may differ.
+SAME_DATA = ("train_size", "validation", "image_size", "split_seed")
+TRAINING = (*(field.name for field in fields(Optimisation)), "batch_size", "augment")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A run's trained network; `epoch`: the one it is in, counted from 0, or its last."""
+
+    folder: Path
+    checkpoint: Path
+    config: Config
+    facts: Facts
+    network: BlockLocal
+    epoch: int
+
+    @property
+    def rule(self) -> str:
+        return self.config.learning.rule
+
+
+def open_run(folder: Path, checkpoint: str | None = None, device: str | None = None) -> Opened:
+    """Load a run from its newest checkpoint, or a named one. Raises InputError where there is no run or no such one."""
+    config, facts = load_config(folder), load_facts(folder)
+    path = find_checkpoint(folder, checkpoint)
+    assert path is not None
+    network = build_network(config, facts, find_device(device or config.machine.device), load_cuts(folder))
+    state = load_checkpoint(path, network, learners=False)
+    network.epoch = min(int(state.get("epoch", 0)), config.optimisation.epochs - 1)
+    return Opened(folder, path, config, facts, network, network.epoch)
+
+
+def initial_network(run: Opened) -> BlockLocal:
+    """The run's network as it was before training, on the same device and with the same cut."""
+    return build_network(run.config, run.facts, run.network.device, run.network.split.starts)
+
+
+@torch.no_grad()
+def follow_statistics(network: BlockLocal, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Set BatchNorm's statistics to their mean over batches (x, y), as they follow the data in a frozen block."""
+    norms = [module for block in network.split.blocks for module in block.modules() if isinstance(module, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain mean over batches
+    mode = network.training
+    network.train()
+    with seeded("diagnose", network.seed):  # dropout
+        for x, _ in batches:
+            network(x)
+    network.train(mode)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
+def find_backprop(run: Opened) -> Path | None:
+    """A backprop run beside this one, of the same model, cut and data; the most alike in training and seed.
+
+    The layout is that of `blocklocal compare`: runs in one folder.
+    """
+    found = []
+    for folder in sorted(run.folder.absolute().parent.iterdir()):
+        if not (folder / "config.json").is_file() or folder.samefile(run.folder):
+            continue
+        try:
+            config, facts = load_config(folder), load_facts(folder)
+        except InputError:  # something else's config.json, or a damaged run: not what is looked for
+            continue
+        fits = config.learning.rule == BACKPROP and not obstacles(run, config, facts)
+        if fits and find_checkpoint(folder, required=False) is not None:
+            found.append((len(differing(run.config, config, (*TRAINING, "seed"))), folder))
+    return min(found)[1] if found else None
+
+
+def open_against(run: Opened, folder: Path, device: str | None = None) -> Opened:
+    """The run to hold `run` against. Raises InputError where its model, cut or data are others."""
+    other = open_run(folder, device=device)
+    found, cuts = obstacles(run, other.config, other.facts), (run.network.split, other.network.split)
+    if not found and cuts[0].starts != cuts[1].starts:  # measured, so not in the settings
+        found = [f"blocks {', '.join(cuts[1].names)} there, {', '.join(cuts[0].names)} here"]
+    if found:
+        raise InputError(
+            f"{folder} cannot be held against {run.folder}: {'; '.join(found)}. Expected a run of the same model, "
+            f"cut and data. {how_to_get(run)}"
+        )
+    return other
+
+
+def obstacles(run: Opened, config: Config, facts: Facts) -> list[str]:
+    """In what another run's model, cut or data differ, as far as its settings tell."""
+    found = differing(run.config, config, (*SAME_MODEL, *SAME_DATA))
+    if not found and facts != run.facts:
+        names = config.data.data, run.config.data.data
+        found = [f"data {names[0]} there, {names[1]} here (classes, sizes or pixels differ)"]
+    return found
+
+
+def differing(config: Config, other: Config, names: Sequence[str]) -> list[str]:
+    """The settings of these names that differ: `width 8 there, 16 here`."""
+    here, there = config.flat(), other.flat()
+    return [f"{name} {there[name]} there, {here[name]} here" for name in names if there[name] != here[name]]
+
+
+def how_to_get(run: Opened) -> str:
+    """What to type for a backprop run to compare with."""
+    folder = run.folder.with_name(f"{run.folder.name}-backprop")
+    return f"To train one: blocklocal train --config {run.folder} --rule backprop --output {folder}"
