@@ -46,7 +46,7 @@ def _read_notes(path: Path) -> str:
 def make_page(results: Path) -> str:
     """The page's text; the figures are written beside the rows."""
     parts = [INTRODUCTION]
-    for name in ("table1", "figure3", "figure2"):
+    for name in ("table1", "figure3", "figure2", "accuracy"):
         folder = results / name
         if not folder.is_dir():
             continue

@@ -1,4 +1,4 @@
-"""`blocklocal reproduce`: one of the paper's experiments, with the paper's figures beside ours."""
+"""`blocklocal reproduce`: one of the paper's experiments, its figures beside ours, or accuracy beside backprop's."""
 
 import shlex
 from dataclasses import dataclass, field
@@ -17,10 +17,13 @@ from blocklocal.training.run import Interrupted
 
 @dataclass(frozen=True)
 class ReproduceArguments:
-    """Re-make table1, figure2 or figure3 of the paper. The same command again goes on where it was stopped."""
+    """Re-make table1, figure2 or figure3 of the paper, or measure accuracy beside backprop's.
+
+    The same command again goes on where it was stopped.
+    """
 
     experiment: Annotated[str, tyro.conf.Positional]
-    """table1, figure2 or figure3."""
+    """table1, figure2, figure3 or accuracy."""
     size: str = "quick"
     """quick (minutes on a CPU) or full (real widths and 3 seeds, for a GPU)."""
     launch: Launch = field(default_factory=Launch)
@@ -31,7 +34,7 @@ class ReproduceArguments:
 
 
 def reproduce(arguments: list[str]) -> None:
-    """Re-make table1, figure2 or figure3 of the paper, its figures beside ours."""
+    """Re-make table1, figure2 or figure3 of the paper, or measure accuracy beside backprop's."""
     given = parse(ReproduceArguments, arguments, "blocklocal reproduce")
     folder = given.output or Path("runs") / f"{given.experiment}-{given.size}"
     if given.list:

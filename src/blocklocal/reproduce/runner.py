@@ -29,9 +29,9 @@ class Launch:
     text: Path | None = None
     """Folder of text files for the language model of figure3. Default: the installed Python documentation."""
     only: tuple[str, ...] = ()
-    """A piece of the work: job names, or patterns such as 'cifar10-*-seed1'."""
+    """A piece of the work: job names, how they begin (proxy), or patterns such as 'cifar10-*-seed1'."""
     minutes: float | None = None
-    """After so many minutes no job is begun, and running ones are stopped (table1's are saved and go on later)."""
+    """After so many minutes no job is begun, and running ones stop (table1's and accuracy's save, and go on later)."""
     merge: tuple[Path, ...] = ()
     """Take over what was measured in other folders of the same experiment and size."""
     jobs: int | None = None
@@ -65,17 +65,25 @@ class Report:
 
 
 def choose(experiment: str, size: str, only: Sequence[str] = ()) -> list[Job]:
-    """The jobs of an experiment whose names fit one of the patterns; all without patterns."""
+    """The jobs of an experiment whose names fit one of the patterns, or begin with it; all without patterns."""
     if size not in SIZES:
         raise unknown("size", size, SIZES)
     jobs = EXPERIMENTS.get(experiment).jobs(size)
-    chosen = [job for job in jobs if not only or any(fnmatch.fnmatchcase(job.name, pattern) for pattern in only)]
-    if not chosen:
+    fitting = {pattern: _fitting(pattern, [job.name for job in jobs]) for pattern in only}
+    lost = [pattern for pattern, names in fitting.items() if not names]
+    if lost:
+        groups = dict.fromkeys(job.name.partition("-")[0] for job in jobs)
         raise InputError(
-            f"no job of {experiment} at size {size} is called {' or '.join(only)}; there are {len(jobs)}, such as "
-            f"{jobs[0].name}. List them with: blocklocal reproduce {experiment} --size {size} --list."
+            f"no job of {experiment} at size {size} is called {' or '.join(lost)}; there are {len(jobs)}, such as "
+            f"{jobs[0].name}, and their names begin with {', '.join(groups)}. List them with: "
+            f"blocklocal reproduce {experiment} --size {size} --list."
         )
-    return chosen
+    return [job for job in jobs if not only or any(job.name in names for names in fitting.values())]
+
+
+def _fitting(pattern: str, names: Sequence[str]) -> list[str]:
+    """The names that a pattern fits; where it fits none, those that begin with it and a hyphen."""
+    return fnmatch.filter(names, pattern) or [name for name in names if name.startswith(f"{pattern}-")]
 
 
 def reproduce(

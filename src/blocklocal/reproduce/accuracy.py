@@ -1,0 +1,177 @@
+"""How near purely local learning comes to backprop: no experiment of the paper's, but the question that it raises.
+
+Job names begin with their group:
+
+    proxy   CIFAR-10, a narrow ResNet-18: backprop, the frozen control and block-local, 3 seeds
+    rules   the same network under every rule, one seed; what `proxy` has already is not trained twice
+    grey    MNIST and Fashion-MNIST, two networks, 3 seeds
+    wide    (full size) CIFAR-10, ResNet-18 at its real width
+    deep    (full size) CIFAR-10, the CIFAR ResNets in many blocks, beside published figures
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+from blocklocal.config import Config, Model
+from blocklocal.reproduce.accuracy_tables import tables
+from blocklocal.reproduce.experiment import EXPERIMENTS, Experiment, Job, Place, Row
+from blocklocal.reproduce.sets import find_set
+from blocklocal.training.compare import finish_run
+
+# How blocks learn and where they are cut, on top of the library's defaults: what every block-local line shares.
+BLOCK_LOCAL: dict[str, Any] = {"balance": "bytes"}
+
+# The other rules have the same cuts, so that the control is the control of these blocks; backprop has none.
+_CUT = {name: BLOCK_LOCAL[name] for name in (f.name for f in fields(Model)) if name in BLOCK_LOCAL}
+_BARE = {"readout": 0, "reconstruction": 0.0, "similarity": 0.0}
+_GREEDY = {**_CUT, "rule": "greedy", **_BARE}
+_PAPER = {**_CUT, **_BARE, "family": "bernoulli", "twin": "chain", "tau": 0.5}  # as the CIFAR lines of the README
+METHODS: dict[str, dict[str, Any]] = {
+    "backprop": {"rule": "backprop"},
+    "frozen": {**_CUT, "rule": "frozen"},
+    "block-local": BLOCK_LOCAL,
+    "neighbour": {**BLOCK_LOCAL, "scope": "neighbour"},
+    "evidence-bare": {**BLOCK_LOCAL, **_BARE},
+    "greedy": _GREEDY,
+    # Nøkland & Eidnes weight prediction and similarity 0.01 : 0.99; this is that ratio with the prediction at weight 1,
+    # as every local loss here has it. The scale of a loss matters little to weights in front of a BatchNorm.
+    "predsim": {**_GREEDY, "similarity": 99.0},
+    "target-projection": {**_CUT, "rule": "target-projection"},
+    "direct-feedback-alignment": {**_CUT, "rule": "direct-feedback-alignment"},
+    "feedback-alignment": {"rule": "feedback-alignment", "lr": 0.02},  # as in Table 1
+    "variational": {**_PAPER, "objective": "variational"},
+    "printed-eq8": {**_PAPER, "objective": "printed-eq8"},
+}
+WHOLE = ("backprop", "feedback-alignment")  # learn end to end, as one block
+
+
+@dataclass(frozen=True)
+class Network:
+    """A model, its own settings, and what it is trained with: (method, number of blocks)."""
+
+    model: str
+    lines: tuple[tuple[str, int], ...]
+    changes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Jobs that share their training settings: every line of every network on every set with every seed."""
+
+    name: str
+    sets: tuple[str, ...]
+    networks: tuple[Network, ...]
+    changes: dict[str, Any]
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+    def jobs(self) -> Iterator[Job]:
+        for seed in self.seeds:
+            for network in self.networks:
+                for images in self.sets:
+                    for method, blocks in network.lines:
+                        yield self._job(images, network, method, blocks, seed)
+
+    def _job(self, images: str, network: Network, method: str, blocks: int, seed: int) -> Job:
+        line = method if method in WHOLE else f"{method}-k{blocks}"
+        settings = {"group": self.name, "set": images, "model": network.model, "method": method, "blocks": blocks}
+        changes = _COMMON | self.changes | network.changes | METHODS[method]
+        return Job(
+            f"{self.name}-{images}-{network.model}-{line}-seed{seed}", {**settings, "seed": seed, "changes": changes}
+        )
+
+
+_COMMON: dict[str, Any] = {"validation": 5_000, "batch_size": 128, "lr": 0.1, "tensorboard": False}
+_THREE = (("backprop", 1), ("frozen", 4), ("block-local", 4))
+_REFERENCES = ("backprop", "frozen", "block-local", "neighbour")  # trained by `proxy`
+_RULES = tuple((method, 1 if method in WHOLE else 4) for method in METHODS if method not in _REFERENCES)
+_PROXY = {"train_size": 25_000, "epochs": 8, "augment": "flip", "precision": "float32"}
+_GREY = {"train_size": 20_000, "epochs": 4, "precision": "float32"}
+_RESNET = {"width": 16}
+
+
+def _deep(model: str, *blocks: int) -> Network:
+    return Network(model, (("backprop", 1), *(("block-local", count) for count in blocks)), {"width": 16})
+
+
+SIZES: dict[str, tuple[Group, ...]] = {
+    "quick": (
+        Group(
+            "proxy",
+            ("cifar10",),
+            (Network("resnet18", (*_THREE, ("neighbour", 4), ("frozen", 8), ("block-local", 8)), _RESNET),),
+            _PROXY,
+        ),
+        Group("rules", ("cifar10",), (Network("resnet18", _RULES, _RESNET),), _PROXY, seeds=(0,)),
+        Group(
+            "grey",
+            ("mnist", "fashion-mnist"),
+            (
+                Network("resnet18", _THREE, {"width": 32, "model_options": {"stem": "large"}}),
+                Network("vgg8b", _THREE, {"width": 32}),
+            ),
+            _GREY,
+        ),
+    ),
+    "full": (
+        Group(
+            "wide",
+            ("cifar10",),
+            (Network("resnet18", _THREE, {"width": 64}),),
+            {"epochs": 100, "augment": "crop,flip,cutout", "precision": "auto"},
+        ),
+        Group(
+            "deep",
+            ("cifar10",),
+            # ResNet-32 has 15 residual units, the first with the stem: what others count as 16 modules is 15 blocks
+            (_deep("resnet32", 4, 8, 15), _deep("resnet110", 4, 8, 16)),
+            {"epochs": 100, "augment": "crop,flip", "precision": "auto"},
+        ),
+    ),
+}
+
+
+def configuration(job: Job, data: str, device: str = "auto") -> Config:
+    """All settings of one run. data: what `find_set` says of the job's image set."""
+    own = {name: job.settings[name] for name in ("model", "blocks", "seed")}
+    return Config().edit(data=data, device=device, **own, **job.settings["changes"])
+
+
+def distinct(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs without those whose run an earlier one is already, setting for setting."""
+    seen: list[tuple[str, Config]] = []
+    kept = []
+    for job in jobs:
+        key = (job.settings["set"], configuration(job, job.settings["set"]))
+        if key not in seen:
+            seen.append(key)
+            kept.append(job)
+    return kept
+
+
+@final
+class Accuracy(Experiment):
+    """Backprop, the frozen control and local rules on the same networks, compared seed by seed."""
+
+    name: ClassVar[str] = "accuracy"
+    summary: ClassVar[str] = "how near purely local learning comes to backprop"
+
+    def jobs(self, size: str) -> list[Job]:
+        return distinct([job for group in SIZES[size] for job in group.jobs()])
+
+    def run(self, job: Job, place: Place) -> Row:
+        config = configuration(job, find_set(job.settings["set"], place.data), place.device)
+        return finish_run(config, place.folder / "run", quiet=True, should_stop=place.should_stop)
+
+    def write(self, rows: Sequence[Row], folder: Path) -> str:
+        from blocklocal.report.save import save_figure
+        from blocklocal.reproduce.accuracy_picture import proxy_picture
+
+        figure = proxy_picture(rows)
+        if figure is not None:
+            save_figure(figure, folder, "accuracy")
+        return tables(rows)
+
+
+EXPERIMENTS.add("accuracy", Accuracy())
