@@ -19,18 +19,32 @@ def kinds(module: nn.Module) -> list[str]:
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("shape", [FLAT, SEQUENCE])
+def test_a_readout_keeps_the_width(shape, layers):
+    assert readout(shape, layers)(torch.randn(shape)).shape == shape
+
+
 @pytest.mark.parametrize(
-    ("shape", "out"),
+    ("side", "layers", "out"),
     [
-        (FLAT, (4, 6)),
-        (SEQUENCE, (4, 5, 6)),
-        (MAP, (4, 6, 4, 4)),
-        (torch.Size([4, 6, 7, 7]), (4, 6, 4, 4)),
-        (torch.Size([4, 6, 1, 1]), (4, 6, 1, 1)),
+        (8, 1, (12, 4)),
+        (8, 2, (24, 2)),
+        (8, 3, (48, 1)),
+        (8, 4, (48, 1)),
+        (7, 2, (24, 2)),
+        (2, 2, (12, 1)),
+        (1, 2, (6, 1)),
     ],
 )
-def test_a_readout_keeps_the_width_and_halves_maps_once(shape, out, layers):
-    assert readout(shape, layers)(torch.randn(shape)).shape == out
+def test_a_readout_of_maps_doubles_the_channels_where_it_halves_the_side(side, layers, out):
+    shape = torch.Size([4, 6, side, side])
+    channels, smaller = out
+    assert readout(shape, layers)(torch.randn(shape)).shape == (4, channels, smaller, smaller)
+
+
+def test_a_narrow_map_is_not_shrunk_to_nothing():
+    shape = torch.Size([4, 6, 8, 1])
+    assert readout(shape, 2)(torch.randn(shape)).shape == shape
 
 
 @pytest.mark.parametrize(

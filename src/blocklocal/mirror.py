@@ -137,7 +137,13 @@ def mirror_block(block: nn.Module, *, given: Shape, latent: Shape, behind: Shape
     given: the block's own input shape for one sample; the message in front lives on `latent`, the same or a readout's.
     """
     ((_, (_, out)),) = _walk([block], given)
-    arrive: nn.Module = Resize(out)
-    if len(behind) != len(out) or behind[0] != out[0]:
-        arrive = nn.Sequential(nn.Flatten(), nn.Linear(behind.numel(), out.numel()), arrive)
-    return nn.Sequential(arrive, mirror_layer(block, given, out), Resize(latent))
+    return nn.Sequential(_between(behind, out), mirror_layer(block, given, out), _between(given, latent))
+
+
+def _between(shape: Shape, wanted: Shape) -> nn.Module:
+    """From [R, *shape] to [R, *wanted], with a linear map where the units differ: of the channels alone for maps."""
+    if len(shape) == len(wanted) and shape[0] == wanted[0]:
+        return Resize(wanted)
+    if len(shape) == len(wanted) == 3:
+        return nn.Sequential(nn.Conv2d(shape[0], wanted[0], 1), Resize(wanted))
+    return nn.Sequential(nn.Flatten(), nn.Linear(shape.numel(), wanted.numel()), Resize(wanted))

@@ -18,19 +18,22 @@ from blocklocal.splitting.chains import flat_layers, is_weighted
 def readout(shape: torch.Size, layers: int, reader: nn.Module | None = None) -> nn.Module:
     """A readout of `layers` layers for outputs of `shape` [B, …]; it ends before its last nonlinearity.
 
-    Maps [B, C, H, W]: 3×3 convolutions, the first of stride 2, with BatchNorm; flat outputs [B, D]: dense layers with
+    Maps [B, C, H, W]: 3×3 convolutions with BatchNorm, each of stride 2 to twice the channels (as the stages of a
+    convolutional network go on), of stride 1 where one pixel is left. Flat outputs [B, D]: dense layers as wide, with
     BatchNorm. Sequences [B, T, D]: layers that start as copies of `reader` (see `reading_layer`), because no dense
     layer sees other positions, and a LayerNorm; where there is none, dense layers with LayerNorm.
     """
     if len(shape) == 3 and reader is not None:
         copies = [copy.deepcopy(reader).requires_grad_() for _ in range(layers)]
         return nn.Sequential(*copies, nn.LayerNorm(units_of(shape)))
-    width, parts = units_of(shape), []
+    width, side = units_of(shape), min(shape[2:]) if len(shape) == 4 else 0
+    parts: list[nn.Module] = []
     for layer in range(layers):
         parts += [nn.ReLU()] if layer else []
         if len(shape) == 4:
-            stride = 1 if layer or min(shape[2:]) < 2 else 2
-            parts += [nn.Conv2d(width, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width)]
+            grow = 2 if side > 1 else 1
+            parts += [nn.Conv2d(width, grow * width, 3, grow, 1, bias=False), nn.BatchNorm2d(grow * width)]
+            width, side = grow * width, (side + grow - 1) // grow
         elif len(shape) == 2:
             parts += [nn.Linear(width, width, bias=False), nn.BatchNorm1d(width)]
         else:
