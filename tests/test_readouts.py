@@ -115,3 +115,29 @@ def test_the_first_layer_that_keeps_the_shape_is_the_one_that_reads():
     assert reading_layer(block, SEQUENCE) is first
     assert not first._forward_hooks
     assert block.training
+
+
+def test_a_layer_that_gives_more_than_a_tensor_does_not_read():
+    class Last(nn.Module):
+        def forward(self, given):
+            return given[0]
+
+    assert reading_layer(nn.Sequential(nn.LSTM(6, 6, batch_first=True), Last()), SEQUENCE) is None
+
+
+def test_a_layer_of_a_traced_network_reads_too():
+    class Stack(nn.Module):
+        def __init__(self):
+            super().__init__()
+            kept = (nn.TransformerEncoderLayer(8, 2, 16, batch_first=True) for _ in range(2))
+            self.embedding, self.layers, self.head = nn.Embedding(7, 8), nn.ModuleList(kept), nn.Linear(8, 7)
+
+        def forward(self, x):
+            a = self.embedding(x)
+            for layer in self.layers:
+                a = layer(a)
+            return self.head(a)
+
+    cut = split(Stack(), at=["layers.1"])
+    network = BlockLocal(cut, classes=7, example=torch.zeros(2, 5, dtype=torch.int64), readout=1, family="gaussian")
+    assert [type(part) for part in parts(network)[0]] == [nn.TransformerEncoderLayer, nn.LayerNorm]

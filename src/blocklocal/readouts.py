@@ -9,7 +9,7 @@ import copy
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from blocklocal.layout import output_shapes, units_of
 from blocklocal.splitting.chains import flat_layers, is_weighted
@@ -43,14 +43,19 @@ def readout(shape: torch.Size, layers: int, reader: nn.Module | None = None) -> 
 
 @torch.no_grad()
 def reading_layer(block: nn.Module, shape: torch.Size) -> nn.Module | None:
-    """The first layer with weights of `block` that takes and gives a tensor of `shape` [B, …]."""
+    """The first layer with weights of `block` that takes and gives one tensor, of `shape` [B, …].
+
+    Of a traced network a layer is what torch.fx leaves whole: modules of torch.nn, not a user's own.
+    """
     found: list[nn.Module] = []
 
-    def look(layer: nn.Module, given: Sequence[Tensor], made: Tensor) -> None:
-        if is_weighted(layer) and [t.shape for t in given] == [shape] and made.shape == shape:
+    def look(layer: nn.Module, given: Sequence[object], made: object) -> None:
+        shapes = [t.shape if isinstance(t, Tensor) else None for t in (*given, made)]
+        if is_weighted(layer) and shapes == [shape, shape]:
             found.append(layer)
 
-    hooks = [layer.register_forward_hook(look) for _, layer in flat_layers(block)]
+    layers = block.modules() if isinstance(block, fx.GraphModule) else (layer for _, layer in flat_layers(block))
+    hooks = [layer.register_forward_hook(look) for layer in layers if layer is not block]
     try:
         output_shapes([block], torch.zeros(shape))
     finally:

@@ -42,6 +42,21 @@ def shard(unit: BlockUnit, mesh: "DeviceMesh") -> "list[FSDPModule]":
     return cast(list[FSDPModule], modules)
 
 
+def check_average(mesh: "DeviceMesh") -> None:
+    """Raise InputError where this torch's gloo adds up what it should average, as old ones silently do."""
+    import torch.distributed as dist
+
+    if mesh.device_type != "cpu":
+        return
+    mean = torch.zeros(1)
+    dist.reduce_scatter_tensor(mean, torch.ones(mesh.size()), op=dist.ReduceOp.AVG, group=mesh.get_group())
+    if mean.item() != 1:
+        raise InputError(
+            f"torch {torch.__version__} averages wrongly over gloo (1 and 1 give {mean.item():g}), so gradients would "
+            "be too large: leave out --shard on the CPU, or install a newer torch."
+        )
+
+
 def _trained(unit: BlockUnit) -> Iterator[nn.Module]:
     """The modules that are called by themselves and hold something to learn."""
     parts: list[nn.Module] = [unit.block]
@@ -64,8 +79,8 @@ def own(tensor: Tensor) -> Tensor:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """All of it. Where it is sharded, all replicas must come here."""
-    return cast(Any, tensor).full_tensor() if sharded(tensor) else tensor
+    """All of it. Where it is sharded, all replicas must come here, and it comes to the CPU."""
+    return cast(Any, tensor).full_tensor().cpu() if sharded(tensor) else tensor
 
 
 def divided(tensor: Tensor, like: Tensor) -> Tensor:

@@ -86,7 +86,8 @@ def find_backprop(run: Opened) -> Path | None:
             config, facts = load_config(folder), load_facts(folder)
         except InputError:  # something else's config.json, or a damaged run: not what is looked for
             continue
-        fits = config.learning.rule == BACKPROP and not obstacles(run, config, facts)
+        same_cut = load_cuts(folder) in (None, run.network.split.starts)
+        fits = config.learning.rule == BACKPROP and same_cut and not obstacles(run, config, facts)
         if fits and find_checkpoint(folder, required=False) is not None:
             found.append((len(differing(run.config, config, (*TRAINING, "seed"))), folder))
     return min(found)[1] if found else None

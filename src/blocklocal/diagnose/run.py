@@ -123,7 +123,7 @@ def _other(run: Opened, against: Path | None, device: str | None, say: Callable[
     if against is None:
         return None
     other = open_against(run, against, device)
-    training = differing(run.config, other.config, TRAINING)
+    training = differing(run.config, other.config, (*TRAINING, "seed"))
     say(f"held against {against}" + (f", which was trained otherwise: {'; '.join(training)}." if training else "."))
     return other
 

@@ -130,6 +130,7 @@ class Stage(nn.Module):
         """Give every block its own optimiser and learning-rate schedule of `steps` steps."""
         self._recipe = (optimizer, schedule, steps)
         if self._mesh is not None and self._shards is None:  # now, in the layout and on the device of training
+            shards.check_average(self._mesh)
             self._shards = [module for unit in self.units for module in shards.shard(unit, self._mesh)]
         for unit in self.units:
             unit.configure(optimizer, schedule, steps)
@@ -186,9 +187,9 @@ class Stage(nn.Module):
         for unit, message in zip(self.units, self._messages(), strict=True):
             a = unit(a)
             logits.append(unit.scores(a, message))
+            self._reshard()
         if self._outbox is not None:
             self._send(a)
-        self._reshard()
         return logits
 
     def message_sizes(self) -> list[float | None]:

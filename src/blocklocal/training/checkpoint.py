@@ -219,7 +219,7 @@ def _check_same(path: Path, saved: list[dict], network: Learner) -> None:
                 raise InputError(
                     f"{path} is of another architecture: block {unit.index + 1}, {name!r} is "
                     f"{old.get(name, 'absent')} there and {new.get(name, 'absent')} in the network. Use the run's own "
-                    "config.json."
+                    "config.json, and the version of blocklocal that trained it."
                 )
 
 
