@@ -82,12 +82,12 @@ def test_a_full_disk_ends_with_1_a_message_and_the_older_checkpoint(tmp_path, mo
 
     saves, real = [], checkpoint._save_unit
 
-    def full(folder, k, unit):
+    def full(folder, saved):
         saves.append(folder)
         if len(saves) == call:
             (folder / "half").write_bytes(b"half")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
-        real(folder, k, unit)
+        real(folder, saved)
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "_save_unit", full)
