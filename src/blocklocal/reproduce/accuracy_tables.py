@@ -8,6 +8,7 @@ from blocklocal.report.table import LEARNING, NOTHING, markdown_lines, mean, mea
 from blocklocal.report.words import conditions
 from blocklocal.reproduce.accuracy_paired import CONFIDENCE, Paired, by_seed, paired
 from blocklocal.reproduce.experiment import Row
+from blocklocal.reproduce.sets import SETS
 
 LABELS = {
     "backprop": "backprop",
@@ -30,7 +31,6 @@ GROUPS = {
     "wide": "Real width",
     "deep": "Many blocks",
 }
-SETS = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST", "cifar10": "CIFAR-10"}
 MODELS = {"resnet18": "ResNet-18", "resnet32": "ResNet-32", "resnet110": "ResNet-110", "vgg8b": "VGG8b"}
 HEADINGS = (
     "rule",

@@ -6,6 +6,7 @@ from pathlib import Path
 from blocklocal.errors import InputError
 from blocklocal.registry import Registry
 
+SETS = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST", "cifar10": "CIFAR-10"}  # as tables name them
 HUB: Registry[str] = Registry("image set")
 HUB.add("mnist", "ylecun/mnist")
 HUB.add("fashion-mnist", "zalando-datasets/fashion_mnist")

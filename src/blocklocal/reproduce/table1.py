@@ -7,7 +7,7 @@ from typing import Any, ClassVar, final
 from blocklocal.config import Config
 from blocklocal.report.table import aggregate, markdown_lines, mean_spread, number
 from blocklocal.reproduce.experiment import EXPERIMENTS, Experiment, Job, Place, Row
-from blocklocal.reproduce.sets import find_set
+from blocklocal.reproduce.sets import SETS, find_set
 from blocklocal.training.compare import finish_run
 
 # What the paper's Bernoulli rules share: τ is the trial's (the paper's stands in its Supplement), the twin the paper's.
@@ -34,7 +34,6 @@ LABELS = {
     "evidence-neighbour": "block-local, evidence, neighbour scope",
     "evidence-parts": "block-local, evidence, readout and reconstruction",
 }
-SETS = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST", "cifar10": "CIFAR-10"}
 MODELS = {"resnet18": "ResNet-18", "resnet50": "ResNet-50"}
 
 # test top-1, test top-3, train top-1 in %, as the paper prints them
