@@ -20,7 +20,8 @@ import blocklocal as bl
 METHODS: list[tuple[str, dict, float | None, float | None]] = [
     ("backprop", {"rule": "backprop"}, None, None),
     ("block-local", {}, 1.15, 0.5),
-    ("block-local, readout", {"readout": 1}, 1.30, 0.5),
+    ("block-local, readout 1", {"readout": 1}, 1.30, 0.5),
+    ("block-local, readout 2", {"readout": 2}, 1.25, 0.45),
 ]
 
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from blocklocal import BlockLocal, split
 from blocklocal.local import HiddenLoss
+from blocklocal.models.resnet import BasicUnit
 from blocklocal.models.transformer import Layer, Transformer
 from blocklocal.readouts import reading_layer, readout
 
@@ -27,16 +28,19 @@ def test_a_readout_keeps_the_width(shape, layers):
 @pytest.mark.parametrize(
     ("side", "layers", "out"),
     [
-        (8, 1, (12, 4)),
-        (8, 2, (24, 2)),
-        (8, 3, (48, 1)),
+        (32, 2, (24, 4)),  # pooled to 16
+        (8, 1, (12, 2)),  # pooled to 4
+        (8, 2, (24, 1)),  # pooled to 4
+        (8, 3, (48, 1)),  # one pixel is reached without
         (8, 4, (48, 1)),
-        (7, 2, (24, 2)),
+        (7, 2, (24, 1)),  # pooled to 4
+        (5, 1, (12, 2)),  # pooled to 3
+        (4, 2, (24, 1)),
         (2, 2, (12, 1)),
         (1, 2, (6, 1)),
     ],
 )
-def test_a_readout_of_maps_doubles_the_channels_where_it_halves_the_side(side, layers, out):
+def test_a_readout_of_maps_doubles_the_channels_where_a_unit_halves_the_side(side, layers, out):
     shape = torch.Size([4, 6, side, side])
     channels, smaller = out
     assert readout(shape, layers)(torch.randn(shape)).shape == (4, channels, smaller, smaller)
@@ -48,16 +52,17 @@ def test_a_narrow_map_is_not_shrunk_to_nothing():
 
 
 @pytest.mark.parametrize(
-    ("shape", "layer"),
-    [
-        (FLAT, ["Linear", "BatchNorm1d"]),
-        (MAP, ["Conv2d", "BatchNorm2d"]),
-        (SEQUENCE, ["Linear", "LayerNorm"]),
-    ],
+    ("shape", "layer"), [(FLAT, ["Linear", "BatchNorm1d"]), (SEQUENCE, ["Linear", "LayerNorm"])]
 )
 def test_a_readout_ends_before_its_last_relu(shape, layer):
     assert kinds(readout(shape, 1)) == layer
     assert kinds(readout(shape, 3)) == [*layer, "ReLU", *layer, "ReLU", *layer]
+
+
+def test_maps_are_read_by_residual_units_that_end_before_their_relu():
+    made = readout(MAP, 2)
+    assert [type(part) for part in made] == [nn.AvgPool2d, BasicUnit, BasicUnit]
+    assert (made(torch.randn(MAP)) < 0).any()
 
 
 # --- sequences

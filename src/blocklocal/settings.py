@@ -38,7 +38,7 @@ class Learning:
     """Steps that the messages of a chained twin (chain, mirrored) are late; several processes need 1 or more."""
     normalise: str = "none"
     """Read the latent off the output normalised over units (as a pre-norm block does) or over the batch; or none."""
-    readout: int = 0
+    readout: int = 2
     """Layers between a block's output and its latent (0: none); off the forward path."""
     reconstruction: float = 0.0
     """Weight of predicting the image (or the block's input) from the block's output."""

@@ -65,9 +65,9 @@ class Twin(nn.Module):
         return now
 
 
-def _dense(inputs: int, units: int, one_hot: bool) -> nn.Linear:
+def _dense(inputs: int, units: int, std: float) -> nn.Linear:
     layer = nn.Linear(inputs, units)
-    nn.init.normal_(layer.weight, std=1.0 if one_hot else inputs**-0.5)
+    nn.init.normal_(layer.weight, std=std)
     nn.init.zeros_(layer.bias)
     return layer
 
@@ -83,17 +83,25 @@ class Plan:
 
 
 def dense_twins(plan: Plan) -> list[Twin]:
-    """One dense layer per block, straight from the target."""
-    widths = [units_of(shape) for shape in plan.latents]
-    return [Twin(_dense(plan.rows, width, one_hot=True), chained=False, squash=False) for width in widths]
+    """One dense layer per block, straight from the target.
+
+    A message on maps starts with values of order 1/√units, so that the logits, sums over units, start at order one
+    (`HiddenLoss` itself scales the messages on anything else).
+    """
+    layers = [
+        _dense(plan.rows, units_of(shape), std=units_of(shape) ** -0.5 if len(shape) == 4 else 1.0)
+        for shape in plan.latents
+    ]
+    return [Twin(layer, chained=False, squash=False) for layer in layers]
 
 
 def chain_twins(plan: Plan) -> list[Twin]:
     """Dense layers with tanh between them; the last hidden block's twin starts at the target."""
     widths = [units_of(shape) for shape in plan.latents]
     incoming, last = [*widths[1:], plan.rows], len(widths) - 1
+    scales = [1.0 if k == last else inputs**-0.5 for k, inputs in enumerate(incoming)]  # the last reads one-hot rows
     return [
-        Twin(_dense(incoming[k], width, one_hot=k == last), chained=True, squash=True) for k, width in enumerate(widths)
+        Twin(_dense(incoming[k], width, std=scales[k]), chained=True, squash=True) for k, width in enumerate(widths)
     ]
 
 

@@ -58,7 +58,10 @@ class Network:
 
 @dataclass(frozen=True)
 class Group:
-    """Jobs that share their training settings: every line of every network on every set with every seed."""
+    """Jobs that share their training settings: every line of every network on every set with every seed.
+
+    A network's seeds are done before the next network begins, so that what is cut short is whole for the first ones.
+    """
 
     name: str
     sets: tuple[str, ...]
@@ -67,8 +70,8 @@ class Group:
     seeds: tuple[int, ...] = (0, 1, 2)
 
     def jobs(self) -> Iterator[Job]:
-        for seed in self.seeds:
-            for network in self.networks:
+        for network in self.networks:
+            for seed in self.seeds:
                 for images in self.sets:
                     for method, blocks in network.lines:
                         yield self._job(images, network, method, blocks, seed)
@@ -100,7 +103,10 @@ SIZES: dict[str, tuple[Group, ...]] = {
         Group(
             "proxy",
             ("cifar10",),
-            (Network("resnet18", (*_THREE, ("neighbour", 4), ("frozen", 8), ("block-local", 8)), _RESNET),),
+            (
+                Network("resnet18", _THREE, _RESNET),
+                Network("resnet18", (("neighbour", 4), ("frozen", 8), ("block-local", 8)), _RESNET),
+            ),
             _PROXY,
         ),
         Group("rules", ("cifar10",), (Network("resnet18", _RULES, _RESNET),), _PROXY, seeds=(0,)),

@@ -44,7 +44,7 @@ HEADINGS = (
     "seconds",
 )
 PARTS = ("readout", "reconstruction", "similarity")  # what block-local may have beside the evidence
-SHARED = ("backprop", "frozen", "block-local")  # of `proxy`, in the table of `rules` too
+SHARED = ("backprop", "frozen", "block-local", "neighbour")  # of `proxy`, in the table of `rules` too
 
 
 @dataclass(frozen=True)
