@@ -77,7 +77,7 @@ CASES = {
             VOCABULARY,
             16,
             bl.adamw(3e-3, clip=1.0),
-            # as the character-level language model of `blocklocal reproduce figure3` learns, without a readout
+            # as the character-level language model of `blocklocal reproduce figure3` learns
             {"objective": "evidence", "family": "gaussian", "normalise": "units"},
         ),
     )
@@ -132,7 +132,7 @@ def build(case: Case, method: Method, device: torch.device) -> bl.BlockLocal:
         model = checkpointed(bl.split(model, segments, balance="bytes", example=example).blocks)
     cut = bl.split(model, method.blocks, balance="bytes", example=example) if method.blocks > 1 else bl.split(model, 1)
     rule = "block-local" if method.blocks > 1 else "backprop"
-    settings: dict[str, Any] = {"rule": rule, **case.learning}
+    settings: dict[str, Any] = {"rule": rule, "readout": 0, **case.learning}
     network = bl.BlockLocal(cut, classes=case.classes, optimizer=case.optimizer, example=example, **settings)
     return network.to(device, memory_format=torch.channels_last)  # pyrefly: ignore
 

@@ -43,7 +43,7 @@ def plain() -> BlockLocal:
         nn.Linear(64, CLASSES),
     ]
     cut = split(nn.Sequential(*layers), BLOCKS)
-    return BlockLocal(cut, classes=CLASSES, example=torch.zeros(2, 1, 8, 8), optimizer=sgd(lr=0.05))
+    return BlockLocal(cut, classes=CLASSES, example=torch.zeros(2, 1, 8, 8), optimizer=sgd(lr=0.05), readout=0)
 
 
 def make(case: str, seed: int = 0) -> BlockLocal:
@@ -51,7 +51,9 @@ def make(case: str, seed: int = 0) -> BlockLocal:
     model = build(architecture, **options)
     example = torch.zeros(2, 1, side(architecture), side(architecture))
     cut = split(model, BLOCKS)
-    made = BlockLocal(cut, classes=CLASSES, seed=seed, example=example, optimizer=adam(lr=1e-2), **settings)
+    made = BlockLocal(
+        cut, classes=CLASSES, seed=seed, example=example, optimizer=adam(lr=1e-2), **{"readout": 0, **settings}
+    )
     if case == "bfloat16":
         made.autocast(torch.bfloat16)
     if case.startswith("channels last"):

@@ -70,9 +70,8 @@ def data(architecture="mlp", seed=0, samples=SAMPLES):
 def network(architecture="mlp", rule="block-local", blocks=3, seed=0, options=None, optimizer=NO_MOMENTUM, **settings):
     model = build(architecture, **(options or {}))
     example = torch.zeros(2, 1, side(architecture), side(architecture))
-    return BlockLocal(
-        split(model, blocks), classes=CLASSES, rule=rule, seed=seed, example=example, optimizer=optimizer, **settings
-    )
+    bare = {"rule": rule, "readout": 0, **settings}
+    return BlockLocal(split(model, blocks), classes=CLASSES, seed=seed, example=example, optimizer=optimizer, **bare)
 
 
 def batch_of(net, x, y, step=0):

@@ -31,6 +31,7 @@ TINY: dict[str, Any] = {
     "model": "mlp",
     "width": 4,
     "blocks": 2,
+    "readout": 0,
     "epochs": 2,
     "train_size": 60,
     "batch_size": 20,

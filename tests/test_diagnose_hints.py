@@ -39,7 +39,7 @@ def blocks(number, **changes):
 
 def hint(found, **settings) -> str:
     """The only hint."""
-    hints = find_hints(found, Learning(**settings), "backprop")
+    hints = find_hints(found, Learning(**{"readout": 0, **settings}), "backprop")
     assert len(hints) == 1, hints
     return hints[0]
 
@@ -113,7 +113,7 @@ def test_a_block_that_tells_less_than_the_one_before_points_to_the_cut():
 
 def test_the_worst_comes_first():
     found = [replace(SOUND[0], message=0.01, cosine=0.0), replace(SOUND[1], added=6.0, gap=7.0), SOUND[2]]
-    hints = find_hints(found, Learning(), "backprop")
+    hints = find_hints(found, Learning(readout=0), "backprop")
     assert [next(w for w in ("collapsed", "lost", "direction") if w in text) for text in hints] == [
         "collapsed",
         "lost",
@@ -145,7 +145,7 @@ def test_unknown_figures_are_no_fault():
         ("cosine", "message", "message_at_start", "own", "frozen_probe", "against_probe", "gap", "added")
     )
     found = [replace(b, **nothing, against_explained=None, frozen_explained=None) for b in SOUND]
-    assert find_hints(found, Learning()) == find_hints(SOUND, Learning())
+    assert find_hints(found, Learning(readout=0)) == find_hints(SOUND, Learning(readout=0))
 
 
 @pytest.mark.parametrize("flag", ["--objective evidence", "--scope neighbour", "--readout 3", "--reconstruction 2"])

@@ -133,7 +133,8 @@ def dense(norm, rule="block-local", classes=None, labels=None, **settings):
     example = torch.zeros(2, 4) if labels else torch.zeros(2, 5, 4)
     cut = split(model, 3)
     recipe = adam(lr=0.02)
-    return BlockLocal(cut, classes=classes, labels=labels, rule=rule, example=example, optimizer=recipe, **settings)
+    bare = {"rule": rule, "readout": 0, **settings}
+    return BlockLocal(cut, classes=classes, labels=labels, example=example, optimizer=recipe, **bare)
 
 
 def sequences():

@@ -17,7 +17,7 @@ FULL = {"readout": 1, "reconstruction": 1.0, "similarity": 0.5}
 def lazy(rule="block-local", **settings):
     """A network whose model does not say its input shape."""
     torch.manual_seed(0)
-    return BlockLocal(split(sequential(), 3), classes=CLASSES, rule=rule, **settings)
+    return BlockLocal(split(sequential(), 3), classes=CLASSES, rule=rule, **{"readout": 0, **settings})
 
 
 class TestPredict:
@@ -174,7 +174,8 @@ class TestDropoutStreams:
             layers.append(nn.Sequential(*dropout, nn.Linear(256, 256 if len(layers) < 2 else CLASSES)))
         layers[0].insert(0, nn.Flatten())
         parts = split(Chain(layers), 3)
-        return BlockLocal(parts, classes=CLASSES, seed=seed, example=torch.ones(2, 1, 16, 16), optimizer=sgd(lr=1e-6))
+        example = torch.ones(2, 1, 16, 16)
+        return BlockLocal(parts, classes=CLASSES, seed=seed, example=example, optimizer=sgd(lr=1e-6), readout=0)
 
     def test_they_do_not_depend_on_draws_in_other_blocks_or_outside(self):
         torch.manual_seed(1)

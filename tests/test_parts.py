@@ -28,6 +28,11 @@ def test_a_decoder_of_maps_predicts_at_the_blocks_own_resolution(wanted):
     assert decoder.loss(torch.randn(MAP), torch.randn(wanted)).shape == ()
 
 
+def test_the_size_of_the_features_does_not_matter_to_a_decoder_of_maps():
+    decoder, h = Decoder(MAP, MAP), torch.randn(MAP)
+    torch.testing.assert_close(decoder(1000 * h), decoder(h), rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize(("given", "wanted"), [(FLAT, MAP), (FLAT, FLAT), (MAP, FLAT), (SEQUENCE, SEQUENCE)])
 def test_a_decoder_of_anything_else_predicts_every_value(given, wanted):
     decoder = Decoder(given, wanted)

@@ -10,7 +10,7 @@ from blocklocal import BlockLocal, split
 from blocklocal.local import HiddenLoss
 from blocklocal.models.resnet import BasicUnit
 from blocklocal.models.transformer import Layer, Transformer
-from blocklocal.readouts import reading_layer, readout
+from blocklocal.readouts import WIDEST, reading_layer, readout
 
 FLAT, MAP, SEQUENCE = torch.Size([4, 6]), torch.Size([4, 6, 8, 8]), torch.Size([4, 5, 6])
 
@@ -46,14 +46,18 @@ def test_a_readout_of_maps_doubles_the_channels_where_a_unit_halves_the_side(sid
     assert readout(shape, layers)(torch.randn(shape)).shape == (4, channels, smaller, smaller)
 
 
+def test_no_unit_of_a_readout_is_wider_than_the_limit():
+    made = readout(torch.Size([2, 400, 8, 8]), 2)
+    assert made(torch.randn(2, 400, 8, 8)).shape == (2, WIDEST, 1, 1)
+    assert readout(torch.Size([2, 2 * WIDEST, 2, 2]), 1)(torch.randn(2, 2 * WIDEST, 2, 2)).shape[1] == WIDEST
+
+
 def test_a_narrow_map_is_not_shrunk_to_nothing():
     shape = torch.Size([4, 6, 8, 1])
     assert readout(shape, 2)(torch.randn(shape)).shape == shape
 
 
-@pytest.mark.parametrize(
-    ("shape", "layer"), [(FLAT, ["Linear", "BatchNorm1d"]), (SEQUENCE, ["Linear", "LayerNorm"])]
-)
+@pytest.mark.parametrize(("shape", "layer"), [(FLAT, ["Linear", "BatchNorm1d"]), (SEQUENCE, ["Linear", "LayerNorm"])])
 def test_a_readout_ends_before_its_last_relu(shape, layer):
     assert kinds(readout(shape, 1)) == layer
     assert kinds(readout(shape, 3)) == [*layer, "ReLU", *layer, "ReLU", *layer]

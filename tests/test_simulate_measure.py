@@ -16,7 +16,9 @@ def network(**settings: object) -> bl.BlockLocal:
     layers = [nn.Sequential(nn.Linear(UNITS, UNITS, bias=False), nn.Sigmoid()) for _ in range(2)]
     model = nn.Sequential(*layers, nn.Linear(UNITS, 3))
     cut = bl.split(model, at=["1", "2"], example=torch.zeros(2, UNITS))
-    return bl.BlockLocal(cut, classes=3, optimizer=bl.sgd(0.1), example=torch.zeros(2, UNITS), **settings)
+    return bl.BlockLocal(
+        cut, classes=3, optimizer=bl.sgd(0.1), example=torch.zeros(2, UNITS), **{"readout": 0, **settings}
+    )
 
 
 @pytest.fixture

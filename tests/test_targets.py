@@ -23,7 +23,7 @@ def mlp(seed=0, **options):
 
 def network(model=None, **settings):
     targets = {} if "labels" in settings else {"classes": 3}
-    return BlockLocal(split(model or mlp(), blocks=3), optimizer=sgd(0.1), **targets, **settings)
+    return BlockLocal(split(model or mlp(), blocks=3), optimizer=sgd(0.1), **targets, **{"readout": 0, **settings})
 
 
 def sequence_net():

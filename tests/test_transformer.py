@@ -31,7 +31,8 @@ def model(blocks=3, seed=0, **options):
 def network(blocks=3, optimizer=None, **settings):
     example = torch.zeros(2, LENGTH, dtype=torch.int64)
     cut = split(model(blocks), blocks)
-    return BlockLocal(cut, classes=TOKENS, example=example, optimizer=optimizer or sgd(lr=0.05), **settings)
+    bare = {"readout": 0, **settings}
+    return BlockLocal(cut, classes=TOKENS, example=example, optimizer=optimizer or sgd(lr=0.05), **bare)
 
 
 def tokens(samples=4):

@@ -56,7 +56,7 @@ def make(name, blocks=3, **settings):
     build, shape = MODELS[name]
     torch.manual_seed(0)
     x = torch.randn(6, *shape, generator=torch.Generator().manual_seed(1))
-    net = BlockLocal(split(build(), blocks=blocks), classes=CLASSES, example=x, **settings)
+    net = BlockLocal(split(build(), blocks=blocks), classes=CLASSES, example=x, **{"readout": 0, **settings})
     y = torch.tensor([0, 1, 2, 1, 1, 0])
     return net, x, y.unsqueeze(1).repeat(1, shape[0]) if name == "sequence" else y
 

@@ -11,8 +11,9 @@ CUT = "block-local"  # its key in Task.cuts
 
 
 def build_network(task: Task, device: torch.device, cut: str) -> bl.BlockLocal:
-    """Two blocks, the second of which starts with the unit `cut`."""
-    network = bl.BlockLocal(bl.split(build_model(task), at=[cut]), classes=CLASSES, optimizer=OPTIMIZER)
+    """Two blocks, the second of which starts with the unit `cut`; no readout, so that what is compared is the cut."""
+    parts = bl.split(build_model(task), at=[cut])
+    network = bl.BlockLocal(parts, classes=CLASSES, optimizer=OPTIMIZER, readout=0)
     channels_last(network, device)
     return network
 

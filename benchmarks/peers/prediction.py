@@ -22,7 +22,8 @@ def find_costs(task: Task) -> Costs:
 
 
 def _measured(task: Task, key: str, micro_batches: int) -> list[BlockCosts]:
-    network = bl.BlockLocal(bl.split(build_model(task), at=[task.cuts[key]]), classes=CLASSES, optimizer=OPTIMIZER)
+    parts = bl.split(build_model(task), at=[task.cuts[key]])
+    network = bl.BlockLocal(parts, classes=CLASSES, optimizer=OPTIMIZER, readout=0)  # as `block_local.py`
     last = key == block_local.CUT
     if last:
         channels_last(network, torch.device(task.device))

@@ -14,14 +14,17 @@ from blocklocal.layout import to_positions
 class Decoder(nn.Module):
     """Predicts a wanted tensor (the image, or the block's input) from the block's mean activation (paper Fig. 2D).
 
-    Maps → maps: two 3×3 convolutions, `hidden` wide, at the block's own resolution. Otherwise two dense layers.
+    Maps → maps: BatchNorm, and two 3×3 convolutions, `hidden` wide, at the block's own resolution. Otherwise two dense
+    layers. Without the norm the size of a residual stream, which nothing bounds, makes the loss jump at usual learning
+    rates (`docs/accuracy.md`).
     """
 
     def __init__(self, given: torch.Size, wanted: torch.Size, hidden: int = 32):
         super().__init__()
         self.maps = len(given) == 4 and len(wanted) == 4
         if self.maps:
-            layers = [nn.Conv2d(given[1], hidden, 3, 1, 1), nn.ReLU(), nn.Conv2d(hidden, wanted[1], 3, 1, 1)]
+            first, second = nn.Conv2d(given[1], hidden, 3, 1, 1), nn.Conv2d(hidden, wanted[1], 3, 1, 1)
+            layers = [nn.BatchNorm2d(given[1]), first, nn.ReLU(), second]
         else:
             layers = [nn.Linear(given[1:].numel(), hidden), nn.ReLU(), nn.Linear(hidden, wanted[1:].numel())]
         self.layers = nn.Sequential(*layers)

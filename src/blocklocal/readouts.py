@@ -15,6 +15,8 @@ from blocklocal.layout import output_shapes, units_of
 from blocklocal.models.resnet import BasicUnit
 from blocklocal.splitting.chains import flat_layers, is_weighted
 
+WIDEST = 512  # channels of a readout's units at most: a wide network's readout must not outgrow the network
+
 
 def readout(shape: torch.Size, layers: int, reader: nn.Module | None = None) -> nn.Module:
     """A readout of `layers` layers for outputs of `shape` [B, …]; it ends before its last nonlinearity.
@@ -43,15 +45,17 @@ def _map_readout(channels: int, side: int, layers: int) -> nn.Module:
     """The rest of a residual network in small: units (He et al. 2016) of stride 2 to twice the channels each.
 
     Average pooling halves the side before them where they would leave more than one pixel: a quarter of the cost, and
-    no less accurate (`docs/accuracy.md`). Where one pixel is left, a unit keeps the channels.
+    no less accurate (`docs/accuracy.md`). A unit at one pixel keeps the channels, and none goes beyond `WIDEST`.
     """
     parts: list[nn.Module] = []
     if side > 2**layers:
-        parts, side = [nn.AvgPool2d(2, ceil_mode=True)], (side + 1) // 2
+        parts.append(nn.AvgPool2d(2, ceil_mode=True))
+        side = (side + 1) // 2
     for _ in range(layers):
-        grow = 2 if side > 1 else 1
-        parts.append(BasicUnit(channels, grow * channels, grow, shortcut="projection"))
-        channels, side = grow * channels, (side + grow - 1) // grow
+        stride = 2 if side > 1 else 1
+        width = min(stride * channels, WIDEST)
+        parts.append(BasicUnit(channels, width, stride, shortcut="projection"))
+        channels, side = width, (side + stride - 1) // stride
     return nn.Sequential(*parts)
 
 

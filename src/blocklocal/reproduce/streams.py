@@ -15,18 +15,18 @@ from blocklocal.network import BlockLocal
 from blocklocal.seeds import seeded
 from blocklocal.splitting import split
 
-_PAPER = {"objective": "variational", "family": "bernoulli"}  # Eq. 7 on the paper's units
+_PAPER = {"objective": "variational", "family": "bernoulli", "readout": 0}  # Eq. 7 on the paper's units
 WAYS: dict[str, dict[str, Any]] = {
     "backprop": {"rule": "backprop"},
     "frozen": {"rule": "frozen"},
-    "evidence": {"objective": "evidence", "family": "gaussian", "normalise": "units"},
+    "evidence": {"objective": "evidence", "family": "gaussian", "normalise": "units", "readout": 0},
     "evidence-readout": {"objective": "evidence", "family": "gaussian", "normalise": "units", "readout": 2},
     "stream": _PAPER,
     "units": {**_PAPER, "normalise": "units"},
     "batch": {**_PAPER, "normalise": "batch"},
-    "gaussian": {"objective": "variational", "family": "gaussian", "normalise": "units"},
+    "gaussian": {**_PAPER, "family": "gaussian", "normalise": "units"},
     "readout": {**_PAPER, "readout": 1},
-    "printed": {"objective": "printed-eq8", "family": "bernoulli", "normalise": "batch", "tau": 0.5},
+    "printed": {**_PAPER, "objective": "printed-eq8", "normalise": "batch", "tau": 0.5},
 }
 LABELS = {
     "backprop": "backprop",

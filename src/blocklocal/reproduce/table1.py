@@ -11,7 +11,7 @@ from blocklocal.reproduce.sets import SETS, find_set
 from blocklocal.training.compare import finish_run
 
 # What the paper's Bernoulli rules share: τ is the trial's (the paper's stands in its Supplement), the twin the paper's.
-_PAPER = {"family": "bernoulli", "twin": "mirrored", "tau": 0.5}
+_PAPER = {"family": "bernoulli", "twin": "mirrored", "tau": 0.5, "readout": 0}
 METHODS: dict[str, dict[str, Any]] = {
     "backprop": {"rule": "backprop"},
     "frozen": {"rule": "frozen"},
@@ -19,8 +19,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "printed-eq8": {"objective": "printed-eq8", **_PAPER},
     "variational": {"objective": "variational", **_PAPER},
     "variational-neighbour": {"objective": "variational", "scope": "neighbour", **_PAPER},
-    "evidence": {"objective": "evidence"},
-    "evidence-neighbour": {"objective": "evidence", "scope": "neighbour"},
+    "evidence": {"objective": "evidence", "readout": 0},
+    "evidence-neighbour": {"objective": "evidence", "scope": "neighbour", "readout": 0},
     "evidence-parts": {"objective": "evidence", "readout": 2, "reconstruction": 1.0},
 }
 LABELS = {
