@@ -96,12 +96,14 @@ def test_a_line_of_one_seed_has_no_interval_and_missing_pairs_are_counted():
 def test_the_table_of_rules_takes_the_runs_of_the_proxy_that_are_its_own_too():
     rows = [*THREE, row("block-local", 78.0), row("block-local", 70.0, blocks=8), row("frozen", 50.0)]
     rows += [row("block-local", 10.0, 1), row("greedy", 76.0, group="rules"), row("neighbour", 79.0)]
+    rows += [row("neighbour", 20.0, 1)]
     rules = panels(rows)[1]
     assert rules.group == "rules"
     assert [(line.label, [r["seed"] for r in line.rows]) for line in rules.lines()] == [
         ("backprop", [0]),
         ("frozen control, 4 blocks", [0]),
         ("block-local, 4 blocks", [0]),
+        ("block-local, neighbour scope, 4 blocks", [0]),
         ("greedy, 4 blocks", [0]),
     ]
     (greedy,) = cells(tables(rows), "greedy, 4 blocks")

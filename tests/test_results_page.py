@@ -9,7 +9,7 @@ import pytest
 from blocklocal.errors import InputError
 
 DOCS = Path(__file__).parents[1] / "docs"
-EXPERIMENTS = ("table1", "figure2", "figure3")
+EXPERIMENTS = ("table1", "figure2", "figure3", "accuracy")
 
 
 def load_script():
