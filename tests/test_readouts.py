@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from blocklocal import BlockLocal, split
+from blocklocal import BlockLocal, build_model, split
 from blocklocal.local import HiddenLoss
 from blocklocal.models.resnet import BasicUnit
 from blocklocal.models.transformer import Layer, Transformer
@@ -67,6 +67,15 @@ def test_maps_are_read_by_residual_units_that_end_before_their_relu():
     made = readout(MAP, 2)
     assert [type(part) for part in made] == [nn.AvgPool2d, BasicUnit, BasicUnit]
     assert (made(torch.randn(MAP)) < 0).any()
+
+
+def test_a_network_has_readouts_of_two_units_unless_it_says_otherwise():
+    model = build_model("resnet18", classes=3, channels=1, image_size=(16, 16), width=4)
+    example = torch.zeros(2, 1, 16, 16)
+    for settings, number in (({}, 2), ({"readout": 1}, 1)):
+        for made in parts(BlockLocal(split(model, 3), classes=3, example=example, **settings)):
+            assert sum(isinstance(part, BasicUnit) for part in made) == number
+    assert parts(BlockLocal(split(model, 3), classes=3, example=example, readout=0)) == [None, None]
 
 
 # --- sequences

@@ -74,6 +74,19 @@ def twin_parameters(net, k):
     return list(net.units[k].local.twin.parameters())
 
 
+# --- the start
+
+
+@pytest.mark.parametrize("width", [8, 64])
+@pytest.mark.parametrize("name", ["resnet18", "mlp"])
+def test_the_messages_of_a_dense_twin_start_with_values_of_one_over_root_units(name, width):
+    torch.manual_seed(0)
+    example = torch.zeros(2, 1, 16, 16)
+    net = BlockLocal(split(image_model(name, width)(), 2), classes=CLASSES, example=example, readout=0, twin="dense")
+    message = target_messages(net.units, torch.eye(CLASSES))[0]
+    torch.testing.assert_close(message.std() * message.shape[2] ** 0.5, torch.tensor(1.0), rtol=0.25, atol=0)
+
+
 # --- one row per class is enough
 
 
