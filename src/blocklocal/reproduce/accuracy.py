@@ -27,7 +27,7 @@ BLOCK_LOCAL: dict[str, Any] = {"balance": "bytes"}
 _CUT = {name: BLOCK_LOCAL[name] for name in (f.name for f in fields(Model)) if name in BLOCK_LOCAL}
 _BARE = {"readout": 0, "reconstruction": 0.0, "similarity": 0.0}
 _GREEDY = {**_CUT, "rule": "greedy", **_BARE}
-_PAPER = {**_CUT, **_BARE, "family": "bernoulli", "twin": "chain", "tau": 0.5}  # as the CIFAR lines of the README
+_PAPER = {**_CUT, **_BARE, "family": "bernoulli", "twin": "chain", "tau": 0.5}  # as the trial had them
 METHODS: dict[str, dict[str, Any]] = {
     "backprop": {"rule": "backprop"},
     "frozen": {**_CUT, "rule": "frozen"},
