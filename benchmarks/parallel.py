@@ -6,11 +6,11 @@
     python benchmarks/parallel.py --json rows.json
 
 ResNet-56 (CIFAR style, width 32) on one batch of 3×32×32 noise. Every method that cuts gets the cut that balances its
-own halves best, by measured time; block-local has no readout. The processes of all methods are started once and asleep but for those that are
-measured; each method takes a few steps in turn, round after round, and a ratio compares two times of one round, so that
-a slow moment of the machine hits both. Times are per step once all processes of a method are busy; "with fill" counts
-from the common start, so it holds the one step for which a pipeline fills (once in a training run, here once in
-`--steps`). With a link, the two processes of a method run in two network namespaces joined by it.
+own halves best, by measured time; block-local has no readout. The processes of all methods are started once and asleep
+but for those that are measured; each method takes a few steps in turn, round after round, and a ratio compares two
+times of one round, so that a slow moment of the machine hits both. Times are per step once all processes of a method
+are busy; "with fill" counts from the common start, so it holds the one step for which a pipeline fills (once in a
+training run, here once in `--steps`). With a link, the two processes of a method run in two network namespaces joined by it.
 """
 
 import argparse
