@@ -10,7 +10,8 @@ own halves best, by measured time; block-local has no readout. The processes of 
 but for those that are measured; each method takes a few steps in turn, round after round, and a ratio compares two
 times of one round, so that a slow moment of the machine hits both. Times are per step once all processes of a method
 are busy; "with fill" counts from the common start, so it holds the one step for which a pipeline fills (once in a
-training run, here once in `--steps`). With a link, the two processes of a method run in two network namespaces joined by it.
+training run, here once in `--steps`). With a link, the two processes of a method run in two network
+namespaces joined by it.
 """
 
 import argparse
