@@ -66,7 +66,7 @@ def _share(steps: int, device_name: str, rank: int, folder: Path) -> list[dict]:
 def _network() -> bl.BlockLocal:
     torch.manual_seed(0)
     model = bl.build_model("resnet20", classes=10, channels=3, image_size=(16, 16), width=8)
-    return bl.BlockLocal(bl.split(model, BLOCKS), classes=10, optimizer=bl.sgd(0.01))
+    return bl.BlockLocal(bl.split(model, BLOCKS), classes=10, optimizer=bl.sgd(0.01), readout=0)
 
 
 def _watched(
