@@ -13,7 +13,6 @@ from blocklocal.models.resnet import BasicUnit
 from blocklocal.models.transformer import Layer, Transformer
 from blocklocal.readouts import WIDEST, reading_layer, readout
 
-MLP = {"mlp": {"norm": False}}  # its own layers take a batch of one
 FLAT, MAP, SEQUENCE = torch.Size([4, 6]), torch.Size([4, 6, 8, 8]), torch.Size([4, 5, 6])
 
 
@@ -80,9 +79,9 @@ def test_a_network_has_readouts_of_two_units_unless_it_says_otherwise():
     assert parts(BlockLocal(split(model, 3), classes=3, example=example, readout=0)) == [None, None]
 
 
-@pytest.mark.parametrize("name", ["mlp", "resnet18"])
-def test_a_batch_too_small_for_the_norm_of_a_readout_is_refused_with_what_to_do(name):
-    model = build_model(name, classes=3, channels=1, image_size=(8, 8), width=4, **MLP.get(name, {}))
+@pytest.mark.parametrize(("name", "options"), [("mlp", {"norm": False}), ("resnet18", {})])
+def test_a_batch_too_small_for_the_norm_of_a_readout_is_refused_with_what_to_do(name, options):
+    model = build_model(name, classes=3, channels=1, image_size=(8, 8), width=4, **options)
     network = BlockLocal(split(model, 2), classes=3)
     with pytest.raises(InputError, match=r"batch of 1 .* readout=0"):
         network.step(torch.randn(1, 1, 8, 8), torch.tensor([0]))

@@ -10,10 +10,15 @@ from peers.base import CLASSES, OPTIMIZER, Place, Task, Training, build_batch, b
 CUT = "block-local"  # its key in Task.cuts
 
 
-def build_network(task: Task, device: torch.device, cut: str) -> bl.BlockLocal:
+def cut_network(task: Task, cut: str) -> bl.BlockLocal:
     """Two blocks, the second of which starts with the unit `cut`; no readout, so that what is compared is the cut."""
     parts = bl.split(build_model(task), at=[cut])
-    network = bl.BlockLocal(parts, classes=CLASSES, optimizer=OPTIMIZER, readout=0)
+    return bl.BlockLocal(parts, classes=CLASSES, optimizer=OPTIMIZER, readout=0)
+
+
+def build_network(task: Task, device: torch.device, cut: str) -> bl.BlockLocal:
+    """As `cut_network`, on the device and in the layout of training."""
+    network = cut_network(task, cut)
     channels_last(network, device)
     return network
 

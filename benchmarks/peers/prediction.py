@@ -3,10 +3,9 @@
 import torch
 from network import bits_per_second
 
-import blocklocal as bl
 from blocklocal.simulate import BlockCosts, Link, measure, simulate
 from peers import PARALLEL, block_local, pipeline
-from peers.base import CLASSES, OPTIMIZER, Task, build_batch, build_model, channels_last
+from peers.base import Task, build_batch, channels_last
 
 LATENCY = 1e-4  # seconds of a message between two processes of a machine
 REPEATS = 3
@@ -22,8 +21,7 @@ def find_costs(task: Task) -> Costs:
 
 
 def _measured(task: Task, key: str, micro_batches: int) -> list[BlockCosts]:
-    parts = bl.split(build_model(task), at=[task.cuts[key]])
-    network = bl.BlockLocal(parts, classes=CLASSES, optimizer=OPTIMIZER, readout=0)  # as `block_local.py`
+    network = block_local.cut_network(task, task.cuts[key])
     last = key == block_local.CUT
     if last:
         channels_last(network, torch.device(task.device))
