@@ -32,7 +32,9 @@ class _Flags:
 
     @property
     def readout(self) -> list[str]:
-        return [f"--readout {self.learning.readout + 1}"] if self.parts else []
+        """One layer more, up to the default: beyond it more layers lost accuracy (docs/accuracy.md)."""
+        now = self.learning.readout
+        return [f"--readout {now + 1}"] if self.parts and now < Learning().readout else []
 
     @property
     def reconstruction(self) -> list[str]:
