@@ -16,6 +16,7 @@ from blocklocal.cli.main import COMMANDS
 from blocklocal.config import Config
 from blocklocal.data import load_images
 from blocklocal.recipes import RECIPES, get_recipe
+from blocklocal.training.build import evaluation_batches, load_data
 from blocklocal.training.predict import open_pixels
 from blocklocal.training.run import load_network
 
@@ -136,6 +137,16 @@ def test_evaluate_gives_the_figures_of_the_summary(run, tmp_path):
     assert f"test: top-1 {row['test_top1']:.2f} %  top-3 {row['test_top3']:.2f} %" in said.out
     for name, accuracy in zip(row["block_names"], row["block_test_top1"], strict=True):
         assert re.search(rf"^{name} +{accuracy:.2f} %$", said.out, re.MULTILINE)
+    assert figures["combined_top1"] == row["combined_test_top1"]
+    assert re.search(rf"^all blocks together +{row['combined_test_top1']:.2f} %$", said.out, re.MULTILINE)
+
+
+def test_the_figure_of_all_blocks_together_counts_what_their_prediction_gets_right(run):
+    config, facts, network = load_network(run)
+    right = total = 0
+    for x, y in evaluation_batches(config, load_data(config).test, facts, torch.device("cpu")):
+        right, total = right + (network.predict(x).combined.label == y).sum().item(), total + len(y)
+    assert summary(run)["combined_test_top1"] == pytest.approx(100 * right / total)
 
 
 def test_evaluate_measures_the_validation_and_training_splits(run, tmp_path):

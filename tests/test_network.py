@@ -33,6 +33,22 @@ class TestPredict:
             assert torch.equal(each.confidence, each.probabilities.max(1).values)
         assert torch.equal(prediction.blocks[-1].probabilities, prediction.probabilities)
 
+    @pytest.mark.parametrize("labels", [False, True])
+    def test_all_blocks_together_say_their_normalised_geometric_mean(self, labels):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+        net = BlockLocal(split(model, 3), **({"labels": 3} if labels else {"classes": 3}))
+        prediction = net.predict(torch.randn(8, 4))
+        each = torch.stack([block.probabilities for block in prediction.blocks])
+        mean = each.log().mean(0).exp()
+        rest = (1 - each).log().mean(0).exp() if labels else mean.sum(1, keepdim=True) - mean
+        assert len(each) == 3
+        assert torch.allclose(prediction.combined.probabilities, mean / (mean + rest), atol=1e-6)
+
+    @pytest.mark.parametrize("rule", ["frozen", "backprop"])
+    def test_there_is_no_together_where_only_the_output_predicts(self, rule):
+        assert network("mlp", rule).predict(data()[0]).combined is None
+
     @pytest.mark.parametrize(
         ("rule", "able"),
         [("frozen", [0, 0, 1]), ("backprop", [1]), ("greedy", [1, 1, 1]), ("target-projection", [1, 1, 1])],

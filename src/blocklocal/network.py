@@ -18,7 +18,7 @@ from blocklocal.rules import RULES
 from blocklocal.rules.base import Batch, StepFunction, local_step, neighbour_step, target_messages
 from blocklocal.settings import Learning
 from blocklocal.splitting import Split
-from blocklocal.targets import Classes, Labels
+from blocklocal.targets import Classes, Labels, combined
 from blocklocal.unit import BlockUnit, Moment
 
 
@@ -27,11 +27,13 @@ class Prediction:
     """What a network says of a batch.
 
     probabilities [B, C] ([B, T, C] for sequences; [B, L] for binary labels), label and confidence [B] (the most
-    probable class and its probability), blocks: the same from every block, None where a block cannot predict.
+    probable class and its probability), blocks: the same from every block, None where a block cannot predict;
+    combined: what all of them say together (their normalised geometric mean), None where only the output predicts.
     """
 
     probabilities: Tensor
     blocks: Sequence["Prediction | None"] = ()
+    combined: "Prediction | None" = None
 
     @property
     def label(self) -> Tensor:
@@ -192,14 +194,17 @@ class BlockLocal(nn.Module):
         return logits
 
     def predict(self, x: Tensor) -> Prediction:
-        """Probabilities, label and confidence of the output and of every block, in evaluation mode."""
+        """Probabilities, label and confidence of the output, of every block and of all together, in evaluation mode."""
         mode = self.training
         self.eval()
         logits = self.block_logits(x)
         self.train(mode)
-        blocks = [None if scores is None else Prediction(self.targets.probabilities(scores)) for scores in logits]
+        *blocks, together = [
+            None if scores is None else Prediction(self.targets.probabilities(scores))
+            for scores in (*logits, combined(self.targets, logits))
+        ]
         assert blocks[-1] is not None
-        return replace(blocks[-1], blocks=tuple(blocks))
+        return replace(blocks[-1], blocks=tuple(blocks), combined=together)
 
     # --- the rest
 

@@ -6,6 +6,7 @@ label). The twin is evaluated once per row, never once per sample, and a target 
 Shapes: B samples, T positions, R rows, C classes, L labels, P message positions, U units.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -79,6 +80,9 @@ class Classes:
     def one_hot(self, target: Tensor) -> Tensor:
         """[B] → [B, C], rows of zeros where the target is missing."""
         return F.one_hot(target.clamp(min=0).long(), self.count).float() * (target != MISSING).unsqueeze(-1)
+
+    def as_logits(self, scores: Tensor) -> Tensor:
+        return scores
 
     def correct(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """(number right, number of targets) as tensors, so that nothing waits for the device."""
@@ -157,3 +161,13 @@ class Labels:
 
 
 Targets = Classes | Labels
+
+
+def combined(targets: Targets, scores: Sequence[Tensor | None]) -> Tensor | None:
+    """The scores of several blocks as one: logits of the q with the least Σ_k D_KL(q ‖ p_k), p_k what block k predicts.
+
+    That q is the normalised geometric mean of the p_k, so its logits are the mean of theirs. None where fewer than two
+    predict.
+    """
+    known = [targets.as_logits(each).float() for each in scores if each is not None]
+    return torch.stack(known).mean(0) if len(known) > 1 else None

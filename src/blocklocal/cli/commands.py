@@ -51,7 +51,9 @@ def train(arguments: list[str]) -> None:
     else:
         summary = start_run(given.settings, folder, quiet=given.quiet)
     blocks = "  ".join(f"{accuracy:.1f}" for accuracy in summary["block_test_top1"])
-    print(f"test accuracy {summary['test_top1']:.2f} %  (per block: {blocks})  ECE {summary['test_ece']:.3f}")
+    together = summary["combined_test_top1"]
+    of_all = "" if together is None else f"; all together: {together:.1f}"
+    print(f"test accuracy {summary['test_top1']:.2f} %  (per block: {blocks}{of_all})  ECE {summary['test_ece']:.3f}")
     print(f"report: {folder / 'report.html'}")
 
 
@@ -144,6 +146,8 @@ def evaluate(arguments: list[str]) -> None:
     result = measure(network, evaluation_batches(config, getattr(data, given.split), facts, device))
     for name, accuracy in zip(block_names(network), result.block_top1, strict=True):
         print(f"{name:32} {'  does not predict' if accuracy is None else f'{accuracy:6.2f} %'}")
+    if result.combined_top1 is not None:
+        print(f"{'all blocks together':32} {result.combined_top1:6.2f} %")
     top3 = "" if result.top3 is None else f"top-3 {result.top3:.2f} %  "
     print(f"{given.split}: top-1 {result.top1:.2f} %  {top3}NLL {result.nll:.4f}  ECE {result.ece:.4f}")
     if given.json is not None:

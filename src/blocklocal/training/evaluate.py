@@ -8,7 +8,7 @@ from torch import Tensor
 
 from blocklocal.errors import InputError
 from blocklocal.network import BlockLocal
-from blocklocal.targets import MISSING, Classes
+from blocklocal.targets import MISSING, Classes, combined
 from blocklocal.training.learner import Learner
 
 
@@ -16,8 +16,9 @@ from blocklocal.training.learner import Learner
 class Evaluation:
     """Accuracies in percent; nll in nats per target; ece (expected calibration error, 15 bins) between 0 and 1.
 
-    block_top1: one entry per unit, None where a block cannot predict. top3 is None for fewer than 4 classes and for
-    binary labels; ece is None for binary labels.
+    block_top1: one entry per unit, None where a block cannot predict. combined_top1: of all blocks together (`combined`
+    of a prediction), None where only the output predicts. top3 is None for fewer than 4 classes and for binary labels;
+    ece is None for binary labels.
     """
 
     top1: float
@@ -25,6 +26,7 @@ class Evaluation:
     nll: float
     ece: float | None
     block_top1: list[float | None]
+    combined_top1: float | None
 
 
 @torch.no_grad()
@@ -63,17 +65,20 @@ def evaluate(network: BlockLocal, batches: Iterable[tuple[Tensor, Tensor]]) -> E
     """Run a network in evaluation mode over (x, y) batches; its mode is restored afterwards."""
     logits: list[Tensor] = []
     wanted: list[Tensor] = []
+    together: list[Tensor | None] = []
 
     def look(scores: list[Tensor | None], y: Tensor) -> None:
         output = scores[-1]
         assert output is not None  # the output block always predicts
         logits.append(output.float().cpu())
         wanted.append(y.cpu())
+        of_all = combined(network.targets, scores)
+        together.append(None if of_all is None else torch.stack(network.targets.correct(of_all, y)))
 
     blocks = block_accuracy(network, batches, look)
     top3, nll, ece = _of_output(network, torch.cat(logits), torch.cat(wanted))
     assert blocks[-1] is not None
-    return Evaluation(blocks[-1], top3, nll, ece, blocks)
+    return Evaluation(blocks[-1], top3, nll, ece, blocks, _percent(together))
 
 
 def _of_output(network: BlockLocal, logits: Tensor, wanted: Tensor) -> tuple[float | None, float, float | None]:

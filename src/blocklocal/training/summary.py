@@ -51,6 +51,7 @@ def summarise(session: Session, trainer: Trainer) -> dict[str, Any]:
         "test_nll": test.nll,
         "test_ece": test.ece,
         "block_test_top1": [accuracy for accuracy in test.block_top1 if accuracy is not None],
+        "combined_test_top1": test.combined_top1,
         "seconds": trainer.seconds,
         "images_per_second": trainer.images / trainer.seconds if trainer.seconds else None,
         "evaluation_seconds": time.perf_counter() - started,
