@@ -115,7 +115,7 @@ SIZES: dict[str, tuple[Group, ...]] = {
             ("mnist", "fashion-mnist"),
             (
                 Network("resnet18", _THREE, {"width": 32, "model_options": {"stem": "large"}}),
-                Network("vgg8b", _THREE, {"width": 32}),
+                Network("vgg8b", _THREE, {"width": 16}),
             ),
             _GREY,
         ),

@@ -38,6 +38,7 @@ HEADINGS = (
     "to backprop",
     f"{100 * CONFIDENCE:.0f} % interval",
     "above control",
+    "all blocks %",
     "validation %",
     "train %",
     "ECE",
@@ -142,6 +143,7 @@ class Line:
             _difference(self.to_backprop, count),
             _range(self.to_backprop.interval),
             _difference(self.above_control, count),
+            mean_spread(self._all("combined_test_top1"), 2),
             mean_spread(self._all("validation_top1"), 2),
             mean_spread(self._all("train_top1"), 1),
             number(mean(self._all("test_ece")), 3),
@@ -192,7 +194,8 @@ def tables(rows: Sequence[Row]) -> str:
         parts += [f"**{panel.title}** ({_conditions(panel.rows)})", table, _learning(panel), _published(panel)]
     parts.append(
         "To backprop, above control: mean over the seeds of the difference to the run of the same seed, in percentage "
-        "points; the interval is Student's, over seeds. The control has the cuts of its line."
+        "points; the interval is Student's, over seeds. The control has the cuts of its line. All blocks: test accuracy of "
+        "the normalised geometric mean of every block's prediction; the targets are those of the last block alone."
     )
     return "\n\n".join(part for part in parts if part) + "\n"
 
