@@ -194,8 +194,8 @@ def tables(rows: Sequence[Row]) -> str:
         parts += [f"**{panel.title}** ({_conditions(panel.rows)})", table, _learning(panel), _published(panel)]
     parts.append(
         "To backprop, above control: mean over the seeds of the difference to the run of the same seed, in percentage "
-        "points; the interval is Student's, over seeds. The control has the cuts of its line. All blocks: test accuracy of "
-        "the normalised geometric mean of every block's prediction; the targets are those of the last block alone."
+        "points; the interval is Student's, over seeds. The control has the cuts of its line. All blocks: the test "
+        "accuracy of their predictions' normalised geometric mean; the targets are those of the last block alone."
     )
     return "\n\n".join(part for part in parts if part) + "\n"
 
