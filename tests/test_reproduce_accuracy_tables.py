@@ -105,9 +105,9 @@ def test_the_table_of_rules_takes_the_runs_of_the_proxy_that_are_its_own_too():
         ("frozen control, 4 blocks", [0]),
         ("block-local, 4 blocks", [0]),
         ("block-local, neighbour scope, 4 blocks", [0]),
-        ("greedy, 4 blocks", [0]),
+        ("greedy with the same readout, 4 blocks", [0]),
     ]
-    (greedy,) = cells(tables(rows), "greedy, 4 blocks")
+    (greedy,) = cells(tables(rows), "greedy with the same readout, 4 blocks")
     assert (greedy["to backprop"], greedy["above control"]) == ("-4.00", "+26.00")
     assert [r["job"] for r in panels(rows)[0].rows if r["group"] == "rules"] == []
 

@@ -26,7 +26,7 @@ BLOCK_LOCAL: dict[str, Any] = {"balance": "bytes"}
 # The other rules have the same cuts, so that the control is the control of these blocks; backprop has none.
 _CUT = {name: BLOCK_LOCAL[name] for name in (f.name for f in fields(Model)) if name in BLOCK_LOCAL}
 _BARE = {"readout": 0, "reconstruction": 0.0, "similarity": 0.0}
-_GREEDY = {**_CUT, "rule": "greedy", **_BARE}
+_GREEDY = {**_CUT, "rule": "greedy"}  # with the readout of block-local, so that the two differ in the loss alone
 _PAPER = {**_CUT, **_BARE, "family": "bernoulli", "twin": "chain", "tau": 0.5}  # as the trial had them
 METHODS: dict[str, dict[str, Any]] = {
     "backprop": {"rule": "backprop"},
