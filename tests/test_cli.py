@@ -177,17 +177,18 @@ def test_predict_prints_class_and_confidence_of_the_output_and_of_each_block(run
     said = cli("predict", run, *pictures)
     assert said.status == 0
     lines = said.out.splitlines()
-    assert len(lines) == len(pictures) * 3
+    assert len(lines) == len(pictures) * 4
     _, facts, network = load_network(run)
     pixels = torch.stack([open_pixels(path, facts, resize=False) for path in pictures])
     mean, std = torch.tensor(facts.mean).view(-1, 1, 1), torch.tensor(facts.std).view(-1, 1, 1)
     prediction = network.predict((pixels.float() / 255 - mean) / std)
     for i, path in enumerate(pictures):
-        own = lines[3 * i : 3 * i + 3]
-        for line, each in zip(own, (prediction, *prediction.blocks), strict=True):
+        own = lines[4 * i : 4 * i + 4]
+        for line, each in zip(own, (prediction, *prediction.blocks, prediction.combined), strict=True):
             assert line.endswith(f"{each.label[i].item()}  {100 * each.confidence[i].item():.1f} %")
         assert own[0].startswith(f"{path}: ")
-        assert [line.split()[0] for line in own[1:]] == summary(run)["block_names"]
+        assert [line.split()[0] for line in own[1:3]] == summary(run)["block_names"]
+        assert own[3].startswith("    all blocks together ")
 
 
 def test_the_pixels_of_a_picture_are_those_of_the_data_set(run, pictures):

@@ -79,7 +79,7 @@ class EvaluateArguments:
 
 @dataclass(frozen=True)
 class PredictArguments:
-    """Class, confidence, and what each block thought, for image files."""
+    """Class, confidence, and what each block and all together thought, for image files."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """Run folder."""

@@ -169,7 +169,7 @@ def _check_fits(data: "ImageSet", facts: "Facts") -> None:
 
 
 def predict(arguments: list[str]) -> None:
-    """Class, confidence, and what each block thought, for image files."""
+    """Class, confidence, and what each block and all together thought, for image files."""
     from blocklocal.training.predict import predict_files
 
     given = parse(PredictArguments, arguments, "blocklocal predict")

@@ -16,7 +16,7 @@ from blocklocal.training.run import block_names, load_network
 def predict_files(
     run: Path, images: Sequence[Path], resize: bool = False, checkpoint: str | None = None, device: str = "auto"
 ) -> Iterator[str]:
-    """Lines of text, a few per image: class and confidence of the output, then of every block."""
+    """Lines of text, a few per image: class and confidence of the output, of every block, and of all together."""
     if not images:
         raise InputError("predict needs at least one image file after the run folder.")
     _, facts, network = load_network(run, checkpoint, device)
@@ -28,6 +28,8 @@ def predict_files(
         for name, block in zip(names, prediction.blocks, strict=True):
             if block is not None and len(names) > 1:
                 yield f"    {name:32} {said(block, i, facts)}"
+        if prediction.combined is not None:
+            yield f"    {'all blocks together':32} {said(prediction.combined, i, facts)}"
 
 
 def said(prediction: Prediction, i: int, facts: Facts) -> str:
