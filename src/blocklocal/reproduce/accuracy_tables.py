@@ -19,7 +19,7 @@ LABELS = {
     "variational": "block-local, variational",
     "printed-eq8": "block-local, printed Eq. 8",
     "greedy": "greedy with the same readout",
-    "predsim": "the same with similarity (predsim)",
+    "predsim": "greedy with the same readout and similarity (predsim)",
     "target-projection": "target projection",
     "direct-feedback-alignment": "direct feedback alignment",
     "feedback-alignment": "feedback alignment",
