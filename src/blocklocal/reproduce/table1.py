@@ -21,7 +21,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "variational-neighbour": {"objective": "variational", "scope": "neighbour", **_PAPER},
     "evidence": {"objective": "evidence", "readout": 0},
     "evidence-neighbour": {"objective": "evidence", "scope": "neighbour", "readout": 0},
-    "evidence-parts": {"objective": "evidence", "readout": 2, "reconstruction": 1.0},
+    "evidence-readout": {"objective": "evidence"},  # the library's defaults
 }
 LABELS = {
     "backprop": "backprop",
@@ -32,7 +32,7 @@ LABELS = {
     "variational-neighbour": "block-local, variational, neighbour scope",
     "evidence": "block-local, evidence",
     "evidence-neighbour": "block-local, evidence, neighbour scope",
-    "evidence-parts": "block-local, evidence, readout and reconstruction",
+    "evidence-readout": "block-local, evidence, readout",
 }
 MODELS = {"resnet18": "ResNet-18", "resnet50": "ResNet-50"}
 
