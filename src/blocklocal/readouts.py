@@ -12,18 +12,17 @@ import torch
 from torch import Tensor, fx, nn
 
 from blocklocal.layout import output_shapes, units_of
-from blocklocal.models.resnet import BasicUnit
 from blocklocal.splitting.chains import flat_layers, is_weighted
 
-WIDEST = 512  # channels of a readout's units at most: a wide network's readout must not outgrow the network
+WIDEST = 512  # channels of a map readout at most: a wide network's readout must not outgrow the network
 
 
 def readout(shape: torch.Size, layers: int, reader: nn.Module | None = None) -> nn.Module:
     """A readout of `layers` layers for outputs of `shape` [B, …]; it ends before its last nonlinearity.
 
-    Maps [B, C, H, W]: residual units, see `_map_readout`. Flat outputs [B, D]: dense layers as wide, with BatchNorm.
-    Sequences [B, T, D]: layers that start as copies of `reader` (see `reading_layer`), because no dense layer sees
-    other positions, and a LayerNorm; where there is none, dense layers with LayerNorm.
+    Maps [B, C, H, W]: pairs of convolutions, see `_map_readout`. Flat outputs [B, D]: dense layers as wide, with
+    BatchNorm. Sequences [B, T, D]: layers that start as copies of `reader` (see `reading_layer`), because no dense
+    layer sees other positions, and a LayerNorm; where there is none, dense layers with LayerNorm.
     """
     if len(shape) == 4:
         return _map_readout(units_of(shape), min(shape[2:]), layers)
@@ -42,10 +41,11 @@ def readout(shape: torch.Size, layers: int, reader: nn.Module | None = None) -> 
 
 
 def _map_readout(channels: int, side: int, layers: int) -> nn.Module:
-    """The rest of a residual network in small: units (He et al. 2016) of stride 2 to twice the channels each.
+    """The rest of a convolutional network in small: per layer two 3x3 convolutions with BatchNorm, each behind a ReLU.
 
-    Average pooling halves the side before them where they would leave more than one pixel: a quarter of the cost, and
-    no less accurate (`docs/accuracy.md`). A unit at one pixel keeps the channels, and none goes beyond `WIDEST`.
+    The first of them halves the side and doubles the channels. Average pooling halves the side before them where they
+    would leave more than one pixel: a quarter of the cost, and no less accurate (`docs/accuracy.md`). At one pixel the
+    channels stay as they are, and none goes beyond `WIDEST`.
     """
     parts: list[nn.Module] = []
     if side > 2**layers:
@@ -54,7 +54,8 @@ def _map_readout(channels: int, side: int, layers: int) -> nn.Module:
     for _ in range(layers):
         stride = 2 if side > 1 else 1
         width = min(stride * channels, WIDEST)
-        parts.append(BasicUnit(channels, width, stride, shortcut="projection"))
+        parts += [nn.ReLU(), nn.Conv2d(channels, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width)]
+        parts += [nn.ReLU(), nn.Conv2d(width, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width)]
         channels, side = width, (side + stride - 1) // stride
     return nn.Sequential(*parts)
 

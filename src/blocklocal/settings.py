@@ -39,7 +39,7 @@ class Learning:
     normalise: str = "none"
     """Read the latent off the output normalised over units (as a pre-norm block does) or over the batch; or none."""
     readout: int = 2
-    """Layers between a block's output and its latent (on maps: residual units; 0: none); off the forward path."""
+    """Layers between a block's output and its latent (maps: pairs of convolutions; 0: none); off the forward path."""
     reconstruction: float = 0.0
     """Weight of predicting the image (or the block's input) from the block's output."""
     reconstruct: str = "image"
