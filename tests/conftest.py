@@ -1,9 +1,18 @@
-"""One thread per test process: pytest-xdist already uses the cores, and results do not depend on the machine."""
+"""What every test process needs.
+
+One thread: pytest-xdist already uses the cores, and results do not depend on the machine.
+"""
+
+import signal
 
 import pytest
 import torch
 
 torch.set_num_threads(1)
+
+# A script that starts the tests in the background has them ignore Ctrl-C, and what they start inherits that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -40,13 +40,25 @@ if __name__ == "__main__":
 """
 
 
-def start_endless(tmp_path: Path, jobs: int = 2):
-    process = spawn(ENDLESS, Path(__file__).parent, image_sets(tmp_path / "sets"), tmp_path / "out", jobs)
-    assert process.stdout is not None
-    process.stdout.readline()
-    children = [int(number) for number in process.stdout.readline().split()]
-    assert len(children) == (jobs if jobs > 1 else 0)
-    return process, children
+@pytest.fixture
+def start_endless(tmp_path):
+    """Starts `ENDLESS`; gives its process and the numbers of its children. What is left after a test is killed."""
+    left: list[int] = []
+
+    def start(jobs: int = 2):
+        process = spawn(ENDLESS, Path(__file__).parent, image_sets(tmp_path / "sets"), tmp_path / "out", jobs)
+        left.append(process.pid)
+        assert process.stdout is not None
+        process.stdout.readline()
+        children = [int(number) for number in process.stdout.readline().split()]
+        left.extend(children)
+        assert len(children) == (jobs if jobs > 1 else 0)
+        return process, children
+
+    yield start
+    for pid in left:
+        if not gone(pid):
+            os.kill(pid, signal.SIGKILL)
 
 
 def gone(pid: int) -> bool:
@@ -76,8 +88,8 @@ def test_two_processes_give_the_rows_of_one(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_a_signal_saves_the_running_jobs_and_ends_their_processes(tmp_path, jobs):
-    process, children = start_endless(tmp_path, jobs)
+def test_a_signal_saves_the_running_jobs_and_ends_their_processes(tmp_path, start_endless, jobs):
+    process, children = start_endless(jobs)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, out + err
@@ -88,8 +100,8 @@ def test_a_signal_saves_the_running_jobs_and_ends_their_processes(tmp_path, jobs
     assert len(saved) == jobs
 
 
-def test_a_second_signal_waits_for_no_job(tmp_path):
-    process, children = start_endless(tmp_path)
+def test_a_second_signal_waits_for_no_job(start_endless):
+    process, children = start_endless()
     for child in children:
         os.kill(child, signal.SIGSTOP)  # jobs that cannot answer a wish to stop
     process.send_signal(signal.SIGINT)
@@ -101,8 +113,8 @@ def test_a_second_signal_waits_for_no_job(tmp_path):
     wait_until_gone(children)
 
 
-def test_workers_do_not_outlive_a_killed_parent(tmp_path):
-    process, children = start_endless(tmp_path)
+def test_workers_do_not_outlive_a_killed_parent(start_endless):
+    process, children = start_endless()
     process.kill()
     wait_until_gone(children)
     process.communicate()
