@@ -60,6 +60,11 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "blocklocal", *map(str, arguments)]
 
 
+def python(code: str, *arguments: object) -> list[str]:
+    """Python code, in a process of its own; `sys.argv[1:]` are the arguments."""
+    return [sys.executable, "-c", code, *map(str, arguments)]
+
+
 def torchrun(processes: int, *arguments: object, options: Sequence[str] = ()) -> list[str]:
     """The command line under torchrun, on a port that it chooses itself."""
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *options]

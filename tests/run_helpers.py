@@ -5,11 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import re
 import resource
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,15 +96,6 @@ def assert_refused(said: Said, *words: str, folder: Path | None = None) -> None:
     assert "Traceback" not in said.text
     if folder is not None:
         assert not (folder / "run").exists()
-
-
-def spawn(code: str, *arguments: object, **options: Any) -> subprocess.Popen[str]:
-    """Run Python code in a process of its own; `sys.argv[1:]` are the arguments."""
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **options
-    )
 
 
 @contextlib.contextmanager

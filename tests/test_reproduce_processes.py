@@ -1,14 +1,17 @@
 """Oracle: the same jobs in one process. Workers give the same rows, stop when told, and never outlive their parent."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
+import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from parallel_helpers import python, started
 from reproduce_helpers import image_sets, timeless, tiny_job, use_jobs
-from run_helpers import spawn
 
 from blocklocal.errors import InputError
 from blocklocal.reproduce.experiment import Place
@@ -40,25 +43,15 @@ if __name__ == "__main__":
 """
 
 
-@pytest.fixture
-def start_endless(tmp_path):
-    """Starts `ENDLESS`; gives its process and the numbers of its children. What is left after a test is killed."""
-    left: list[int] = []
-
-    def start(jobs: int = 2):
-        process = spawn(ENDLESS, Path(__file__).parent, image_sets(tmp_path / "sets"), tmp_path / "out", jobs)
-        left.append(process.pid)
-        assert process.stdout is not None
-        process.stdout.readline()
-        children = [int(number) for number in process.stdout.readline().split()]
-        left.extend(children)
+@contextlib.contextmanager
+def endless(folder: Path, jobs: int = 2) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
+    """Run `ENDLESS`; gives its process and the numbers of its children."""
+    with started([python(ENDLESS, Path(__file__).parent, image_sets(folder / "sets"), folder / "out", jobs)]) as (run,):
+        assert run.stdout is not None
+        run.stdout.readline()
+        children = [int(number) for number in run.stdout.readline().split()]
         assert len(children) == (jobs if jobs > 1 else 0)
-        return process, children
-
-    yield start
-    for pid in left:
-        if not gone(pid):
-            os.kill(pid, signal.SIGKILL)
+        yield run, children
 
 
 def gone(pid: int) -> bool:
@@ -71,10 +64,7 @@ def gone(pid: int) -> bool:
 def wait_until_gone(children: list[int], seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
     while not all(map(gone, children)):
-        if time.monotonic() > deadline:
-            for child in children:
-                os.kill(child, signal.SIGKILL)
-            raise AssertionError("a worker outlived its parent")
+        assert time.monotonic() < deadline, "a worker outlived its parent"
         time.sleep(0.05)
 
 
@@ -88,36 +78,35 @@ def test_two_processes_give_the_rows_of_one(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_a_signal_saves_the_running_jobs_and_ends_their_processes(tmp_path, start_endless, jobs):
-    process, children = start_endless(jobs)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, out + err
-    assert "3 jobs left" in err
-    assert "Traceback" not in err
-    wait_until_gone(children)
+def test_a_signal_saves_the_running_jobs_and_ends_their_processes(tmp_path, jobs):
+    with endless(tmp_path, jobs) as (process, children):
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 130, out + err
+        assert "3 jobs left" in err
+        assert "Traceback" not in err
+        wait_until_gone(children)
     saved = {path.parents[3] for path in (tmp_path / "out").glob("jobs/*/run/checkpoints/step-*/state.json")}
     assert len(saved) == jobs
 
 
-def test_a_second_signal_waits_for_no_job(start_endless):
-    process, children = start_endless()
-    for child in children:
-        os.kill(child, signal.SIGSTOP)  # jobs that cannot answer a wish to stop
-    process.send_signal(signal.SIGINT)
-    time.sleep(1)
-    assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
-    assert process.returncode == 130
-    wait_until_gone(children)
+def test_a_second_signal_waits_for_no_job(tmp_path):
+    with endless(tmp_path) as (process, children):
+        for child in children:
+            os.kill(child, signal.SIGSTOP)  # jobs that cannot answer a wish to stop
+        process.send_signal(signal.SIGINT)
+        time.sleep(1)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+        assert process.returncode == 130
+        wait_until_gone(children)
 
 
-def test_workers_do_not_outlive_a_killed_parent(start_endless):
-    process, children = start_endless()
-    process.kill()
-    wait_until_gone(children)
-    process.communicate()
+def test_workers_do_not_outlive_a_killed_parent(tmp_path):
+    with endless(tmp_path) as (process, children):
+        process.kill()
+        wait_until_gone(children)
 
 
 def test_a_killed_worker_is_said_and_nothing_hangs(tmp_path):

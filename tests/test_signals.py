@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from run_helpers import assert_same_run, spawn, whole, with_dropout, without_reports
+from parallel_helpers import python, started
+from run_helpers import assert_same_run, whole, with_dropout, without_reports
 
 from blocklocal.config import Config
 from blocklocal.training.checkpoint import list_checkpoints
@@ -67,10 +68,11 @@ def settings_file(config: Config, folder: Path) -> Path:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_process_with_130_and_a_run_that_goes_on(tmp_path, reference, number):
     config, run = with_dropout(checkpoint_every=1), tmp_path / "run"
-    process = spawn(SLOW, "train", "--config", settings_file(config, tmp_path), "--output", run)
-    wait_for(run / "checkpoints", process, "step-*")
-    process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    command = python(SLOW, "train", "--config", settings_file(config, tmp_path), "--output", run)
+    with started([command]) as (process,):
+        wait_for(run / "checkpoints", process, "step-*")
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert f"blocklocal train --resume {run}" in err
     assert "Traceback" not in err
@@ -81,11 +83,12 @@ def test_a_signal_ends_a_process_with_130_and_a_run_that_goes_on(tmp_path, refer
 
 def test_a_process_killed_while_it_saves_leaves_a_run_that_goes_on(tmp_path, reference):
     config, run = with_dropout(checkpoint_every=2), tmp_path / "run"
-    process = spawn(HANGS, "train", "--config", settings_file(config, tmp_path), "--output", run, "--quiet")
-    assert process.stdout is not None
-    assert process.stdout.readline() == "saving\n"
-    process.kill()
-    process.communicate()
+    command = python(HANGS, "train", "--config", settings_file(config, tmp_path), "--output", run, "--quiet")
+    with started([command]) as (process,):
+        assert process.stdout is not None
+        assert process.stdout.readline() == "saving\n"
+        process.kill()
+        process.communicate()
     assert [path.name for path in list_checkpoints(run / "checkpoints")] == ["step-00000002"]
     assert list((run / "checkpoints").glob(".partial-*"))
     resume_run(run, quiet=True)
