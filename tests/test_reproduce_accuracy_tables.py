@@ -142,15 +142,6 @@ def test_conditions_and_the_settings_of_block_local_stand_beside_the_figures():
     assert "Block-local: objective evidence, readout 2; every other setting off; cut for equal bytes." in text
 
 
-def test_where_block_local_has_no_parts_it_is_said_to_be_the_evidence_alone():
-    def text(**parts) -> str:
-        return tables([row("block-local", 78.0, **parts), row("greedy", 76.0, group="rules")])
-
-    assert "So it is also the line of 'block-local, evidence alone'." in text(readout=0)
-    assert "So it is also" not in text(readout=2)
-    assert "So it is also" not in text(readout=0, reconstruction=1.0)
-
-
 def test_published_figures_stand_below_the_deep_networks_alone():
     text = tables([row("backprop", 92.0, group="deep", model="resnet32"), row("backprop", 80.0)])
     assert text.count("Published") == 1

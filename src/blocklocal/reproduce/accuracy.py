@@ -3,41 +3,36 @@
 Job names begin with their group:
 
     proxy   CIFAR-10, a narrow ResNet-18: backprop, the frozen control and block-local, 3 seeds
-    rules   the same network under every rule, one seed; what `proxy` has already is not trained twice
+    rules   the same network under every rule, one seed; the references are those of `proxy`
     grey    MNIST and Fashion-MNIST, two networks, 8 seeds: the differences are tenths of a point
     wide    (full size) CIFAR-10, ResNet-18 at its real width
     deep    (full size) CIFAR-10, the CIFAR ResNets in many blocks, beside published figures
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, final
 
-from blocklocal.config import Config, Model
-from blocklocal.reproduce.accuracy_tables import tables
+from blocklocal.config import Config
+from blocklocal.reproduce.accuracy_tables import SHARED, tables
 from blocklocal.reproduce.experiment import EXPERIMENTS, Experiment, Job, Place, Row
 from blocklocal.reproduce.sets import find_set
 from blocklocal.training.compare import finish_run
 
-# How blocks learn and where they are cut, on top of the library's defaults: what every block-local line shares.
-BLOCK_LOCAL: dict[str, Any] = {"balance": "bytes"}
-
-# The other rules have the same cuts, so that the control is the control of these blocks; backprop has none.
-_CUT = {name: BLOCK_LOCAL[name] for name in (f.name for f in fields(Model)) if name in BLOCK_LOCAL}
-_BARE = {"readout": 0, "reconstruction": 0.0, "similarity": 0.0}
+# Where networks are cut; how blocks learn is the library's defaults. Every rule but those that learn end to end has the
+# same cuts, so that the control is the control of these blocks.
+_CUT: dict[str, Any] = {"balance": "bytes"}
 _GREEDY = {**_CUT, "rule": "greedy"}  # with the readout of block-local, so that the two differ in the loss alone
-_PAPER = {**_CUT, **_BARE, "family": "bernoulli", "twin": "chain", "tau": 0.5}  # as the trial had them
+_PAPER = {**_CUT, "readout": 0, "family": "bernoulli", "twin": "chain", "tau": 0.5}  # as the trial had them
 METHODS: dict[str, dict[str, Any]] = {
     "backprop": {"rule": "backprop"},
     "frozen": {**_CUT, "rule": "frozen"},
-    "block-local": BLOCK_LOCAL,
-    "neighbour": {**BLOCK_LOCAL, "scope": "neighbour"},
-    "evidence-bare": {**BLOCK_LOCAL, **_BARE},
+    "block-local": _CUT,
+    "neighbour": {**_CUT, "scope": "neighbour"},
+    "evidence-bare": {**_CUT, "readout": 0},
     "greedy": _GREEDY,
-    # Nøkland & Eidnes weight prediction and similarity 0.01 : 0.99; this is that ratio with the prediction at weight 1,
-    # as every local loss here has it. The scale of a loss matters little to weights in front of a BatchNorm.
-    "predsim": {**_GREEDY, "similarity": 99.0},
+    "predsim": {**_GREEDY, "similarity": 1.0},
     "target-projection": {**_CUT, "rule": "target-projection"},
     "direct-feedback-alignment": {**_CUT, "rule": "direct-feedback-alignment"},
     "feedback-alignment": {"rule": "feedback-alignment", "lr": 0.02},  # as in Table 1
@@ -87,15 +82,15 @@ class Group:
 
 _COMMON: dict[str, Any] = {"validation": 5_000, "batch_size": 128, "lr": 0.1, "tensorboard": False}
 _THREE = (("backprop", 1), ("frozen", 4), ("block-local", 4))
-_REFERENCES = ("backprop", "frozen", "block-local", "neighbour")  # trained by `proxy`
-_RULES = tuple((method, 1 if method in WHOLE else 4) for method in METHODS if method not in _REFERENCES)
+_RULES = tuple((method, 1 if method in WHOLE else 4) for method in METHODS if method not in SHARED)
 _PROXY = {"train_size": 25_000, "epochs": 8, "augment": "flip", "precision": "float32"}
 _GREY = {"train_size": 20_000, "epochs": 4, "precision": "float32"}
 _RESNET = {"width": 16}
 
 
 def _deep(model: str, *blocks: int) -> Network:
-    return Network(model, (("backprop", 1), *(("block-local", count) for count in blocks)), {"width": 16})
+    local = [(method, count) for count in blocks for method in ("frozen", "block-local")]
+    return Network(model, (("backprop", 1), *local), {"width": 16})
 
 
 SIZES: dict[str, tuple[Group, ...]] = {
@@ -145,18 +140,6 @@ def configuration(job: Job, data: str, device: str = "auto") -> Config:
     return Config().edit(data=data, device=device, **own, **job.settings["changes"])
 
 
-def distinct(jobs: Sequence[Job]) -> list[Job]:
-    """The jobs without those whose run an earlier one is already, setting for setting."""
-    seen: list[tuple[str, Config]] = []
-    kept = []
-    for job in jobs:
-        key = (job.settings["set"], configuration(job, job.settings["set"]))
-        if key not in seen:
-            seen.append(key)
-            kept.append(job)
-    return kept
-
-
 @final
 class Accuracy(Experiment):
     """Backprop, the frozen control and local rules on the same networks, compared seed by seed."""
@@ -165,7 +148,7 @@ class Accuracy(Experiment):
     summary: ClassVar[str] = "how near purely local learning comes to backprop"
 
     def jobs(self, size: str) -> list[Job]:
-        return distinct([job for group in SIZES[size] for job in group.jobs()])
+        return [job for group in SIZES[size] for job in group.jobs()]
 
     def run(self, job: Job, place: Place) -> Row:
         config = configuration(job, find_set(job.settings["set"], place.data), place.device)
