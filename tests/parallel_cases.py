@@ -8,6 +8,7 @@ from torch import nn
 
 from blocklocal import BlockLocal, adam, sgd, split
 from blocklocal.rules import RULES
+from blocklocal.settings import Learning
 
 BLOCKS = 4
 PARTS = {"readout": 1, "reconstruction": 0.5, "similarity": 0.3}
@@ -17,6 +18,8 @@ LOCAL = [name for name in RULES.names() if RULES.get(name).local and not RULES.g
 # name -> (architecture, settings of the model, settings of the network)
 CASES: dict[str, tuple[str, dict, dict]] = {
     **{f"{name}": ("resnet20", {}, {"rule": name}) for name in LOCAL},
+    "defaults": ("resnet20", {}, {"readout": Learning().readout}),
+    "copies read sequences": ("rows", {}, {"readout": Learning().readout}),
     "mlp": ("mlp", {"depth": 4}, {}),
     "dropout": ("vgg8b", {"dropout": 0.3}, {}),
     "parts of the input": ("resnet20", {}, {**PARTS, "reconstruct": "input"}),
@@ -31,7 +34,13 @@ CASES: dict[str, tuple[str, dict, dict]] = {
         for delay in (1, 2, 3)
     },
 }
-assert all(architecture in ARCHITECTURES for architecture, _, _ in CASES.values())
+assert all(architecture in [*ARCHITECTURES, "rows"] for architecture, _, _ in CASES.values())
+
+
+def rows() -> nn.Module:
+    """The rows of an image as a sequence: every block but the last ends in [B, 8, 8]."""
+    layers = [nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True) for _ in range(BLOCKS)]
+    return nn.Sequential(nn.Flatten(1, 2), *layers, nn.Flatten(), nn.Linear(64, CLASSES))
 
 
 def plain() -> BlockLocal:
@@ -48,7 +57,8 @@ def plain() -> BlockLocal:
 
 def make(case: str, seed: int = 0) -> BlockLocal:
     architecture, options, settings = CASES[case]
-    model = build(architecture, **options)
+    torch.manual_seed(0)
+    model = rows() if architecture == "rows" else build(architecture, **options)
     example = torch.zeros(2, 1, side(architecture), side(architecture))
     cut = split(model, BLOCKS)
     made = BlockLocal(
