@@ -22,6 +22,7 @@ from rule_helpers import (
 from torch import nn
 
 from blocklocal import BlockLocal, adam, sgd, split
+from blocklocal.objectives import evidence
 from blocklocal.rules import RULES, Rule
 from blocklocal.rules.base import local_step
 
@@ -264,6 +265,17 @@ class TestGreedy:
         for unit, block in zip(net.units, blocks, strict=True):
             for (name, p), q in zip(unit.block.named_parameters(), block.parameters(), strict=True):
                 assert torch.allclose(p, q, rtol=1e-4, atol=1e-5), name
+
+    @pytest.mark.parametrize("architecture", ["mlp", "resnet18"])
+    def test_its_logits_are_the_evidence_to_first_order_of_messages_that_are_the_classifier(self, architecture):
+        net = network(architecture, "greedy", readout=1).eval()
+        a, _ = data(architecture)
+        for unit in net.units[:-1]:
+            a, local = unit.block(a), unit.local
+            phi = local.latent(a, local.features(a))
+            messages = local.classifier.weight.unsqueeze(1)
+            expected = evidence(local.family, phi, messages, order="first") + local.classifier.bias
+            assert torch.allclose(local.scores(a, None), expected, rtol=1e-4, atol=1e-6)
 
     @pytest.mark.parametrize("other", [{"twin": "mirrored"}, {"twin": "chain"}, {"objective": "variational"}])
     def test_it_ignores_twin_and_objective(self, other):
