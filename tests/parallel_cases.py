@@ -39,6 +39,7 @@ assert all(architecture in [*ARCHITECTURES, "rows"] for architecture, _, _ in CA
 
 def rows() -> nn.Module:
     """The rows of an image as a sequence: every block but the last ends in [B, 8, 8]."""
+    torch.manual_seed(0)
     layers = [nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True) for _ in range(BLOCKS)]
     return nn.Sequential(nn.Flatten(1, 2), *layers, nn.Flatten(), nn.Linear(64, CLASSES))
 
@@ -57,7 +58,6 @@ def plain() -> BlockLocal:
 
 def make(case: str, seed: int = 0) -> BlockLocal:
     architecture, options, settings = CASES[case]
-    torch.manual_seed(0)
     model = rows() if architecture == "rows" else build(architecture, **options)
     example = torch.zeros(2, 1, side(architecture), side(architecture))
     cut = split(model, BLOCKS)
