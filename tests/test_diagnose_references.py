@@ -6,6 +6,7 @@ from rule_helpers import data, disturb, network, same, state
 from run_helpers import assert_refused, cli, tiny, whole, without_reports
 
 from blocklocal.diagnose.measure import measure
+from blocklocal.diagnose import diagnose_run
 from blocklocal.diagnose.references import find_backprop, follow_statistics, initial_network, open_run
 from blocklocal.families import family
 from blocklocal.training.build import Facts, build_network, load_data
@@ -73,7 +74,7 @@ def beside(folder, name, **changes):
 def test_of_several_backprop_runs_the_one_most_alike_is_taken(tmp_path):
     run = beside(tmp_path, "run", rule="block-local", seed=1)
     assert find_backprop(open_run(run)) is None
-    for name, changes in {"a-wide": {"width": 8}, "b-cut": {"blocks": 3}, "c-data": {"split_seed": 5}}.items():
+    for name, changes in {"a-wide": {"width": 8}, "c-data": {"split_seed": 5}}.items():
         beside(tmp_path, name, **changes)
     beside(tmp_path, "d-greedy", rule="greedy")
     (tmp_path / "e-empty").mkdir()
@@ -99,7 +100,7 @@ def test_a_run_that_was_trained_otherwise_is_said_to_be(run, tmp_path):
     ("changes", "words"),
     [
         ({"width": 8}, "width 8 there, 4 here"),
-        ({"blocks": 3}, "blocks 3 there, 2 here"),
+        ({"blocks": 3, "rule": "greedy"}, "blocks 3 there, 2 here"),
         ({"split_seed": 5}, "split_seed 5 there, 0 here"),
         ({"train_size": 50}, "train_size 50 there, 60 here"),
     ],
@@ -108,7 +109,23 @@ def test_a_run_that_was_trained_otherwise_is_said_to_be(run, tmp_path):
 def test_a_run_of_another_model_cut_or_data_is_refused(run, tmp_path, changes, words):
     other = beside(tmp_path, "other", **changes)
     said = cli("diagnose", run, "--against", other)
-    assert_refused(said, "cannot be held against", words, "same model, cut and data", "--rule backprop")
+    assert_refused(said, "cannot be held against", words, "same model and data", "same cut", "--rule backprop")
+
+
+@pytest.mark.parametrize("cut", [{"blocks": 1}, {"blocks": 3}, {"at": ("hidden2",)}], ids=str)
+def test_a_backprop_run_is_cut_as_the_run_is(run, tmp_path, cut):
+    """Its weights know nothing of the cut: every run of the same settings says the same of every block."""
+    beside(tmp_path, "as-the-run")
+    beside(tmp_path, "otherwise", **cut)
+    wanted, found = (diagnose_run(run, against=tmp_path / name) for name in ("as-the-run", "otherwise"))
+    assert found.blocks == wanted.blocks
+    assert all(block.against_probe is not None for block in found.blocks)
+
+
+def test_a_backprop_run_of_another_cut_is_found(run):
+    with without_reports():
+        other = whole(tiny(epochs=1, rule="backprop", blocks=1), run.parent / "uncut")
+    assert find_backprop(open_run(run)) == other
 
 
 def test_another_set_of_the_same_settings_is_refused(run, tmp_path):

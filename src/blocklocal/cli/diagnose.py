@@ -21,7 +21,8 @@ class DiagnoseArguments:
     run: Annotated[Path, tyro.conf.Positional]
     """Run folder; the run need not be finished."""
     against: Path | None = None
-    """Run to hold it against, of the same model, cut and data. Default: a backprop run in the same folder."""
+    """Run to hold it against, of the same model and data, and cut the same way if it learned block by block. Default: a
+    backprop run in the same folder."""
     images: int = 5000
     """Training images that probes are fitted on, and validation images that score them, at most."""
     batches: int = 8

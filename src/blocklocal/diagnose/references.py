@@ -1,7 +1,7 @@
 """The networks that a run is held against: the frozen one, and a run of another rule, backprop by default."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -12,12 +12,14 @@ from blocklocal.config import Config, Optimisation, load_config
 from blocklocal.errors import InputError
 from blocklocal.network import BlockLocal
 from blocklocal.report.table import BACKPROP
+from blocklocal.rules import RULES
 from blocklocal.seeds import seeded
 from blocklocal.training.build import Facts, build_network, find_device
 from blocklocal.training.checkpoint import load_checkpoint
 from blocklocal.training.run import find_checkpoint, load_cuts, load_facts
 
-SAME_MODEL = ("model", "width", "model_options", "blocks", "at", "balance")
+SAME_MODEL = ("model", "width", "model_options")
+SAME_CUT = ("blocks", "at", "balance")  # of a rule that learns block by block
 # What decides which images a run has learned, and which are held out; where the set lies may differ.
 SAME_DATA = ("train_size", "validation", "image_size", "split_seed")
 TRAINING = (*(field.name for field in fields(Optimisation)), "batch_size", "augment")
@@ -74,7 +76,7 @@ def follow_statistics(network: BlockLocal, batches: Iterable[tuple[Tensor, Tenso
 
 
 def find_backprop(run: Opened) -> Path | None:
-    """A backprop run beside this one, of the same model, cut and data; the most alike in training and seed.
+    """A backprop run beside this one, of the same model and data; the most alike in training and seed.
 
     The layout is that of `blocklocal compare`: runs in one folder.
     """
@@ -86,30 +88,42 @@ def find_backprop(run: Opened) -> Path | None:
             config, facts = load_config(folder), load_facts(folder)
         except InputError:  # something else's config.json, or a damaged run: not what is looked for
             continue
-        same_cut = load_cuts(folder) in (None, run.network.split.starts)
-        fits = config.learning.rule == BACKPROP and same_cut and not obstacles(run, config, facts)
+        fits = config.learning.rule == BACKPROP and not obstacles(run, config, facts)
         if fits and find_checkpoint(folder, required=False) is not None:
             found.append((len(differing(run.config, config, (*TRAINING, "seed"))), folder))
     return min(found)[1] if found else None
 
 
 def open_against(run: Opened, folder: Path, device: str | None = None) -> Opened:
-    """The run to hold `run` against. Raises InputError where its model, cut or data are others."""
+    """The run to hold `run` against, at `run`'s cut. Raises InputError where its model or data are others, or its cut.
+
+    A rule that learns end to end (backprop) leaves nothing of its cut in the weights: any will do.
+    """
     other = open_run(folder, device=device)
     found, cuts = obstacles(run, other.config, other.facts), (run.network.split, other.network.split)
-    if not found and cuts[0].starts != cuts[1].starts:  # measured, so not in the settings
-        found = [f"blocks {', '.join(cuts[1].names)} there, {', '.join(cuts[0].names)} here"]
+    if not found and cuts[0].starts != cuts[1].starts:
+        if other.network.rule.whole:
+            return replace(other, network=_cut_as(run, other))
+        found = [f"blocks {', '.join(cuts[1].names)} there, {', '.join(cuts[0].names)} here"]  # measured: no setting
     if found:
         raise InputError(
-            f"{folder} cannot be held against {run.folder}: {'; '.join(found)}. Expected a run of the same model, "
-            f"cut and data. {how_to_get(run)}"
+            f"{folder} cannot be held against {run.folder}: {'; '.join(found)}. Expected a run of the same model and "
+            f"data, and of the same cut where it learned block by block. {how_to_get(run)}"
         )
     return other
 
 
+def _cut_as(run: Opened, other: Opened) -> BlockLocal:
+    """The other run's network, trained as it is, cut as `run`'s is."""
+    network = build_network(other.config, other.facts, other.network.device, run.network.split.starts)
+    network.split.model.load_state_dict(other.network.split.model.state_dict())
+    return network
+
+
 def obstacles(run: Opened, config: Config, facts: Facts) -> list[str]:
-    """In what another run's model, cut or data differ, as far as its settings tell."""
-    found = differing(run.config, config, (*SAME_MODEL, *SAME_DATA))
+    """In what another run's model, data or (where it matters) cut differ, as far as its settings tell."""
+    cut = () if RULES.get(config.learning.rule).whole else SAME_CUT
+    found = differing(run.config, config, (*SAME_MODEL, *cut, *SAME_DATA))
     if not found and facts != run.facts:
         names = config.data.data, run.config.data.data
         found = [f"data {names[0]} there, {names[1]} here (classes, sizes or pixels differ)"]

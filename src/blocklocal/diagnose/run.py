@@ -58,7 +58,7 @@ def diagnose_run(
 ) -> Diagnosis:
     """What holds a run back, block by block; nothing is written, and the test images are not looked at.
 
-    against: the run to hold it against; default: a backprop run of the same model, cut and data in the same folder, if
+    against: the run to hold it against; default: a backprop run of the same model and data in the same folder, if
     there is one. images: at most so many training images fit the probes, without augmentation, and at most so many
     validation images score them; without a validation split, a fifth of those training images does. batches: training
     batches over which gradients are compared. say: gets a line of text as each part begins. Raises InputError for what
@@ -119,7 +119,7 @@ def _other(run: Opened, against: Path | None, device: str | None, say: Callable[
     if against is None and run.rule != BACKPROP:
         against = find_backprop(run)
         if against is None:
-            say(f"there is no backprop run of the same model, cut and data beside it. {how_to_get(run)}")
+            say(f"there is no backprop run of the same model and data beside it. {how_to_get(run)}")
     if against is None:
         return None
     other = open_against(run, against, device)
