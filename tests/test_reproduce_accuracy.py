@@ -127,9 +127,13 @@ def test_a_group_is_chosen_by_its_name_and_an_unknown_one_says_which_there_are(t
     assert 0 < len(chosen) < len(every)
     assert choose("accuracy", "quick", ["rules", "proxy-*-seed0"])[0].name.startswith("proxy-")
     for only in (["gray"], ["rules", "gray"]):
-        with pytest.raises(InputError, match=r"is called gray; there are .* begin with proxy, rules, grey\. List"):
+        with pytest.raises(
+            InputError, match=r"is called gray; there are .* begin with proxy, rules, grey, longer\. List"
+        ):
             choose("accuracy", "quick", only)
-    assert_refused(cli("reproduce", "accuracy", "--only", "gray", "--output", tmp_path / "o"), "proxy, rules, grey")
+    assert_refused(
+        cli("reproduce", "accuracy", "--only", "gray", "--output", tmp_path / "o"), "proxy, rules, grey, longer"
+    )
 
 
 def test_a_name_that_another_begins_with_is_that_job_alone(monkeypatch):

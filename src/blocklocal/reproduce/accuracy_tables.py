@@ -28,6 +28,7 @@ GROUPS = {
     "proxy": "Proxy",
     "rules": "Rules side by side",
     "grey": "Grey images",
+    "longer": "Grey images, 8 epochs",
     "wide": "Real width",
     "deep": "Many blocks",
 }
@@ -69,6 +70,7 @@ TARGETS = (
     Target("proxy", "block-local", 8, -4.0),
     Target("proxy", "neighbour", 4, -1.0),
     Target("grey", "block-local", 4, -0.4, lower_end=True),
+    Target("longer", "block-local", 4, -0.4, lower_end=True),
 )
 
 
