@@ -5,8 +5,8 @@ import torch
 from rule_helpers import data, disturb, network, same, state
 from run_helpers import assert_refused, cli, tiny, whole, without_reports
 
-from blocklocal.diagnose.measure import measure
 from blocklocal.diagnose import diagnose_run
+from blocklocal.diagnose.measure import measure
 from blocklocal.diagnose.references import find_backprop, follow_statistics, initial_network, open_run
 from blocklocal.families import family
 from blocklocal.training.build import Facts, build_network, load_data
