@@ -74,6 +74,10 @@ def test_the_block_where_most_is_lost_is_named_with_what_it_costs():
     assert flags(default) == {"--scope neighbour", "--at", "--blocks"}  # deeper readouts lost accuracy
 
 
+def test_a_lead_that_is_lost_again_in_part_is_still_a_lead():
+    assert "4.0 points; backprop is 0.3 behind." in hint(blocks(2, added=4.0, gap=-0.3))
+
+
 def test_only_the_worst_of_two_is_where_most_is_lost():
     found = [replace(SOUND[0], added=3.0, gap=3.0), replace(SOUND[1], added=5.0, gap=8.0), replace(SOUND[2], gap=8.0)]
     assert hint(found).startswith("block 2 (unit1): most is lost here, 5.0 points")
