@@ -122,10 +122,10 @@ def test_a_backprop_run_is_cut_as_the_run_is(run, tmp_path, cut):
     assert all(block.against_probe is not None for block in found.blocks)
 
 
-def test_a_backprop_run_of_another_cut_is_found(run):
-    with without_reports():
-        other = whole(tiny(epochs=1, rule="backprop", blocks=1), run.parent / "uncut")
-    assert find_backprop(open_run(run)) == other
+def test_a_backprop_run_of_another_cut_is_found(tmp_path):
+    run = beside(tmp_path, "run", rule="block-local")
+    uncut = beside(tmp_path, "uncut", blocks=1)
+    assert find_backprop(open_run(run)) == uncut
 
 
 def test_another_set_of_the_same_settings_is_refused(run, tmp_path):

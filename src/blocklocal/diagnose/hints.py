@@ -105,7 +105,7 @@ def _opens(blocks: Sequence[BlockDiagnosis], flags: _Flags, against: str | None)
         return []
     gap, last = blocks[k - 1].gap, k == len(blocks)
     assert gap is not None  # as `added` is
-    stands = f"{abs(gap):.1f} {'ahead' if gap > 0 else 'behind'}"
+    stands = f"{abs(gap):.1f} {'ahead' if gap >= 0 else 'behind'}"
     text = f"block {k} ({blocks[k - 1].name}): most is lost here, {added:.1f} points; {against} is {stands}."
     if last:
         return [f"{text} This block learns as in backprop from what the others give.{_try(flags.scope)}"]
