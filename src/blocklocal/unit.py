@@ -22,6 +22,7 @@ import torch.nn as nn
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
+from blocklocal.group_norm import guard_group_norms
 from blocklocal.local import HiddenLoss, LocalResult, OutputLoss
 from blocklocal.optim import Optimizer, build_schedule
 from blocklocal.seeds import seeded
@@ -89,6 +90,7 @@ class BlockUnit(nn.Module):
         self.block, self.local = block, local
         self.index, self.trains = index, trains
         self.around = around
+        guard_group_norms(self)
 
     # --- set-up
 
