@@ -238,6 +238,7 @@ def test_a_port_that_refuses_is_said_with_what_to_look_at(tmp_path, settings):
         (["--processes", 3, "--replicas", 2], "3 processes cannot form groups of 2 replicas"),
         (["--processes", 2, "--rule", "backprop"], "the rule backprop cannot run in several processes: it trains all"),
         (["--processes", 2, "--twin", "chain"], "give --message-delay 1"),
+        (["--placement", 1, 2, "--processes", 2, "--twin", "chain"], "give --message-delay 1"),
     ],
 )
 def test_what_cannot_be_spread_is_refused_with_the_reason_and_once(tmp_path, settings, more, words):
@@ -247,3 +248,23 @@ def test_what_cannot_be_spread_is_refused_with_the_reason_and_once(tmp_path, set
     assert said.count("error:") == 1
     assert "Traceback" not in said
     assert not (settings.parent / "run").exists()  # it would be in the way of the next try
+
+
+def test_whether_a_twin_may_be_spread_does_not_depend_on_measured_times(tmp_path, settings):
+    """A slow last block has a process to itself, and then no late message would cross a link."""
+    source = """
+import time
+from torch import nn
+class Slow(nn.Linear):
+    def forward(self, x):
+        time.sleep(0.05)
+        return super().forward(x)
+def slow(classes, **sizes):
+    hidden = [nn.Linear(256, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU()]
+    return nn.Sequential(nn.Flatten(), *hidden, Slow(8, classes))
+"""
+    (tmp_path / "nets.py").write_text(source)
+    model = ["--model", f"{tmp_path / 'nets.py'}:slow", "--at", 3, 5, "--processes", 2, "--twin", "chain"]
+    status, said = failed(command(*train(settings, *model)))
+    assert status == 2, said
+    assert "give --message-delay 1" in " ".join(said.split())

@@ -70,6 +70,16 @@ def test_torchrun_spreads_a_run_too(tmp_path, reference):
     assert summary(out)["placement"] == [1, 2]
 
 
+@pytest.mark.parametrize("more", [("--placement", 2, 1), ("--replicas", 2)])
+def test_a_chained_twin_needs_no_delay_where_its_messages_cross_no_link(tmp_path, more):
+    at, out = settings(tmp_path, message_delay=0, test_size=20), tmp_path / "run"
+    status, _, err = run(command("train", "--config", at, "--output", out, "--processes", 2, *more, "--quiet"))
+    assert status == 0, err
+    if "--placement" in more:  # replicas average over parts of a batch: another run
+        with without_reports():
+            assert_same_run(out, whole(config(message_delay=0, test_size=20), tmp_path / "whole"))
+
+
 def test_a_run_stopped_in_several_processes_goes_on_in_one(tmp_path, reference):
     at, out = settings(tmp_path, epochs=40), tmp_path / "run"
     with started([command("train", "--config", at, "--output", out, "--processes", 2)]) as running:

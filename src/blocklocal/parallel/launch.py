@@ -149,7 +149,7 @@ def _report_death(children: _Children, store: dist.Store) -> None:
     for rank, child in enumerate(children.running):
         if child.returncode is not None and child.returncode < 0:
             name = signal.Signals(-child.returncode).name
-            report(store, rank, f"was ended by {name} (out of memory?).", 1)
+            report(store, rank, f"was ended by {name}{' (out of memory?)' if name == 'SIGKILL' else ''}.", 1)
             return
     for rank, child in enumerate(children.running):
         if child.returncode not in (None, 0, 130):

@@ -92,7 +92,9 @@ def make_plan(processes: Processes, order: Order, device: torch.device) -> tuple
     check_rule(network.rule, network.learning, late=False)
     placement = _place(network, processes, order, facts, device)
     # All that a user may have got wrong is found before there is a folder, which would be in the way of the next try.
-    check_rule(network.rule, network.learning, late=any(passing_back(network.units, placement.sizes)))
+    # A measured placement differs from try to try; what is refused must not: then every possible link counts.
+    links = placement.sizes if order.launch.placement or processes.stages == 1 else (1,) * network.count
+    check_rule(network.rule, network.learning, late=any(passing_back(network.units, links)))
     training_batches(config, data, torch.device("cpu"), (0, processes.replicas))
     if resume:
         clear_leftovers(folder / CHECKPOINTS)
