@@ -131,6 +131,15 @@ def test_a_target_of_the_interval_needs_two_seeds_and_looks_at_its_lower_end():
     assert "met (-0.25 over 3 seeds" in grey(0.0, -0.1, 0.1)
 
 
+def test_a_target_of_one_set_says_nothing_of_another():
+    def longer(images: str) -> str:
+        rows = [row(m, 80.0, seed, "longer", set=images) for m in ("backprop", "block-local") for seed in (0, 1)]
+        return verdict(panels(rows))
+
+    assert "met (+0.00 over 2 seeds)" in longer("fashion-mnist")
+    assert longer("cifar10") == ""
+
+
 def test_all_blocks_together_are_judged_beside_the_last():
     rows = [row("backprop", 80.0), row("block-local", 78.0, combined_test_top1=79.0)]
     text = verdict(panels(rows))

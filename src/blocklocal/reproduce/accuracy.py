@@ -5,7 +5,7 @@ Job names begin with their group:
     proxy   CIFAR-10, a narrow ResNet-18: backprop, the frozen control and block-local, 3 seeds
     rules   the same network under every rule, one seed; the references are those of `proxy`
     grey    MNIST and Fashion-MNIST, two networks, 8 seeds: the differences are tenths of a point
-    longer  the Fashion-MNIST of `grey` with twice its epochs
+    longer  the Fashion-MNIST of `grey` and the CIFAR-10 of `proxy` with twice their epochs
     wide    (full size) CIFAR-10, ResNet-18 at its real width
     deep    (full size) CIFAR-10, the CIFAR ResNets in many blocks, beside published figures
 """
@@ -113,6 +113,7 @@ SIZES: dict[str, tuple[Group, ...]] = {
         Group("rules", ("cifar10",), (Network("resnet18", _RULES, _RESNET),), _PROXY, seeds=(0,)),
         Group("grey", ("mnist", "fashion-mnist"), _GREY_NETWORKS, _GREY, seeds=_EIGHT),
         Group("longer", ("fashion-mnist",), _GREY_NETWORKS, _GREY | {"epochs": 8}, seeds=_EIGHT),
+        Group("longer", ("cifar10",), (Network("resnet18", _THREE, _RESNET),), _PROXY | {"epochs": 16}),
     ),
     "full": (
         Group(
