@@ -10,11 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from data_files import labels, png, write_parquet
 from parallel_helpers import python, started
+from PIL import Image
 from reproduce_helpers import image_sets, timeless, tiny_job, use_jobs
 
 from blocklocal.errors import InputError
-from blocklocal.reproduce.experiment import Place
+from blocklocal.reproduce.experiment import Job, Place
+from blocklocal.reproduce.figure2 import SIZES
 from blocklocal.reproduce.runner import Launch, reproduce
 from blocklocal.reproduce.workers import run_spread
 
@@ -57,7 +60,7 @@ def endless(folder: Path, jobs: int = 2) -> Iterator[tuple[subprocess.Popen[str]
 def gone(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
+    except OSError:  # also of one that ends while it is read
         return True
 
 
@@ -121,6 +124,32 @@ def test_a_killed_worker_is_said_and_nothing_hangs(tmp_path):
 
     with pytest.raises(InputError, match=r"killed \(out of memory\?\).*kept.*fewer --jobs"):
         list(run_spread("table1", work, 1, kill_one, 2))
+
+
+def test_with_a_killed_worker_go_those_that_do_not_listen(tmp_path):
+    """A job of figure 2 looks at the wish to stop after every epoch, and has no handler of signals."""
+    for name in ("fashion_mnist", "mnist"):
+        for split in ("train", "test"):
+            pictures = [png(Image.new("L", (8, 8), i)) for i in range(12)]
+            write_parquet(tmp_path / "sets" / name / f"{split}-00000-of-00001.parquet", pictures, labels(12))
+    settings = {**SIZES["quick"], "method": "plain", "epochs": 10**6, "wide": 2, "hidden": 6, "bottleneck": 3}
+    settings |= {"batch_size": 8, "validation": 4, "train_size": 8}
+    work = [
+        (Job(f"plain-seed{seed}", {**settings, "seed": seed}), Place(tmp_path / str(seed), tmp_path / "sets"))
+        for seed in (0, 1)
+    ]
+    killed = []
+
+    def kill_one() -> bool:
+        if not killed and all(place.folder.exists() for _, place in work):
+            # The first: of one started later, concurrent.futures may notice the death only after the next result.
+            killed.append(min(multiprocessing.active_children(), key=lambda child: child.pid or 0))
+            killed[0].kill()
+        return False
+
+    with pytest.raises(InputError, match="killed"):
+        list(run_spread("figure2", work, 1, kill_one, 2))
+    assert not multiprocessing.active_children()
 
 
 def test_bad_data_of_one_job_stops_the_others_and_loses_nothing_that_is_finished(tmp_path):

@@ -102,11 +102,12 @@ def run_spread(
                 for future in done:
                     error = future.exception()
                     trouble = trouble or error
+                    if isinstance(error, BrokenProcessPool):  # the other jobs are lost, and would be waited for
+                        _kill_all_but(before)
                     if error is None:
                         yield future.result()
         except BaseException:  # a second signal, or the caller's own trouble: nobody waits for the jobs any more
-            for child in set(multiprocessing.active_children()) - before:
-                child.kill()
+            _kill_all_but(before)
             raise
     if isinstance(trouble, BrokenProcessPool):
         raise InputError(
@@ -115,6 +116,11 @@ def run_spread(
         ) from trouble
     if trouble is not None:
         raise trouble
+
+
+def _kill_all_but(others: set[multiprocessing.process.BaseProcess]) -> None:
+    for child in set(multiprocessing.active_children()) - others:
+        child.kill()
 
 
 _stop: Event | None = None
