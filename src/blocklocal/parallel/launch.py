@@ -96,6 +96,8 @@ def launch(command: Sequence[str], processes: int) -> int:
             children.running.append(
                 subprocess.Popen(program, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
             )
+            if children.asked:  # while this one was started: it was not among those that were told
+                children.running[-1].terminate()
         return _supervise(children, store)
     finally:
         children.kill()
