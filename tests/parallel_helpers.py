@@ -14,7 +14,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 HERE = Path(__file__).parent
-SECONDS = 90  # more than the group timeout of 60 s, so that its error is seen
+SECONDS = 150  # more than the group timeout of 60 s, so that its error is seen
 
 
 @contextlib.contextmanager
@@ -97,7 +97,7 @@ def ranks(
 def pids(folder: Path) -> list[int]:
     """The processes that have recorded a timeline in a run folder."""
     files = sorted((folder / "timeline").glob("process-*.jsonl"))
-    return [json.loads(file.read_text().splitlines()[0])["pid"] for file in files]
+    return [json.loads(lines[0])["pid"] for file in files if (lines := file.read_text().splitlines())]
 
 
 def wait_until(true: Callable[[], bool], seconds: float = 60) -> None:

@@ -59,9 +59,9 @@ def pressure(processes: Processes, folder: Path) -> None:
         x, y = batches("mlp")[0]
         begun, held = [], 0
         for _ in range(20):
-            begun.append(time.time())
             if processes.last:
                 time.sleep(0.05)
+            begun.append(time.time())
             stage.step(x, y)
             inbox, outbox = stage._inbox, stage._outbox
             held = max(held, len(inbox._posted) if inbox else 0, len(outbox._under_way) if outbox else 0)

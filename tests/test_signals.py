@@ -30,7 +30,7 @@ import sys, time
 from blocklocal.network import BlockLocal
 step = BlockLocal.step
 def slow(self, x, y):
-    time.sleep(0.2)
+    time.sleep(0.5)
     return step(self, x, y)
 BlockLocal.step = slow
 from blocklocal.cli import main
