@@ -25,6 +25,7 @@ from blocklocal.training.run import Interrupted
 from blocklocal.training.tally import NotFinite
 
 POLL = 0.2  # seconds between two looks at the wish to stop
+PATIENCE = 10.0  # seconds for the other jobs to save, once a process was killed
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ def run_spread(
     context = multiprocessing.get_context("spawn")
     stop, queue, before = context.Event(), list(work), set(multiprocessing.active_children())
     trouble: BaseException | None = None
+    broken = False  # then nobody touches `stop`, whose lock the killed process may hold
     with ProcessPoolExecutor(processes, mp_context=context, initializer=_begin, initargs=(stop,)) as pool:
         running: set[Future[Outcome]] = set()
         try:
@@ -102,10 +104,12 @@ def run_spread(
                 for future in done:
                     error = future.exception()
                     trouble = trouble or error
-                    if isinstance(error, BrokenProcessPool):  # the other jobs are lost, and would be waited for
-                        _kill_all_but(before)
+                    broken = broken or isinstance(error, BrokenProcessPool)
                     if error is None:
                         yield future.result()
+                if broken:
+                    _wait_for_all_but(before)
+                    break
         except BaseException:  # a second signal, or the caller's own trouble: nobody waits for the jobs any more
             _kill_all_but(before)
             raise
@@ -116,6 +120,14 @@ def run_spread(
         ) from trouble
     if trouble is not None:
         raise trouble
+
+
+def _wait_for_all_but(others: set[multiprocessing.process.BaseProcess]) -> None:
+    """The pool has sent its processes SIGTERM: a training run saves; what does not listen is killed after a while."""
+    end = time.monotonic() + PATIENCE
+    while set(multiprocessing.active_children()) - others and time.monotonic() < end:
+        time.sleep(POLL)
+    _kill_all_but(others)
 
 
 def _kill_all_but(others: set[multiprocessing.process.BaseProcess]) -> None:
