@@ -217,11 +217,11 @@ def test_processes_with_different_sources_of_a_model_are_told_so(tmp_path, setti
 
 
 def test_a_process_that_does_not_come_is_missed(tmp_path, settings):
-    with ranks([train(settings, "--join", 15)] * 2, WORLD_SIZE="3") as running:
+    with ranks([train(settings, "--join", 10)] * 2, WORLD_SIZE="3") as running:
         outcomes = finished(running)
     for status, _, err in outcomes:
         assert status == 2
-        assert "waited 15 s for 3 processes; 2 came, number 2 did not" in err, err
+        assert "waited 10 s for 3 processes; 2 came, number 2 did not" in err, err
 
 
 def test_a_port_that_refuses_is_said_with_what_to_look_at(tmp_path, settings):

@@ -21,7 +21,7 @@ from blocklocal.reproduce.figure2 import SIZES
 from blocklocal.reproduce.runner import Launch, reproduce
 from blocklocal.reproduce.workers import run_spread
 
-pytestmark = pytest.mark.xdist_group("processes")
+pytestmark = pytest.mark.xdist_group("workers")  # not "processes", which is the longest part of a test run
 
 # Endless jobs, as many at a time as the third argument says; tells the process numbers of its children, when they run.
 ENDLESS = """
