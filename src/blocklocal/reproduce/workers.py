@@ -89,7 +89,6 @@ def run_spread(
     context = multiprocessing.get_context("spawn")
     stop, queue, before = context.Event(), list(work), set(multiprocessing.active_children())
     trouble: BaseException | None = None
-    broken = False  # then nobody touches `stop`, whose lock the killed process may hold
     with ProcessPoolExecutor(processes, mp_context=context, initializer=_begin, initargs=(stop,)) as pool:
         running: set[Future[Outcome]] = set()
         try:
@@ -104,12 +103,11 @@ def run_spread(
                 for future in done:
                     error = future.exception()
                     trouble = trouble or error
-                    broken = broken or isinstance(error, BrokenProcessPool)
                     if error is None:
                         yield future.result()
-                if broken:
-                    _wait_for_all_but(before)
-                    break
+                if any(isinstance(future.exception(), BrokenProcessPool) for future in done):
+                    _end_all_but(before)
+                    break  # without another look at `stop`, whose lock the killed process may hold
         except BaseException:  # a second signal, or the caller's own trouble: nobody waits for the jobs any more
             _kill_all_but(before)
             raise
@@ -122,7 +120,7 @@ def run_spread(
         raise trouble
 
 
-def _wait_for_all_but(others: set[multiprocessing.process.BaseProcess]) -> None:
+def _end_all_but(others: set[multiprocessing.process.BaseProcess]) -> None:
     """The pool has sent its processes SIGTERM: a training run saves; what does not listen is killed after a while."""
     end = time.monotonic() + PATIENCE
     while set(multiprocessing.active_children()) - others and time.monotonic() < end:
