@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 from data_files import labels, png, write_parquet
-from parallel_helpers import python, started
+from parallel_helpers import python, started, wait_until
 from PIL import Image
 from reproduce_helpers import image_sets, timeless, tiny_job, use_jobs
 
 from blocklocal.errors import InputError
+from blocklocal.parallel.watch import is_running
 from blocklocal.reproduce.experiment import Job, Place
 from blocklocal.reproduce.figure2 import SIZES
 from blocklocal.reproduce.runner import Launch, reproduce
@@ -57,18 +58,8 @@ def endless(folder: Path, jobs: int = 2) -> Iterator[tuple[subprocess.Popen[str]
         yield run, children
 
 
-def gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:  # also of one that ends while it is read
-        return True
-
-
-def wait_until_gone(children: list[int], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not all(map(gone, children)):
-        assert time.monotonic() < deadline, "a worker outlived its parent"
-        time.sleep(0.05)
+def wait_until_gone(children: list[int]) -> None:
+    wait_until(lambda: not any(map(is_running, children)), 30)
 
 
 def test_two_processes_give_the_rows_of_one(tmp_path, monkeypatch):
