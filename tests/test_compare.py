@@ -184,7 +184,7 @@ def test_replace_makes_a_folder_that_is_not_there_yet(tmp_path):
     assert [row["rule"] for row in rows(tmp_path / "c")] == ["frozen"]
 
 
-@pytest.mark.parametrize("failure", ["run", "report", "swap"])
+@pytest.mark.parametrize("failure", ["run", "swap"])
 def test_the_old_folder_survives_a_replacement_that_fails(tmp_path, monkeypatch, failure):
     run(tmp_path / "c", ("frozen",))
     before = {path: path.read_bytes() for path in (tmp_path / "c").rglob("*") if path.is_file()}
@@ -194,7 +194,6 @@ def test_the_old_folder_survives_a_replacement_that_fails(tmp_path, monkeypatch,
 
     place = {
         "run": "blocklocal.training.compare.start_run",
-        "report": "blocklocal.report.write_comparison",
         "swap": "blocklocal.training.compare._swap",
     }[failure]
     with monkeypatch.context() as patch:

@@ -158,7 +158,11 @@ def test_a_run_does_not_go_on_with_epochs_of_another_length(tmp_path, monkeypatc
     monkeypatch.setattr("blocklocal.training.run.StopSignals", lambda: StopAfter(1))
     with pytest.raises(Interrupted):
         start_run(config(train_size=23), out, quiet=True)
-    status, _, err = run(command("train", "--resume", out, "--processes", 4, "--replicas", 4, "--quiet"))
+    again = ("train", "--resume", out, "--processes", 4, "--replicas", 4, "--quiet")
+    status, _, err = run(command(*again))
+    assert status == 2
+    assert "replicas: 1 then, 4 now" in err
+    status, _, err = run(command(*again, "--accept-changes"))
     assert status == 2
     assert "a run with 2 steps per epoch, and here there are 1" in err
 

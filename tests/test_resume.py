@@ -199,7 +199,7 @@ def test_a_finished_run_is_not_resumed(tmp_path):
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize("flag", [("--epochs", "3"), ("--lr=0.2",), ("--recipe", "quickstart"), ("--output", "x")])
+@pytest.mark.parametrize("flag", [("--batch-size", "3"), ("--lr=0.2",), ("--recipe", "quickstart"), ("--output", "x")])
 def test_resume_refuses_other_settings_instead_of_ignoring_them(tmp_path, monkeypatch, flag):
     run = stopped(tiny(), tmp_path / "run", 4, monkeypatch)
     said = cli("train", "--resume", run, *flag)

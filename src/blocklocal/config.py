@@ -91,7 +91,8 @@ class Optimisation:
     """Optimiser and schedule; every block has its own."""
 
     epochs: int = 10
-    """Passes over the training split."""
+    """Passes over the training split. With --resume RUN: train a finished run on to so many; for the added epochs the
+    schedule begins anew."""
     optimizer: str = "sgd"
     """sgd (Nesterov momentum), adam or adamw."""
     lr: float = 0.1

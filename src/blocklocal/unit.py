@@ -105,6 +105,14 @@ class BlockUnit(nn.Module):
         self.schedule_steps = steps
         self.clip = optimizer.clip
 
+    def begin_schedule(self, optimizer: Optimizer, schedule: str) -> None:
+        """Begin a schedule anew, at the learning rate it starts with; the optimiser keeps its momenta."""
+        if self.optimizer is None:
+            return
+        kept = self.optimizer.state_dict()["state"]
+        self.configure(optimizer, schedule, self.schedule_steps)
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": kept})
+
     def replicate(self, group: "ProcessGroup") -> None:
         """Average the gradients over the processes of a group, each of which has its own part of every batch."""
         from torch.nn.parallel import DistributedDataParallel

@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 
 import tyro
 
-from blocklocal.config import Config, load_config
+from blocklocal.config import Config
 from blocklocal.errors import InputError
 from blocklocal.parallel.launch import Launch
 from blocklocal.recipes import get_recipe
@@ -29,9 +29,13 @@ class TrainArguments:
     output: Path | None = None
     """Run folder; it must not exist. Default: below runs/."""
     resume: Path | None = None
-    """Go on with a stopped run; takes no settings, they are the run's own."""
+    """Go on with a stopped run; takes no settings, they are the run's own (but for --epochs: see there)."""
     checkpoint: str | None = None
     """With --resume: this checkpoint instead of the newest."""
+    accept_changes: bool = False
+    """With --resume: go on although data, settings or versions are not those that the run was started with."""
+    trust: bool = False
+    """Let the code of a model of its own, which a run or configuration names, run on this machine."""
     quiet: bool = False
     """Show no progress."""
 
@@ -55,6 +59,8 @@ class CompareArguments:
     """Go on with a stopped comparison: finished runs are kept."""
     replace: bool = False
     """Put the result in the place of an existing folder, once it is complete."""
+    trust: bool = False
+    """Let the code of a model of its own, which a run or configuration names, run on this machine."""
     quiet: bool = False
     """Show no progress."""
 
@@ -75,6 +81,8 @@ class EvaluateArguments:
     """auto, cpu or cuda."""
     json: Path | None = None
     """Write the figures to this file too."""
+    trust: bool = False
+    """Let the code of a model of its own, which a run or configuration names, run on this machine."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +99,8 @@ class PredictArguments:
     """A named checkpoint; default: the newest."""
     device: str = "auto"
     """auto, cpu or cuda."""
+    trust: bool = False
+    """Let the code of a model of its own, which a run or configuration names, run on this machine."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +124,8 @@ def parse_with_base(kind: type[T], arguments: Sequence[str], prog: str) -> T:
     scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     scan.add_argument("--recipe")
     scan.add_argument("--config", type=Path)
+    scan.add_argument("--model")
+    scan.add_argument("--trust", action="store_true")
     base, _ = scan.parse_known_args(list(arguments))
     if base.recipe and base.config:
         raise InputError("give --recipe or --config, not both.")
@@ -121,5 +133,7 @@ def parse_with_base(kind: type[T], arguments: Sequence[str], prog: str) -> T:
     if base.recipe:
         settings = get_recipe(base.recipe)
     elif base.config:
-        settings = load_config(base.config)
+        from blocklocal.training.origin import open_config
+
+        settings = open_config(base.config, trust=base.trust or base.model is not None)
     return parse(kind, arguments, prog, kind(settings=settings))  # type: ignore[call-arg]

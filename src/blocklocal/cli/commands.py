@@ -33,8 +33,8 @@ def train(arguments: list[str]) -> None:
     from blocklocal.training.run import resume_run, start_run
 
     given = parse_with_base(TrainArguments, arguments, "blocklocal train")
-    if given.checkpoint is not None and given.resume is None:
-        raise InputError("--checkpoint names where a stopped run goes on: give --resume RUN with it.")
+    if given.resume is None and (given.checkpoint is not None or given.accept_changes):
+        raise InputError("--checkpoint and --accept-changes are for a run that goes on: give --resume RUN with them.")
     if given.resume is not None:
         _only_resume(arguments)
     folder = given.resume or given.output or default_folder(given.settings, given.settings.learning.rule)
@@ -47,7 +47,14 @@ def train(arguments: list[str]) -> None:
         if summary is None:
             return
     elif given.resume is not None:
-        summary = resume_run(folder, checkpoint=given.checkpoint, quiet=given.quiet)
+        summary = resume_run(
+            folder,
+            checkpoint=given.checkpoint,
+            epochs=_more_epochs(given, arguments),
+            quiet=given.quiet,
+            trust=given.trust,
+            accept_changes=given.accept_changes,
+        )
     else:
         summary = start_run(given.settings, folder, quiet=given.quiet)
     blocks = "  ".join(f"{accuracy:.1f}" for accuracy in summary["block_test_top1"])
@@ -69,10 +76,20 @@ def _train_spread(
     from blocklocal.parallel.processes import check_devices
     from blocklocal.parallel.run import train_share
     from blocklocal.training.build import find_device
-    from blocklocal.training.run import Interrupted, check_free, load_unfinished
+    from blocklocal.training.origin import open_settings
+    from blocklocal.training.run import Interrupted, check_free, check_unfinished, extend_run
 
     resume, wanted = given.resume is not None, given.launch.processes
-    config = load_unfinished(folder) if resume else given.settings
+    if resume and (address is None or not address.quiet):  # once, before the processes of this run are there
+        more = _more_epochs(given, arguments)
+        if more is not None and address is not None:
+            raise InputError(
+                "torchrun cannot add epochs to a run: give --resume and --epochs without it (Ctrl-C once it trains), "
+                "then go on under torchrun without --epochs."
+            )
+        extend_run(folder, more)
+        check_unfinished(folder)
+    config = open_settings(folder, trust=given.trust) if resume else given.settings
     if address is None:
         if not resume:
             check_free(folder)
@@ -87,18 +104,31 @@ def _train_spread(
     if not resume and not given.output:
         raise InputError("the processes of a run need one folder: give --output under torchrun.")
     try:
-        return train_share(address, Order(config, given.launch, folder, resume, given.checkpoint, given.quiet))
+        return train_share(
+            address,
+            Order(config, given.launch, folder, resume, given.checkpoint, given.quiet, given.accept_changes),
+        )
     except Interrupted:
         if address.rank == 0:
             raise
         raise SystemExit(130) from None
 
 
+def _more_epochs(given: TrainArguments, arguments: list[str]) -> int | None:
+    """The epochs that a resumed run is to be trained on to, where the command names them."""
+    return given.settings.optimisation.epochs if "--epochs" in _flags(arguments) else None
+
+
+def _flags(arguments: list[str]) -> list[str]:
+    return [a.partition("=")[0].replace("_", "-") for a in arguments if a.startswith("--")]
+
+
 def _only_resume(arguments: list[str]) -> None:
     """A resumed run has its settings; a flag beside --resume would be ignored silently."""
-    flags = [a.partition("=")[0] for a in arguments if a.startswith("--")]
     launch = [f"--{setting.name}" for setting in fields(Launch)]
-    others = [flag for flag in flags if flag not in ("--resume", "--checkpoint", "--quiet", "--no-quiet", *launch)]
+    own = ("resume", "checkpoint", "epochs", "quiet", "no-quiet", "trust", "no-trust")
+    known = [*(f"--{name}" for name in (*own, "accept-changes", "no-accept-changes")), *launch]
+    others = [flag for flag in _flags(arguments) if flag not in known]
     if others:
         raise InputError(f"--resume takes the run's own settings; leave out {', '.join(others)}.")
 
@@ -136,7 +166,7 @@ def evaluate(arguments: list[str]) -> None:
     given = parse(EvaluateArguments, arguments, "blocklocal evaluate")
     if given.split not in ("test", "validation", "train"):
         raise unknown("split", given.split, ("test", "validation", "train"))
-    config, facts, network = load_network(given.run, given.checkpoint, given.device)
+    config, facts, network = load_network(given.run, given.checkpoint, given.device, trust=given.trust)
     if given.data is not None:  # sizes of the run's own set say nothing of another
         held = config.data.validation if given.split == "validation" else 0
         config = config.edit(data=given.data, train_size=None, test_size=None, validation=held)
@@ -173,7 +203,7 @@ def predict(arguments: list[str]) -> None:
     from blocklocal.training.predict import predict_files
 
     given = parse(PredictArguments, arguments, "blocklocal predict")
-    for line in predict_files(given.run, given.images, given.resize, given.checkpoint, given.device):
+    for line in predict_files(given.run, given.images, given.resize, given.checkpoint, given.device, trust=given.trust):
         print(line)
 
 

@@ -31,6 +31,8 @@ class DiagnoseArguments:
     """A named checkpoint; default: the newest."""
     device: str = "auto"
     """auto, cpu or cuda."""
+    trust: bool = False
+    """Let the code of a model of its own, which a run or configuration names, run on this machine."""
 
 
 def diagnose(arguments: list[str]) -> None:
@@ -46,6 +48,7 @@ def diagnose(arguments: list[str]) -> None:
         batches=given.batches,
         checkpoint=given.checkpoint,
         device=given.device,
+        trust=given.trust,
         say=lambda line: print(line, flush=True),
     )
     print("\n".join(["", *lines(diagnosis), ""]))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from blocklocal.config import Config, Optimisation, load_config
+from blocklocal.config import Config, Optimisation
 from blocklocal.errors import InputError
 from blocklocal.network import BlockLocal
 from blocklocal.report.table import BACKPROP
@@ -16,6 +16,7 @@ from blocklocal.rules import RULES
 from blocklocal.seeds import seeded
 from blocklocal.training.build import Facts, build_network, find_device
 from blocklocal.training.checkpoint import load_checkpoint
+from blocklocal.training.origin import load_settings, open_settings
 from blocklocal.training.run import find_checkpoint, load_cuts, load_facts
 
 SAME_MODEL = ("model", "width", "model_options")
@@ -27,11 +28,15 @@ TRAINING = (*(field.name for field in fields(Optimisation)), "batch_size", "augm
 
 @dataclass(frozen=True)
 class Opened:
-    """A run's trained network; `epoch`: the one it is in, counted from 0, or its last."""
+    """A run's trained network; `epoch`: the one it is in, counted from 0, or its last.
+
+    config: as the run is opened here (see `training.origin.open_settings`); settings: as its user gave them.
+    """
 
     folder: Path
     checkpoint: Path
     config: Config
+    settings: Config
     facts: Facts
     network: BlockLocal
     epoch: int
@@ -41,15 +46,16 @@ class Opened:
         return self.config.learning.rule
 
 
-def open_run(folder: Path, checkpoint: str | None = None, device: str | None = None) -> Opened:
-    """Load a run from its newest checkpoint, or a named one. Raises InputError where there is no run or no such one."""
-    config, facts = load_config(folder), load_facts(folder)
+def open_run(folder: Path, checkpoint: str | None = None, device: str | None = None, *, trust: bool = False) -> Opened:
+    """Load a run from its newest checkpoint, or a named one. Raises InputError where there is no run or no such one,
+    and for a model of the user's own whose code may not run (`trust`)."""
+    config, facts = open_settings(folder, trust=trust), load_facts(folder)
     path = find_checkpoint(folder, checkpoint)
     assert path is not None
     network = build_network(config, facts, find_device(device or config.machine.device), load_cuts(folder))
     state = load_checkpoint(path, network, learners=False)
     network.epoch = min(int(state.get("epoch", 0)), config.optimisation.epochs - 1)
-    return Opened(folder, path, config, facts, network, network.epoch)
+    return Opened(folder, path, config, load_settings(folder), facts, network, network.epoch)
 
 
 def initial_network(run: Opened) -> BlockLocal:
@@ -85,22 +91,22 @@ def find_backprop(run: Opened) -> Path | None:
         if not (folder / "config.json").is_file() or folder.samefile(run.folder):
             continue
         try:
-            config, facts = load_config(folder), load_facts(folder)
+            config, facts = load_settings(folder), load_facts(folder)
         except InputError:  # something else's config.json, or a damaged run: not what is looked for
             continue
         fits = config.learning.rule == BACKPROP and not obstacles(run, config, facts)
         if fits and find_checkpoint(folder, required=False) is not None:
-            found.append((len(differing(run.config, config, (*TRAINING, "seed"))), folder))
+            found.append((len(differing(run.settings, config, (*TRAINING, "seed"))), folder))
     return min(found)[1] if found else None
 
 
-def open_against(run: Opened, folder: Path, device: str | None = None) -> Opened:
+def open_against(run: Opened, folder: Path, device: str | None = None, *, trust: bool = False) -> Opened:
     """The run to hold `run` against, at `run`'s cut. Raises InputError where its model or data are others, or its cut.
 
     A rule that learns end to end (backprop) leaves nothing of its cut in the weights: any will do.
     """
-    other = open_run(folder, device=device)
-    found, cuts = obstacles(run, other.config, other.facts), (run.network.split, other.network.split)
+    other = open_run(folder, device=device, trust=trust)
+    found, cuts = obstacles(run, other.settings, other.facts), (run.network.split, other.network.split)
     if not found and cuts[0].starts != cuts[1].starts:
         if other.network.rule.whole:
             return replace(other, network=_cut_as(run, other))
@@ -123,9 +129,9 @@ def _cut_as(run: Opened, other: Opened) -> BlockLocal:
 def obstacles(run: Opened, config: Config, facts: Facts) -> list[str]:
     """In what another run's model, data or (where it matters) cut differ, as far as its settings tell."""
     cut = () if RULES.get(config.learning.rule).whole else SAME_CUT
-    found = differing(run.config, config, (*SAME_MODEL, *cut, *SAME_DATA))
+    found = differing(run.settings, config, (*SAME_MODEL, *cut, *SAME_DATA))
     if not found and facts != run.facts:
-        names = config.data.data, run.config.data.data
+        names = config.data.data, run.settings.data.data
         found = [f"data {names[0]} there, {names[1]} here (classes, sizes or pixels differ)"]
     return found
 

@@ -54,6 +54,7 @@ def diagnose_run(
     batches: int = 8,
     checkpoint: str | None = None,
     device: str | None = None,
+    trust: bool = False,
     say: Callable[[str], None] = silent,
 ) -> Diagnosis:
     """What holds a run back, block by block; nothing is written, and the test images are not looked at.
@@ -61,13 +62,14 @@ def diagnose_run(
     against: the run to hold it against; default: a backprop run of the same model and data in the same folder, if
     there is one. images: at most so many training images fit the probes, without augmentation, and at most so many
     validation images score them; without a validation split, a fifth of those training images does. batches: training
-    batches over which gradients are compared. say: gets a line of text as each part begins. Raises InputError for what
-    cannot be diagnosed: no checkpoint, another data set, a run that does not compare, outputs that are sequences.
+    batches over which gradients are compared. trust: the code of a user's own model, which a run names, may run. say:
+    gets a line of text as each part begins. Raises InputError for what cannot be diagnosed: no checkpoint, another data
+    set, a run that does not compare, outputs that are sequences.
     """
     check_positive("images", images, integer=True)
     check_positive("batches", batches, integer=True)
-    run = open_run(folder, checkpoint, device)
-    other = _other(run, against, device, say)
+    run = open_run(folder, checkpoint, device, trust=trust)
+    other = _other(run, against, device, say, trust)
     data = load_data(run.config)
     check_facts(Facts.of(data), folder, run.config)
     pieces = choose_images(data, images)
@@ -114,7 +116,9 @@ def choose_images(data: ImageSet, count: int) -> Pieces:
     return Pieces(fit.subset(slice(held, None)), fit.subset(slice(0, held)), "training")
 
 
-def _other(run: Opened, against: Path | None, device: str | None, say: Callable[[str], None]) -> Opened | None:
+def _other(
+    run: Opened, against: Path | None, device: str | None, say: Callable[[str], None], trust: bool
+) -> Opened | None:
     """The run to hold it against, if there is one."""
     if against is None and run.rule != BACKPROP:
         against = find_backprop(run)
@@ -122,7 +126,7 @@ def _other(run: Opened, against: Path | None, device: str | None, say: Callable[
             say(f"there is no backprop run of the same model and data beside it. {how_to_get(run)}")
     if against is None:
         return None
-    other = open_against(run, against, device)
+    other = open_against(run, against, device, trust=trust)
     training = differing(run.config, other.config, (*TRAINING, "seed"))
     say(f"held against {against}" + (f", which was trained otherwise: {'; '.join(training)}." if training else "."))
     return other

@@ -51,3 +51,8 @@ def build_from_file(reference: str, **arguments: object) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise InputError(f"{reference} returned {type(model).__name__}, not an nn.Module.")
     return model
+
+
+def sources(reference: str) -> list[Path]:
+    """The file that a `file.py:function` names."""
+    return [Path(reference.rpartition(":")[0]).expanduser().resolve()]

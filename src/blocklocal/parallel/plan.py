@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,16 +19,17 @@ from blocklocal.parallel.launch import Launch
 from blocklocal.parallel.placement import Placement, place, step_seconds
 from blocklocal.parallel.processes import Processes
 from blocklocal.parallel.stage import check_placement, check_rule, passing_back
-from blocklocal.training.build import Facts, draw_network, load_data, settle, training_batches
+from blocklocal.training.build import Facts, Session, draw_network, load_data, settle, training_batches
 from blocklocal.training.checkpoint import clear_leftovers
+from blocklocal.training.lock import held
 from blocklocal.training.run import (
     CHECKPOINTS,
-    check_facts,
     check_free,
+    check_same,
+    check_unfinished,
     create_run,
     find_checkpoint,
     load_cuts,
-    load_unfinished,
 )
 
 SPLITS = ("train", "validation", "test")
@@ -43,6 +45,7 @@ class Order:
     resume: bool = False
     checkpoint: str | None = None
     quiet: bool = False
+    accept_changes: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class Plan:
     starts: list[int] | None
     placement: Placement
     checkpoint: str | None
+    changes: list[str]
 
 
 def agreed(order: Order) -> dict[str, Any]:
@@ -73,7 +77,10 @@ def agreed(order: Order) -> dict[str, Any]:
     return {**order.config.flat(), **launch, **place, **versions}
 
 
-def make_plan(processes: Processes, order: Order, device: torch.device) -> tuple[Plan, ImageSet, BlockLocal]:
+def make_plan(
+    processes: Processes, order: Order, device: torch.device, kept: ExitStack
+) -> tuple[Plan, ImageSet, BlockLocal]:
+    """The plan, and the data and network it was made with. kept: gets the run's lock."""
     config, folder = order.config, order.output
     # Launched again after a failure (torchrun --max-restarts), the same command goes on with what is there.
     again = processes.address.attempt > 0 and (folder / "config.json").exists()
@@ -81,13 +88,12 @@ def make_plan(processes: Processes, order: Order, device: torch.device) -> tuple
         raise InputError(f"{folder} holds a run with other settings: choose another --output.")
     resume = order.resume or again
     if resume:
-        load_unfinished(folder)
+        kept.enter_context(held(folder))
+        check_unfinished(folder)
     else:
         check_free(folder)
     data = load_data(config)
     facts = Facts.of(data)
-    if resume:
-        check_facts(facts, folder, config)
     network = draw_network(config, facts, load_cuts(folder) if resume else None)
     check_rule(network.rule, network.learning, late=False)
     placement = _place(network, processes, order, facts, device)
@@ -95,11 +101,17 @@ def make_plan(processes: Processes, order: Order, device: torch.device) -> tuple
     # A measured placement differs from try to try; what is refused must not: then every possible link counts.
     links = placement.sizes if order.launch.placement or processes.stages == 1 else (1,) * network.count
     check_rule(network.rule, network.learning, late=any(passing_back(network.units, links)))
-    training_batches(config, data, torch.device("cpu"), (0, processes.replicas))
+    batches = training_batches(config, data, torch.device("cpu"), (0, processes.replicas))
+    session = Session(
+        config, data, facts, network, batches, device, torch.get_num_threads(), placement.sizes, processes.replicas
+    )
+    changes: list[str] = []
     if resume:
+        changes = check_same(session, folder, accept_changes=order.accept_changes)
         clear_leftovers(folder / CHECKPOINTS)
     else:
-        create_run(folder, config, facts, network.split.starts)
+        create_run(folder, session)
+        kept.enter_context(held(folder))
     named = None if again else order.checkpoint  # where a run goes on by itself, from the newest one
     checkpoint = find_checkpoint(folder, named, required=False) if resume else None
     plan = Plan(
@@ -110,6 +122,7 @@ def make_plan(processes: Processes, order: Order, device: torch.device) -> tuple
         None if config.model.at else network.split.starts,
         placement,
         checkpoint.name if checkpoint else None,
+        changes,
     )
     if not order.quiet:
         print(placement.said(), flush=True)

@@ -16,6 +16,7 @@ import torch
 from blocklocal.config import Config
 from blocklocal.data import Images, ImageSet
 from blocklocal.errors import InputError
+from blocklocal.network import BlockLocal
 from blocklocal.parallel.address import Address
 from blocklocal.parallel.placement import block_range
 from blocklocal.parallel.plan import Order, Plan, agreed, make_plan
@@ -38,13 +39,14 @@ from blocklocal.training.build import (
     training_batches,
 )
 from blocklocal.training.checkpoint import load_checkpoint
+from blocklocal.training.conclude import conclude
 from blocklocal.training.loop import Observer, Stopped, Trainer
 from blocklocal.training.observers import MetricsFile, TensorBoard, Warnings
+from blocklocal.training.origin import cycle_of
 from blocklocal.training.run import (
     CHECKPOINTS,
     METRICS,
     Interrupted,
-    conclude,
     find_checkpoint,
     new_progress,
     new_trainer,
@@ -95,8 +97,21 @@ def _train(
     processes: Processes, order: Order, device: torch.device, threads: int, signals: StopSignals
 ) -> dict[str, Any] | None:
     """This process's part of the training; the first process goes on to evaluate."""
+    with ExitStack() as kept:  # the run's lock, in the first process
+        made = make_plan(processes, order, device, kept) if processes.address.rank == 0 else None
+        return _train_planned(processes, order, device, threads, signals, made)
+
+
+def _train_planned(
+    processes: Processes,
+    order: Order,
+    device: torch.device,
+    threads: int,
+    signals: StopSignals,
+    made: tuple[Plan, ImageSet, BlockLocal] | None,
+) -> dict[str, Any] | None:
+    """made: the plan and what the first process has loaded for it."""
     config, rank = order.config, processes.address.rank
-    made = make_plan(processes, order, device) if rank == 0 else None
     plan: Plan = processes.share(made[0] if made else None)
     network = made[2] if made else draw_network(config, plan.facts, plan.starts)
     first_sizes = network.message_sizes()
@@ -146,7 +161,7 @@ def _fit(
             processes.store.set(ASKED, "1")
         return stage.stopped()
 
-    trainer = new_trainer(config, stage, should_stop)
+    trainer = new_trainer(config, stage, should_stop, cycle_of(order.output))
     batches = training_batches(config, data, device, (processes.replica, processes.replicas))
     trainer.prepare(batches)
     if plan.checkpoint is not None:
@@ -183,7 +198,7 @@ def _keep_books(
     """Metrics, console, warnings and TensorBoard, as in a run in one process."""
     metrics = MetricsFile(order.output / METRICS)
     if plan.checkpoint is not None:
-        metrics.write(resumed(trainer))
+        metrics.write(resumed(trainer, plan.changes))
     progress = new_progress(order.config, plan.name, books.names, order.output, steps, trainer.step, order.quiet)
     opened.enter_context(progress)
     watchers: list[Observer] = [metrics, Console(stage, progress), Warnings(books.first_sizes, metrics, progress)]

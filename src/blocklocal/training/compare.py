@@ -15,6 +15,9 @@ from blocklocal.files import write_text
 from blocklocal.rules import RULES
 from blocklocal.settings import Learning
 from blocklocal.training.build import load_data
+from blocklocal.training.code import check_same_code
+from blocklocal.training.conclude import only_shows
+from blocklocal.training.origin import SUMMARY, code_of, is_finished
 from blocklocal.training.run import Interrupted, resume_run, start_run
 
 
@@ -98,9 +101,10 @@ def compare(
             except Interrupted:
                 raise Interrupted(run, f"the same command with --resume --output {output}") from None
             write_text(folder / "compare.json", json.dumps(rows, indent=1) + "\n")
-    from blocklocal.report import write_comparison
+    with only_shows("the report", output):
+        from blocklocal.report import write_comparison
 
-    write_comparison(folder)
+        write_comparison(folder)
     if replace:
         _swap(folder, output)
     return rows
@@ -120,11 +124,10 @@ def finish_run(
     """
     if run.exists():
         _check_settings(config, run)
-    finished = run / "summary.json"
-    if finished.exists():
-        return _read_summary(finished)
-    if run.exists():
-        return resume_run(run, quiet=quiet, should_stop=should_stop)
+        check_same_code(run, config.model.model, code_of(run))
+        if is_finished(run):
+            return _read_summary(run / SUMMARY)
+        return resume_run(run, quiet=quiet, should_stop=should_stop, trust=True)  # the user's own model: see above
     return start_run(config, run, quiet=quiet, data=data, should_stop=should_stop)
 
 

@@ -65,6 +65,9 @@ class Trainer:
     asked after every step. look_every: steps between two calls of the observers' `on_step` on CUDA, where a look
     at the losses waits for the device; on the CPU it is called at every step. Raises InputError for unknown or
     impossible settings, NotFinite when a loss is, Stopped when should_stop said so.
+
+    first_epoch: the epoch, counted from 0, in which the schedule begins. Where training goes on after the end of an
+    earlier schedule, `restore` begins a new one there, for the epochs that are left; momenta are kept.
     """
 
     def __init__(
@@ -77,12 +80,13 @@ class Trainer:
         observers: Sequence[Observer] = (),
         should_stop: Callable[[], bool] | None = None,
         look_every: int = CHECK_EVERY,
+        first_epoch: int = 0,
     ):
         check_positive("epochs", epochs, integer=True)
         if schedule not in SCHEDULES:
             raise unknown("schedule", schedule, SCHEDULES)
         self.network, self.optimizer = network, optimizer or network.optimizer
-        self.epochs, self.schedule = epochs, schedule
+        self.epochs, self.schedule, self.first_epoch = epochs, schedule, first_epoch
         self.look_every = look_every
         self.observers, self.should_stop = list(observers), should_stop or (lambda: False)
         self.epoch, self.step_in_epoch = 0, 0
@@ -123,7 +127,7 @@ class Trainer:
         if not self.network.units:
             self.network.materialize(self._to_device(next(iter(train))[0]))
         self.steps_per_epoch = len(train)
-        self.network.configure(self.optimizer, self.schedule, self.epochs * len(train))
+        self.network.configure(self.optimizer, self.schedule, (self.epochs - self.first_epoch) * len(train))
         self._prepared = True
 
     def state(self) -> dict[str, Any]:
@@ -158,6 +162,9 @@ class Trainer:
             self._start = _Start(*state["start"])
             self.tally = self._new_tally()
             self.tally.load(state["tally"], self.network.device)
+        if self._prepared and self.epoch == self.first_epoch > 0 and not self.step_in_epoch:
+            for unit in self.network.units:
+                unit.begin_schedule(self.optimizer, self.schedule)
 
     # --- one epoch
 

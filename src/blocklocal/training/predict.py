@@ -14,12 +14,18 @@ from blocklocal.training.run import block_names, load_network
 
 
 def predict_files(
-    run: Path, images: Sequence[Path], resize: bool = False, checkpoint: str | None = None, device: str = "auto"
+    run: Path,
+    images: Sequence[Path],
+    resize: bool = False,
+    checkpoint: str | None = None,
+    device: str = "auto",
+    *,
+    trust: bool = False,
 ) -> Iterator[str]:
     """Lines of text, a few per image: class and confidence of the output, of every block, and of all together."""
     if not images:
         raise InputError("predict needs at least one image file after the run folder.")
-    _, facts, network = load_network(run, checkpoint, device)
+    _, facts, network = load_network(run, checkpoint, device, trust=trust)
     pixels = torch.stack([open_pixels(path, facts, resize) for path in images])
     prediction = network.predict(normalise(pixels, facts).to(next(network.parameters()).device))
     names = block_names(network)

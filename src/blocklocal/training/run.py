@@ -19,19 +19,30 @@ from blocklocal.training.build import (
     build_network,
     evaluation_batches,
     find_device,
-    normalise,
     open_session,
 )
 from blocklocal.training.checkpoint import list_checkpoints, load_checkpoint
-from blocklocal.training.examples import choose_examples
+from blocklocal.training.code import keep_code
+from blocklocal.training.conclude import REPORT, conclude, show
 from blocklocal.training.learner import Learner
+from blocklocal.training.lock import held
 from blocklocal.training.loop import CHECK_EVERY, Record, Stopped, Trainer
 from blocklocal.training.observers import Checkpoints, Console, MetricsFile, TensorBoard, Warnings
+from blocklocal.training.origin import (
+    SUMMARY,
+    Origin,
+    check_origin,
+    complete_extension,
+    cycle_of,
+    extend,
+    is_finished,
+    open_settings,
+)
 from blocklocal.training.progress import NullProgress, Progress
 from blocklocal.training.signals import StopSignals
-from blocklocal.training.summary import summarise
 
 CHECKPOINTS, METRICS, CUTS = "checkpoints", "metrics.jsonl", "cuts.json"
+LONGER = "To train it longer, give --epochs with more than it has."
 
 
 class Interrupted(Exception):
@@ -58,24 +69,28 @@ def start_run(
     """
     check_free(output)
     session = open_session(config, data)
-    create_run(output, config, session.facts, session.network.split.starts)
-    return _train(session, output, None, quiet, should_stop)
+    create_run(output, session)
+    with held(output):
+        return _train(session, output, None, quiet, should_stop)
 
 
-def create_run(output: Path, config: Config, facts: Facts, starts: Sequence[int]) -> None:
+def create_run(output: Path, session: Session) -> None:
     """The folder appears with its settings in it, so that a run stopped at any moment can be resumed.
 
     Raises InputError where there is something in its place.
     """
     check_free(output)
+    config = session.config
     draft = output.with_name(f".{output.name}-new")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     try:
         config.save(draft / "config.json")
-        write_text(draft / "data.json", json.dumps(facts.flat()))
+        write_text(draft / "data.json", json.dumps(session.facts.flat()))
         if config.model.balance == "time" and not config.model.at:  # measured anew, the cuts could be others
-            write_text(draft / CUTS, json.dumps(list(starts)))
+            write_text(draft / CUTS, json.dumps(list(session.network.split.starts)))
+        code = keep_code(draft, config.model.model)
+        Origin.now(config, session.data, session.device, session.replicas, code).save(draft)
         draft.rename(output)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
@@ -94,25 +109,68 @@ def resume_run(
     folder: Path,
     *,
     checkpoint: str | None = None,
+    epochs: int | None = None,
     quiet: bool = False,
     should_stop: Callable[[], bool] | None = None,
+    trust: bool = False,
+    accept_changes: bool = False,
 ) -> dict[str, Any]:
-    """Go on with a stopped run from its newest checkpoint (or a named one); returns the summary."""
-    config = load_unfinished(folder)
-    path = find_checkpoint(folder, checkpoint, required=False)
+    """Go on with a stopped run from its newest checkpoint (or a named one); returns the summary.
+
+    epochs: train a finished run longer, see `extend`. A finished run that was stopped before its report was written
+    gets its report. trust: the code of a user's own model, which the run names, may run. accept_changes: go on also
+    where data, settings or versions are not those that the run was started with. Raises InputError otherwise, and where
+    there is nothing to do.
+    """
+    extend_run(folder, epochs)
+    with held(folder):
+        if is_finished(folder):
+            return _show_again(folder, trust=trust)
+        session = open_session(open_settings(folder, trust=trust), starts=load_cuts(folder))
+        changes = check_same(session, folder, accept_changes=accept_changes)
+        path = find_checkpoint(folder, checkpoint, required=False)
+        return _train(session, folder, path, quiet, should_stop, changes)
+
+
+def extend_run(folder: Path, epochs: int | None) -> None:
+    """As `extend`, where `epochs` are given; an extension that a kill has cut off is completed in any case."""
+    _check_run(folder)  # what is no run gets no lock
+    with held(folder):
+        if epochs is not None:
+            extend(folder, epochs)
+        complete_extension(folder)
+
+
+def _show_again(folder: Path, *, trust: bool) -> dict[str, Any]:
+    """The report of a finished run that has none."""
+    if (folder / REPORT).exists():
+        check_unfinished(folder)
+    config = open_settings(folder, trust=trust)
     session = open_session(config, starts=load_cuts(folder))
-    check_facts(session.facts, folder, config)
-    return _train(session, folder, path, quiet, should_stop)
+    path = find_checkpoint(folder)
+    assert path is not None
+    load_checkpoint(path, session.network, learners=False)
+    show(session, folder)
+    return json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
 
 
-def load_unfinished(folder: Path) -> Config:
-    """The configuration of a run that can be gone on with; raises InputError where there is none, or it is finished."""
+def check_unfinished(folder: Path) -> None:
+    """Raise InputError where there is no run, or it is finished."""
+    _check_run(folder)
+    if is_finished(folder):
+        raise InputError(f"the run {folder} is finished: there is nothing to resume. {LONGER}")
+
+
+def _check_run(folder: Path) -> None:
     if not folder.is_dir():
         raise InputError(f"there is no run folder {folder}.")
-    config = load_config(folder)
-    if (folder / "summary.json").exists():
-        raise InputError(f"the run {folder} is finished: there is nothing to resume.")
-    return config
+    load_config(folder)
+
+
+def check_same(session: Session, folder: Path, *, accept_changes: bool = False) -> list[str]:
+    """What is different from when the run was started and is accepted; raises InputError for anything else."""
+    check_facts(session.facts, folder, session.config)
+    return check_origin(folder, session.data, session.device, session.replicas, accept_changes=accept_changes)
 
 
 def check_facts(facts: Facts, folder: Path, config: Config) -> None:
@@ -158,10 +216,10 @@ def load_cuts(folder: Path) -> list[int] | None:
 
 
 def load_network(
-    folder: Path, checkpoint: str | None = None, device: str | None = None
+    folder: Path, checkpoint: str | None = None, device: str | None = None, *, trust: bool = False
 ) -> tuple[Config, Facts, BlockLocal]:
-    """A run's trained network, without its data set."""
-    config, facts = load_config(folder), load_facts(folder)
+    """A run's trained network, without its data set. trust: the code of a user's own model may run."""
+    config, facts = open_settings(folder, trust=trust), load_facts(folder)
     network = build_network(config, facts, find_device(device or config.machine.device), load_cuts(folder))
     path = find_checkpoint(folder, checkpoint)
     assert path is not None
@@ -170,18 +228,23 @@ def load_network(
 
 
 def _train(
-    session: Session, folder: Path, checkpoint: Path | None, quiet: bool, wish: Callable[[], bool] | None
+    session: Session,
+    folder: Path,
+    checkpoint: Path | None,
+    quiet: bool,
+    wish: Callable[[], bool] | None,
+    changes: Sequence[str] = (),
 ) -> dict[str, Any]:
     config, network, batches = session.config, session.network, session.batches
     metrics = MetricsFile(folder / METRICS)
     saver = Checkpoints(folder / CHECKPOINTS, config.machine.checkpoint_every)
     signals = StopSignals()
-    trainer = new_trainer(config, network, lambda: signals.asked or (wish is not None and wish()))
+    trainer = new_trainer(config, network, lambda: signals.asked or (wish is not None and wish()), cycle_of(folder))
     trainer.prepare(batches)
     first_sizes = network.message_sizes()
     if checkpoint is not None:
         trainer.restore(load_checkpoint(checkpoint, network))
-        metrics.write(resumed(trainer))
+        metrics.write(resumed(trainer, changes))
     progress = new_progress(config, session.data.name, block_names(network), folder, len(batches), trainer.step, quiet)
     board = TensorBoard(folder / "tensorboard") if config.machine.tensorboard else None
     # The checkpoint comes last: what it says is done has been written by all others, and is written again if it fails.
@@ -204,8 +267,8 @@ def _train(
     return conclude(session, folder, trainer)
 
 
-def new_trainer(config: Config, network: Learner, should_stop: Callable[[], bool]) -> Trainer:
-    """The trainer of a configuration."""
+def new_trainer(config: Config, network: Learner, should_stop: Callable[[], bool], first_epoch: int = 0) -> Trainer:
+    """The trainer of a configuration, whose schedule begins in `first_epoch`."""
     o = config.optimisation
     return Trainer(
         network,
@@ -214,12 +277,13 @@ def new_trainer(config: Config, network: Learner, should_stop: Callable[[], bool
         schedule=o.schedule,
         should_stop=should_stop,
         look_every=math.gcd(CHECK_EVERY, config.machine.checkpoint_every or 0),
+        first_epoch=first_epoch,
     )
 
 
-def resumed(trainer: Trainer) -> Record:
-    """What metrics.jsonl says where a run goes on."""
-    return {"event": "resumed", "epoch": trainer.epoch + 1, "step": trainer.step}
+def resumed(trainer: Trainer, changes: Sequence[str] = ()) -> Record:
+    """What metrics.jsonl says where a run goes on, and what is different from then on."""
+    return {"event": "resumed", "epoch": trainer.epoch + 1, "step": trainer.step, "changes": list(changes)}
 
 
 def new_progress(
@@ -234,17 +298,3 @@ def new_progress(
 
 def block_names(network: BlockLocal) -> list[str]:
     return list(network.split.names) if len(network.units) == len(network.split.names) else ["all blocks"]
-
-
-def conclude(session: Session, folder: Path, trainer: Trainer) -> dict[str, Any]:
-    """Evaluate once on the test split, and write examples, summary and report."""
-    examples = choose_examples(
-        session.network, session.data, lambda pixels: normalise(pixels.to(session.device), session.facts)
-    )
-    write_text(folder / "examples.json", json.dumps(examples))
-    summary = summarise(session, trainer)
-    write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
-    from blocklocal.report import write_report
-
-    write_report(folder)
-    return summary

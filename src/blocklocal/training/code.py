@@ -1,0 +1,103 @@
+"""The code of a user's own model: a run keeps a copy, and nobody else's is run unless the user says so.
+
+A run that was trained with `--model net.py:net` names code. Whoever opens the run folder would run it. So a run keeps
+the files (`RUN/model/`) with their digests, and what opens a run asks for trust first.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from blocklocal.errors import InputError
+from blocklocal.models.file import is_reference, sources
+
+FOLDER = "model"
+
+
+@dataclass(frozen=True)
+class Code:
+    """The files of a model: `file`, the one that is named, relative to the folder; `source`: where that folder was.
+
+    digests: relative name → SHA-256 of every file, those that it imports from beside it included.
+    """
+
+    file: str
+    source: str
+    digests: Mapping[str, str]
+
+    @property
+    def original(self) -> Path:
+        return Path(self.source) / self.file
+
+
+def keep_code(folder: Path, model: str) -> Code | None:
+    """Copy the files of a `file.py:function` into the run folder; None for a model of the library. After it was built,
+    so that what it imports is known."""
+    if not is_reference(model):
+        return None
+    file = _file(model).resolve()
+    digests = {}
+    for path in sources(model):
+        name = path.relative_to(file.parent).as_posix()
+        copy = folder / FOLDER / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
+        digests[name] = digest(copy)
+    return Code(file.name, str(file.parent), digests)
+
+
+def own_model(folder: Path, model: str, code: Code | None, *, trust: bool) -> str:
+    """The model that a run is opened with: its own copy of `file.py:function`, where it has one.
+
+    Raises InputError where that would run code that the user has not said to trust, or that has changed.
+    """
+    if not is_reference(model):
+        return model
+    function = model.rpartition(":")[2]
+    file = _file(model) if code is None else _checked(folder, code)
+    if not trust:
+        said = "" if code is None else f" (a copy of {code.original}, SHA-256 {code.digests[code.file][:16]}…)"
+        raise InputError(
+            f"{folder} was trained with a model of its own: to open it, the code in {file}{said} must run on this "
+            "machine. Look at it, and give --trust (in Python trust=True) if you want that."
+        )
+    return f"{file}:{function}"
+
+
+def check_same_code(folder: Path, model: str, code: Code | None) -> None:
+    """Raise InputError where the user's own `model` is not the code that a run in `folder` was trained with."""
+    if code is None or not is_reference(model):
+        return
+    file = _file(model)
+    for name, known in code.digests.items():
+        path = file.parent / name
+        if not path.is_file() or digest(path) != known:
+            raise InputError(
+                f"{path} is not the file that {folder} was trained with; that one is {folder / FOLDER / name}. Put it "
+                "back, or choose another --output."
+            )
+
+
+def _checked(folder: Path, code: Code) -> Path:
+    """The run's copy of the file, all copies being what they were."""
+    for name, known in code.digests.items():
+        path = folder / FOLDER / name
+        inside = not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts
+        if not inside or not path.is_file() or digest(path) != known:
+            raise InputError(
+                f"{path} is not the file that the run was trained with (it is missing, or its SHA-256 is not "
+                f"{known[:16]}…). Put the file back; the weights belong to it."
+            )
+    return folder / FOLDER / code.file
+
+
+def _file(model: str) -> Path:
+    return Path(model.rpartition(":")[0]).expanduser()
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()

@@ -1,0 +1,122 @@
+"""Oracle: a run of its own schedule. `--resume RUN --epochs MORE` trains a finished run on."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from run_helpers import (
+    StopAfter,
+    assert_same_run,
+    cli,
+    equal,
+    metrics,
+    newest,
+    summary,
+    tiny,
+    weights,
+    whole,
+    without_reports,
+)
+
+from blocklocal.config import load_config
+from blocklocal.errors import InputError
+from blocklocal.training import origin
+from blocklocal.training.run import Interrupted, resume_run
+
+
+@pytest.fixture(autouse=True)
+def _no_reports() -> Iterator[None]:
+    with without_reports():
+        yield
+
+
+def rates(folder: Path) -> list[float]:
+    return [line["lr"] for line in metrics(folder) if line["event"] == "epoch"]
+
+
+def test_the_schedule_begins_anew_for_the_epochs_that_are_added(tmp_path):
+    run = whole(tiny(schedule="cosine", lr=0.2), tmp_path / "run")
+    resume_run(run, epochs=4, quiet=True)
+    assert rates(run) == pytest.approx([0.2, 0.1, 0.2, 0.1])
+    assert load_config(run).optimisation.epochs == 4
+    assert (summary(run)["epochs"], summary(run)["finished"]) == (4, True)
+
+
+@pytest.mark.parametrize("schedule", ["one-cycle", "cosine", "constant"])
+def test_a_run_that_is_trained_longer_can_be_stopped_and_ends_alike(tmp_path, schedule):
+    run, other = (whole(tiny(schedule=schedule), tmp_path / name) for name in ("run", "other"))
+    resume_run(other, epochs=4, quiet=True)
+    for steps in (1, 2, 1):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("blocklocal.training.run.StopSignals", lambda steps=steps: StopAfter(steps))
+            with pytest.raises(Interrupted):
+                resume_run(run, epochs=4, quiet=True)
+    resume_run(run, quiet=True)
+    assert_same_run(run, other)
+
+
+def test_a_constant_schedule_trained_longer_is_the_run_of_all_epochs(tmp_path):
+    run = whole(tiny(schedule="constant"), tmp_path / "run")
+    resume_run(run, epochs=3, quiet=True)
+    assert equal(weights(run), weights(whole(tiny(schedule="constant", epochs=3), tmp_path / "whole")))
+
+
+def test_several_processes_train_a_run_longer_as_one_does(tmp_path):
+    run, other = (whole(tiny(), tmp_path / name) for name in ("run", "other"))
+    resume_run(other, epochs=3, quiet=True)
+    said = cli("train", "--resume", run, "--epochs", 3, "--processes", 2, "--quiet")
+    assert said.status == 0, said.text
+    assert_same_run(run, other)
+
+
+def test_the_summary_of_fewer_epochs_is_kept(tmp_path):
+    run = whole(tiny(), tmp_path / "run")
+    before = summary(run)
+    resume_run(run, epochs=3, quiet=True)
+    assert json.loads((run / "summary-epoch-2.json").read_text()) == before
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_epochs_that_add_nothing_are_refused(tmp_path, epochs):
+    run = whole(tiny(), tmp_path / "run")
+    said = cli("train", "--resume", run, "--epochs", epochs)
+    assert said.status == 2
+    assert "Give more than 2" in said.text
+    assert summary(run)["epochs"] == 2
+
+
+def test_a_run_that_is_not_finished_is_finished_first(tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("blocklocal.training.run.StopSignals", lambda: StopAfter(2))
+        with pytest.raises(Interrupted):
+            whole(tiny(), tmp_path / "run")
+    with pytest.raises(InputError, match="finish it first"):
+        resume_run(tmp_path / "run", epochs=4, quiet=True)
+
+
+class Killed(BaseException):
+    """The process was gone."""
+
+
+@pytest.mark.parametrize("place", ["complete_extension", "Config.save", "Path.unlink"])
+def test_a_kill_while_epochs_are_added_leaves_a_run_that_goes_on(tmp_path, monkeypatch, place):
+    run, other = (whole(tiny(), tmp_path / name) for name in ("run", "other"))
+    resume_run(other, epochs=3, quiet=True)
+
+    def kill(*_, **__):
+        raise Killed
+
+    targets = {
+        "complete_extension": "blocklocal.training.origin.complete_extension",
+        "Config.save": "blocklocal.config.Config.save",
+        "Path.unlink": "pathlib.Path.unlink",
+    }
+    with monkeypatch.context() as patch:
+        patch.setattr(targets[place], kill)
+        with pytest.raises(Killed):
+            origin.extend(run, 3)
+    resume_run(run, quiet=True)
+    assert_same_run(run, other)
+    assert newest(run).name == "step-00000009"
+    assert weights(run)
