@@ -105,8 +105,10 @@ def test_a_value_of_the_wrong_type_is_named_with_what_is_expected(tmp_path, name
     with pytest.raises(InputError) as caught:
         load_config(file)
     assert str(file) in str(caught.value)
-    assert f"{name} must be" in str(caught.value)
-    assert f"not {json.dumps(value)}" in str(caught.value)
+    wrong = {"[1, 2]": ("at[0]", 1), '{"depth": [3]}': ("model_options.depth", [3])}
+    key, stands = wrong.get(json.dumps(value), (name, value))
+    assert f"{key} must be" in str(caught.value)
+    assert f"not {json.dumps(stands)}" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -114,8 +116,8 @@ def test_a_value_of_the_wrong_type_is_named_with_what_is_expected(tmp_path, name
     [
         ("{", "not valid JSON"),
         ("", "not valid JSON"),
-        ("[1]", "one JSON object of settings, not list"),
-        ("null", "not NoneType"),
+        ("[1]", "must be an object, not [1]. Expected one JSON object of settings"),
+        ("null", "must be an object, not null"),
         ('{"epoch": 3}', "unknown setting 'epoch'. Did you mean 'epochs'"),
         ('{"epochs": 0}', "epochs must be a whole number of at least 1, not 0"),
         ('{"rule": "blok-local"}', "unknown rule 'blok-local'. Did you mean 'block-local'"),

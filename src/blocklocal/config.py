@@ -3,14 +3,17 @@
 import dataclasses
 import json
 import math
-import types
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
+
+import msgspec
 
 from blocklocal.errors import InputError, check_positive, unknown
 from blocklocal.files import write_text
 from blocklocal.optim import SCHEDULES, Optimizer
+from blocklocal.schemas import Text, check, read_json
 from blocklocal.settings import Learning
 
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -187,49 +190,22 @@ def _groups() -> dict[str, str]:
 def load_config(path: Path) -> Config:
     """A saved `config.json`, or the one in a run folder."""
     file = path / "config.json" if path.is_dir() else path
+    what = "one JSON object of settings (give a run folder or its config.json)"
+    flat = read_json(file, dict[str, Any], what=what)
+    for name in flat:
+        if name not in _groups():
+            raise InputError(f"{file}: {unknown('setting', name, _groups())}")
+    given = check(flat, _schema(), where=file, what=what)
     try:
-        flat = json.loads(file.read_text())
-    except OSError as error:
-        raise InputError(f"no configuration at {file}: give a run folder or its config.json.") from error
-    except ValueError as error:
-        raise InputError(f"{file} is not valid JSON ({error}).") from error
-    if not isinstance(flat, dict):
-        raise InputError(f"{file} must hold one JSON object of settings, not {type(flat).__name__}.")
-    for name, value in flat.items():
-        kind = _kinds().get(name)
-        if kind is None:
-            raise InputError(f"{file}: {unknown('setting', name, _kinds())}")
-        if not _fits(value, kind):
-            raise InputError(f"{file}: {name} must be {_words(kind)}, not {json.dumps(value)}.")
-    flat = {name: tuple(value) if isinstance(value, list) else value for name, value in flat.items()}
-    return Config().edit(**flat)
+        return Config().edit(**{name: getattr(given, name) for name in flat})
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from error
 
 
-def _kinds() -> dict[str, Any]:
-    """Setting name → its type."""
-    return {
-        name: kind
-        for group in dataclasses.fields(Config)
-        for name, kind in get_type_hints(group.default_factory).items()  # type: ignore[arg-type]
-    }
-
-
-def _fits(value: object, kind: Any) -> bool:
-    """Whether a JSON value can be a setting of this type; a tuple is a list in JSON."""
-    if isinstance(kind, types.UnionType):
-        return any(_fits(value, each) for each in get_args(kind))
-    if get_origin(kind) is tuple:
-        return isinstance(value, list) and all(_fits(item, get_args(kind)[0]) for item in value)
-    if get_origin(kind) is dict:
-        return isinstance(value, dict) and all(isinstance(item, str | int | float) for item in value.values())
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-
-
-def _words(kind: Any) -> str:
-    """A type as the message for a wrong one says it."""
-    if isinstance(kind, types.UnionType):
-        return " or ".join(_words(each) for each in get_args(kind))
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", types.NoneType: "null"}
-    return names.get(kind) or ("a list of texts" if get_origin(kind) is tuple else "an object of options")
+@cache
+def _schema() -> type[msgspec.Struct]:
+    """The type of each setting, as its group has it; options of a model are what JSON has for a word or a number."""
+    kinds: dict[str, Any] = {str: Text, dict[str, str]: dict[Text, Text | int | float | bool]}
+    hints = [get_type_hints(group.default_factory) for group in dataclasses.fields(Config)]  # type: ignore[arg-type]
+    fields = [(name, kinds.get(kind, kind), msgspec.UNSET) for each in hints for name, kind in each.items()]
+    return msgspec.defstruct("Settings", fields)

@@ -60,7 +60,8 @@ def train(arguments: list[str]) -> None:
     blocks = "  ".join(f"{accuracy:.1f}" for accuracy in summary["block_test_top1"])
     together = summary["combined_test_top1"]
     of_all = "" if together is None else f"; all together: {together:.1f}"
-    print(f"test accuracy {summary['test_top1']:.2f} %  (per block: {blocks}{of_all})  ECE {summary['test_ece']:.3f}")
+    ece = "" if summary["test_ece"] is None else f"  ECE {summary['test_ece']:.3f}"
+    print(f"test accuracy {summary['test_top1']:.2f} %  (per block: {blocks}{of_all}){ece}")
     print(f"report: {folder / 'report.html'}")
 
 
@@ -179,7 +180,8 @@ def evaluate(arguments: list[str]) -> None:
     if result.combined_top1 is not None:
         print(f"{'all blocks together':32} {result.combined_top1:6.2f} %")
     top3 = "" if result.top3 is None else f"top-3 {result.top3:.2f} %  "
-    print(f"{given.split}: top-1 {result.top1:.2f} %  {top3}NLL {result.nll:.4f}  ECE {result.ece:.4f}")
+    ece = "" if result.ece is None else f"  ECE {result.ece:.4f}"
+    print(f"{given.split}: top-1 {result.top1:.2f} %  {top3}NLL {result.nll:.4f}{ece}")
     if given.json is not None:
         write_text(given.json, json.dumps({"split": given.split, **asdict(result)}, indent=2) + "\n")
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blocklocal.diagnose.diagnosis import Diagnosis
+from blocklocal.report.drawing import own_style
 from blocklocal.report.plots import FIXED, OKABE_ITO
 from blocklocal.report.save import DPI
 from blocklocal.report.table import BACKPROP, CONTROL
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 RUN_COLOUR, FROZEN_COLOUR, AGAINST_COLOUR = OKABE_ITO[0], FIXED[CONTROL], FIXED[BACKPROP]
 
 
+@own_style()
 def diagnosis_figure(diagnosis: Diagnosis) -> "Figure":
     """Three panels over the number of the block; unknown figures leave a gap."""
     from matplotlib.figure import Figure
@@ -40,6 +42,7 @@ def diagnosis_figure(diagnosis: Diagnosis) -> "Figure":
     return figure
 
 
+@own_style()
 def save_picture(diagnosis: Diagnosis, path: Path) -> None:
     """Write the figure as a PNG, without dates: the same diagnosis gives the same bytes."""
     diagnosis_figure(diagnosis).savefig(path, format="png", dpi=DPI, metadata={"Software": None})

@@ -1,20 +1,22 @@
 """One HTML file per run or comparison: opens offline, readable on a phone, re-made at any time from the files alone."""
 
 import base64
+import io
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from blocklocal.errors import InputError
+from blocklocal.files import readable, write_text
 from blocklocal.report import plots, words
 from blocklocal.report.read import Run, read_comparison, read_run, run_folder
 from blocklocal.report.table import BACKPROP, HEADINGS, NOTHING, aggregate, cells, condition, mean, notes, number
 from blocklocal.report.timeline_section import timeline_section
+from blocklocal.schemas.run import Example
 from blocklocal.timeline.read import read_timeline
 
-PNG_START = b"\x89PNG\r\n\x1a\n"
+MOST_PIXELS = 2**24
 FIGURES = (
     ("test_top1", "test top-1", 1, " %"),
     ("test_top3", "test top-3", 1, " %"),
@@ -93,7 +95,7 @@ def _comparison_page(folder: Path, rows: list[dict[str, Any]], runs: list[Run]) 
     local = [(f"{row['rule']}, seed {row.get('seed')}", run) for row, run in zip(rows, runs, strict=True)]
     first = {condition(row): pair for row, pair in reversed(list(zip(rows, local, strict=True)))}
     shown = [first[line["condition"]] for line in lines]
-    speaking = next((pair for pair in shown if pair[1].examples.get("examples")), None)
+    speaking = next((pair for pair in shown if pair[1].examples.examples), None)
     verdicts = [words.verdict(line) for line in lines]
     return {
         "title": f"Learning rules compared on {rows[0].get('data', 'unnamed data')}",
@@ -188,43 +190,53 @@ def _block_table(run: Run) -> list[list[str]]:
 
 
 def _parts(record: dict[str, Any], k: int) -> str:
-    parts = record.get("parts")
-    if not isinstance(parts, list) or k >= len(parts) or not isinstance(parts[k], dict):
-        return NOTHING
-    return ", ".join(f"{key} {number(v, 3) if isinstance(v, float) else v}" for key, v in parts[k].items()) or NOTHING
+    parts = (record.get("parts") or [{}] * (k + 1))[k]
+    return ", ".join(f"{key} {number(value, 3)}" for key, value in parts.items()) or NOTHING
 
 
 def _examples(run: Run) -> list[dict[str, Any]]:
-    names = [str(name) for name in run.examples.get("classes", [])]
-    path = run.path / "examples.json"
-    return [_example(path, i, example, names) for i, example in enumerate(run.examples.get("examples", []))]
+    path, names = run.path / "examples.json", run.examples.classes
+    return [_example(path, i, example, names) for i, example in enumerate(run.examples.examples)]
 
 
-def _example(path: Path, index: int, example: Any, names: list[str]) -> dict[str, Any]:
+def _example(path: Path, index: int, example: Example, names: list[str]) -> dict[str, Any]:
     try:
-        png = example["png"]
-        if not base64.b64decode(png, validate=True).startswith(PNG_START):
-            raise ValueError("png does not hold a PNG image")
-        blocks = [
-            (int(b["block"]), _class(b["predicted"], names), 100 * float(b["confidence"])) for b in example["blocks"]
-        ]
-        right = example["predicted"] == example["label"]
-        confidence = 100 * float(example["confidence"])
-        said, true = _class(example["predicted"], names), _class(example["label"], names)
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+        _check_png(example.png)
+        blocks = [(b.block, _class(b.predicted, names), _percent(b.confidence)) for b in example.blocks]
+        said, true = _class(example.predicted, names), _class(example.label, names)
+    except ValueError as error:
         raise InputError(
-            f"{path}: example {index + 1} is damaged ({type(error).__name__}: {error}). Expected png (base64), label, "
-            f"predicted, confidence and, per block, block, predicted and confidence."
-        ) from None
-    return {"png": png, "right": right, "said": said, "true": true, "confidence": confidence, "blocks": blocks}
+            f"{path}: example {index + 1} is damaged ({error}). Expected png (base64), label, predicted, confidence "
+            "and, per block, block, predicted and confidence."
+        ) from error
+    right, confidence = example.predicted == example.label, _percent(example.confidence)
+    return {"png": example.png, "right": right, "said": said, "true": true, "confidence": confidence, "blocks": blocks}
 
 
-def _class(index: Any, names: list[str]) -> str:
+def _check_png(text: str) -> None:
+    """Raise ValueError for what is no small PNG: a page must embed nothing else."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(text, validate=True)), formats=["PNG"]) as picture:
+            size = picture.size
+            picture.verify()
+    except Exception as error:  # Pillow raises whatever the damaged bytes lead it to
+        raise ValueError(f"png does not hold a PNG image: {type(error).__name__}") from error
+    if size[0] * size[1] > MOST_PIXELS:
+        raise ValueError(f"png has {size[0]}x{size[1]} pixels")
+
+
+def _class(index: int, names: list[str]) -> str:
     if not names:
         return str(index)
-    if not isinstance(index, int) or not 0 <= index < len(names):
-        raise ValueError(f"class {index!r} is not one of {len(names)} classes")
+    if index >= len(names):
+        raise ValueError(f"class {index} is not one of {len(names)} classes")
     return names[index]
+
+
+def _percent(share: float | None) -> str:
+    return "?" if share is None else f"{100 * share:.0f}"
 
 
 def _settings(run: Run) -> list[tuple[str, str]]:
@@ -239,8 +251,5 @@ def _write(path: Path, page: dict[str, Any]) -> Path:
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     text = environment.get_template("report.html.jinja").render(page)
-    # Whole or not at all: a reader never meets half a page.
-    draft = path.with_name(path.name + ".part")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, path)
+    write_text(path, readable(text))
     return path

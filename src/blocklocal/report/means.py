@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from blocklocal.report.drawing import own_style
 from blocklocal.report.plots import FIXED, MARKERS, OKABE_ITO, Curve, line_plot
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 Points = Mapping[float, Sequence[float]]  # x → the values of all seeds
 
 
+@own_style()
 def means_plot(
     lines: Mapping[str, Points],
     x_label: str,

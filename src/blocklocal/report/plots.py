@@ -1,7 +1,7 @@
 """The pictures of a report: learning curves, accuracy by depth, backward messages, rules compared.
 
-Figures are made with matplotlib's object interface: no pyplot, so no global state and no display. Blocks are ordered
-and take an ordered colour map; rules take the Okabe-Ito colours, which colour-blind readers can tell apart.
+Blocks are ordered and take an ordered colour map; rules take the Okabe-Ito colours, which colour-blind readers can tell
+apart.
 """
 
 import math
@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blocklocal.errors import InputError
+from blocklocal.files import readable
+from blocklocal.report.drawing import LONGEST, own_style
 from blocklocal.report.read import Run, read_run, run_folder
 from blocklocal.report.table import BACKPROP, CONTROL, aggregate
 
@@ -45,6 +47,7 @@ class Curve:
     dashed: bool = False
 
 
+@own_style()
 def block_colours(blocks: int) -> list[str]:
     """One colour per block, dark to light with depth (the yellow end of the map is too pale on white)."""
     from matplotlib import colormaps
@@ -89,6 +92,7 @@ def levels(line: dict[str, Any] | None) -> list[Curve]:
     return [Curve(names[rule], [value], colour=FIXED[rule], marker="", dashed=rule == CONTROL) for rule, value in known]
 
 
+@own_style()
 def line_plot(curves: Sequence[Curve], x_label: str, y_label: str) -> "Figure | None":
     """A figure with one panel; None where there is nothing to draw."""
     drawn = [curve for curve in curves if any(_finite(curve.y))]
@@ -101,6 +105,7 @@ def line_plot(curves: Sequence[Curve], x_label: str, y_label: str) -> "Figure | 
     return figure
 
 
+@own_style()
 def dot_plot(lines: Sequence[dict[str, Any]]) -> "Figure | None":
     """Test accuracy per line of a comparison (`aggregate`): a dot per seed, the mean and its deviation beside them."""
     known = [line for line in lines if line["tests"]]
@@ -111,6 +116,7 @@ def dot_plot(lines: Sequence[dict[str, Any]]) -> "Figure | None":
     return figure
 
 
+@own_style()
 def dot_panels(panels: Sequence[tuple[str, Sequence[dict[str, Any]]]], columns: int = 3) -> "Figure":
     """Several comparisons beside each other, (title, lines) each, as `dot_plot` draws one.
 
@@ -136,6 +142,7 @@ def dot_panels(panels: Sequence[tuple[str, Sequence[dict[str, Any]]]], columns: 
     return figure
 
 
+@own_style()
 def to_svg(figure: "Figure", name: str) -> str:
     """The figure as an `<svg>` element for inside a page; `name` keeps its ids apart from those of other figures."""
     import matplotlib
@@ -151,6 +158,7 @@ def to_svg(figure: "Figure", name: str) -> str:
     return re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', r"<svg \1>", text, count=1)
 
 
+@own_style()
 def plot_comparison(rows: list[dict[str, Any]], path: Path, *, runs: Path | None = None) -> Path:
     """Write a PNG: learning curves per block of one run, beside the final accuracy of every rule.
 
@@ -176,7 +184,8 @@ def plot_comparison(rows: list[dict[str, Any]], path: Path, *, runs: Path | None
     left, right = (part.subplots() for part in figure.subfigures(1, 2, squeeze=False)[0])
     kind = "validation" if key == "validation_top1" else "training"
     _draw_lines(left, block_curves(run, key), "epoch", f"{kind} top-1 (%)")
-    left.set_title(f"{row['rule']}, seed {row.get('seed')}: every block", fontsize=10, parse_math=False)
+    title = readable(f"{row['rule']}, seed {row.get('seed')}: every block")
+    left.set_title(title[:LONGEST], fontsize=10, parse_math=False)
     _draw_dots(right, known)
     right.set_title("last block, test set", fontsize=10)
     figure.savefig(path, format="png", dpi=150, metadata={"Software": None})
@@ -274,5 +283,6 @@ def _legend_columns(labels: Sequence[str]) -> int:
 def _escape(label: str) -> str:
     if not label:
         return "_nolegend_"
+    label = readable(label if len(label) <= LONGEST else f"{label[:LONGEST]}…")
     # matplotlib reads text between dollar signs as a formula, and drops labels that begin with an underscore.
     return label.replace("$", r"\$") if not label.startswith("_") else " " + label.replace("$", r"\$")

@@ -1,18 +1,23 @@
 """Read a run folder back: every figure of a report comes from these files and from nowhere else.
 
 A run folder holds `config.json`, `metrics.jsonl` and, once the run is over, `summary.json` and `examples.json`.
-Files are checked here, once; what comes out is trusted by the tables and plots.
+Files are checked here, once, by their schemas (`blocklocal.schemas.run`); what comes out is trusted by the tables and
+plots.
 """
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from blocklocal.errors import InputError
+from blocklocal.schemas import MIB, NotJson, Setting, check, parse, read_bytes, read_json, read_rows
+from blocklocal.schemas.run import Epoch, Examples, Known, Summary, Warned
 
-SERIES = ("loss", "train_top1", "validation_top1", "message")
-NUMBERS = ("test_top1", "test_top3", "train_top1", "validation_top1", "test_nll", "test_ece", "seconds")
+SERIES = ("train_top1", "validation_top1", "message")
+MOST_METRICS = 256 * MIB
+SUMMARY = "an object with rule, seed, test_top1, …, as a run writes it"
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,7 @@ class Run:
     epochs: list[dict[str, Any]]
     warnings: list[str]
     summary: dict[str, Any] | None = None
-    examples: dict[str, Any] = field(default_factory=dict)
+    examples: Examples = field(default_factory=lambda: Examples([], []))
 
     @property
     def row(self) -> dict[str, Any]:
@@ -51,19 +56,23 @@ def read_run(path: Path) -> Run:
     if not path.is_dir():
         raise InputError(f"{path} is not a folder. Expected a run folder, with config.json and metrics.jsonl in it.")
     epochs, warnings = _read_metrics(path / "metrics.jsonl")
-    summary = _read_summary(path / "summary.json") if (path / "summary.json").exists() else None
-    examples = _read_examples(path / "examples.json") if (path / "examples.json").exists() else {}
-    config = _read_json(path / "config.json", dict, "an object of settings")
+    summary = read_summary(path / "summary.json") if _is_there(path / "summary.json") else None
+    examples = _read_examples(path / "examples.json") if _is_there(path / "examples.json") else Examples([], [])
+    config = read_rows(path / "config.json", dict[str, Setting], what="an object of settings")
+    check(config, Known, where=path / "config.json", what="an object of settings")
     return Run(path, config, epochs, warnings, summary, examples)
 
 
 def read_comparison(folder: Path) -> list[dict[str, Any]]:
     """The summaries of a compare folder, one per rule and seed. Raises `InputError` naming a damaged file."""
-    path = Path(folder) / "compare.json"
-    rows = _read_json(path, list, "a list of run summaries, one per rule and seed")
-    if not rows:
-        raise InputError(f"{path} lists no run. Expected one summary per rule and seed: let the comparison finish one.")
-    return [_check_summary(path, row) for row in rows]
+    kind = Annotated[list[Summary], Meta(min_length=1, max_length=100_000)]
+    what = "a list of run summaries, one per rule and seed: let the comparison finish one"
+    return read_rows(Path(folder) / "compare.json", kind, what=what)
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """The summary of a finished run, with all its keys."""
+    return read_rows(path, Summary, what=SUMMARY)
 
 
 def run_folder(folder: Path, row: dict[str, Any]) -> Path:
@@ -71,109 +80,51 @@ def run_folder(folder: Path, row: dict[str, Any]) -> Path:
     return Path(folder) / str(row.get("run") or f"{row['rule']}-seed{row.get('seed')}")
 
 
-def _read_text(path: Path, expected: str) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing. Expected {expected}; check that the folder is the right one.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read ({error}). Expected {expected}.") from None
-
-
-def _read_json(path: Path, kind: type, expected: str) -> Any:
-    text = _read_text(path, expected)
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{path} is damaged (line {error.lineno}: {error.msg}). Expected {expected}; run it again."
-        ) from None
-    if not isinstance(value, kind):
-        raise InputError(f"{path} holds a {type(value).__name__}. Expected {expected}.")
-    return value
+def _is_there(path: Path) -> bool:
+    """Whether anything is, be it a link that leads nowhere: what is there and cannot be read is said."""
+    return path.exists() or path.is_symlink()
 
 
 def _read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """Epoch records and warnings. An epoch that was run again after a resume counts as last written."""
-    text = _read_text(path, "one JSON object a line")
+    content = read_bytes(path, what="one JSON object a line", most=MOST_METRICS)
     epochs: dict[int, dict[str, Any]] = {}
     warnings: list[str] = []
-    lines = text.splitlines()
+    lines = content.split(b"\n")
     for number, line in enumerate(lines, 1):
+        where, what = f"{path} line {number}", "one JSON object a line, as training writes it"
         try:
-            record = json.loads(line) if line.strip() else {}
-        except json.JSONDecodeError as error:
+            record = parse(line, gaps=True) if line.strip() else {}
+        except NotJson as error:
             # A run that is writing right now, or was killed, leaves half a line at the end; elsewhere it is damage.
-            if number == len(lines) and not text.endswith("\n"):
+            if number == len(lines):
                 warnings.append(
                     f"line {number} of {path.name} is cut short and was left out (the run was stopped there)"
                 )
                 break
             raise InputError(
-                f"{path} is damaged at line {number} ({error.msg}). Expected one JSON object a line; delete that line."
-            ) from None
-        if not isinstance(record, dict):
-            raise InputError(f"{path} line {number} holds a {type(record).__name__}. Expected a JSON object.")
-        if record.get("event") == "epoch":
-            epochs[_epoch_number(path, number, record)] = _check_epoch(path, number, record)
-        elif record.get("event") == "warning":
-            warnings.append(_warning(record))
+                f"{path} is damaged at line {number} ({error}). Expected one JSON object a line; delete that line."
+            ) from error
+        event = check(record, dict[str, Any], where=where, what=what).get("event")
+        if event == "epoch":
+            number_of_epoch = check(record, Epoch, where=where, what=what).epoch
+            epochs[number_of_epoch] = _complete(record)
+        elif event == "warning":
+            warnings.append(_warning(check(record, Warned, where=where, what=what)))
     return [epochs[epoch] for epoch in sorted(epochs)], list(dict.fromkeys(warnings))
 
 
-def _warning(record: dict[str, Any]) -> str:
-    places = [f"{key} {record[key]}" for key in ("epoch", "block") if record.get(key) is not None]
-    text = str(record.get("text", ""))
-    return f"{', '.join(places)}: {text}" if places else text
+def _complete(record: dict[str, Any]) -> dict[str, Any]:
+    """Every series has an entry per block, None where nothing is known."""
+    unknown = [None] * len(record["loss"])
+    return {**record, **{key: record.get(key) or unknown for key in SERIES}}
 
 
-def _epoch_number(path: Path, line: int, record: dict[str, Any]) -> int:
-    epoch = record.get("epoch")
-    if not isinstance(epoch, int) or epoch < 1:
-        raise InputError(f"{path} line {line}: epoch is {epoch!r}. Expected a whole number of at least 1.")
-    return epoch
+def _warning(record: Warned) -> str:
+    known = {"epoch": record.epoch, "block": record.block}
+    places = [f"{name} {number}" for name, number in known.items() if number is not None]
+    return f"{', '.join(places)}: {record.text}" if places else record.text
 
 
-def _check_epoch(path: Path, line: int, record: dict[str, Any]) -> dict[str, Any]:
-    """Complete a record: every series has K entries, each a number or None."""
-    loss = record.get("loss")
-    blocks = len(loss) if isinstance(loss, list) else 0
-    checked = dict(record)
-    for key in SERIES:
-        series = record.get(key)
-        series = [None] * blocks if series is None else series
-        if not blocks or not _is_series(series) or len(series) != blocks:
-            raise InputError(f"{path} line {line}: {key} is {series!r}. Expected a list of a number or null per block.")
-        checked[key] = series
-    return checked
-
-
-def _is_number(value: object) -> bool:
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
-
-
-def _is_series(values: object) -> bool:
-    return isinstance(values, list) and all(_is_number(value) for value in values)
-
-
-def _read_summary(path: Path) -> dict[str, Any]:
-    return _check_summary(path, _read_json(path, dict, "an object with rule, seed, test_top1, …"))
-
-
-def _check_summary(path: Path, row: object) -> dict[str, Any]:
-    if not isinstance(row, dict) or not isinstance(row.get("rule"), str):
-        raise InputError(f"{path} holds a summary without a rule. Expected an object with rule, seed, test_top1, …")
-    for key in NUMBERS:
-        if not _is_number(row.get(key)):
-            raise InputError(f"{path}: {key} of rule {row['rule']!r} is {row[key]!r}. Expected a number or null.")
-    for key, good in (("block_test_top1", _is_series), ("block_names", lambda names: isinstance(names, list))):
-        if row.get(key) is not None and not good(row[key]):
-            raise InputError(f"{path}: {key} of rule {row['rule']!r} is {row[key]!r}. Expected one entry per block.")
-    return row
-
-
-def _read_examples(path: Path) -> dict[str, Any]:
-    examples = _read_json(path, dict, "an object with classes and examples")
-    if not isinstance(examples.get("classes"), list) or not isinstance(examples.get("examples"), list):
-        raise InputError(f"{path} is damaged. Expected an object with the lists classes and examples.")
-    return examples
+def _read_examples(path: Path) -> Examples:
+    return read_json(path, Examples, what="an object with classes and examples, as a run writes it", gaps=True)

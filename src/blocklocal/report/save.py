@@ -3,12 +3,15 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from blocklocal.report.drawing import own_style
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 150
 
 
+@own_style()
 def save_figure(figure: "Figure", folder: Path, name: str) -> list[Path]:
     """Write `folder/name.png` and `folder/name.svg`, without dates, and return their paths."""
     import matplotlib

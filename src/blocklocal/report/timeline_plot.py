@@ -1,13 +1,14 @@
 """The picture of a parallel run: consecutive batches in the hands of different blocks at the same time.
 
 A lane per block, lanes of one process together; a colour per step, so that the eye follows one batch from block to
-block. As in `plots`, matplotlib's object interface: no pyplot.
+block.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from blocklocal.report.drawing import own_style
 from blocklocal.report.plots import OKABE_ITO
 from blocklocal.report.table import NOTHING
 from blocklocal.timeline.idle import Shares, shares
@@ -38,6 +39,7 @@ class Lane:
     y: float
 
 
+@own_style()
 def timeline_figure(timeline: Timeline) -> "Figure | None":
     """Up to ten consecutive steps from the middle of the last launch of which every process recorded some.
 

@@ -1,11 +1,9 @@
-"""The pictures of Figure 2: images with their errors and predicted variances, and mismatch over training.
-
-As in `plots`, matplotlib's object interface: no pyplot.
-"""
+"""The pictures of Figure 2: images with their errors and predicted variances, and mismatch over training."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from blocklocal.report.drawing import own_style
 from blocklocal.report.plots import OKABE_ITO
 
 if TYPE_CHECKING:
@@ -30,6 +28,7 @@ MARKERS = "osD^vP"
 GAP = 2  # pixels between two images
 
 
+@own_style()
 def examples_figure(examples: Sequence[tuple[str, Mapping[str, list]]]) -> "Figure":
     """One part per network: (its name, lists [N][H][W] of "image", "mean", "squared_error" and "variance").
 
@@ -46,6 +45,7 @@ def examples_figure(examples: Sequence[tuple[str, Mapping[str, list]]]) -> "Figu
     return figure
 
 
+@own_style()
 def curves_figure(curves: Sequence[tuple[str, Mapping[str, Sequence[float | None]]]]) -> "Figure":
     """One panel per measure, over epochs; one line per network. A measure that is not defined leaves a gap."""
     from matplotlib.figure import Figure

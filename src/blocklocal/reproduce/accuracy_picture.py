@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from blocklocal.report.drawing import own_style
 from blocklocal.report.plots import FIXED, dot_plot
 from blocklocal.report.table import mean
 from blocklocal.reproduce.accuracy_paired import by_seed
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 GROUP, BLOCKS = "proxy", 4  # what is drawn, and whose control is the line
 
 
+@own_style()
 def proxy_picture(rows: Sequence[Row]) -> "Figure | None":
     """A dot per seed of every line of the proxy; None where nothing of it is measured."""
     lines = [line for panel in panels(rows) if panel.group == GROUP for line in panel.lines()]

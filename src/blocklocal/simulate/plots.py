@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from blocklocal.report.drawing import own_style
 from blocklocal.report.plots import MARKERS, OKABE_ITO, Curve, line_plot
 from blocklocal.simulate.run import Result, Span
 from blocklocal.simulate.schedules import BLOCK_LOCAL
@@ -22,6 +23,7 @@ MEANING = {
 }
 
 
+@own_style()
 def gantt(timelines: Mapping[str, Sequence[Span]]) -> "Figure":
     """A panel per schedule: a row per device, a bar per operation with the number of its micro-batch.
 
@@ -66,6 +68,7 @@ def _draw(axes: "Axes", spans: Sequence[Span], devices: int, longest: float | No
     axes.spines[["top", "right"]].set_visible(False)
 
 
+@own_style()
 def idle_curves(results: Sequence[Result]) -> "Figure":
     """Idle share of every schedule against the number of devices, on a scale of doublings."""
     names = list(dict.fromkeys(result.schedule for result in results))

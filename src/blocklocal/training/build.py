@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
+from msgspec import Meta
 from torch import Tensor
 
 from blocklocal.config import Config
@@ -13,6 +14,7 @@ from blocklocal.data.batches import per_channel
 from blocklocal.errors import InputError, unknown
 from blocklocal.models import build_model
 from blocklocal.network import BlockLocal
+from blocklocal.schemas import Number, Text
 from blocklocal.seeds import seeded
 from blocklocal.splitting import split
 
@@ -21,27 +23,24 @@ if TYPE_CHECKING:
 
 EVALUATION_BATCH = 500
 MEASURE_BATCH = 32  # images for measuring the cost of units
+Side = Annotated[int, Meta(ge=1, le=100_000)]
+"""Pixels; the bounds in `Facts` are for what is read from a file (`training.saved`)."""
 
 
 @dataclass(frozen=True)
 class Facts:
     """What a network must know of its data set; saved with the run, so that `predict` needs no data set."""
 
-    classes: tuple[str, ...]
-    channels: int
-    height: int
-    width: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    classes: Annotated[tuple[Text, ...], Meta(min_length=1, max_length=1_000_000)]
+    channels: Annotated[int, Meta(ge=1, le=1_000)]
+    height: Side
+    width: Side
+    mean: Annotated[tuple[Number, ...], Meta(max_length=1_000)]
+    std: Annotated[tuple[Number, ...], Meta(max_length=1_000)]
 
     @classmethod
     def of(cls, data: ImageSet) -> "Facts":
         return cls(data.classes, data.channels, data.height, data.width, data.mean, data.std)
-
-    @classmethod
-    def load(cls, saved: dict[str, Any]) -> "Facts":
-        values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in saved.items()}
-        return cls(**values)
 
     def flat(self) -> dict[str, Any]:
         return asdict(self)

@@ -17,8 +17,9 @@ from blocklocal.settings import Learning
 from blocklocal.training.build import load_data
 from blocklocal.training.code import check_same_code
 from blocklocal.training.conclude import only_shows
-from blocklocal.training.origin import SUMMARY, code_of, is_finished
+from blocklocal.training.origin import code_of, is_finished
 from blocklocal.training.run import Interrupted, resume_run, start_run
+from blocklocal.training.saved import read_summary
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def finish_run(
         _check_settings(config, run)
         check_same_code(run, config.model.model, code_of(run))
         if is_finished(run):
-            return _read_summary(run / SUMMARY)
+            return read_summary(run)
         return resume_run(run, quiet=quiet, should_stop=should_stop, trust=True)  # the user's own model: see above
     return start_run(config, run, quiet=quiet, data=data, should_stop=should_stop)
 
@@ -139,13 +140,6 @@ def _check_settings(config: Config, run: Path) -> None:
         raise InputError(
             f"{run} was trained with other settings: {', '.join(other)}. Give the same settings, or another --output."
         )
-
-
-def _read_summary(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path} is damaged ({error}). Remove it, and the run is finished again.") from error
 
 
 def _swap(new: Path, place: Path) -> None:

@@ -18,7 +18,7 @@ class Evaluation:
 
     block_top1: one entry per unit, None where a block cannot predict. combined_top1: of all blocks together (`combined`
     of a prediction), None where only the output predicts. top3 is None for fewer than 4 classes and for binary labels;
-    ece is None for binary labels.
+    ece is None for binary labels and for a single class.
     """
 
     top1: float
@@ -85,8 +85,6 @@ def _of_output(network: BlockLocal, logits: Tensor, wanted: Tensor) -> tuple[flo
     nll = network.targets.loss(logits, wanted).item()
     if not isinstance(network.targets, Classes):
         return None, nll, None
-    from torchmetrics.functional.classification import multiclass_calibration_error
-
     logits, wanted = logits.flatten(0, -2), wanted.flatten()
     logits, wanted = logits[wanted != MISSING], wanted[wanted != MISSING]
     classes = network.targets.count
@@ -94,7 +92,16 @@ def _of_output(network: BlockLocal, logits: Tensor, wanted: Tensor) -> tuple[flo
     if classes > 3:
         hits = (logits.topk(3, dim=-1).indices == wanted.unsqueeze(-1)).any(-1)
         top3 = 100.0 * hits.double().mean().item()
+    return top3, nll, _calibration_error(logits, wanted) if classes > 1 else None
+
+
+def _calibration_error(logits: Tensor, wanted: Tensor) -> float:
+    """Of logits [N, C] and labels [N]."""
+    from blocklocal.report.drawing import import_matplotlib
+
+    import_matplotlib()  # torchmetrics imports it too, and must not fail over a backend that the user has named
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
     # torchmetrics bins by confidence and cannot place a confidence of exactly 0
     probabilities = logits.softmax(-1).clamp(min=1e-12)
-    ece = multiclass_calibration_error(probabilities, wanted, num_classes=classes, n_bins=15).item()
-    return top3, nll, ece
+    return multiclass_calibration_error(probabilities, wanted, num_classes=logits.shape[-1], n_bins=15).item()

@@ -39,9 +39,10 @@ from blocklocal.training.origin import (
     open_settings,
 )
 from blocklocal.training.progress import NullProgress, Progress
+from blocklocal.training.saved import CUTS, FACTS, load_cuts, load_facts
 from blocklocal.training.signals import StopSignals
 
-CHECKPOINTS, METRICS, CUTS = "checkpoints", "metrics.jsonl", "cuts.json"
+CHECKPOINTS, METRICS = "checkpoints", "metrics.jsonl"
 LONGER = "To train it longer, give --epochs with more than it has."
 
 
@@ -86,7 +87,7 @@ def create_run(output: Path, session: Session) -> None:
     draft.mkdir(parents=True)
     try:
         config.save(draft / "config.json")
-        write_text(draft / "data.json", json.dumps(session.facts.flat()))
+        write_text(draft / FACTS, json.dumps(session.facts.flat()))
         if config.model.balance == "time" and not config.model.at:  # measured anew, the cuts could be others
             write_text(draft / CUTS, json.dumps(list(session.network.split.starts)))
         code = keep_code(draft, config.model.model)
@@ -194,25 +195,6 @@ def find_checkpoint(folder: Path, name: str | None = None, *, required: bool = T
     if not known and required:
         raise InputError(f"{folder} holds no complete checkpoint: train it first (blocklocal train --resume {folder}).")
     return known[-1] if known else None
-
-
-def load_facts(folder: Path) -> Facts:
-    """What a run knows of its data set."""
-    try:
-        return Facts.load(json.loads((folder / "data.json").read_text()))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{folder / 'data.json'} cannot be read: is {folder} a run folder?") from error
-
-
-def load_cuts(folder: Path) -> list[int] | None:
-    """Where the blocks of a run start, where that was measured."""
-    file = folder / CUTS
-    if not file.exists():
-        return None
-    try:
-        return [int(start) for start in json.loads(file.read_text())]
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{file} cannot be read: it must hold a list of whole numbers.") from error
 
 
 def load_network(

@@ -1,0 +1,120 @@
+"""From a file to a checked value: opened, decoded and checked here and nowhere else."""
+
+import dataclasses
+import json
+import re
+import stat
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from blocklocal.errors import InputError, unknown
+from blocklocal.schemas.kinds import Plain
+from blocklocal.schemas.words import explain
+
+T = TypeVar("T")
+MIB = 2**20
+MOST = 64 * MIB
+
+
+class NotJson(ValueError):
+    """These bytes are no JSON text; says why."""
+
+
+def read_bytes(path: Path, *, what: str, most: int = MOST) -> bytes:
+    """The content of a regular file of at most `most` bytes; `what` is expected in it.
+
+    A pipe or a device is never opened: it could wait for ever, or never end.
+    """
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise InputError(f"{path} is a folder. Expected a file: {what}.")
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError(f"{path} is no ordinary file, but a pipe or a device. Expected {what}.")
+        with path.open("rb") as file:
+            content = file.read(most + 1)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InputError(f"{path} is missing. Expected {what}; check that the folder is the right one.") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error}). Expected {what}.") from error
+    except ValueError as error:  # a null character in the name
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{str(path)!r} is not the name of a file ({error}). Expected {what}.") from error
+    if len(content) > most:
+        raise InputError(f"{path} is larger than {most / MIB:,.0f} MiB. Expected {what}.")
+    return content
+
+
+def parse(raw: bytes, *, gaps: bool = False) -> Any:
+    """The JSON value of these bytes. Raises NotJson.
+
+    gaps: NaN and infinities, which Python writes for a figure that is not defined, become null. Undecodable bytes of a
+    file name stay what Python makes of them (U+DC80 to U+DCFF); other halves of a surrogate pair are no text.
+    """
+    try:
+        text = raw.decode("utf-8-sig")
+        value = json.loads(text, parse_constant=(lambda _: None) if gaps else None)
+        if re.search(r"\\u[dD][89a-fA-F]", text):
+            json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogateescape")
+        if re.search(r"(?<!\\)(\\\\)*\\u0000", text):
+            raise NotJson("it holds a null character")
+    except UnicodeDecodeError as error:
+        raise NotJson(f"byte {error.start + 1} is not UTF-8") from error
+    except UnicodeEncodeError as error:
+        raise NotJson("it holds half of a surrogate pair") from error
+    except json.JSONDecodeError as error:
+        raise NotJson(f"line {error.lineno}: {error.msg}") from error
+    except RecursionError as error:
+        raise NotJson("it is nested too deeply") from error
+    except NotJson:
+        raise
+    except ValueError as error:  # Python reads whole numbers of up to 4,300 digits
+        raise NotJson("it holds a number of thousands of digits") from error
+    return value
+
+
+def check(value: Any, kind: type[T] | Any, *, where: object, what: str) -> T:
+    """`value` as `kind`; `where` it stands (a file, or a line of it) and `what` is expected there, for the message."""
+    _refuse_unknown(value, kind, where)
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise InputError(f"{where}: {explain(str(error), value)}. Expected {what}.") from error
+    except RecursionError as error:
+        raise InputError(f"{where} is nested too deeply. Expected {what}.") from error
+
+
+def read_json(path: Path, kind: type[T] | Any, *, what: str, gaps: bool = False, most: int = MOST) -> T:
+    """The JSON value of a file as `kind` (see `parse` for `gaps`). Raises InputError for all that is wrong with it.
+
+    what: what the file is expected to hold, for the message. Keys that a dataclass does not have are refused; of a
+    `Struct`, where it says `forbid_unknown_fields=True`.
+    """
+    return check(_decoded(path, what, gaps, most), kind, where=path, what=what)
+
+
+def read_rows(path: Path, kind: Any, *, what: str, most: int = MOST) -> Any:
+    """As `read_json` with `gaps`, but the plain value with all its keys; what no schema lists is of bounded depth."""
+    value = _decoded(path, what, True, most)
+    check(value, Plain, where=path, what=what)
+    check(value, kind, where=path, what=what)
+    return value
+
+
+def _decoded(path: Path, what: str, gaps: bool, most: int) -> Any:
+    try:
+        return parse(read_bytes(path, what=what, most=most), gaps=gaps)
+    except NotJson as error:
+        raise InputError(f"{path} is damaged: it is not valid JSON ({error}). Expected {what}.") from error
+
+
+def _refuse_unknown(value: Any, kind: Any, where: object) -> None:
+    if not dataclasses.is_dataclass(kind) or not isinstance(value, dict):
+        return
+    known = [field.name for field in dataclasses.fields(kind)]
+    for key in value:
+        if key not in known:
+            raise InputError(f"{where}: {unknown('key', key, known)}")

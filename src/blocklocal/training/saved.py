@@ -1,0 +1,50 @@
+"""What a run keeps beside its weights and settings, read back: facts of its data set, its cut, its result."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from msgspec import Meta
+
+from blocklocal.errors import InputError
+from blocklocal.schemas import Whole, read_json, read_rows
+from blocklocal.schemas.kinds import MOST_BLOCKS
+from blocklocal.schemas.run import Summary
+from blocklocal.training.build import Facts
+
+CUTS, FACTS = "cuts.json", "data.json"
+MOST_VALUES = 2**26  # numbers in one image: a batch to measure with is 8 GiB then
+SUMMARY = "summary.json"
+Cuts = Annotated[list[Whole], Meta(min_length=1, max_length=MOST_BLOCKS)]
+
+
+def load_facts(folder: Path) -> Facts:
+    """What a run knows of its data set. Raises InputError where that cannot be."""
+    file = folder / FACTS
+    facts = read_json(file, Facts, what="the classes, size and pixel statistics of a data set, as a run writes them")
+    for name in ("mean", "std"):
+        if len(getattr(facts, name)) != facts.channels:
+            raise InputError(f"{file}: {name} must have {facts.channels} entries, one per channel.")
+    if not all(value > 0 for value in facts.std):
+        raise InputError(f"{file}: std must be above 0 in every channel, not {list(facts.std)[:9]}.")
+    if facts.channels * facts.height * facts.width > MOST_VALUES:
+        size = f"{facts.channels}x{facts.height}x{facts.width}"
+        raise InputError(f"{file}: images of {size} numbers are more than this library trains on.")
+    return facts
+
+
+def load_cuts(folder: Path) -> list[int] | None:
+    """Where the blocks of a run start (unit 0, and further on), where that was measured; else None."""
+    file = folder / CUTS
+    if not file.exists() and not file.is_symlink():
+        return None
+    what = "the numbers of the units where blocks start, as a run with --balance time writes them"
+    starts = read_json(file, Cuts, what=what)
+    if starts[0] != 0 or any(after <= before for before, after in zip(starts, starts[1:], strict=False)):
+        raise InputError(f"{file}: the starts of blocks must begin with 0 and grow. Expected {what}.")
+    return starts
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """The result of a finished run."""
+    what = "a run's result: remove the file, and --resume finishes the run again"
+    return read_rows(folder / SUMMARY, Summary, what=what)
