@@ -55,9 +55,9 @@ def names(folder: Path) -> list[str]:
 
 def test_weights_optimizers_schedules_and_state_come_back_bit_for_bit(tmp_path):
     made = network(steps=3, readout=1, reconstruction=0.5)
-    path = save_checkpoint(tmp_path, made, {"step": 3, "tally": {"loss": 0.1}})
+    path = save_checkpoint(tmp_path, made, {"step": 3, "note": {"more": [0.1]}})
     fresh = network(readout=1, reconstruction=0.5)
-    assert load_checkpoint(path, fresh) == {"step": 3, "tally": {"loss": 0.1}}
+    assert load_checkpoint(path, fresh) == {"step": 3, "note": {"more": [0.1]}}
     assert fresh.steps == 3
     assert equal(states(made), states(fresh))
 

@@ -190,7 +190,9 @@ def _groups() -> dict[str, str]:
 def load_config(path: Path) -> Config:
     """A saved `config.json`, or the one in a run folder."""
     file = path / "config.json" if path.is_dir() else path
-    what = "one JSON object of settings (give a run folder or its config.json)"
+    if not file.exists():
+        raise InputError(f"no configuration at {file}: give a run folder or its config.json.")
+    what = "one JSON object of settings, as a run folder has it in its config.json"
     flat = read_json(file, dict[str, Any], what=what)
     for name in flat:
         if name not in _groups():

@@ -17,7 +17,8 @@ from blocklocal.seeds import seeded
 from blocklocal.training.build import Facts, build_network, find_device
 from blocklocal.training.checkpoint import load_checkpoint
 from blocklocal.training.origin import load_settings, open_settings
-from blocklocal.training.run import find_checkpoint, load_cuts, load_facts
+from blocklocal.training.run import find_checkpoint
+from blocklocal.training.saved import load_cuts, load_facts
 
 SAME_MODEL = ("model", "width", "model_options")
 SAME_CUT = ("blocks", "at", "balance")  # of a rule that learns block by block

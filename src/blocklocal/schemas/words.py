@@ -15,6 +15,7 @@ TYPES = {
     "array": "a list",
     "object": "an object",
 }
+BOUND_SIGNS = {"least": ">=", "most": "<="}
 BOUNDS = {">=": "of at least", "<=": "of at most", ">": "above", "<": "below"}
 
 
@@ -71,6 +72,7 @@ def _wanted(text: str) -> str | None:
 
 def _bound(rest: str, counted: str) -> str:
     """` of length <= 5` → ` of at most 5 letters`."""
+    rest = re.sub(r" of at (least|most) length", lambda side: f" of length {BOUND_SIGNS[side[1]]}", rest)
     if size := re.match(r" of length (?:(>=|<=) )?(\d+)", rest):
         return f" {BOUNDS[size[1]] if size[1] else 'of'} {int(size[2]):,} {counted}"
     if limit := re.match(r" (>=|<=|>|<) (\S+)", rest):

@@ -5,14 +5,16 @@ stretch (`totals`). A header begins a *segment*; every resume appends another on
 together are a *launch*. Files are checked here, once; what comes out is trusted by the trace and the pictures.
 """
 
-import json
-import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
 
 from blocklocal.errors import InputError
+from blocklocal.schemas import MIB, NotJson, Seconds, Text, Whole, check, parse, read_bytes
+from blocklocal.schemas.kinds import MOST_BLOCKS
 
 WAITS = {
     "wait": "waits for the forward message",
@@ -20,6 +22,7 @@ WAITS = {
     "send": "waits for room in the queue",
 }
 KINDS = (*WAITS, "compute")
+MOST = 1024 * MIB
 
 
 @dataclass(frozen=True)
@@ -92,13 +95,14 @@ class Timeline:
     def launches(self) -> list[list[Segment]]:
         """The segments begun together, oldest launch first, each in the order of processes.
 
-        A new launch begins where a replica would have one of its blocks twice: this holds for a run that is resumed in
-        another number of processes too.
+        A new launch begins where a replica would have one of its blocks twice, or a process would be there twice: this
+        holds for a run that is resumed in another number of processes too.
         """
         launches: list[list[Segment]] = []
-        taken: set[tuple[int, int]] = set()
+        taken: set[tuple[object, int]] = set()
         for segment in self.segments:
-            own = {(segment.replica, block) for block in segment.blocks}
+            own: set[tuple[object, int]] = {(segment.replica, block) for block in segment.blocks}
+            own.add(("process", segment.process))
             if not launches or own & taken:
                 launches.append([])
                 taken = set()
@@ -123,6 +127,61 @@ def read_timeline(run: Path) -> Timeline | None:
     return Timeline(ordered, sorted(warnings)) if ordered else None
 
 
+class _Header(Struct):
+    """A `process` event."""
+
+    process: Whole
+    replica: Whole
+    stage: Whole
+    blocks: Annotated[list[Whole], Meta(min_length=1, max_length=MOST_BLOCKS)]
+    names: list[Text]
+    pid: Whole
+    threads: Whole
+    start: Seconds
+    host: Text = ""
+    device: Text = ""
+
+    def __post_init__(self) -> None:
+        if len(set(self.blocks)) < len(self.blocks) or max(self.blocks) >= MOST_BLOCKS:
+            raise ValueError(f"blocks must be different numbers of blocks, from 0, not {self.blocks[:20]}")
+        if len(self.names) != len(self.blocks):
+            raise ValueError(f"names must be a list of {len(self.blocks)}, one per block, not of {len(self.names)}")
+
+
+class _Span(Struct, array_like=True, forbid_unknown_fields=True):
+    """[kind, block, begin, end]."""
+
+    kind: Text
+    block: Whole | None
+    begin: Seconds
+    end: Seconds
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"its kind must be one of {', '.join(KINDS)}, not {self.kind[:20]!r}")
+        if self.end < self.begin:
+            raise ValueError(f"it ends before it begins ({self.end} s, {self.begin} s)")
+
+
+class _Step(Struct):
+    """A `step` event."""
+
+    step: Whole
+    spans: list[_Span]
+
+
+class _Sums(Struct):
+    """A `totals` event; `compute` by the number of the block."""
+
+    epoch: Whole
+    steps: Whole
+    seconds: Seconds
+    wait: Seconds
+    message: Seconds
+    send: Seconds
+    compute: dict[Text, Seconds]
+
+
 def _read_process(path: Path, rank: int, warnings: list[str]) -> list[Segment]:
     segments: list[Segment] = []
     for number, record in _records(path, warnings):
@@ -131,7 +190,7 @@ def _read_process(path: Path, rank: int, warnings: list[str]) -> list[Segment]:
         if event == "process":
             segments.append(_segment(where, record, rank))
         elif not segments:
-            raise InputError(f"{where} is of event {event!r}. Expected the header of the process (event 'process').")
+            raise InputError(f"{where} is not of event 'process'. Expected the header of the process.")
         elif event == "step":
             segments[-1].steps.append(_step(where, record, segments[-1]))
         elif event == "totals":
@@ -141,10 +200,7 @@ def _read_process(path: Path, rank: int, warnings: list[str]) -> list[Segment]:
 
 def _records(path: Path, warnings: list[str]) -> list[tuple[int, dict[str, Any]]]:
     """(line number, object) of every line, but for those that a kill cut short."""
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error}). Expected one JSON object a line.") from None
+    lines = read_bytes(path, what="one JSON object a line", most=MOST).split(b"\n")
     parsed = [_parse(line) for line in lines]
     records = []
     for i, (line, record) in enumerate(zip(lines, parsed, strict=True)):
@@ -164,83 +220,45 @@ def _records(path: Path, warnings: list[str]) -> list[tuple[int, dict[str, Any]]
 
 def _parse(line: bytes) -> dict[str, Any] | None:
     try:
-        record = json.loads(line)
-    except ValueError:
+        record = parse(line)
+    except NotJson:
         return None
     return record if isinstance(record, dict) else None
 
 
 def _segment(where: str, record: dict[str, Any], rank: int) -> Segment:
-    process, replica, stage, pid = (_whole(where, record, key) for key in ("process", "replica", "stage", "pid"))
-    if process != rank:
-        raise InputError(f"{where}: process is {process}. Expected {rank}, the number in the name of the file.")
-    blocks, names = record.get("blocks"), record.get("names")
-    if not isinstance(blocks, list) or not blocks or not all(_is_whole(k) for k in blocks):
-        raise InputError(f"{where}: blocks is {blocks!r}. Expected a list of block numbers, from 0.")
-    if not isinstance(names, list) or len(names) != len(blocks):
-        raise InputError(f"{where}: names is {names!r}. Expected a list of {len(blocks)}, one per block.")
-    host, device = (str(record.get(key, "")) for key in ("host", "device"))
-    threads, start = _whole(where, record, "threads"), _seconds(where, record, "start")
-    named = tuple(str(name) for name in names)
-    return Segment(process, replica, stage, tuple(blocks), named, host, pid, threads, device, start)
+    h = check(record, _Header, where=where, what="the header of a process")
+    if h.process != rank:
+        raise InputError(f"{where}: process is {h.process}. Expected {rank}, the number in the name of the file.")
+    blocks, names = tuple(h.blocks), tuple(h.names)
+    return Segment(h.process, h.replica, h.stage, blocks, names, h.host, h.pid, h.threads, h.device, h.start)
 
 
 def _step(where: str, record: dict[str, Any], segment: Segment) -> Step:
-    spans = record.get("spans")
-    if not isinstance(spans, list):
-        raise InputError(f"{where}: spans is {spans!r}. Expected a list of [kind, block, begin, end].")
-    checked = tuple(_span(where, span, segment.blocks) for span in spans)
+    read = check(record, _Step, where=where, what="a step with its spans, [kind, block, begin, end] each")
     clock = max((span.end for step in segment.steps[-1:] for span in step.spans), default=0.0)
-    for span in checked:
+    for span in read.spans:
+        if span.block not in segment.blocks if span.kind == "compute" else span.block is not None:
+            raise InputError(
+                f"{where}: the block of a {span.kind} span is {span.block}. Expected one of {list(segment.blocks)} for "
+                "compute, and null for a wait."
+            )
         if span.begin < clock:
             raise InputError(
                 f"{where}: the {span.kind} span from {span.begin} s begins before the span before it ends ({clock} s). "
                 "Expected the spans of a process one after the other."
             )
         clock = span.end
-    return Step(_whole(where, record, "step"), checked)
-
-
-def _span(where: str, span: Any, blocks: tuple[int, ...]) -> Span:
-    expected = f"[kind, block, begin, end] with a kind of {', '.join(KINDS)}, block null or one of {list(blocks)}"
-    if not isinstance(span, list) or len(span) != 4 or span[0] not in KINDS:
-        raise InputError(f"{where}: a span is {span!r}. Expected {expected}.")
-    kind, block, begin, end = span
-    if block not in blocks if kind == "compute" else block is not None:
-        raise InputError(f"{where}: the block of the span {span!r} is {block!r}. Expected {expected}.")
-    if not _is_seconds(begin) or not _is_seconds(end) or end < begin:
-        raise InputError(f"{where}: the span {span!r} ends before it begins, or at no time. Expected seconds.")
-    return Span(kind, block, float(begin), float(end))
+    return Step(read.step, tuple(Span(span.kind, span.block, span.begin, span.end) for span in read.spans))
 
 
 def _totals(where: str, record: dict[str, Any], blocks: tuple[int, ...]) -> Totals:
-    compute = record.get("compute")
+    read = check(record, _Sums, where=where, what="the sums of an epoch, in seconds")
     known = {str(block): block for block in blocks}
-    if not isinstance(compute, dict) or not set(compute) <= set(known) or not all(map(_is_seconds, compute.values())):
-        raise InputError(f"{where}: compute is {compute!r}. Expected seconds for each of the blocks {list(blocks)}.")
-    epoch, steps = _whole(where, record, "epoch"), _whole(where, record, "steps")
-    seconds, wait, message, send = (_seconds(where, record, key) for key in ("seconds", *WAITS))
-    per_block = {block: float(compute.get(key, 0.0)) for key, block in known.items()}
-    return Totals(epoch, steps, seconds, wait, message, send, per_block)
-
-
-def _whole(where: str, record: dict[str, Any], key: str) -> int:
-    value = record.get(key)
-    if not _is_whole(value):
-        raise InputError(f"{where}: {key} is {value!r}. Expected a whole number of at least 0.")
-    return value  # type: ignore[return-value]
-
-
-def _seconds(where: str, record: dict[str, Any], key: str) -> float:
-    value = record.get(key)
-    if not _is_seconds(value):
-        raise InputError(f"{where}: {key} is {value!r}. Expected seconds, a number of at least 0.")
-    return float(value)  # type: ignore[arg-type]
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_seconds(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+    strange = sorted(set(read.compute) - set(known))
+    if strange:
+        raise InputError(
+            f"{where}: compute has {strange[0]!r}. Expected seconds for each of the blocks {list(blocks)}."
+        )
+    per_block = {block: read.compute.get(key, 0.0) for key, block in known.items()}
+    return Totals(read.epoch, read.steps, read.seconds, read.wait, read.message, read.send, per_block)

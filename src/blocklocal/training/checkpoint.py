@@ -5,6 +5,7 @@
         block-0.optimizer …     its optimiser and schedule (tensors and builtins only)
         state.json              architecture, position in training, tallies
         rng.pt                  torch's global random state, for a user's own code (the library names its streams)
+        checksums.json          size and SHA-256 of each of these files; what differs is never loaded
 
 A checkpoint is written under a temporary name beside the older one and renamed, so that a kill at any moment leaves a
 loadable run; the two newest are kept. A second one of the same step is `step-00000400.2` until the first is gone.
@@ -17,14 +18,17 @@ import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 
 from blocklocal.errors import InputError
+from blocklocal.schemas.checkpoint import TensorKind
 from blocklocal.shards import divided, divided_state, whole, whole_state
+from blocklocal.training.checkpoint_files import RANDOM, STATE, Files, kind_of, write_checksums
 from blocklocal.training.learner import Learner
+from blocklocal.training.learner_check import check_learner
 from blocklocal.unit import BlockUnit
 
 KEEP = 2
@@ -78,9 +82,9 @@ class Draft:
     def complete(self, state: dict, described: list[dict]) -> Path:
         """Write what is common to all units, rename, and remove what is superseded; `described`: of every unit."""
         before = list_checkpoints(self.final.parent)
-        _save_tensors({"cpu": torch.get_rng_state()}, self.partial / "rng.pt")
-        (self.partial / "state.json").write_text(json.dumps({**state, "units": described}, indent=1))
-        _sync([self.partial / "rng.pt", self.partial / "state.json", self.partial])
+        _save_tensors({"cpu": torch.get_rng_state()}, self.partial / RANDOM)
+        (self.partial / STATE).write_text(json.dumps({**state, "units": described}, indent=1))
+        _sync([self.partial / RANDOM, self.partial / STATE, write_checksums(self.partial), self.partial])
         self.partial.rename(self.final)
         # of the same step, or of a way not taken: the user went back to an older checkpoint
         superseded = [path for path in before if path.name >= f"step-{self.step:08d}"]
@@ -146,33 +150,39 @@ def clear_leftovers(folder: Path) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def describe(unit: BlockUnit) -> dict[str, list[int]]:
-    """Names and shapes of a unit's tensors: the architecture a checkpoint belongs to."""
-    return {name: list(tensor.shape) for name, tensor in unit.state_dict().items()}
+def describe(unit: BlockUnit) -> dict[str, Any]:
+    """Names, shapes and types of a unit's tensors: the architecture a checkpoint belongs to."""
+    return {name: kind_of(tensor) for name, tensor in unit.state_dict().items()}
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoints, oldest first."""
-    return sorted(path for path in folder.glob("step-*") if (path / "state.json").is_file())
+    """Complete checkpoints, oldest first; none where there is no such folder. Raises InputError for one that cannot
+    be looked into: it is not an empty one."""
+    if not os.path.lexists(folder):
+        return []
+    try:
+        named = [path for path in folder.iterdir() if path.name.startswith("step-")]
+        return sorted(path for path in named if (path / STATE).is_file())
+    except OSError as error:
+        raise InputError(
+            f"the checkpoints in {folder} cannot be listed ({error.strerror or error}): make it a folder that can be "
+            "read again."
+        ) from error
 
 
 def load_checkpoint(path: Path, network: Learner, *, learners: bool = True) -> dict:
     """Load weights (and optimisers and torch's random state, unless `learners` is False); returns the saved state.
 
-    Where the network is a process's share of the blocks, only theirs are read. Raises InputError for a damaged
-    checkpoint (naming an older one where there is one) and for another architecture.
+    Where the network is a process's share of the blocks, only theirs are read. Nothing is loaded before all files are
+    checked. Raises InputError for a damaged checkpoint (naming an older one where there is one) and for another
+    architecture.
     """
-    try:
-        state = json.loads((path / "state.json").read_text())
-        saved = [dict(unit) for unit in state.pop("units")]
-        step = int(state["step"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _damaged(path, "state.json", error) from error
-    _check_same(path, saved, network)
-    weights = [_load_weights(path, unit.index, saved[unit.index]) for unit in network.units]
-    names = [f"block-{unit.index}.optimizer" for unit in network.units] if learners else []
-    learned = [_load_tensors(path, name, LEARNER) for name in names]
-    random = _load_tensors(path, "rng.pt", {"cpu"}) if learners else None
+    files = Files.open(path, [other.name for other in list_checkpoints(path.parent) if other.name < path.name])
+    state, checked = files.state()
+    _check_same(path, checked.units, network)
+    weights = [files.weights(unit.index, describe(unit), _parameters(unit)) for unit in network.units]
+    learned = [_load_learner(files, unit) for unit in network.units] if learners else []
+    random = files.random_state() if learners else None
     for unit, tensors in zip(network.units, weights, strict=True):
         now = unit.state_dict()
         unit.load_state_dict({name: divided(tensor, now[name]) for name, tensor in tensors.items()})
@@ -181,33 +191,26 @@ def load_checkpoint(path: Path, network: Learner, *, learners: bool = True) -> d
             unit.optimizer.load_state_dict(divided_state(learner["optimizer"], unit.optimizer))
             unit.schedule.load_state_dict(learner["schedule"])
     if random is not None:
-        torch.set_rng_state(random["cpu"])
-    network.steps = step
-    return state
+        torch.set_rng_state(random)
+    network.steps = checked.step
+    return {name: value for name, value in state.items() if name != "units"}
 
 
-def _load_weights(path: Path, k: int, shapes: dict[str, list[int]]) -> dict[str, torch.Tensor]:
-    file = path / f"block-{k}.safetensors"
+def _parameters(unit: BlockUnit) -> set[str]:
+    return {name for name, _ in unit.named_parameters(remove_duplicate=False)}
+
+
+def _load_learner(files: Files, unit: BlockUnit) -> dict[str, Any]:
+    name = f"block-{unit.index}.optimizer"
+    learner = files.tensors(name, LEARNER)
     try:
-        tensors = load_file(file)
-        if {name: list(tensor.shape) for name, tensor in tensors.items()} != shapes:
-            raise ValueError("other tensors than state.json lists")
-    except (OSError, ValueError, SafetensorError) as error:
-        raise _damaged(path, file.name, error) from error
-    return tensors
+        check_learner(learner, unit)
+    except ValueError as error:
+        raise files.damaged(name, error) from error
+    return learner
 
 
-def _load_tensors(path: Path, file: str, keys: set[str]) -> dict:
-    try:
-        loaded = torch.load(path / file, map_location="cpu", weights_only=True)
-        if set(loaded) != keys:
-            raise ValueError(f"it holds other things than {', '.join(sorted(keys))}")
-    except Exception as error:  # torch.load raises whatever the damaged bytes lead its unpickler to
-        raise _damaged(path, file, error) from error
-    return loaded
-
-
-def _check_same(path: Path, saved: list[dict], network: Learner) -> None:
+def _check_same(path: Path, saved: Sequence[dict[str, list[int] | TensorKind]], network: Learner) -> None:
     if len(saved) != network.count:
         raise InputError(
             f"{path} holds {len(saved)} blocks, the network has {network.count}: use the run's own config.json."
@@ -215,15 +218,20 @@ def _check_same(path: Path, saved: list[dict], network: Learner) -> None:
     for unit in network.units:
         old, new = saved[unit.index], describe(unit)
         for name in sorted({*old, *new}):
-            if old.get(name) != new.get(name):
+            there, here = _said(old.get(name)), _said(new.get(name), dtype=isinstance(old.get(name), TensorKind))
+            if there != here:
                 raise InputError(
-                    f"{path} is of another architecture: block {unit.index + 1}, {name!r} is "
-                    f"{old.get(name, 'absent')} there and {new.get(name, 'absent')} in the network. Use the run's own "
-                    "config.json, and the version of blocklocal that trained it."
+                    f"{path} is of another architecture: block {unit.index + 1}, {name!r} is {there} there and {here} "
+                    "in the network. Use the run's own config.json, and the version of blocklocal that trained it."
                 )
 
 
-def _damaged(path: Path, file: str, error: Exception) -> InputError:
-    older = [p for p in list_checkpoints(path.parent) if p.name < path.name]
-    remedy = f"An older one is there: --checkpoint {older[-1].name}." if older else "There is no older one: train anew."
-    return InputError(f"the checkpoint {path} cannot be read ({file}: {type(error).__name__}). {remedy}")
+def _said(kind: Any, *, dtype: bool = True) -> str:
+    """`[3, 4] float32`; the shape alone where no type was written down, or is not wanted."""
+    if kind is None:
+        return "absent"
+    if isinstance(kind, TensorKind):
+        kind = {"shape": kind.shape, "dtype": kind.dtype}
+    if isinstance(kind, list):
+        return str(kind)
+    return f"{kind['shape']} {kind['dtype']}" if dtype else str(kind["shape"])

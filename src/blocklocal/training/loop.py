@@ -149,6 +149,8 @@ class Trainer:
 
         Raises InputError where epochs have another number of steps than those of the saved run.
         """
+        if "epoch" not in state:
+            raise InputError("the checkpoint is of a network alone, without a position in training: train anew.")
         before = state.get("steps_per_epoch")
         if None not in (before, self.steps_per_epoch) and before != self.steps_per_epoch:
             raise InputError(

@@ -33,15 +33,12 @@ def load_facts(folder: Path) -> Facts:
 
 
 def load_cuts(folder: Path) -> list[int] | None:
-    """Where the blocks of a run start (unit 0, and further on), where that was measured; else None."""
+    """Where the blocks of a run start, where that was measured; else None. `split` looks whether they are a cut."""
     file = folder / CUTS
     if not file.exists() and not file.is_symlink():
         return None
     what = "the numbers of the units where blocks start, as a run with --balance time writes them"
-    starts = read_json(file, Cuts, what=what)
-    if starts[0] != 0 or any(after <= before for before, after in zip(starts, starts[1:], strict=False)):
-        raise InputError(f"{file}: the starts of blocks must begin with 0 and grow. Expected {what}.")
-    return starts
+    return read_json(file, Cuts, what=what)
 
 
 def read_summary(folder: Path) -> dict[str, Any]:

@@ -1,0 +1,133 @@
+"""The files of a checkpoint read back: each held against its checksum, and checked before anything is loaded."""
+
+import hashlib
+import io
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from safetensors.torch import load
+
+from blocklocal.errors import InputError
+from blocklocal.schemas import MIB, NotJson, check, parse, read_bytes, read_json
+from blocklocal.schemas.checkpoint import Checksum, State
+
+CHECKSUMS, STATE, RANDOM = "checksums.json", "state.json", "rng.pt"
+MOST = 2**20 * MIB  # of a file whose size nobody has written down
+MOST_STATE = 256 * MIB
+WHAT = "the state of a checkpoint, as training writes it"
+
+
+def write_checksums(folder: Path) -> Path:
+    """Read all files of a checkpoint that is being written, and note size and SHA-256 of each; returns the path."""
+    sums = {file.name: checksum(file.read_bytes()) for file in sorted(folder.iterdir())}
+    path = folder / CHECKSUMS
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(sums), indent=1))
+    return path
+
+
+def checksum(content: bytes) -> Checksum:
+    return Checksum(len(content), hashlib.sha256(content).hexdigest())
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files of the checkpoint `path`; `sums`: their checksums (None: written by a version that had none).
+
+    older: the names of the complete checkpoints before it, oldest first; a message names the last one.
+    """
+
+    path: Path
+    sums: dict[str, Checksum] | None
+    older: tuple[str, ...] = ()
+
+    @classmethod
+    def open(cls, path: Path, older: Iterable[str] = ()) -> "Files":
+        files = cls(path, None, tuple(older))
+        file = path / CHECKSUMS
+        if not file.exists():
+            return files
+        try:
+            return cls(path, read_json(file, dict[str, Checksum], what="checksums"), files.older)
+        except InputError as error:
+            raise files.damaged(CHECKSUMS, error) from error
+
+    def state(self) -> tuple[dict[str, Any], State]:
+        """`state.json`, as it is and as it was checked."""
+        content = self.read(STATE, MOST_STATE)
+        try:
+            value = parse(content, gaps=True)
+            state = check(value, State, where=STATE, what=WHAT)
+        except (NotJson, InputError) as error:
+            raise self.damaged(STATE, error) from error
+        if self.sums is None and state.described:
+            raise self.damaged(CHECKSUMS, "it is missing")
+        if self.sums is None:
+            logging.getLogger("blocklocal").warning(
+                "%s has no checksums (an older version wrote it): damage in its files may go unseen.", self.path
+            )
+        return value, state
+
+    def weights(self, k: int, wanted: dict[str, Any], parameters: set[str]) -> dict[str, torch.Tensor]:
+        """The tensors of block k; `wanted`: `describe` of it. Its parameters must be finite."""
+        name = f"block-{k}.safetensors"
+        content = self.read(name)
+        try:
+            tensors = load(content)
+        except Exception as error:  # safetensors raises whatever the damaged bytes lead it to
+            raise self.damaged(name, error) from error
+        if {key: kind_of(tensor) for key, tensor in tensors.items()} != wanted:
+            raise self.damaged(name, f"other tensors than {STATE} lists")
+        for key in parameters & set(tensors):
+            if not tensors[key].isfinite().all():
+                raise self.damaged(name, f"{key} is not finite")
+        return tensors
+
+    def tensors(self, name: str, keys: set[str]) -> dict[str, Any]:
+        """What `torch.save` wrote: an object with these keys, of tensors and plain values."""
+        content = self.read(name)
+        try:
+            loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        except Exception as error:  # torch.load raises whatever the damaged bytes lead its unpickler to
+            raise self.damaged(name, error) from error
+        if not isinstance(loaded, dict) or set(loaded) != keys:
+            raise self.damaged(name, f"it holds other things than {', '.join(sorted(keys))}")
+        return loaded
+
+    def random_state(self) -> torch.Tensor:
+        """Of torch's generator on the CPU."""
+        state = self.tensors(RANDOM, {"cpu"})["cpu"]
+        try:
+            torch.Generator().set_state(state)
+        except (RuntimeError, TypeError) as error:
+            raise self.damaged(RANDOM, error) from error
+        return state
+
+    def read(self, name: str, most: int = MOST) -> bytes:
+        """The content of a file, which must be what was written."""
+        noted = None if self.sums is None else self.sums.get(name)
+        if self.sums is not None and noted is None:
+            raise self.damaged(name, f"{CHECKSUMS} does not list it")
+        try:
+            content = read_bytes(self.path / name, what="a file of a checkpoint", most=noted.bytes if noted else most)
+        except InputError as error:
+            raise self.damaged(name, error) from error
+        if noted is not None and checksum(content) != noted:
+            raise self.damaged(name, "its content is not what was written: the checksum differs")
+        return content
+
+    def damaged(self, file: str, reason: object) -> InputError:
+        own = isinstance(reason, str | InputError | NotJson)
+        said = str(reason) if own else f"{type(reason).__name__}: {reason}"
+        older = f"An older one is there: --checkpoint {self.older[-1]}." if self.older else ""
+        remedy = older or "There is no older one: train anew."
+        return InputError(f"the checkpoint {self.path} cannot be read ({file}: {said[:400].rstrip('.')}). {remedy}")
+
+
+def kind_of(tensor: torch.Tensor) -> dict[str, Any]:
+    """Shape and type, as `state.json` has them."""
+    return {"shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}

@@ -1,0 +1,93 @@
+"""Whether a saved optimiser and schedule are of the block that is to go on with them.
+
+torch's own `load_state_dict` takes tensors of any shape and values of any type, and fails, or learns something else,
+steps later.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blocklocal.unit import BlockUnit
+
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+KEPT = {"SGD": ("momentum_buffer",), "Adam": MOMENTS, "AdamW": MOMENTS}
+
+
+def check_learner(saved: dict[str, Any], unit: BlockUnit) -> None:
+    """Raise ValueError saying what of {"optimizer", "schedule"} does not fit the unit; both None for one without."""
+    for name, own in (("optimizer", unit.optimizer), ("schedule", unit.schedule)):
+        if (saved[name] is None) != (own is None):
+            raise ValueError(f"{name} is {'absent' if saved[name] is None else 'there'}, unlike in the network")
+    if unit.optimizer is not None:
+        _check_optimizer(saved["optimizer"], unit.optimizer)
+    if unit.schedule is not None:
+        _check_values("schedule", saved["schedule"], unit.schedule.state_dict())
+        if saved["schedule"].get("last_epoch", 0) < 0:
+            raise ValueError("schedule: last_epoch is negative")
+
+
+def _check_optimizer(saved: Any, optimizer: torch.optim.Optimizer) -> None:
+    own = optimizer.state_dict()
+    if not isinstance(saved, dict) or set(saved) != {"state", "param_groups"}:
+        raise ValueError("optimizer is no state of an optimiser")
+    groups, states = saved["param_groups"], saved["state"]
+    if not isinstance(groups, list) or len(groups) != len(own["param_groups"]) or not isinstance(states, dict):
+        raise ValueError("optimizer is of other groups of parameters")
+    for group, wanted in zip(groups, own["param_groups"], strict=True):
+        _check_values("optimizer", group, wanted)
+        if group["params"] != wanted["params"]:
+            raise ValueError("optimizer is of other parameters")
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    kept = KEPT[type(optimizer).__name__]
+    for index, state in states.items():
+        if not isinstance(index, int) or not 0 <= index < len(parameters) or not isinstance(state, dict):
+            raise ValueError(f"optimizer: there is no parameter {index!r}")
+        if not set(kept) >= set(state) or (len(kept) > 1 and len(state) != len(kept)):
+            raise ValueError(f"optimizer keeps {', '.join(map(str, state))} of a parameter, not {', '.join(kept)}")
+        for name, value in state.items():
+            _check_tensor(f"{name} of parameter {index}", value, parameters[index], scalar=name == "step")
+
+
+def _check_tensor(what: str, value: Any, parameter: Tensor, *, scalar: bool) -> None:
+    if value is None and not scalar:
+        return
+    if not isinstance(value, Tensor):
+        raise ValueError(f"optimizer: {what} is no tensor")
+    shape, dtype = (torch.Size(), torch.float32) if scalar else (parameter.shape, parameter.dtype)
+    if value.shape != shape or value.dtype != dtype:
+        raise ValueError(f"optimizer: {what} is {list(value.shape)} {value.dtype}, and must be {list(shape)} {dtype}")
+
+
+def _check_values(what: str, saved: Any, own: dict[str, Any]) -> None:
+    """The same keys and kinds of values; some keys (`_told`) come and go between versions of torch."""
+    if not isinstance(saved, dict) or not all(isinstance(key, str) for key in saved):
+        raise ValueError(f"{what} is no object")
+    for key in _told({*saved, *own}):
+        if key not in saved or (key not in own and what == "schedule"):
+            raise ValueError(f"{what}: {key} is {'missing' if key not in saved else 'unknown'}")
+    for key in saved.keys() & own.keys():
+        if not _alike(saved[key], own[key]):
+            raise ValueError(f"{what}: {key} is {str(saved[key])[:60]!r}, and must be like {str(own[key])[:60]!r}")
+
+
+def _told(keys: Iterable[str]) -> list[str]:
+    newer = ("verbose", "decoupled_weight_decay")
+    return sorted(key for key in keys if not key.startswith("_") and key not in newer)
+
+
+def _alike(value: Any, own: Any) -> bool:
+    """Of one kind, and finite."""
+    if isinstance(own, bool) or own is None:
+        return value is None or isinstance(value, bool)
+    if isinstance(own, int | float):
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(own, list | tuple):
+        same = isinstance(value, list | tuple) and len(value) == len(own)
+        return same and all(_alike(*pair) for pair in zip(value, own, strict=True))
+    if isinstance(own, dict):
+        return isinstance(value, dict) and value.keys() == own.keys() and all(_alike(value[k], own[k]) for k in own)
+    return type(value) is type(own)
