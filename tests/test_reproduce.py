@@ -115,7 +115,7 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path, counting
 def test_a_damaged_row_says_what_to_do(tmp_path, counting):
     run(tmp_path / "out")
     (tmp_path / "out" / "rows" / "job-1.json").write_text('{"value": ')
-    with pytest.raises(InputError, match=r"job-1\.json cannot be read .* Remove it"):
+    with pytest.raises(InputError, match=r"job-1\.json is damaged.* Remove the file"):
         run(tmp_path / "out")
 
 

@@ -125,7 +125,7 @@ def test_help_says_what_is_left_out(capsys):
         ("{", "not valid JSON"),
         ("[]", 'a list "blocks"'),
         ('{"blocks": []}', "at least one block"),
-        ('{"blocks": [1]}', "block 0 must be an object"),
+        ('{"blocks": [1]}', r"blocks\[0\] must be an object, not 1"),
         ('{"blocks": [{"forward": 1}]}', "lacks backward_input, backward_weight"),
         ('{"blocks": [{"forward": -1, "backward_input": 1, "backward_weight": 1}]}', "block 0: forward must be"),
         ('{"blocks": [{"forwards": 1}]}', "Did you mean 'forward'"),
@@ -143,7 +143,7 @@ def test_a_bad_file_of_costs_is_refused_with_the_place(tmp_path, content, words)
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ("--costs nowhere.json", "cannot read costs from nowhere.json"),
+        ("--costs nowhere.json", "nowhere.json is missing"),
         ("--costs {costs} --devices 5", "4 blocks cannot fill 5 devices"),
         ("--costs {costs} --devices 4 --schedules zb-v", "needs at least 8 blocks"),
         ("--costs {costs} --forward 2", "take one"),

@@ -12,10 +12,24 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
 
 from blocklocal.errors import InputError
 from blocklocal.files import write_text
 from blocklocal.reproduce.experiment import Job, Row
+from blocklocal.schemas import Name, Seconds, Text, Whole, check, read_rows
+
+
+class Measured(Struct):
+    """What every row has, whatever its experiment measures."""
+
+    job: Name
+    seconds: Seconds
+    threads: Whole
+    torch: Text
+    device: Text
 
 
 @dataclass(frozen=True)
@@ -51,6 +65,7 @@ class Store:
         if not path.is_file():
             return None
         row = _read(path)
+        check(row, Measured, where=path, what="a row that `blocklocal reproduce` has measured")
         other = [
             f"{name} ({row.get(name)!r} there, {value!r} now)"
             for name, value in json.loads(json.dumps(job.settings)).items()
@@ -93,13 +108,8 @@ def to_json(row: Row) -> str:
 
 
 def _read(path: Path) -> dict:
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}). Remove it; what it held is measured again.") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path} must hold one JSON object. Remove it; what it held is measured again.")
-    return value
+    what = "one JSON object, as `blocklocal reproduce` writes it. Remove the file; what it held is measured again"
+    return read_rows(path, dict[str, Any], what=what)
 
 
 def _words(mark: dict) -> str:

@@ -4,13 +4,17 @@ import json
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from blocklocal.errors import InputError, unknown
 from blocklocal.files import write_text
+from blocklocal.schemas import Number, Scalar, Text, read_json
 from blocklocal.simulate.costs import BlockCosts
 
-KEYS = ("blocks", "batch_size", "measured")
+WHAT = 'an object with a list "blocks" of at least one block, as --save-costs writes it'
+MOST_BLOCKS = 2_000  # dealing them out over devices takes time that grows with their square
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,15 @@ class CostsFile:
     blocks: Sequence[BlockCosts]
     batch_size: int | None = None
     measured: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class _File:
+    """What stands in the file."""
+
+    blocks: Annotated[list[dict[Text, Number | None]], Meta(min_length=1, max_length=MOST_BLOCKS)]
+    batch_size: Annotated[int, Meta(ge=1, le=10**12)] | None = None
+    measured: dict[Text, Scalar] | None = None
 
 
 def save_costs(path: Path, costs: CostsFile) -> None:
@@ -33,29 +46,12 @@ def load_costs(path: Path) -> CostsFile:
 
     Raises InputError for a file that is missing or no such JSON, for unknown or missing keys, and for bad values.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(
-            f"cannot read costs from {path}: {error.strerror}. Give a file that --save-costs wrote."
-        ) from error
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON ({error}).") from error
-    if not isinstance(content, dict) or not isinstance(content.get("blocks"), list) or not content["blocks"]:
-        raise InputError(f'{path} must hold an object with a list "blocks" of at least one block.')
-    for key in content:
-        if key not in KEYS:
-            raise InputError(f"{path}: {unknown('key', key, KEYS)}")
-    size = content.get("batch_size")
-    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-        raise InputError(f"{path}: batch_size must be a whole number of samples of at least 1, not {size!r}.")
-    blocks = [_block(block, f"{path}, block {i}") for i, block in enumerate(content["blocks"])]
-    return CostsFile(blocks, size, content.get("measured"))
+    read = read_json(path, _File, what=WHAT)
+    blocks = [_block(block, f"{path}, block {i}") for i, block in enumerate(read.blocks)]
+    return CostsFile(blocks, read.batch_size, read.measured)
 
 
-def _block(values: Any, where: str) -> BlockCosts:
-    if not isinstance(values, dict):
-        raise InputError(f"{where} must be an object of costs, not {json.dumps(values)}.")
+def _block(values: dict[str, Any], where: str) -> BlockCosts:
     known = {field.name: field.default is MISSING for field in fields(BlockCosts)}
     for key in values:
         if key not in known:

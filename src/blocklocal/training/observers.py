@@ -7,7 +7,10 @@ from typing import Any
 
 import torch
 
-from blocklocal.files import cut_half_line
+from blocklocal.errors import InputError
+from blocklocal.files import MOST_LINES, cut_half_line
+from blocklocal.schemas import NotJson, check, parse, read_bytes
+from blocklocal.schemas.run import Warned
 from blocklocal.shards import own
 from blocklocal.training.checkpoint import save_checkpoint
 from blocklocal.training.learner import Learner
@@ -28,15 +31,11 @@ class MetricsFile:
 
     def warnings(self) -> set[tuple[int, str]]:
         """(block, kind) of the warnings written so far."""
-        found: set[tuple[int, str]] = set()
-        for line in self.path.read_bytes().splitlines() if self.path.exists() else []:
-            try:
-                record = json.loads(line)
-            except ValueError:  # a damaged line is the report's to complain of; it must not stop the training
-                continue
-            if isinstance(record, dict) and record.get("event") == "warning":
-                found.add((record["block"], record["kind"]))
-        return found
+        if not self.path.exists():
+            return set()
+        lines = read_bytes(self.path, what="one JSON object a line", most=MOST_LINES).split(b"\n")
+        said = [warned for line in lines if (warned := _warning(line)) is not None]
+        return {(warned.block, warned.kind) for warned in said if warned.block and warned.kind}
 
     def write(self, record: Record) -> None:
         with self.path.open("a") as file:
@@ -47,6 +46,15 @@ class MetricsFile:
 
     def on_epoch(self, trainer: Trainer, record: Record) -> None:
         self.write(record)
+
+
+def _warning(line: bytes) -> Warned | None:
+    """What a line of `metrics.jsonl` warns of. A damaged line is the report's to complain of; training goes on."""
+    try:
+        record = check(parse(line, gaps=True), dict[str, Any], where="a line", what="an object")
+        return check(record, Warned, where="a line", what="a warning") if record.get("event") == "warning" else None
+    except (NotJson, InputError):
+        return None
 
 
 class TensorBoard:
