@@ -27,6 +27,10 @@ class Code:
     source: str
     digests: Mapping[str, str]
 
+    def __post_init__(self) -> None:
+        if self.file not in self.digests:
+            raise InputError(f"the file {self.file!r} of a model must be one of those whose SHA-256 is known.")
+
     @property
     def original(self) -> Path:
         return Path(self.source) / self.file

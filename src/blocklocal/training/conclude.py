@@ -12,7 +12,8 @@ from blocklocal.files import write_text
 from blocklocal.training.build import Session, normalise
 from blocklocal.training.examples import choose_examples
 from blocklocal.training.loop import Trainer
-from blocklocal.training.origin import SUMMARY, load_settings
+from blocklocal.training.origin import load_settings
+from blocklocal.training.saved import SUMMARY
 from blocklocal.training.summary import summarise
 
 log = logging.getLogger("blocklocal")

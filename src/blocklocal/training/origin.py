@@ -9,9 +9,10 @@ import json
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from msgspec import Meta, Struct
 
 import blocklocal
 from blocklocal.config import Config, load_config
@@ -19,11 +20,23 @@ from blocklocal.data import ImageSet
 from blocklocal.errors import InputError
 from blocklocal.files import write_text
 from blocklocal.models.file import is_reference
+from blocklocal.schemas import Setting, Text, Whole, check, read_json
 from blocklocal.training.code import Code, own_model
+from blocklocal.training.saved import SUMMARY, read_summary
 
 log = logging.getLogger("blocklocal")
 
-ORIGIN, SUMMARY = "origin.json", "summary.json"
+ORIGIN = "origin.json"
+
+
+WHAT = "what a run was started with, as training writes it"
+
+
+class _Settings(Struct):
+    """Settings that are read one by one."""
+
+    epochs: Annotated[int, Meta(ge=1, le=10**9)]
+    threads: Whole | None
 
 
 @dataclass(frozen=True)
@@ -33,15 +46,15 @@ class Origin:
     (`--resume RUN --epochs MORE` begins another one).
     """
 
-    settings: dict[str, Any]
-    data: dict[str, str]
-    threads: int
-    device: str
-    replicas: int
-    versions: dict[str, str]
-    folder: str
+    settings: dict[str, Setting]
+    data: dict[str, Text]
+    threads: Whole
+    device: Text
+    replicas: Whole
+    versions: dict[str, Text]
+    folder: Text
     code: Code | None = None
-    earlier: list[int] = field(default_factory=list)
+    earlier: list[Whole] = field(default_factory=list)
 
     @classmethod
     def now(
@@ -77,9 +90,9 @@ def read_origin(folder: Path) -> Origin | None:
     path = folder / ORIGIN
     if not path.exists():
         return None
-    values = json.loads(path.read_text(encoding="utf-8"))
-    code = values.pop("code")
-    return Origin(**values, code=None if code is None else Code(**code))
+    origin = read_json(path, Origin, what=WHAT)
+    check(origin.settings, _Settings, where=f"{path}: settings", what=WHAT)
+    return origin
 
 
 def load_settings(folder: Path) -> Config:
@@ -213,7 +226,6 @@ def complete_extension(folder: Path) -> None:
 
 def is_finished(folder: Path) -> bool:
     """Whether there is a summary, of all epochs that were asked for."""
-    summary = folder / SUMMARY
-    if not summary.exists():
+    if not (folder / SUMMARY).exists():
         return False
-    return json.loads(summary.read_text(encoding="utf-8"))["epochs"] >= load_settings(folder).optimisation.epochs
+    return read_summary(folder)["epochs"] >= load_settings(folder).optimisation.epochs

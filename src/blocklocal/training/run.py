@@ -29,7 +29,6 @@ from blocklocal.training.lock import held
 from blocklocal.training.loop import CHECK_EVERY, Record, Stopped, Trainer
 from blocklocal.training.observers import Checkpoints, Console, MetricsFile, TensorBoard, Warnings
 from blocklocal.training.origin import (
-    SUMMARY,
     Origin,
     check_origin,
     complete_extension,
@@ -39,7 +38,7 @@ from blocklocal.training.origin import (
     open_settings,
 )
 from blocklocal.training.progress import NullProgress, Progress
-from blocklocal.training.saved import CUTS, FACTS, load_cuts, load_facts
+from blocklocal.training.saved import CUTS, FACTS, load_cuts, load_facts, read_summary
 from blocklocal.training.signals import StopSignals
 
 CHECKPOINTS, METRICS = "checkpoints", "metrics.jsonl"
@@ -152,7 +151,7 @@ def _show_again(folder: Path, *, trust: bool) -> dict[str, Any]:
     assert path is not None
     load_checkpoint(path, session.network, learners=False)
     show(session, folder)
-    return json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    return read_summary(folder)
 
 
 def check_unfinished(folder: Path) -> None:

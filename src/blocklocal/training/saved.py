@@ -42,6 +42,9 @@ def load_cuts(folder: Path) -> list[int] | None:
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """The result of a finished run."""
-    what = "a run's result: remove the file, and --resume finishes the run again"
-    return read_rows(folder / SUMMARY, Summary, what=what)
+    """The result of a finished run; how many `epochs` it has had tells whether all are done."""
+    file, what = folder / SUMMARY, "a run's result: remove the file, and --resume finishes the run again"
+    summary = read_rows(file, Summary, what=what)
+    if summary.get("epochs") is None:
+        raise InputError(f"{file}: epochs is missing. Expected {what}.")
+    return summary
