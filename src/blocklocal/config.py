@@ -207,7 +207,7 @@ def load_config(path: Path) -> Config:
 @cache
 def _schema() -> type[msgspec.Struct]:
     """The type of each setting, as its group has it; options of a model are what JSON has for a word or a number."""
-    kinds: dict[str, Any] = {str: Text, dict[str, str]: dict[Text, Text | int | float | bool]}
+    kinds: dict[Any, Any] = {str: Text, dict[str, str]: dict[Text, Text | int | float | bool]}
     hints = [get_type_hints(group.default_factory) for group in dataclasses.fields(Config)]  # type: ignore[arg-type]
     fields = [(name, kinds.get(kind, kind), msgspec.UNSET) for each in hints for name, kind in each.items()]
     return msgspec.defstruct("Settings", fields)

@@ -33,8 +33,10 @@ def read_bytes(path: Path, *, what: str, most: int = MOST) -> bytes:
             raise InputError(f"{path} is a folder. Expected a file: {what}.")
         if not stat.S_ISREG(status.st_mode):
             raise InputError(f"{path} is no ordinary file, but a pipe or a device. Expected {what}.")
+        if status.st_size > most:
+            raise InputError(f"{path} is larger than {most / MIB:,.0f} MiB. Expected {what}.")
         with path.open("rb") as file:
-            content = file.read(most + 1)
+            return file.read(status.st_size)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"{path} is missing. Expected {what}; check that the folder is the right one.") from error
     except OSError as error:
@@ -43,9 +45,6 @@ def read_bytes(path: Path, *, what: str, most: int = MOST) -> bytes:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{str(path)!r} is not the name of a file ({error}). Expected {what}.") from error
-    if len(content) > most:
-        raise InputError(f"{path} is larger than {most / MIB:,.0f} MiB. Expected {what}.")
-    return content
 
 
 def parse(raw: bytes, *, gaps: bool = False) -> Any:
@@ -85,6 +84,8 @@ def check(value: Any, kind: type[T] | Any, *, where: object, what: str) -> T:
         raise InputError(f"{where}: {explain(str(error), value)}. Expected {what}.") from error
     except RecursionError as error:
         raise InputError(f"{where} is nested too deeply. Expected {what}.") from error
+    except UnicodeEncodeError as error:  # msgspec looks keys up as UTF-8
+        raise InputError(f"{where} has a key that is not UTF-8 ({error.object[:60]!r}). Expected {what}.") from error
 
 
 def read_json(path: Path, kind: type[T] | Any, *, what: str, gaps: bool = False, most: int = MOST) -> T:
