@@ -35,6 +35,8 @@ def _import_first() -> None:
         import matplotlib
     except Exception as error:  # whatever a matplotlibrc that is no text leads to
         logging.getLogger("blocklocal").warning("matplotlib is used with its own settings: yours fail (%s).", error)
+        for half_imported in [name for name in sys.modules if name.startswith("matplotlib.")]:
+            del sys.modules[half_imported]
         with _elsewhere():
             import matplotlib
     finally:
