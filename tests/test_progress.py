@@ -1,7 +1,12 @@
 """What a run prints, in a terminal and elsewhere."""
 
+import os
 import re
-from io import StringIO
+import subprocess
+import sys
+import tempfile
+import textwrap
+from io import BytesIO, StringIO, TextIOWrapper
 
 import pytest
 from rich.console import Console
@@ -33,6 +38,25 @@ class Clock:
         return self.now
 
 
+class Screen(StringIO):
+    """A file that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+class Full(Screen):
+    """A terminal, pipe or file that fails from the first line on."""
+
+    def __init__(self, error: Exception):
+        super().__init__()
+        self.error, self.tried = error, 0
+
+    def write(self, text: str) -> int:
+        self.tried += 1
+        raise self.error
+
+
 @pytest.fixture
 def plain():
     return Console(file=StringIO(), force_terminal=False, width=40)
@@ -41,7 +65,7 @@ def plain():
 @pytest.fixture
 def terminal(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
-    return Console(file=StringIO(), force_terminal=True, width=100, height=40)
+    return Console(file=Screen(), width=100, height=40)
 
 
 def written(console: Console) -> str:
@@ -153,6 +177,116 @@ def test_live_can_be_refused_in_a_terminal(terminal):
         progress.epoch(record(1))
     assert "epoch 1/2" in written(terminal)
     assert "validation %" not in written(terminal)
+
+
+@pytest.mark.parametrize("name", ["FORCE_COLOR", "TTY_COMPATIBLE", "CLICOLOR_FORCE", "CI"])
+def test_variables_that_ask_for_colour_ask_for_no_live_table(monkeypatch, name):
+    monkeypatch.setenv(name, "1")
+    pipe = Console(file=StringIO(), width=100)
+    with Progress("digits", ["a", "b"], 2, 10, console=pipe) as progress:
+        progress.epoch(record(1))
+        progress.warn("careful")
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", written(pipe)).splitlines()
+    assert [line.split()[0] for line in lines] == ["digits", "epoch", "warning:"]
+    assert not re.search(r"\x1b\[[0-9;?]*[^0-9;?m]", written(pipe))  # colours, and no code that moves the cursor
+
+
+@pytest.mark.parametrize(("name", "value"), [("TERM", "dumb"), ("COLUMNS", "19"), ("COLUMNS", "1")])
+def test_a_terminal_that_no_table_can_be_drawn_in_gets_lines(monkeypatch, name, value):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv(name, value)
+    narrow = Console(file=Screen())
+    with Progress("digits", ["a", "b"], 2, 10, console=narrow) as progress:
+        progress.epoch(record(1))
+    assert "\x1b[?25l" not in written(narrow)
+    assert "epoch 1/2" in written(narrow)
+
+
+def test_a_width_of_zero_is_one_that_is_not_known(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "0")
+    monkeypatch.setattr(sys, "stdout", StringIO())
+    with Progress("digits", ["a", "b"], 2, 10) as progress:
+        progress.epoch(record(1))
+    assert "epoch 1/2" in sys.stdout.getvalue()
+
+
+@pytest.mark.parametrize("columns", ["20", "garbage", "-1", "99999999999"])
+def test_odd_widths_do_not_disturb_a_live_table(monkeypatch, columns):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", columns)
+    screen = Console(file=Screen())
+    with Progress("digits", ["stem", "head"], 2, 10, console=screen) as progress:
+        progress.epoch(record(1))
+    assert "\x1b[?25l" in written(screen)
+
+
+FAILURES = [OSError(28, "No space left on device"), OSError(5, "Input/output error"), ValueError("closed file")]
+
+
+@pytest.mark.parametrize("live", [True, False])
+@pytest.mark.parametrize("error", FAILURES, ids=str)
+def test_an_output_that_fails_silences_progress_and_nothing_else(monkeypatch, error, live):
+    monkeypatch.setenv("TERM", "xterm")
+    file = Full(error)
+    with Progress("digits", ["a", "b"], 2, 10, console=Console(file=file, width=80), live=live) as progress:
+        progress.epoch(record(1))
+        tried = file.tried
+        progress.step(11, [1.0, 2.0])
+        progress.warn("careful")
+        progress.note("saved")
+        progress.epoch(record(2))
+        assert file.tried == tried
+    assert tried > 0
+
+
+def test_standard_output_is_itself_again_after_a_live_table_that_failed(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    before = sys.stdout
+    with Progress("digits", ["a"], 1, 1, console=Console(file=Full(FAILURES[0]), width=80)):
+        pass
+    assert sys.stdout is before
+
+
+def test_a_pipe_that_is_closed_ends_no_program_that_shows_progress():
+    program = """
+        from blocklocal.training.progress import Progress
+        with Progress("digits", ["a"], 99, 1) as progress:
+            for epoch in range(1, 100):
+                progress.epoch({"epoch": epoch})
+        open("done", "w").close()
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        reading, writing = os.pipe()
+        os.close(reading)
+        run = [sys.executable, "-c", textwrap.dedent(program)]
+        done = subprocess.run(run, stdout=writing, stderr=subprocess.PIPE, text=True, cwd=folder, timeout=60)
+        os.close(writing)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert os.listdir(folder) == ["done"]
+
+
+def test_an_encoding_that_lacks_a_character_gets_another_spelling():
+    latin = TextIOWrapper(BytesIO(), encoding="latin-1")
+    with Progress("a → b", ["a", "b"], 2, 10, console=Console(file=latin, width=80)) as progress:
+        progress.epoch(record(1, loss=[None, 0.5]))
+    latin.flush()
+    title, line = latin.buffer.getvalue().decode("latin-1").splitlines()
+    assert title == "a -> b"
+    assert "loss - 0.50" in line
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_names_cannot_steer_the_terminal(monkeypatch, live):
+    monkeypatch.setenv("TERM", "xterm")
+    evil = "x\x1b]0;owned\x07\x1b[2J\x9b2J\u202e\udce9"
+    screen = Console(file=Screen(), width=100)
+    with Progress(evil, [evil, "b"], 2, 10, console=screen, live=live) as progress:
+        progress.epoch(record(1))
+        progress.warn(evil)
+        progress.note(evil)
+    for code in ("\x1b]0;", "\x07", "\x1b[2J", "\x9b", "\u202e", "\udce9"):
+        assert code not in written(screen)
+    assert r"\x1b]0;owned\x07" in written(screen)
 
 
 def test_silent_progress_prints_nothing(capsys):

@@ -1,16 +1,25 @@
-"""Block-local learning: networks trained as blocks that learn by themselves."""
+"""Block-local learning: networks trained as blocks that learn by themselves.
 
-from blocklocal.data import Batches, Images, ImageSet, load_images
-from blocklocal.errors import InputError
-from blocklocal.families import FAMILIES, Family, family
-from blocklocal.models import MODELS, build_model
-from blocklocal.network import BlockLocal, Prediction
-from blocklocal.objectives import OBJECTIVES
-from blocklocal.optim import Optimizer, adam, adamw, sgd
-from blocklocal.rules import RULES
-from blocklocal.settings import Learning
-from blocklocal.splitting import Split, split
-from blocklocal.training import Evaluation, Trainer, evaluate
+What the package offers is imported when it is first asked for (PEP 562): `import blocklocal`, and with it the command
+line's help, is there at once, and torch is loaded by what needs it.
+"""
+
+import importlib
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from blocklocal.data import Batches, Images, ImageSet, load_images
+    from blocklocal.errors import InputError
+    from blocklocal.families import FAMILIES, Family, family
+    from blocklocal.models import MODELS, build_model
+    from blocklocal.network import BlockLocal, Prediction
+    from blocklocal.objectives import OBJECTIVES
+    from blocklocal.optim import Optimizer, adam, adamw, sgd
+    from blocklocal.rules import RULES
+    from blocklocal.settings import Learning
+    from blocklocal.splitting import Split, split
+    from blocklocal.training import Evaluation, Trainer, evaluate
 
 __version__ = "0.1.0"
 
@@ -40,3 +49,34 @@ __all__ = [
     "sgd",
     "split",
 ]
+
+_HOMES = {
+    "data": ("Batches", "Images", "ImageSet", "load_images"),
+    "errors": ("InputError",),
+    "families": ("FAMILIES", "Family", "family"),
+    "models": ("MODELS", "build_model"),
+    "network": ("BlockLocal", "Prediction"),
+    "objectives": ("OBJECTIVES",),
+    "optim": ("Optimizer", "adam", "adamw", "sgd"),
+    "rules": ("RULES",),
+    "settings": ("Learning",),
+    "splitting": ("Split", "split"),
+    "training": ("Evaluation", "Trainer", "evaluate"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """An exported name from its home, or one of the package's own modules; kept here, so that it is asked for once."""
+    if name in _HOME:
+        found = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    elif name.isidentifier() and name[0] != "_" and importlib.util.find_spec(f"{__name__}.{name}") is not None:
+        found = importlib.import_module(f"{__name__}.{name}")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__} - {"Any", "TYPE_CHECKING", "importlib"})

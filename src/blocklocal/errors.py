@@ -1,12 +1,23 @@
 """Errors a user can act on, and the sentence that helps: what was given, what was expected, what to do."""
 
 import errno
+import shlex
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class InputError(ValueError):
     """Something the user gave cannot be used. The command line prints its message alone, without a traceback."""
+
+
+class Interrupted(Exception):
+    """A run was stopped by the user and saved; `folder` is where to go on, `remedy` how."""
+
+    def __init__(self, folder: Path, remedy: str | None = None):
+        how = remedy or f"blocklocal train --resume {shlex.quote(str(folder))}"
+        super().__init__(f"stopped and saved. Go on with: {how}")
+        self.folder = folder
 
 
 def unknown(kind: str, given: object, known: Iterable[str]) -> InputError:
@@ -37,3 +48,24 @@ def file_trouble(error: OSError) -> str:
         f"cannot write: {error.strerror}{where}. {remedy}; a run goes on from its last checkpoint with --resume, and "
         "`reproduce` with the same command."
     )
+
+
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+TOO_LARGE = ("Storage size calculation overflowed", "integer multiplication overflow", "Overflow when unpacking long")
+
+
+def number_trouble(error: BaseException) -> str | None:
+    """Too little memory, or a number too large for the machine, in words; None for any other error.
+
+    torch says both with a RuntimeError, which is told by its text.
+    """
+    text = str(error)
+    if isinstance(error, MemoryError) or any(words in text for words in OUT_OF_MEMORY):
+        said = next((line.strip() for line in text.splitlines() if "allocat" in line.lower()), "")
+        return (
+            f"there is not enough memory for this{f' ({said[:200]})' if said else ''}. Take a smaller --width, "
+            "--batch-size, --image-size or --train-size, or a machine with more."
+        )
+    if isinstance(error, OverflowError) or any(words in text for words in TOO_LARGE):
+        return f"a number is too large to work with ({text[:200]}): give a smaller one."
+    return None

@@ -1,7 +1,9 @@
 """Command-line arguments as dataclasses; tyro turns them into flags and help."""
 
 import argparse
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -12,6 +14,7 @@ from blocklocal.config import Config
 from blocklocal.errors import InputError
 from blocklocal.parallel.launch import Launch
 from blocklocal.recipes import get_recipe
+from blocklocal.screen import COLOURS, allowing
 
 T = TypeVar("T")
 
@@ -116,7 +119,9 @@ class ReportArguments:
 def parse(kind: type[T], arguments: Sequence[str], prog: str, default: T | None = None) -> T:
     """Flags → dataclass. The dataclasses check the settings themselves; tyro prints their message and exits with 2."""
     extra: dict[str, Any] = {} if default is None else {"default": default}
-    return tyro.cli(tyro.conf.OmitArgPrefixes[kind], prog=prog, args=list(arguments), **extra)
+    out, err = (allowing(stream, COLOURS) for stream in (sys.stdout, sys.stderr))  # what was given is printed again
+    with redirect_stdout(out), redirect_stderr(err):
+        return tyro.cli(tyro.conf.OmitArgPrefixes[kind], prog=prog, args=list(arguments), **extra)
 
 
 def parse_with_base(kind: type[T], arguments: Sequence[str], prog: str) -> T:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from blocklocal.errors import InputError, unknown
 from blocklocal.files import write_text
 from blocklocal.parallel.launch import Launch
 from blocklocal.recipes import RECIPES
+from blocklocal.screen import console
 
 if TYPE_CHECKING:
     from blocklocal.data import ImageSet
@@ -136,8 +138,6 @@ def _only_resume(arguments: list[str]) -> None:
 
 def compare(arguments: list[str]) -> None:
     """Train the same recipe under several rules and seeds; one table, one report."""
-    from rich.console import Console
-
     from blocklocal.report import comparison_table
     from blocklocal.training.compare import compare as run_comparison
 
@@ -154,7 +154,7 @@ def compare(arguments: list[str]) -> None:
         replace=given.replace,
         quiet=given.quiet,
     )
-    comparison_table(rows, Console())
+    comparison_table(rows, console(sys.stdout))
     print(f"report: {output / 'report.html'}")
 
 

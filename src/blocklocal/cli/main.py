@@ -1,28 +1,56 @@
-"""Finds the command, runs it, and turns errors a user can act on into one message without a traceback."""
+"""Finds the command, runs it, and turns errors a user can act on into one message without a traceback.
+
+Nothing heavy is imported here: a command's module is imported when the command is run.
+"""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
 
 from blocklocal import __version__
-from blocklocal.cli import commands
-from blocklocal.cli.diagnose import diagnose
-from blocklocal.cli.reproduce import reproduce
-from blocklocal.cli.simulate import simulate
-from blocklocal.cli.trace import trace
-from blocklocal.errors import InputError, file_trouble, unknown
-from blocklocal.training.run import Interrupted
+from blocklocal.errors import InputError, Interrupted, file_trouble, number_trouble, unknown
+from blocklocal.screen import Screen, printable, screens
 
-COMMANDS: dict[str, Callable[[list[str]], None]] = {
-    "train": commands.train,
-    "compare": commands.compare,
-    "evaluate": commands.evaluate,
-    "predict": commands.predict,
-    "report": commands.report,
-    "recipes": commands.recipes,
-    "reproduce": reproduce,
-    "diagnose": diagnose,
-    "trace": trace,
-    "simulate": simulate,
+
+@dataclass(frozen=True)
+class Command:
+    """place: `module:function` below `blocklocal.cli`. printed: what it makes is what it prints, not files."""
+
+    place: str
+    summary: str
+    printed: bool = False
+
+    def run(self, arguments: list[str]) -> None:
+        module, _, function = self.place.partition(":")
+        getattr(import_module(f"blocklocal.cli.{module}"), function)(arguments)
+
+
+COMMANDS: dict[str, Command] = {
+    "train": Command("commands:train", "Train one network block by block and write a run folder with a report."),
+    "compare": Command(
+        "commands:compare", "Train the same recipe under several rules and seeds; one table, one report."
+    ),
+    "evaluate": Command("commands:evaluate", "Measure every block of a trained run on a split.", printed=True),
+    "predict": Command(
+        "commands:predict",
+        "Class, confidence, and what each block and all together thought, for image files.",
+        printed=True,
+    ),
+    "report": Command("commands:report", "Write report.html again, for runs or comparisons."),
+    "recipes": Command(
+        "commands:recipes", "List the named recipes, or print one as JSON (blocklocal recipes NAME).", printed=True
+    ),
+    "reproduce": Command(
+        "reproduce:reproduce", "Re-make table1, figure2 or figure3 of the paper, or measure accuracy beside backprop's."
+    ),
+    "diagnose": Command("diagnose:diagnose", "What holds a run back, block by block, and what to try."),
+    "trace": Command("trace:trace", "Write the timeline of a run in several processes, for a trace viewer."),
+    "simulate": Command(
+        "simulate:simulate",
+        "Compare pipeline schedules and block-local learning on 2 to 1,024 devices, by event simulation.",
+        printed=True,
+    ),
 }
 
 
@@ -33,13 +61,20 @@ def usage() -> str:
         "usage: blocklocal COMMAND …",
         "",
     ]
-    lines += [f"  {name:10} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
+    lines += [f"  {name:10} {command.summary}" for name, command in COMMANDS.items()]
     return "\n".join([*lines, "", "blocklocal COMMAND --help lists every setting of a command."])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status (0 done, 1 failed, 2 bad input, 130 stopped by the user)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    with screens() as (out, _):
+        status = _run(given)
+        out.flush()
+        return _check_printed(status, given, out)
+
+
+def _run(given: list[str]) -> int:
     if not given or given[0] in ("-h", "--help", "help"):
         print(usage())
         return 0
@@ -49,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if given[0] not in COMMANDS:
             raise unknown("command", given[0], COMMANDS)
-        COMMANDS[given[0]](given[1:])
+        COMMANDS[given[0]].run(given[1:])
     except SystemExit as leave:  # tyro has printed help (0), or what was wrong with a flag (2)
         return leave.code if isinstance(leave.code, int) else 1
     except InputError as error:
@@ -60,9 +95,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say("stopped.", 130, kind="")
     except OSError as error:
         return _say(file_trouble(error), 1)
+    except (MemoryError, RuntimeError, OverflowError) as error:
+        text = number_trouble(error)
+        if text is None:
+            raise
+        return _say(text, 1)
     return 0
 
 
+def _check_printed(status: int, given: list[str], out: Screen) -> int:
+    """Say that output was lost on a full disk; where it was all that was asked for, the command has failed."""
+    if out.lost is None:
+        return status
+    command = COMMANDS.get(given[0]) if given else None
+    _say(f"what was printed is not complete: {out.lost.strerror}.", 0, kind="warning: ")
+    return status or (1 if command is None or command.printed else 0)
+
+
 def _say(text: str, status: int, kind: str = "error: ") -> int:
-    print(f"{kind}{text}", file=sys.stderr)
+    print(f"{kind}{printable(text)}", file=sys.stderr)
     return status

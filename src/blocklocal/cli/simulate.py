@@ -3,6 +3,7 @@
 import json
 import math
 import platform
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +13,12 @@ from blocklocal.cli.arguments import parse
 from blocklocal.config import Model
 from blocklocal.errors import InputError, check_positive
 from blocklocal.files import write_text
+from blocklocal.screen import console, is_terminal
 from blocklocal.settings import Learning
 
 if TYPE_CHECKING:
+    from rich.status import Status
+
     from blocklocal.simulate import BlockCosts, Link, Result
     from blocklocal.simulate.costs_file import CostsFile
 
@@ -126,8 +130,6 @@ def _check_source(given: SimulateArguments) -> None:
 
 def simulate(arguments: list[str]) -> None:
     """Compare pipeline schedules and block-local learning on 2 to 1,024 devices, by event simulation."""
-    from rich.console import Console
-
     from blocklocal.simulate import Link
     from blocklocal.simulate.table import print_table, row
 
@@ -136,20 +138,26 @@ def simulate(arguments: list[str]) -> None:
     _check_plot(given)
     costs = _given_costs(given)
     results: list[Result] = []
-    with Console(stderr=True).status("") as status:
+    with _status() as status:
         for devices in given.devices:
             blocks = _uniform(given, devices) if costs is None else costs.blocks
             for name in _schedules(given, devices, len(blocks)):
                 status.update(f"{name} on {devices} devices")
                 results.append(_simulate(given, name, blocks, devices, link))
     size = None if costs is None else costs.batch_size
-    print_table(results, size, Console())
+    print_table(results, size, console(sys.stdout))
     if given.json is not None:
         conditions = {"link": {"bandwidth": _finite(given.bandwidth), "latency": given.latency}, "batch_size": size}
         content = {**conditions, "results": [row(result, size) for result in results]}
         write_text(given.json, json.dumps(content, indent=1) + "\n")
     if given.plot is not None:
         _plot(given, costs, results, link)
+
+
+def _status() -> "Status":
+    """What is being simulated, where somebody looks on."""
+    shown = console(sys.stderr, None)
+    return (shown if is_terminal(sys.stderr) else console(None)).status("")
 
 
 def _finite(value: float) -> float | None:

@@ -3,12 +3,15 @@
 Of several processes only the last one shows it; a program that wants no output takes `Progress.silent()`.
 """
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from blocklocal.errors import InputError, check_positive
+from blocklocal.screen import console as screen
+from blocklocal.screen import encodable, is_terminal, printable
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
 
 REFRESH_SECONDS = 0.25  # a faster table costs time and nobody can read it
 NOTHING = "–"
+NARROWEST = 20  # columns of a terminal for a table; below, lines
 
 
 class NullProgress:
@@ -44,8 +48,9 @@ class Progress:
     """Progress of one training run, as a context manager around the loop.
 
     `steps_per_epoch` and `start_step` count optimiser steps; `start_step` steps were done before (a resumed run).
-    `console` is a rich console (default: standard output); `live` None means a live table where it is a terminal.
-    `clock` returns seconds. Raises `InputError` for counts below one or no block.
+    `console` is a rich console (default: standard output); `live` None means a live table where it is a terminal, which
+    FORCE_COLOR does not decide. `clock` returns seconds. An output that fails (a closed pipe, a full disk) ends what is
+    shown and nothing else. Raises `InputError` for counts below one or no block.
     """
 
     def __init__(
@@ -60,16 +65,15 @@ class Progress:
         live: bool | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
-        from rich.console import Console
-
         check_positive("epochs", epochs, integer=True)
         check_positive("steps_per_epoch", steps_per_epoch, integer=True)
         if not block_names:
             raise InputError("block_names is empty. Expected one name per block.")
-        self.title, self.block_names = title, list(block_names)
+        self.title, self.block_names = printable(title), [printable(name) for name in block_names]
         self.epochs, self.steps_per_epoch = epochs, steps_per_epoch
-        self.console = Console() if console is None else console
-        self.live = (self.console.is_terminal and not self.console.is_dumb_terminal) if live is None else live
+        self.console = screen(sys.stdout, None) if console is None else console
+        self.live = _can_be_live(self.console) if live is None else live
+        self._lost = False  # the output has failed: nothing is shown any more
         self._clock = clock
         self._start_step, self._done = start_step, start_step
         self._start_time = self._shown = clock()
@@ -88,8 +92,8 @@ class Progress:
             from rich.live import Live
 
             # No refresh thread: the table is drawn from the training loop, so it can neither race nor outlive it.
-            self._display = Live(self._render(), console=self.console, auto_refresh=False)
-            self._display.start(refresh=True)
+            self._display = display = Live(self._render(), console=self.console, auto_refresh=False)
+            self._show(lambda: display.start(refresh=True))
         else:
             self._line(self.title)
         return self
@@ -99,7 +103,7 @@ class Progress:
     ) -> None:
         if self._display is not None:
             self._refresh()
-            self._display.stop()
+            self._show(self._display.stop, always=True)  # it also gives back what it has put in the place of stdout
             self._display = None
 
     def step(self, step: int, losses: Sequence[float]) -> None:
@@ -122,20 +126,30 @@ class Progress:
 
     def warn(self, text: str) -> None:
         """A line that stays on the screen, marked as a warning."""
-        self._line(f"warning: {text}", style="yellow")
+        self._line(f"warning: {printable(text)}", style="yellow")
 
     def note(self, text: str) -> None:
         """A line that stays on the screen."""
-        self._line(text)
+        self._line(printable(text))
 
     def _line(self, text: str, style: str = "") -> None:
         # Square brackets in a name are text here, not markup; a log line is never broken in two.
-        self.console.print(text, style=style, markup=False, highlight=False, emoji=False, soft_wrap=True)
+        plain = {"markup": False, "highlight": False, "emoji": False, "soft_wrap": True}
+        self._show(lambda: self.console.print(encodable(text, self.console.encoding), style=style, **plain))
+
+    def _show(self, action: Callable[[], object], *, always: bool = False) -> None:
+        """What only shows must not end a training: the first output that fails is the last one that is tried."""
+        if self._lost and not always:
+            return
+        try:
+            action()
+        except (OSError, ValueError):  # ValueError: the stream is closed, or cannot say a character
+            self._lost = True
 
     def _refresh(self) -> None:
         assert self._display is not None
-        self._shown = self._clock()
-        self._display.update(self._render(), refresh=True)
+        display, self._shown = self._display, self._clock()
+        self._show(lambda: display.update(self._render(), refresh=True))
 
     def _losses(self) -> Sequence[float | None]:
         """The running mean in an epoch, the recorded mean right after it."""
@@ -197,6 +211,11 @@ class Progress:
             values = [column[k] if k < len(column) else None for column in series]
             table.add_row(Text(name), *(_number(v, digits) for v, digits in zip(values, (3, 1, 1, 4), strict=True)))
         return table
+
+
+def _can_be_live(console: "Console") -> bool:
+    wide = console.width >= NARROWEST
+    return is_terminal(console.file) and console.is_terminal and not console.is_dumb_terminal and wide
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import shlex
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from blocklocal.config import Config, load_config
 from blocklocal.data import ImageSet
-from blocklocal.errors import InputError
+from blocklocal.errors import InputError, Interrupted
 from blocklocal.files import write_text
 from blocklocal.network import BlockLocal
 from blocklocal.training.build import (
@@ -43,15 +42,6 @@ from blocklocal.training.signals import StopSignals
 
 CHECKPOINTS, METRICS = "checkpoints", "metrics.jsonl"
 LONGER = "To train it longer, give --epochs with more than it has."
-
-
-class Interrupted(Exception):
-    """A run was stopped by the user and saved; `folder` is where to go on, `remedy` how."""
-
-    def __init__(self, folder: Path, remedy: str | None = None):
-        how = remedy or f"blocklocal train --resume {shlex.quote(str(folder))}"
-        super().__init__(f"stopped and saved. Go on with: {how}")
-        self.folder = folder
 
 
 def start_run(
