@@ -10,7 +10,7 @@ from blocklocal.cli.simulate import simulate as command
 from blocklocal.errors import InputError
 from blocklocal.simulate import BlockCosts, Link, simulate, uniform_costs
 from blocklocal.simulate.costs_file import CostsFile, load_costs, save_costs
-from blocklocal.simulate.table import in_bytes
+from blocklocal.sizes import in_bytes
 
 
 def rows(tmp_path: Path, *flags: object) -> list[dict]:
@@ -156,7 +156,7 @@ def test_a_bad_file_of_costs_is_refused_with_the_place(tmp_path, content, words)
         ("--devices 0", "devices must be"),
         ("--chunks 0", "chunks must be"),
         ("--queue 0 --schedules block-local", "queue|depth"),
-        ("--forward -1", "forward must be a finite number"),
+        ("--forward -1", "forward must be a number of at least 0"),
         ("--bandwidth 0", "bandwidth must be"),
         ("--schedules zigzag", "unknown schedule 'zigzag'"),
         ("--micro-batches 6 --schedules interleaved", "give 8"),

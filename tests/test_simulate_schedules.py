@@ -184,7 +184,7 @@ def test_what_cannot_be_simulated_is_refused_with_the_reason(arguments, words):
 
 @pytest.mark.parametrize("bad", [-1.0, float("nan"), float("inf"), "1", True, None])
 def test_costs_are_finite_numbers_that_are_not_negative(bad):
-    with pytest.raises(InputError, match="forward must be a finite number"):
+    with pytest.raises(InputError, match="forward must be a number of at least 0"):
         BlockCosts(bad, 1.0, 1.0)
 
 

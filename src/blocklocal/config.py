@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -10,9 +9,10 @@ from typing import Any, get_type_hints
 
 import msgspec
 
-from blocklocal.errors import InputError, check_positive, unknown
+from blocklocal.errors import InputError, shown, unknown
 from blocklocal.files import write_text
 from blocklocal.optim import SCHEDULES, Optimizer
+from blocklocal.ranges import COUNT, MANY, SEED, THREADS, WIDTH, Range, check_settings, whole
 from blocklocal.schemas import Text, check, read_json
 from blocklocal.settings import Learning
 
@@ -20,9 +20,15 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 BALANCES = ("count", "time", "flops", "bytes")
 
 
-def _check_seed(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise InputError(f"{name} must be a whole number of at least 0, not {value!r}.")
+RANGES = {
+    **dict.fromkeys(("train_size", "test_size", "batch_size", "epochs", "checkpoint_every"), COUNT),
+    "validation": Range(0, MANY),
+    "image_size": whole(1, 16_384),
+    **dict.fromkeys(("seed", "split_seed"), SEED),
+    "width": WIDTH,
+    "blocks": whole(1, 10_000),
+    "threads": THREADS,
+}
 
 
 @dataclass(frozen=True)
@@ -49,12 +55,12 @@ class Data:
     """Leave out images that cannot be decoded (counted) instead of stopping."""
 
     def __post_init__(self) -> None:
-        check_positive("batch_size", self.batch_size, integer=True)
-        if not 0 <= self.validation < math.inf or (self.validation >= 1 and self.validation % 1):
+        if self.validation not in RANGES["validation"] or (self.validation >= 1 and self.validation % 1):
             raise InputError(
-                f"validation must be a fraction from 0 to below 1 or a whole number of images, not {self.validation}."
+                "validation must be a fraction from 0 to below 1 or a whole number of images up to a billion, not "
+                f"{shown(self.validation)}."
             )
-        _check_seed("split_seed", self.split_seed)
+        check_settings(self, RANGES)
         if not self.data:
             raise InputError("data must be 'digits', a folder or a hub name, not an empty string.")
 
@@ -82,9 +88,7 @@ class Model:
     """How cuts are placed: equal count of units, or equal time, flops or bytes (measured)."""
 
     def __post_init__(self) -> None:
-        check_positive("blocks", self.blocks, integer=True)
-        if self.width is not None:
-            check_positive("width", self.width, integer=True)
+        check_settings(self, RANGES)
         if self.balance not in BALANCES:
             raise unknown("balance", self.balance, BALANCES)
 
@@ -110,7 +114,7 @@ class Optimisation:
     """one-cycle, cosine or constant, per step."""
 
     def __post_init__(self) -> None:
-        check_positive("epochs", self.epochs, integer=True)
+        check_settings(self, RANGES)
         if self.schedule not in SCHEDULES:
             raise unknown("schedule", self.schedule, SCHEDULES)
         self.build()
@@ -139,12 +143,9 @@ class Machine:
     """Write TensorBoard events."""
 
     def __post_init__(self) -> None:
-        for name in ("threads", "checkpoint_every"):
-            if getattr(self, name) is not None:
-                check_positive(name, getattr(self, name), integer=True)
+        check_settings(self, RANGES)
         if self.precision not in PRECISIONS:
             raise unknown("precision", self.precision, PRECISIONS)
-        _check_seed("seed", self.seed)
 
 
 @dataclass(frozen=True)

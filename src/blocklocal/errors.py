@@ -1,10 +1,23 @@
 """Errors a user can act on, and the sentence that helps: what was given, what was expected, what to do."""
 
 import errno
+import math
 import shlex
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
+
+from blocklocal.screen import printable
+
+LONGEST = 60  # characters of a value that a message repeats
+
+
+def shown(value: object) -> str:
+    """A value as a message repeats it: short, and without control characters."""
+    if isinstance(value, int) and value.bit_length() > 4 * LONGEST:  # Python refuses to write very long ones
+        return f"a number of {int(value.bit_length() * math.log10(2)) + 1} digits"
+    text = printable(repr(value))
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text)} characters)"
 
 
 class InputError(ValueError):
@@ -25,7 +38,7 @@ def unknown(kind: str, given: object, known: Iterable[str]) -> InputError:
     names = sorted(known)
     near = get_close_matches(str(given), names, n=1, cutoff=0.4)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return InputError(f"unknown {kind} {given!r}.{hint} Known: {', '.join(names)}.")
+    return InputError(f"unknown {kind} {shown(given)}.{hint} Known: {', '.join(names)}.")
 
 
 def check_positive(name: str, value: float, *, integer: bool = False) -> None:
@@ -34,7 +47,7 @@ def check_positive(name: str, value: float, *, integer: bool = False) -> None:
     ok = whole if integer else (whole or isinstance(value, float)) and value < float("inf")
     if not ok or not value > 0:
         kind = "a whole number of at least 1" if integer else "a number above 0"
-        raise InputError(f"{name} must be {kind}, not {value!r}.")
+        raise InputError(f"{name} must be {kind}, not {shown(value)}.")
 
 
 def file_trouble(error: OSError) -> str:

@@ -7,10 +7,17 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
-from blocklocal.errors import InputError, check_positive, unknown
+from blocklocal.errors import check_positive, unknown
+from blocklocal.ranges import LARGEST, WEIGHT, Range, check_settings
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("one-cycle", "cosine", "constant")
+RANGES = {
+    "lr": Range(0, LARGEST, above=True),
+    "momentum": Range(0, 1, below=True),
+    "weight_decay": WEIGHT,
+    "clip": Range(0, 1e30, above=True),  # a float32 holds it, and what it is divided by
+}
 
 
 @dataclass(frozen=True)
@@ -26,13 +33,7 @@ class Optimizer:
     def __post_init__(self) -> None:
         if self.name not in OPTIMIZERS:
             raise unknown("optimizer", self.name, OPTIMIZERS)
-        check_positive("lr", self.lr)
-        if self.clip is not None:
-            check_positive("clip", self.clip)
-        if not 0 <= self.momentum < 1:
-            raise InputError(f"momentum must be at least 0 and below 1, not {self.momentum}.")
-        if not 0 <= self.weight_decay < float("inf"):
-            raise InputError(f"weight_decay must be 0 or more, not {self.weight_decay}.")
+        check_settings(self, RANGES)
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """A torch optimiser over one block's parameters."""

@@ -1,17 +1,28 @@
 """How the blocks learn: the settings of a rule and of its local losses, validated once."""
 
-import math
 from dataclasses import dataclass
 
-from blocklocal.errors import InputError, check_positive, unknown
+from blocklocal.errors import InputError, unknown
 from blocklocal.families import FAMILIES, Family, family
 from blocklocal.normalising import NORMALISATIONS
 from blocklocal.objectives import OBJECTIVES, ORDERS
+from blocklocal.ranges import LARGEST, WEIGHT, Range, check_settings, whole
 from blocklocal.rules import RULES
 from blocklocal.twin import TWINS
 
 SCOPES = ("local", "neighbour")
 RECONSTRUCTIONS = ("image", "input")
+RANGES = {
+    "rectified_temperature": Range(1e-6, LARGEST, zero=True),
+    "categorical_size": whole(2, 10**6),
+    "temperature": Range(1e-6, LARGEST),
+    "message_delay": whole(0, 10_000),
+    "readout": whole(0, 100),
+    "reconstruction": WEIGHT,
+    "similarity": WEIGHT,
+    "tau": WEIGHT,
+    "label_smoothing": Range(0, 1, below=True),
+}
 
 
 @dataclass(frozen=True)
@@ -66,16 +77,7 @@ class Learning:
         ):
             if getattr(self, name) not in known:
                 raise unknown(name, getattr(self, name), known)
-        check_positive("temperature", self.temperature)
-        for name in ("reconstruction", "similarity", "tau"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise InputError(f"{name} must be 0 or more, not {getattr(self, name)}.")
-        for name, what in (("readout", "layers (0 for none)"), ("message_delay", "steps (0 for none)")):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise InputError(f"{name} must be a whole number of {what}, not {value!r}.")
-        if not 0 <= self.label_smoothing < 1:
-            raise InputError(f"label_smoothing must be at least 0 and below 1, not {self.label_smoothing}.")
+        check_settings(self, RANGES)
         self.latent_family()  # says itself what is wrong with its parameters
         if self.objective == "printed-eq8" and self.rule == "block-local" and self.family != "bernoulli":
             raise InputError(f"printed-eq8 is defined for family='bernoulli' alone, not {self.family!r}.")

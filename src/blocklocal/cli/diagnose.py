@@ -7,6 +7,7 @@ from typing import Annotated
 import tyro
 
 from blocklocal.cli.arguments import parse
+from blocklocal.ranges import COUNT, check_settings
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,9 @@ class DiagnoseArguments:
     """auto, cpu or cuda."""
     trust: bool = False
     """Let the code of a model of its own, which a run or configuration names, run on this machine."""
+
+    def __post_init__(self) -> None:
+        check_settings(self, {"images": COUNT, "batches": COUNT})
 
 
 def diagnose(arguments: list[str]) -> None:

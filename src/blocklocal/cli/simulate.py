@@ -5,22 +5,42 @@ import math
 import platform
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blocklocal.cli.arguments import parse
 from blocklocal.config import Model
-from blocklocal.errors import InputError, check_positive
+from blocklocal.errors import InputError
 from blocklocal.files import write_text
+from blocklocal.ranges import THREADS, check_range, check_settings, whole
 from blocklocal.screen import console, is_terminal
 from blocklocal.settings import Learning
+from blocklocal.simulate.costs import BANDWIDTH, CHUNKS, COST, DEVICES, MICRO_BATCHES, QUEUE, SIGNED
+from blocklocal.simulate.measure import REPEATS
 
 if TYPE_CHECKING:
     from rich.status import Status
 
     from blocklocal.simulate import BlockCosts, Link, Result
     from blocklocal.simulate.costs_file import CostsFile
+
+MOST_NUMBERS = 100  # of devices, in one sweep
+MOST_SPANS = 20_000  # that a timeline shows: more take minutes to draw, and nobody can tell them apart
+RANGES = {
+    "devices": DEVICES,
+    "micro_batches": MICRO_BATCHES,
+    "chunks": CHUNKS,
+    "queue": QUEUE,
+    "bandwidth": BANDWIDTH,
+    "latency": COST,
+    "batch_size": whole(1, 10**7),
+    "image_size": whole(1, 16_384),
+    "channels": whole(1, 65_536),
+    "classes": whole(1, 10**6),
+    "threads": THREADS,
+    "repeats": REPEATS,
+}
 
 
 @dataclass(frozen=True)
@@ -44,6 +64,10 @@ class Uniform:
     message_bytes: float = 2.0**20
     """Bytes that cross each boundary, in each direction."""
 
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            check_range(each.name, getattr(self, each.name), SIGNED if each.name == "overhead" else COST)
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -61,6 +85,9 @@ class Measurement:
     """CPU threads; default: torch's own choice. Give what a device of yours will have."""
     repeats: int = 7
     """Each time is the median of so many."""
+
+    def __post_init__(self) -> None:
+        check_settings(self, RANGES)
 
 
 @dataclass(frozen=True)
@@ -109,11 +136,9 @@ class SimulateArguments:
     """Write a picture (PNG and SVG): a timeline of up to 16 devices, or idle share against several numbers of them."""
 
     def __post_init__(self) -> None:
-        if not self.devices:
-            raise InputError("give at least one number of devices.")
-        for devices in self.devices:
-            check_positive("devices", devices, integer=True)
-        check_positive("chunks", self.chunks, integer=True)
+        if not 0 < len(self.devices) <= MOST_NUMBERS:
+            raise InputError(f"give from 1 to {MOST_NUMBERS} numbers of devices, not {len(self.devices)}.")
+        check_settings(self, RANGES)
         _check_source(self)
 
 
@@ -195,15 +220,14 @@ def _measure(given: SimulateArguments) -> "CostsFile":
     from blocklocal.config import Config, Machine
     from blocklocal.simulate.costs_file import CostsFile
     from blocklocal.simulate.measure import measure
-    from blocklocal.training.build import Facts, build_network, set_threads
+    from blocklocal.training.build import Facts, build_network, check_memory_for, set_threads
 
     m = given.measurement
-    for name in ("batch_size", "image_size", "channels", "classes"):
-        check_positive(name, getattr(m, name), integer=True)
     threads = set_threads(m.threads)
     names = tuple(str(i) for i in range(m.classes))
     facts = Facts(names, m.channels, m.image_size, m.image_size, (0.0,) * m.channels, (1.0,) * m.channels)
     config = Config(model=given.model, learning=given.learning, machine=Machine(threads=m.threads))
+    check_memory_for(config, facts, m.batch_size)
     network = build_network(config, facts, torch.device("cpu"))
     draw = torch.Generator().manual_seed(0)
     x = torch.randn(m.batch_size, m.channels, m.image_size, m.image_size, generator=draw)
@@ -258,6 +282,12 @@ def _check_plot(given: SimulateArguments) -> None:
             f"a timeline shows at most {MOST_DEVICES} devices, not {given.devices[0]}: leave --plot out, or give "
             "several numbers of devices for curves."
         )
+    longest = 3 * _micro_batches(given, given.devices[0]) * given.devices[0] * max(2, given.chunks)
+    if len(given.devices) == 1 and longest > MOST_SPANS:
+        raise InputError(
+            f"a timeline of some {longest:,} operations cannot be read (at most {MOST_SPANS:,}): leave --plot out, or "
+            "give fewer --micro-batches."
+        )
     if not given.plot.parent.is_dir():
         raise InputError(f"the folder of --plot, {given.plot.parent}, is not there: make it, or give another.")
 
@@ -274,8 +304,7 @@ def _plot(given: SimulateArguments, costs: "CostsFile | None", results: "list[Re
         devices = given.devices[0]
         blocks = _uniform(given, devices) if costs is None else costs.blocks
         options = {"link": link, "chunks": given.chunks, "depth": given.queue}
-        figure = gantt(
-            {r.schedule: timeline(r.schedule, blocks, devices, given.micro_batches, **options) for r in results}
-        )
+        shown = {r.schedule: timeline(r.schedule, blocks, devices, given.micro_batches, **options) for r in results}
+        figure = gantt(shown)
     for path in save_figure(figure, given.plot.parent, given.plot.stem):
         print(f"picture: {path}")

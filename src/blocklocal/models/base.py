@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from blocklocal.errors import InputError, check_positive, unknown
 from blocklocal.models.file import build_from_file, is_reference
+from blocklocal.ranges import WIDTH, check_range
 from blocklocal.registry import Registry
 
 Shape = tuple[int, int, int]
@@ -72,7 +73,7 @@ def build_model(
             raise unknown(f"option of model {name!r}", option, known or ["none"])
     arguments = dict(options)
     if width is not None:
-        check_positive("width", width, integer=True)
+        check_range("width", width, WIDTH)
         arguments["width"] = width
     return builder(classes=classes, input_shape=(channels, height, image_width), **arguments)
 

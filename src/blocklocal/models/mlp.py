@@ -5,8 +5,11 @@ from collections import OrderedDict
 
 from torch import nn
 
-from blocklocal.errors import InputError, check_positive
+from blocklocal.errors import InputError
 from blocklocal.models.base import MODELS, ChainModel, Shape
+from blocklocal.ranges import check_range, whole
+
+DEPTH = whole(1, 10_000)  # hidden layers
 
 
 class MLP(ChainModel):
@@ -34,7 +37,7 @@ def _hidden(features: int, width: int, norm: bool, first: bool) -> nn.Sequential
 
 
 def _build(classes: int, input_shape: Shape, width: int = 512, depth: int = 3, norm: bool = True) -> nn.Module:
-    check_positive("depth", depth, integer=True)
+    check_range("depth", depth, DEPTH)
     if not isinstance(norm, bool):
         raise InputError(f"norm must be True or False, not {norm!r}.")
     return MLP(classes, input_shape, width, depth, norm)

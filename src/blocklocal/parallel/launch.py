@@ -13,15 +13,24 @@ from typing import Any
 
 import torch.distributed as dist
 
-from blocklocal.errors import InputError, check_positive
+from blocklocal.errors import InputError
 from blocklocal.parallel.address import JOIN_SECONDS, LAUNCHED
 from blocklocal.parallel.processes import STALL_SECONDS
 from blocklocal.parallel.stage import QUEUE
 from blocklocal.parallel.watch import FAILURE, about, remedy, report
+from blocklocal.ranges import MANY, Range, check_settings, whole
 
 POLL = 0.1
 SHOW_CURSOR = "\x1b[?25h"
 PATIENCE = 10.0  # seconds for the others to stop by themselves, once one has failed
+
+SECONDS = Range(0.001, 10**7)
+RANGES = {
+    **dict.fromkeys(("processes", "replicas", "queue"), whole(1, 1024)),
+    "placement": whole(1, 10_000),
+    "timeline": whole(0, MANY),
+    **dict.fromkeys(("stall", "join"), SECONDS),
+}
 
 
 @dataclass(frozen=True)
@@ -46,14 +55,9 @@ class Launch:
     """Seconds to wait for all processes to be there."""
 
     def __post_init__(self) -> None:
-        for name in ("processes", "replicas", "queue"):
-            check_positive(name, getattr(self, name), integer=True)
-        for name in ("stall", "join"):
-            check_positive(name, getattr(self, name))
+        check_settings(self, RANGES)
         if self.shard and self.replicas == 1:
             raise InputError("--shard divides blocks among replicas: give --replicas of 2 or more with it.")
-        if self.timeline < 0:
-            raise InputError(f"timeline must be a number of steps, 0 for none, not {self.timeline}.")
 
 
 @dataclass

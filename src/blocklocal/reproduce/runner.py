@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from blocklocal.errors import InputError, check_positive, unknown
+from blocklocal.errors import InputError, unknown
 from blocklocal.files import write_text
+from blocklocal.ranges import THREADS, Range, check_settings
 from blocklocal.reproduce.experiment import EXPERIMENTS, SIZES, Experiment, Job, Place, Row
 from blocklocal.reproduce.store import Store, to_json
 from blocklocal.reproduce.workers import Outcome, run_here, run_spread
@@ -16,6 +17,7 @@ from blocklocal.training.build import find_device
 from blocklocal.training.signals import StopSignals
 
 MOST_JOBS = 8  # at a time, unless asked for more: each holds a data set in memory
+RANGES = {"minutes": Range(0, 10**6, above=True), "jobs": THREADS, "threads": THREADS}
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,7 @@ class Launch:
     """CPU threads per job."""
 
     def __post_init__(self) -> None:
-        check_positive("threads", self.threads, integer=True)
-        if self.jobs is not None:
-            check_positive("jobs", self.jobs, integer=True)
-        if self.minutes is not None:
-            check_positive("minutes", self.minutes)
+        check_settings(self, RANGES)
 
     @property
     def processes(self) -> int:

@@ -5,9 +5,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import accumulate
 
-from blocklocal.errors import InputError, check_positive
+from blocklocal.errors import InputError
+from blocklocal.ranges import Range, check_range, whole
 from blocklocal.splitting.partition import partition
 
+COST, SIGNED = Range(0, 1e18), Range(-1e18, 1e18)  # seconds or bytes
+BANDWIDTH = Range(1e-6, math.inf)  # bytes per second
+DEVICES, MICRO_BATCHES = whole(1, 1024), whole(1, 65_536)
+CHUNKS, QUEUE = whole(1, 64), whole(1, 1024)
+PER_DEVICE = whole(1, 2 * int(CHUNKS.high))
 MAY_BE_NEGATIVE = ("forward_overhead", "backward_input_overhead", "backward_weight_overhead")
 
 
@@ -52,9 +58,7 @@ class BlockCosts:
             value = getattr(self, field.name)
             if value is None and field.default is None:
                 continue
-            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-            if not number or (value < 0 and field.name not in MAY_BE_NEGATIVE):
-                raise InputError(f"{field.name} must be a finite number of at least 0, not {value!r}.")
+            check_range(field.name, value, SIGNED if field.name in MAY_BE_NEGATIVE else COST)
         if self.kept_for_weight > self.activation_bytes:
             raise InputError(
                 f"weight_bytes ({self.weight_bytes}) are a part of activation_bytes ({self.activation_bytes}): "
@@ -95,10 +99,8 @@ class Link:
     latency: float = 0.0
 
     def __post_init__(self) -> None:
-        if not self.bandwidth > 0:
-            raise InputError(f"bandwidth must be above 0 bytes per second, not {self.bandwidth!r}.")
-        if not 0 <= self.latency < math.inf:
-            raise InputError(f"latency must be a finite number of seconds of at least 0, not {self.latency!r}.")
+        check_range("bandwidth", self.bandwidth, BANDWIDTH)
+        check_range("latency", self.latency, COST)
 
 
 def uniform_costs(
@@ -119,8 +121,8 @@ def uniform_costs(
     Seconds and activation bytes are those of a device's share of the network and a whole batch (its blocks divide
     them); `overhead` is that of each pass of the share; `message_bytes` those of every boundary, in each direction.
     """
-    check_positive("devices", devices, integer=True)
-    check_positive("per_device", per_device, integer=True)
+    check_range("devices", devices, DEVICES)
+    check_range("per_device", per_device, PER_DEVICE)
     block = BlockCosts(
         forward / per_device,
         backward_input / per_device,

@@ -8,15 +8,17 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from blocklocal.errors import InputError, check_positive
+from blocklocal.errors import InputError
 from blocklocal.local import OutputLoss
 from blocklocal.memory import saved_bytes
 from blocklocal.network import BlockLocal
-from blocklocal.simulate.costs import BlockCosts
+from blocklocal.ranges import check_range, whole
+from blocklocal.simulate.costs import MICRO_BATCHES, BlockCosts
 from blocklocal.splitting.costs import settle_device
 from blocklocal.unit import BlockUnit, Moment
 
 MOMENT = Moment()
+REPEATS = whole(1, 10_000)
 PASSES = ("forward", "backward_input", "backward_weight")
 
 
@@ -36,8 +38,8 @@ def measure(network: BlockLocal, x: Tensor, y: Tensor, *, micro_batches: int = 1
 
     Raises InputError for a rule that trains all blocks as one, and for more micro-batches than samples.
     """
-    check_positive("micro_batches", micro_batches, integer=True)
-    check_positive("repeats", repeats, integer=True)
+    check_range("micro_batches", micro_batches, MICRO_BATCHES)
+    check_range("repeats", repeats, REPEATS)
     if network.rule.whole or not network.rule.local:
         raise InputError(
             f"rule {network.rule.name!r} does not train blocks by themselves: build the network with rule='block-local'"

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from blocklocal.errors import InputError, check_positive
+from blocklocal.errors import InputError
+from blocklocal.ranges import check_range
 from blocklocal.simulate.block_local import LocalTrace, run_block_local
-from blocklocal.simulate.costs import BlockCosts, Link, group
+from blocklocal.simulate.costs import CHUNKS, DEVICES, MICRO_BATCHES, QUEUE, BlockCosts, Link, group
 from blocklocal.simulate.engine import STAYS, Trace, execute, make_plan
 from blocklocal.simulate.memory import peak_bytes
 from blocklocal.simulate.orders import Kind
@@ -15,6 +16,9 @@ from blocklocal.simulate.schedules import SCHEDULES, Schedule
 
 LETTERS = {Kind.FORWARD: "F", Kind.INPUT: "B", Kind.WEIGHT: "W", Kind.BACKWARD: "B"}
 MEASURED_STEPS = 24
+MOST_PASSES = 2**18  # of one device, in each direction: seconds
+MOST_OPERATIONS = 2**24  # of all devices: a gigabyte
+SHORTEST = 1e-15  # seconds of a step: below, batches per second are no number to show
 
 
 @dataclass(frozen=True)
@@ -91,12 +95,13 @@ def simulate(
     Raises InputError for an unknown schedule, more devices (times chunks) than blocks, and counts that do not fit.
     """
     chosen, link = SCHEDULES.get(schedule), link or Link()
-    check_positive("devices", devices, integer=True)
+    check_range("devices", devices, DEVICES)
     if chosen.order is None:
-        check_positive("depth", depth, integer=True)
+        check_range("depth", depth, QUEUE)
         return _block_local(chosen, _shares(costs, devices), link, depth)
     parts = _parts(chosen, costs, devices, chunks)
     m = _micro_batches(chosen, devices, micro_batches)
+    _check_work(chosen.name, devices, m * len(parts) // devices, "micro-batches or chunks")
     trace = execute(make_plan(parts, devices, m, chosen.order, chosen.place, link))
     return _pipeline(chosen, trace, parts, chosen.flush if flush is None else flush)
 
@@ -113,18 +118,19 @@ def timeline(
 ) -> list[Span]:
     """Every operation of one step (block-local: of as many steps as devices, and three more), as `simulate` runs it."""
     chosen, link = SCHEDULES.get(schedule), link or Link()
-    check_positive("devices", devices, integer=True)
+    check_range("devices", devices, DEVICES)
     if chosen.order is None:
-        check_positive("depth", depth, integer=True)
+        check_range("depth", depth, QUEUE)
         shares = _shares(costs, devices)
         return _local_spans(run_block_local(shares, link, depth, devices + 3), shares)
     m = _micro_batches(chosen, devices, micro_batches)
     parts = _parts(chosen, costs, devices, chunks)
+    _check_work(chosen.name, devices, m * len(parts) // devices, "micro-batches or chunks")
     return _spans(execute(make_plan(parts, devices, m, chosen.order, chosen.place, link)))
 
 
 def _parts(chosen: Schedule, costs: Sequence[BlockCosts], devices: int, chunks: int) -> list[list[BlockCosts]]:
-    check_positive("chunks", chunks, integer=True)
+    check_range("chunks", chunks, CHUNKS)
     per_device = chosen.chunks or chunks
     if devices * per_device > len(costs):
         each = "" if per_device == 1 else f" with {per_device} chunks each"
@@ -135,6 +141,15 @@ def _parts(chosen: Schedule, costs: Sequence[BlockCosts], devices: int, chunks: 
     return group(costs, devices * per_device, [block.backprop_step for block in costs])
 
 
+def _check_work(name: str, devices: int, passes: int, fewer: str) -> None:
+    """What is simulated operation by operation must have an end, and room."""
+    if passes > MOST_PASSES or devices * passes > MOST_OPERATIONS:
+        raise InputError(
+            f"{name} on {devices} devices with {passes:,} passes each takes too long to simulate (at most "
+            f"{MOST_PASSES:,} each, {MOST_OPERATIONS:,} in all): give fewer devices, {fewer}."
+        )
+
+
 def _shares(costs: Sequence[BlockCosts], devices: int) -> list[list[BlockCosts]]:
     return group(costs, devices, [block.local_step for block in costs])
 
@@ -142,7 +157,7 @@ def _shares(costs: Sequence[BlockCosts], devices: int) -> list[list[BlockCosts]]
 def _micro_batches(chosen: Schedule, devices: int, given: int | None) -> int:
     if given is None:
         return 4 * devices
-    check_positive("micro_batches", given, integer=True)
+    check_range("micro_batches", given, MICRO_BATCHES)
     if chosen.chunks is None and given % devices:
         raise InputError(
             f"{chosen.name} takes its micro-batches in turns of {devices}, one per device, and {given} are not a "
@@ -176,6 +191,7 @@ def _block_local(chosen: Schedule, shares: Sequence[Sequence[BlockCosts]], link:
     devices = len(shares)
     measured = depth * -(-MEASURED_STEPS // depth)  # what a full queue lets through repeats after `depth` steps
     warm_up = 2 * devices + 4 * depth
+    _check_work(chosen.name, devices, warm_up + measured, "places in the queue")
     trace = run_block_local(shares, link, depth, warm_up + measured)
     step = (trace.ends[-1, -1] - trace.ends[-1, -1 - measured]) / measured
     work = sum(block.local_step for share in shares for block in share) / devices
@@ -192,6 +208,8 @@ def _result(
 ) -> Result:
     if step <= 0:
         raise InputError("all costs are 0: give the seconds of at least one pass.")
+    if step < SHORTEST:
+        raise InputError(f"a step takes {step:g} s, less than can be told apart: give costs in seconds.")
     idle = max(0.0, float(1 - work / step))  # below 0 by rounding only
     return Result(name, devices, m, float(step), idle, memory, float(wire), None if fill is None else float(fill))
 

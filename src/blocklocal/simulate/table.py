@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from blocklocal.simulate.run import Result
+from blocklocal.sizes import in_bytes
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,12 +53,3 @@ def _cells(result: Result, batch_size: int | None) -> list[str]:
         in_bytes(result.wire_bytes) if result.wire_bytes else "",
         "" if result.fill_seconds is None else f"{result.fill_seconds:.3g} s",
     ]
-
-
-def in_bytes(size: float) -> str:
-    """A size with a unit: 1536 → 1.5 KiB."""
-    units = ["B", "KiB", "MiB", "GiB", "TiB"]
-    while size >= 1000 and len(units) > 1:
-        size /= 1024
-        units.pop(0)
-    return f"{size:.{0 if size >= 100 else 1}f} {units[0]}"

@@ -5,6 +5,8 @@ from itertools import accumulate
 
 from blocklocal.errors import InputError, check_positive
 
+MOST_STEPS = 10**8  # of the exact search: a minute or two
+
 
 def partition(costs: Sequence[float], groups: int) -> list[int]:
     """Sizes of `groups` runs of neighbouring items, in order, whose largest sum of costs is minimal.
@@ -13,18 +15,31 @@ def partition(costs: Sequence[float], groups: int) -> list[int]:
     group costs, so that equal costs spread evenly: ten items in four groups give 3, 3, 2 and 2 in some order. Every
     group has at least one item.
 
-    Raises InputError for negative or non-finite costs, and for more groups than items.
+    Equal costs that are too many for the exact search are divided evenly. Raises InputError for negative or non-finite
+    costs, for more groups than items, and for unequal costs that are too many.
     """
     check_positive("groups", groups, integer=True)
     if groups > len(costs):
         raise InputError(f"{len(costs)} items cannot fill {groups} groups: ask for at most {len(costs)}.")
     if any(not 0 <= cost < float("inf") for cost in costs):
         raise InputError(f"costs must be finite and not negative, not {list(costs)}.")
+    if len(costs) ** 2 * groups > MOST_STEPS:
+        return _many(costs, groups)
     ends = [0.0, *accumulate(costs)]
     largest = _best(ends, groups, limit=float("inf"), total=max)[0]
     scale = largest or 1.0  # squares of relative costs cannot overflow
     cuts = _best(ends, groups, limit=largest, total=lambda rest, cost: rest + (cost / scale) ** 2)[1]
     return [end - start for start, end in zip([0, *cuts], [*cuts, len(costs)], strict=True)]
+
+
+def _many(costs: Sequence[float], groups: int) -> list[int]:
+    if len(set(costs)) > 1:
+        raise InputError(
+            f"{len(costs)} items of unequal costs take too long to balance over {groups} groups: ask for fewer groups, "
+            "or for an equal number of items in each."
+        )
+    size, larger = divmod(len(costs), groups)
+    return [size] * (groups - larger) + [size + 1] * larger
 
 
 def _best(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from msgspec import Meta
-from torch import Tensor
+from torch import Tensor, nn
 
 from blocklocal.config import Config
 from blocklocal.data import Batches, Images, ImageSet, load_images
@@ -17,6 +17,7 @@ from blocklocal.network import BlockLocal
 from blocklocal.schemas import Number, Text
 from blocklocal.seeds import seeded
 from blocklocal.splitting import split
+from blocklocal.training.fits import check_fits
 
 if TYPE_CHECKING:
     from blocklocal.parallel.stage import Stage
@@ -92,16 +93,10 @@ def build_network(
 
 def draw_network(config: Config, facts: Facts, starts: Sequence[int] | None = None) -> BlockLocal:
     """As `build_network`, on the CPU and not yet in the layout and precision of training."""
+    check_memory_for(config, facts)
     m, machine = config.model, config.machine
     with seeded("model", machine.seed):
-        model = build_model(
-            m.model,
-            classes=len(facts.classes),
-            channels=facts.channels,
-            image_size=(facts.height, facts.width),
-            width=m.width,
-            **{name: _option(value) for name, value in m.model_options.items()},
-        )
+        model = plain_model(config, facts)
     example = torch.zeros(MEASURE_BATCH, facts.channels, facts.height, facts.width)
     if starts is not None:
         cut = split(model, starts=starts)
@@ -110,6 +105,26 @@ def draw_network(config: Config, facts: Facts, starts: Sequence[int] | None = No
     else:
         cut = split(model, m.blocks, balance=m.balance, example=example)
     return BlockLocal(cut, classes=len(facts.classes), learning=config.learning, example=example, seed=machine.seed)
+
+
+def plain_model(config: Config, facts: Facts) -> nn.Module:
+    """The module that a configuration names, not cut yet."""
+    m = config.model
+    return build_model(
+        m.model,
+        classes=len(facts.classes),
+        channels=facts.channels,
+        image_size=(facts.height, facts.width),
+        width=m.width,
+        **{name: _option(value) for name, value in m.model_options.items()},
+    )
+
+
+def check_memory_for(config: Config, facts: Facts, batch: int = 0, device: torch.device | None = None) -> None:
+    """Refuse a network that is too large for the free memory; with a `batch`, one that is too large to be trained."""
+    example = torch.Size((batch, facts.channels, facts.height, facts.width))
+    counted = config.edit(balance="count")  # where it is cut changes little, and costs cannot be measured
+    check_fits(config, lambda: plain_model(config, facts), lambda: draw_network(counted, facts), example, device)
 
 
 def settle(network: "BlockLocal | Stage", config: Config, device: torch.device) -> None:
@@ -184,5 +199,6 @@ def open_session(config: Config, data: ImageSet | None = None, starts: Sequence[
     threads, device = set_threads(config.machine.threads), find_device(config.machine.device)
     data = data or load_data(config)
     facts = Facts.of(data)
+    check_memory_for(config, facts, min(config.data.batch_size, len(data.train)), device)
     batches = training_batches(config, data, device)
     return Session(config, data, facts, build_network(config, facts, device, starts), batches, device, threads)
