@@ -139,9 +139,8 @@ def _fill_closed() -> None:
 def _opened(stream: TextIO | None) -> TextIO:
     if stream is None:  # it was closed when Python started
         return open(os.devnull, "w")
-    reconfigure = getattr(stream, "reconfigure", None)
-    if reconfigure is not None:
-        reconfigure(errors=ESCAPING)
+    with suppress(AttributeError, OSError, ValueError):  # no stream of Python's own, or in use already: see `_write`
+        stream.reconfigure(errors=ESCAPING)  # type: ignore[union-attr]
     return stream
 
 

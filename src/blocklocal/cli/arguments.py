@@ -84,6 +84,8 @@ class EvaluateArguments:
     """auto, cpu or cuda."""
     json: Path | None = None
     """Write the figures to this file too."""
+    overwrite: bool = False
+    """With --json: replace a file that blocklocal did not write."""
     trust: bool = False
     """Let the code of a model of its own, which a run or configuration names, run on this machine."""
 

@@ -18,10 +18,10 @@ from blocklocal.cli.arguments import (
 )
 from blocklocal.config import Config
 from blocklocal.errors import InputError, unknown
-from blocklocal.files import write_text
 from blocklocal.parallel.launch import Launch
 from blocklocal.recipes import RECIPES
 from blocklocal.screen import console
+from blocklocal.written import check_target, signed_json, write_file
 
 if TYPE_CHECKING:
     from blocklocal.data import ImageSet
@@ -167,6 +167,8 @@ def evaluate(arguments: list[str]) -> None:
     given = parse(EvaluateArguments, arguments, "blocklocal evaluate")
     if given.split not in ("test", "validation", "train"):
         raise unknown("split", given.split, ("test", "validation", "train"))
+    if given.json is not None:
+        check_target(given.json, overwrite=given.overwrite)
     config, facts, network = load_network(given.run, given.checkpoint, given.device, trust=given.trust)
     if given.data is not None:  # sizes of the run's own set say nothing of another
         held = config.data.validation if given.split == "validation" else 0
@@ -183,7 +185,8 @@ def evaluate(arguments: list[str]) -> None:
     ece = "" if result.ece is None else f"  ECE {result.ece:.4f}"
     print(f"{given.split}: top-1 {result.top1:.2f} %  {top3}NLL {result.nll:.4f}{ece}")
     if given.json is not None:
-        write_text(given.json, json.dumps({"split": given.split, **asdict(result)}, indent=2) + "\n")
+        content = signed_json({"split": given.split, **asdict(result)}, indent=2)
+        write_file(given.json, content, overwrite=given.overwrite)
 
 
 def _check_fits(data: "ImageSet", facts: "Facts") -> None:

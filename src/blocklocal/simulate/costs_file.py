@@ -1,6 +1,5 @@
 """Costs as a JSON file: what was measured once can be simulated again, and edited by hand."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
@@ -9,9 +8,9 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from blocklocal.errors import InputError, unknown
-from blocklocal.files import write_text
 from blocklocal.schemas import Number, Scalar, Text, read_json
 from blocklocal.simulate.costs import BlockCosts
+from blocklocal.written import signed_json, write_file
 
 WHAT = 'an object with a list "blocks" of at least one block, as --save-costs writes it'
 MOST_BLOCKS = 2_000  # dealing them out over devices takes time that grows with their square
@@ -33,12 +32,14 @@ class _File:
     blocks: Annotated[list[dict[Text, Number | None]], Meta(min_length=1, max_length=MOST_BLOCKS)]
     batch_size: Annotated[int, Meta(ge=1, le=10**12)] | None = None
     measured: dict[Text, Scalar] | None = None
+    written_by: Text | None = None
 
 
-def save_costs(path: Path, costs: CostsFile) -> None:
-    """Write {"batch_size": …, "measured": …, "blocks": [{"forward": …, …}, …]}."""
-    content = {"batch_size": costs.batch_size, "measured": costs.measured}
-    write_text(path, json.dumps({**content, "blocks": [asdict(block) for block in costs.blocks]}, indent=1) + "\n")
+def save_costs(path: Path, costs: CostsFile, *, overwrite: bool = False) -> None:
+    """Write {"batch_size": …, "measured": …, "blocks": [{"forward": …, …}, …]}; overwrite a file that is not ours."""
+    content: dict[str, Any] = {"batch_size": costs.batch_size, "measured": costs.measured}
+    content |= {"blocks": [asdict(block) for block in costs.blocks]}
+    write_file(path, signed_json(content, indent=1), overwrite=overwrite)
 
 
 def load_costs(path: Path) -> CostsFile:

@@ -6,14 +6,13 @@ so that rounding cannot make two spans overlap; the format counts in microsecond
 Format: Trace Event Format, https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from blocklocal.errors import InputError
-from blocklocal.files import write_text
 from blocklocal.timeline.read import WAITS, Segment, Span, Timeline, read_timeline
+from blocklocal.written import check_target, signed_json, write_file
 
 Event = dict[str, Any]
 COMPUTING, WAITING = 1, 2
@@ -21,11 +20,11 @@ THREADS = {COMPUTING: "computing", WAITING: "waiting"}
 PAUSE = 1.0  # seconds left between two launches: the hours a run was stopped would hide the rest
 
 
-def write_trace(run: Path, output: Path | None = None) -> tuple[Path, int]:
+def write_trace(run: Path, output: Path | None = None, *, overwrite: bool = False) -> tuple[Path, int]:
     """Write the trace of a run folder, whole or not at all; returns its path, and how many spans and arrows it has.
 
-    The default path is `trace.json` in the run folder.
-    Raises `InputError` where there is no run folder, no timeline in it, or no step recorded yet.
+    The default path is `trace.json` in the run folder. overwrite: replace an `output` that is not ours (see `written`).
+    Raises `InputError` where there is no run folder, no timeline in it, no step recorded yet, or another file there.
     """
     run = Path(run)
     if not run.is_dir():
@@ -39,8 +38,10 @@ def write_trace(run: Path, output: Path | None = None) -> tuple[Path, int]:
     if path.is_dir():
         raise InputError(f"--output {path} is a folder. Expected the name of a file, such as {path / 'trace.json'}.")
     path.parent.mkdir(parents=True, exist_ok=True)
+    check_target(path, overwrite=overwrite or output is None)
     events = trace_events(timeline)
-    write_text(path, json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}, ensure_ascii=False) + "\n")
+    content = signed_json({"traceEvents": events, "displayTimeUnit": "ms"}, ensure_ascii=False)
+    write_file(path, content, overwrite=overwrite or output is None)
     return path, sum(event["ph"] in "Xs" for event in events)
 
 
