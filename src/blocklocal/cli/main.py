@@ -3,8 +3,10 @@
 Nothing heavy is imported here: a command's module is imported when the command is run.
 """
 
+import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 
@@ -68,10 +70,27 @@ def usage() -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status (0 done, 1 failed, 2 bad input, 130 stopped by the user)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    with screens() as (out, _):
+    with screens() as (out, _), _warnings():
         status = _run(given)
         out.flush()
         return _check_printed(status, given, out)
+
+
+class _Lines(logging.Handler):
+    """What the library warns of, as lines on standard error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _say(record.getMessage(), 0, kind=f"{record.levelname.lower()}: ")
+
+
+@contextmanager
+def _warnings() -> Generator[None]:
+    logger, lines = logging.getLogger("blocklocal"), _Lines(logging.WARNING)
+    logger.addHandler(lines)
+    try:
+        yield
+    finally:
+        logger.removeHandler(lines)
 
 
 def _run(given: list[str]) -> int:
