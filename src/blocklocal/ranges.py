@@ -7,6 +7,7 @@ no number overflows a float32, and nothing loops for hours before it is found to
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from blocklocal.errors import InputError, shown
@@ -65,20 +66,34 @@ def check_range(name: str, value: object, allowed: Range) -> None:
 def check_settings(settings: Any, ranges: Mapping[str, Range]) -> None:
     """Every field of a dataclass: a number lies in its range, a text is a text, a switch is true or false.
 
-    A field whose default is None may be None.
+    A field whose default is None may be None; one whose default is a tuple holds numbers of its range, or texts.
     """
     for field in fields(settings):
-        value = getattr(settings, field.name)
-        if value is None and field.default is None:
+        value, default = getattr(settings, field.name), field.default
+        if value is None and default is None:
             continue
-        if field.name in ranges:
-            values = value if isinstance(value, tuple | list) and isinstance(field.default, tuple) else (value,)
-            for each in values:
-                check_range(field.name, each, ranges[field.name])
-        elif isinstance(field.default, str) and not isinstance(value, str):
-            raise InputError(f"{field.name} must be a text, not {shown(value)}.")
-        elif isinstance(field.default, bool) and not isinstance(value, bool):
-            raise InputError(f"{field.name} must be true or false, not {shown(value)}.")
+        if isinstance(default, tuple):
+            _check_row(field.name, value, ranges.get(field.name))
+        elif field.name in ranges:
+            check_range(field.name, value, ranges[field.name])
+        else:
+            _check_kind(field.name, value, dict if field.default_factory is dict else type(default))
+
+
+def _check_row(name: str, values: Any, allowed: Range | None) -> None:
+    if not isinstance(values, tuple | list):
+        raise InputError(f"{name} must be a list, not {shown(values)}.")
+    for value in values:
+        if allowed is not None:
+            check_range(name, value, allowed)
+        elif not isinstance(value, str | Path):
+            raise InputError(f"{name} must be a list of texts, not {shown(values)}.")
+
+
+def _check_kind(name: str, value: Any, kind: type) -> None:
+    words = {str: "a text", bool: "true or false", dict: "an object of options"}
+    if kind in words and not isinstance(value, kind):
+        raise InputError(f"{name} must be {words[kind]}, not {shown(value)}.")
 
 
 def _number(value: float) -> str:

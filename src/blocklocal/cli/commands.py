@@ -21,12 +21,15 @@ from blocklocal.errors import InputError, unknown
 from blocklocal.parallel.launch import Launch
 from blocklocal.recipes import RECIPES
 from blocklocal.screen import console
+from blocklocal.sizes import check_memory
 from blocklocal.written import check_target, signed_json, write_file
 
 if TYPE_CHECKING:
     from blocklocal.data import ImageSet
     from blocklocal.parallel.address import Address
     from blocklocal.training.build import Facts
+
+PROCESS_BYTES = 100 * 2**20  # of a process's own, before it has any data
 
 
 def train(arguments: list[str]) -> None:
@@ -97,6 +100,7 @@ def _train_spread(
         if not resume:
             check_free(folder)
         check_devices(find_device(config.machine.device), wanted)
+        check_memory(f"{wanted} processes", {"torch in each": wanted * PROCESS_BYTES}, "give fewer --processes")
         output = [] if resume or given.output else ["--output", str(folder)]
         raise SystemExit(launch(["train", *arguments, *output], wanted))
     if wanted not in (1, address.size):
