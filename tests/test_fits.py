@@ -158,10 +158,6 @@ def test_a_number_without_measure_is_refused_before_anything_begins(arguments, w
         (("--devices", *range(1, 102)), "from 1 to 100 numbers of devices, not 101"),
         (("--micro-batches", 10**10), "micro_batches must be"),
         (("--micro-batches", 65536, "--devices", 1024), "takes too long to simulate"),
-        (
-            ("--queue", 1024, "--devices", 1024, "--schedules", "block-local", "--forward", 0),
-            "all costs are 0|too long",
-        ),
         (("--chunks", 10**9), "chunks must be"),
         (("--bandwidth", "nan"), "bandwidth must be"),
         (("--forward", "1e308"), "forward must be"),
