@@ -32,6 +32,12 @@ def printable(text: object) -> str:
     return re.sub(UNSAFE, lambda found: _escaped(found[0]), str(text))
 
 
+def one_line(text: str, most: int = 2000) -> str:
+    """A text of foreign origin: printable, on one line, and not longer than `most` characters."""
+    line = printable(" ".join(text.splitlines()))
+    return line if len(line) <= most else f"{line[: most - 1]}…"
+
+
 def encodable(text: str, encoding: str) -> str:
     """`text` as it can be written in `encoding`."""
     return text.encode(encoding, ESCAPING).decode(encoding)

@@ -1,28 +1,28 @@
 """`blocklocal train --processes P`: start P processes on this machine, speak for them, and leave none behind."""
 
-import json
 import os
-import signal
-import subprocess
+import secrets
 import sys
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from types import FrameType
-from typing import Any
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch.distributed as dist
 
 from blocklocal.errors import InputError
-from blocklocal.parallel.address import JOIN_SECONDS, LAUNCHED
+from blocklocal.parallel import rank as rank_script
+from blocklocal.parallel.address import JOIN_SECONDS, LAUNCHED, SECRET
 from blocklocal.parallel.processes import STALL_SECONDS
 from blocklocal.parallel.stage import QUEUE
-from blocklocal.parallel.watch import FAILURE, about, remedy, report
+from blocklocal.parallel.store import ANSWER_SECONDS, SealedStore, hold_store
+from blocklocal.parallel.supervise import Children, outcome, say, supervise
+from blocklocal.parallel.wire import first_line
 from blocklocal.ranges import MANY, Range, check_settings, whole
+from blocklocal.starting import start_script
 
-POLL = 0.1
-SHOW_CURSOR = "\x1b[?25h"
-PATIENCE = 10.0  # seconds for the others to stop by themselves, once one has failed
+HERE = "127.0.0.1"
+SCRIPT = Path(rank_script.__file__)
 
 SECONDS = Range(0.001, 10**7)
 RANGES = {
@@ -60,104 +60,51 @@ class Launch:
             raise InputError("--shard divides blocks among replicas: give --replicas of 2 or more with it.")
 
 
-@dataclass
-class _Children:
-    """The processes, and what the user wants of them."""
-
-    running: list[subprocess.Popen[bytes]] = field(default_factory=list)
-    asked: int = 0
-
-    def forward(self, number: int, frame: FrameType | None) -> None:
-        """Pass a signal on as SIGTERM (a Python that is starting answers SIGINT with a traceback); the second kills."""
-        self.asked += 1
-        for child in self.running:
-            if child.poll() is None:
-                child.send_signal(signal.SIGTERM if self.asked == 1 else signal.SIGKILL)
-
-    def kill(self) -> None:
-        for child in self.running:
-            if child.poll() is None:
-                child.kill()
-            child.wait()
-
-
 def launch(command: Sequence[str], processes: int) -> int:
     """Run `blocklocal COMMAND` in `processes` processes; returns the exit status, after one message if it is not 0.
 
-    The run's store is here, so that it outlives any of them.
+    The run's store is here, so that it outlives any of them; only this machine reaches it.
     """
-    base = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    store = dist.PrefixStore("blocklocal/0", base)
-    children = _Children()
-    before = {number: signal.signal(number, children.forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    secret = secrets.token_hex(32)
     try:
-        for rank in range(processes):
-            if children.asked:
-                break
-            environment = _environment(rank, processes, base.port)
-            program = [sys.executable, "-m", "blocklocal", *command]
-            # A session of its own: a terminal's Ctrl-C comes to the parent alone, which passes it on.
-            children.running.append(
-                subprocess.Popen(program, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
-            )
-            if children.asked:  # while this one was started: it was not among those that were told
-                children.running[-1].terminate()
-        return _supervise(children, store)
+        base = hold_store(HERE, 0, ANSWER_SECONDS)
+        store = SealedStore(base, secret, "blocklocal/0/")
+        with _pipe() as end, Children().listening() as children:
+            for rank in range(processes):
+                if children.asked:
+                    break
+                environment = _environment(rank, processes, base.port, secret)
+                children.add(start_script(SCRIPT, [str(end), *command], environment, keep=[end]))
+            supervise(children, store)
+            return outcome(children, store)
+    except (InputError, OSError, dist.DistError) as error:  # of the store, or of the starts; all processes are gone
+        say(f"error: {first_line(error)} All processes were stopped.")
+        return 1
+
+
+@contextmanager
+def _pipe() -> Generator[int]:
+    """A pipe's end to read from, for the processes to inherit: that it is over tells them that this one is gone."""
+    end, ours = os.pipe()
+    try:
+        yield end
     finally:
-        children.kill()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        os.close(end)
+        os.close(ours)
 
 
-def _environment(rank: int, processes: int, port: int) -> dict[str, str]:
+def _environment(rank: int, processes: int, port: int, secret: str) -> dict[str, str]:
     set_here = {
         "RANK": rank,
         "WORLD_SIZE": processes,
         "LOCAL_RANK": rank,
         "LOCAL_WORLD_SIZE": processes,
-        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_ADDR": HERE,
         "MASTER_PORT": port,
         LAUNCHED: 1,
+        SECRET: secret,
         "TORCHELASTIC_RESTART_COUNT": 0,  # of another launcher, where this one runs under it
     }
-    defaults = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
+    # What torch itself has to say of a lost process is a dump of its stack: shown where the user asks for it.
+    defaults = {"TORCH_CPP_LOG_LEVEL": "FATAL"} | ({"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {})
     return {**defaults, **os.environ, **{name: str(value) for name, value in set_here.items()}}
-
-
-def _supervise(children: _Children, store: dist.Store) -> int:
-    """Wait for all; once one has failed the others get a little time, and are killed then."""
-    failed_at: float | None = None
-    while any(child.poll() is None for child in children.running):
-        if failed_at is None and any(child.returncode not in (None, 0, 130) for child in children.running):
-            failed_at = time.monotonic()
-            if not children.asked:
-                _report_death(children, store)
-        if failed_at is not None and time.monotonic() - failed_at > PATIENCE:
-            children.kill()
-        time.sleep(POLL)
-    statuses = [child.returncode for child in children.running]
-    if statuses and all(status in (0, 130) for status in statuses) and children.asked < 2:
-        return max(statuses)
-    if sys.stdout.isatty():
-        print(SHOW_CURSOR, end="", flush=True)  # a live table that was cut off has hidden it
-    if children.asked and (children.asked > 1 or not store.check([FAILURE])):  # they had not begun to train
-        print("stopped.", file=sys.stderr)
-        return 130
-    _report_death(children, store)
-    first: dict[str, Any] = json.loads(store.get(FAILURE))
-    text = f"error: {about(store, first['rank'])} {first['text']} All processes were stopped. {remedy(store)}"
-    print(text.rstrip(), file=sys.stderr)
-    return first["status"]
-
-
-def _report_death(children: _Children, store: dist.Store) -> None:
-    """Name the process that died without a word, where none has said what is wrong."""
-    for rank, child in enumerate(children.running):
-        if child.returncode is not None and child.returncode < 0:
-            name = signal.Signals(-child.returncode).name
-            report(store, rank, f"was ended by {name}{' (out of memory?)' if name == 'SIGKILL' else ''}.", 1)
-            return
-    for rank, child in enumerate(children.running):
-        if child.returncode not in (None, 0, 130):
-            report(store, rank, f"ended with status {child.returncode}.", 1)
-            return

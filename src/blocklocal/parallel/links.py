@@ -24,6 +24,7 @@ from torch import Tensor
 
 from blocklocal.errors import InputError
 from blocklocal.parallel.processes import POLL_SECONDS, Edge, Processes
+from blocklocal.parallel.store import decode
 from blocklocal.parallel.wire import begin, wait
 
 MESSAGE, STOP, END = 0, 1, 2  # what a header says
@@ -47,6 +48,8 @@ class Header:
     @classmethod
     def unpack(cls, values: Tensor) -> "Header":
         kind, number, *losses = values.tolist()
+        if kind not in (MESSAGE, STOP, END) or not float(number).is_integer():
+            raise InputError("what came from the process before is no message of this run.")
         return cls(int(kind), int(number), losses)
 
 
@@ -224,8 +227,12 @@ class Inbox:
             if not needed:
                 return False
             time.sleep(POLL_SECONDS)
-        shape, stride, dtype = json.loads(self.edge.store.get(key))
-        self._layouts[kind] = Layout(tuple(shape), tuple(stride), dtype)
+        shape, stride, dtype = decode(self.edge.store.get(key), tuple[tuple[int, ...], tuple[int, ...], str])
+        if not isinstance(getattr(torch, dtype, None), torch.dtype):
+            raise InputError(
+                f"the process before sends messages of the type {dtype!r}, which this torch does not have."
+            )
+        self._layouts[kind] = Layout(shape, stride, dtype)
         return True
 
     def _irecv(self, tensor: Tensor, group: Any) -> Any:

@@ -3,7 +3,7 @@
 import copy
 import hashlib
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from blocklocal.network import BlockLocal
 from blocklocal.parallel.launch import Launch
 from blocklocal.parallel.placement import Placement, place, step_seconds
 from blocklocal.parallel.processes import Processes
+from blocklocal.parallel.share import share
 from blocklocal.parallel.stage import check_placement, check_rule, passing_back
 from blocklocal.training.build import Facts, Session, draw_network, load_data, settle, training_batches
 from blocklocal.training.checkpoint import clear_leftovers
@@ -49,17 +50,33 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Decided:
     """What the first process has decided: the same for all."""
 
     facts: Facts
     name: str
     skipped: int
-    labels: dict[str, Tensor]
     starts: list[int] | None
     placement: Placement
     checkpoint: str | None
     changes: list[str]
+
+
+@dataclass(frozen=True)
+class Plan(Decided):
+    """With the labels of every split, which all processes need."""
+
+    labels: dict[str, Tensor]
+
+
+def share_plan(processes: Processes, plan: Plan | None) -> Plan:
+    """The first process's plan, in every process."""
+    mine = None
+    if plan is not None:
+        decided = Decided(**{field.name: getattr(plan, field.name) for field in fields(Decided)})
+        mine = asdict(decided), plan.labels
+    decided, labels = share(processes, Decided, mine)
+    return Plan(**vars(decided), labels=labels)
 
 
 def agreed(order: Order) -> dict[str, Any]:
@@ -118,11 +135,11 @@ def make_plan(
         facts,
         data.name,
         data.skipped,
-        {name: getattr(data, name).labels for name in SPLITS},
         None if config.model.at else network.split.starts,
         placement,
         checkpoint.name if checkpoint else None,
         changes,
+        {name: getattr(data, name).labels for name in SPLITS},
     )
     if not order.quiet:
         print(placement.said(), flush=True)

@@ -6,11 +6,11 @@ Process number = group · replicas + replica, so that the replicas of a group, w
 
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from math import inf
 from types import TracebackType
 from typing import Any
 
@@ -20,7 +20,10 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from blocklocal.errors import InputError
 from blocklocal.parallel.address import JOIN_SECONDS, Address
-from blocklocal.parallel.watch import Watch
+from blocklocal.parallel.store import SealedStore, decode
+from blocklocal.parallel.watch import Watch, end_with_parent
+from blocklocal.parallel.wire import first_line
+from blocklocal.screen import one_line
 from blocklocal.training.build import find_device
 
 STALL_SECONDS = 600.0
@@ -31,15 +34,17 @@ POLL_SECONDS = 0.005
 class Processes:
     """This process among the others: `stage` of `stages` groups of blocks, `replica` of `replicas` within its group.
 
-    store: small facts, read by polling (it must not be blocked by a process that is gone). data: the replicas of this
-    group of blocks, which average gradients; None without replicas.
+    store: small facts, read by polling (it must not be blocked by a process that is gone). meetings: torch's own part
+    of it, which must live as long as the process groups. data: the replicas of this group of blocks, which average
+    gradients; None without replicas.
     """
 
     address: Address
-    store: dist.Store
+    store: SealedStore
     replicas: int
     stall: float
     watch: Watch | None = None
+    meetings: SealedStore | None = None
     data: DeviceMesh | None = None
     networks: int = 0  # that they have trained together so far
     shared: int = 0
@@ -72,7 +77,7 @@ class Processes:
         """
         own = []
         self.networks += 1
-        store = dist.PrefixStore(f"network/{self.networks}", self.store)
+        store = self.store.within(f"network/{self.networks}")
         for stage in range(self.stages - 1):
             for replica in range(self.replicas):
                 ranks = [stage * self.replicas + replica, (stage + 1) * self.replicas + replica]
@@ -81,21 +86,6 @@ class Processes:
                 if self.address.rank in ranks:
                     own.append(Edge(ranks[0], ranks[1], store, control, data, back))
         return own
-
-    def share(self, value: Any) -> Any:
-        """What the first process gives, in every process (any object; they trust each other).
-
-        It may take its time to make it, as long as it lives.
-        """
-        self.shared += 1
-        ready = f"shared/{self.shared}"
-        if self.address.rank == 0:
-            self.store.set(ready, "1")
-        seconds = inf if self.watch else self.stall
-        self.wait_for([ready], seconds, lambda _: f"process 0 has said nothing for {seconds:.0f} s.")
-        box = [value]
-        dist.broadcast_object_list(box, src=0)
-        return box[0]
 
     def agree(self, wish: bool, device: torch.device) -> bool:
         """Whether any process of this group of blocks has the wish; the same answer in all of them."""
@@ -107,12 +97,14 @@ class Processes:
 
     def wait_for(self, keys: Sequence[str], seconds: float, missing: Callable[[list[str]], str]) -> list[bytes]:
         """Values of keys, as soon as all are there; raises InputError with the words of `missing` after `seconds`."""
-        end = time.monotonic() + seconds
-        while absent := [key for key in keys if not self.store.check([key])]:
-            if time.monotonic() > end:
-                raise InputError(missing(absent))
-            time.sleep(POLL_SECONDS)
-        return [self.store.get(key) for key in keys]
+        end, found = time.monotonic() + seconds, dict[str, bytes]()
+        while absent := [key for key in keys if key not in found]:
+            found |= {key: value for key in absent if (value := self.store.read(key)) is not None}
+            if len(found) < len(keys):
+                if time.monotonic() > end:
+                    raise InputError(missing([key for key in keys if key not in found]))
+                time.sleep(POLL_SECONDS)
+        return [found[key] for key in keys]
 
     def meet(self, name: str) -> None:
         """Go on when every process has come here."""
@@ -151,7 +143,7 @@ class Edge:
 
     source: int
     target: int
-    store: dist.Store
+    store: SealedStore
     control: Any
     data: Any
     back: Any | None
@@ -173,11 +165,12 @@ def join(
     a message that takes longer counts as an error. Raises InputError where a process is missing after `join_seconds`,
     or has other settings, and where the number of processes does not fit.
     """
+    over = threading.Event()
+    if watched and address.managed:
+        end_with_parent(over)
     processes = Processes(address, address.connect(serve=True, seconds=join_seconds), replicas, stall_seconds)
     if watched:
-        processes.watch = Watch(
-            address.connect(), address.rank, address.size, quiet=address.quiet, managed=address.managed
-        )
+        processes.watch = Watch(address.connect(), address.rank, address.size, quiet=address.quiet, over=over)
         processes.watch.start()
     try:
         _check_same(processes, settings or {}, join_seconds)
@@ -187,12 +180,14 @@ def join(
                 "or change --replicas."
             )
         cuda = device is not None and device.type == "cuda"
+        patience = max(stall_seconds, join_seconds)
+        processes.meetings = address.connect(patience=patience).within("torch")
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if cuda else "gloo",
-            store=dist.PrefixStore("torch", address.connect()),
+            store=processes.meetings,
             rank=address.rank,
             world_size=address.size,
-            timeout=timedelta(seconds=max(stall_seconds, join_seconds)),
+            timeout=timedelta(seconds=patience),
         )
         if replicas > 1:
             mesh = init_device_mesh(
@@ -204,10 +199,9 @@ def join(
             processes.watch.fail(f"stopped: {error}", 2)
         raise
     except (dist.DistError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
         text = (
-            f"process {address.rank} cannot connect to the others ({reason}): are their ports open, and does "
-            "GLOO_SOCKET_IFNAME (NCCL_SOCKET_IFNAME) name a network interface that reaches them?"
+            f"process {address.rank} cannot connect to the others ({first_line(error)}): are their ports open, and "
+            "does GLOO_SOCKET_IFNAME (NCCL_SOCKET_IFNAME) name a network interface that reaches them?"
         )
         if processes.watch is not None:
             processes.watch.fail(f"stopped: {text}", 1)
@@ -230,13 +224,13 @@ def _check_same(processes: Processes, settings: dict[str, Any], seconds: float) 
         )
 
     said = processes.wait_for([f"settings/{r}" for r in range(size)], seconds, missing)
-    first = json.loads(said[0])
+    first = decode(said[0], dict[str, Any])
     other = [name for name in {**first, **settings} if first.get(name) != settings.get(name)]
     if other:
         listed = ", ".join(f"{name} ({settings.get(name)!r} here, {first.get(name)!r} there)" for name in other)
         raise InputError(
-            f"process {rank} was started with other settings than process 0: {listed}. Give all processes the same "
-            "command, and the same version of blocklocal and torch."
+            f"process {rank} was started with other settings than process 0: {one_line(listed)}. Give all processes "
+            "the same command, and the same version of blocklocal and torch."
         )
 
 

@@ -8,11 +8,12 @@ import json
 from collections.abc import Sequence
 from math import isnan
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, TypeVar
 
 from blocklocal.errors import InputError
 from blocklocal.parallel.processes import Processes
 from blocklocal.parallel.stage import Stage
+from blocklocal.parallel.store import as_text, decode
 from blocklocal.training.checkpoint import Draft, Saved, describe
 from blocklocal.training.loop import Record, Trainer
 from blocklocal.training.observers import check_finite
@@ -20,6 +21,15 @@ from blocklocal.training.progress import NullProgress, Progress
 from blocklocal.training.tally import merge
 
 PER_BLOCK = ("loss", "train_top1", "parts", "message", "validation_top1")
+EpochPiece = dict[str, list[dict[str, int | float] | int | float | None]]
+T = TypeVar("T")
+
+
+class CheckpointPiece(TypedDict):
+    """A stage's tally, and what it has of every unit."""
+
+    tally: dict[str, Any] | None
+    units: list[dict[str, Any]]
 
 
 class Relay:
@@ -32,28 +42,28 @@ class Relay:
         """This stage's piece."""
         self.store.set(f"piece/{name}/{self.processes.stage}", json.dumps(piece))
 
-    def collect(self, name: str) -> list[Any]:
-        """The pieces of all earlier stages, in order, taken out of the store."""
+    def collect(self, name: str, kind: type[T]) -> list[T]:
+        """The pieces of all earlier stages, in order, taken out of the store; they are of type `kind`."""
         keys = [f"piece/{name}/{stage}" for stage in range(self.processes.stage)]
-        return [json.loads(text) for text in self._take(keys)]
+        return [decode(piece, kind) for piece in self._take(keys)]
 
-    def tell(self, name: str, text: str) -> None:
+    def tell(self, name: str, word: str) -> None:
         """Something for every later stage."""
         for stage in range(self.processes.stage + 1, self.processes.stages):
-            self.store.set(f"told/{name}/{stage}", text)
+            self.store.set(f"told/{name}/{stage}", word)
 
     def hear(self, name: str) -> str:
         """What an earlier stage has told."""
-        return self._take([f"told/{name}/{self.processes.stage}"])[0].decode()
+        return as_text(self._take([f"told/{name}/{self.processes.stage}"])[0])
 
     def _take(self, keys: Sequence[str]) -> list[bytes]:
         seconds = self.processes.stall
-        texts = self.processes.wait_for(
+        said = self.processes.wait_for(
             keys, seconds, lambda _: f"earlier blocks have said nothing for {seconds:.0f} s."
         )
         for key in keys:
             self.store.delete_key(key)
-        return texts
+        return said
 
 
 class Records:
@@ -73,7 +83,7 @@ class Records:
         if not self.stage.processes.last:
             self.relay.leave(f"epoch {record['epoch']}", piece)
             return
-        pieces = [*self.relay.collect(f"epoch {record['epoch']}"), piece]
+        pieces = [*self.relay.collect(f"epoch {record['epoch']}", EpochPiece), piece]
         record.update({name: [value for piece in pieces for value in piece[name]] for name in PER_BLOCK})
 
 
@@ -117,9 +127,10 @@ class SharedCheckpoints:
         if not self.relay.processes.last:
             self.relay.leave(name, {"tally": state["tally"], "units": described})
             return
-        pieces = self.relay.collect(name)
+        pieces = self.relay.collect(name, CheckpointPiece)
         if state["tally"] is not None:
-            state["tally"] = merge([*(piece["tally"] for piece in pieces), state["tally"]])
+            before = [tally for piece in pieces if (tally := piece["tally"]) is not None]
+            state["tally"] = merge([*before, state["tally"]])
         draft.complete(state, [unit for piece in pieces for unit in piece["units"]] + described)
 
     def _open(self, name: str, step: int) -> Draft:

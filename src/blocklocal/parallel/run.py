@@ -19,14 +19,14 @@ from blocklocal.errors import InputError
 from blocklocal.network import BlockLocal
 from blocklocal.parallel.address import Address
 from blocklocal.parallel.placement import block_range
-from blocklocal.parallel.plan import Order, Plan, agreed, make_plan
+from blocklocal.parallel.plan import Order, Plan, agreed, make_plan, share_plan
 from blocklocal.parallel.processes import Processes, default_threads, join, own_device
 from blocklocal.parallel.recorder import Recorder
 from blocklocal.parallel.relay import Console, Records, Relay, SharedCheckpoints
 from blocklocal.parallel.stage import Stage
 from blocklocal.parallel.trouble import tell, words
 from blocklocal.parallel.watch import ASKED, introduce
-from blocklocal.parallel.wire import LinkError
+from blocklocal.parallel.wire import LinkError, is_lost_connection
 from blocklocal.training.build import (
     Facts,
     Session,
@@ -85,7 +85,7 @@ def train_share(address: Address, order: Order) -> dict[str, Any] | None:
             raise
         except BaseException as error:
             status = tell(processes, error)
-            expected = isinstance(error, InputError | LinkError | OSError)
+            expected = isinstance(error, InputError | LinkError | OSError) or is_lost_connection(error)
             if processes.address.quiet and expected:  # else a traceback is worth more than the launcher's line
                 raise SystemExit(status) from error
             if isinstance(error, LinkError):
@@ -112,7 +112,7 @@ def _train_planned(
 ) -> dict[str, Any] | None:
     """made: the plan and what the first process has loaded for it."""
     config, rank = order.config, processes.address.rank
-    plan: Plan = processes.share(made[0] if made else None)
+    plan = share_plan(processes, made[0] if made else None)
     network = made[2] if made else draw_network(config, plan.facts, plan.starts)
     first_sizes = network.message_sizes()
     recorder = _recorder(processes, order, plan, network.split.names, threads, device)

@@ -2,7 +2,7 @@
 
 from blocklocal.errors import InputError, file_trouble
 from blocklocal.parallel.processes import Processes
-from blocklocal.parallel.wire import LinkError, is_lost_connection
+from blocklocal.parallel.wire import LinkError, first_line, is_lost_connection
 
 
 def tell(processes: Processes, error: BaseException) -> int:
@@ -35,4 +35,4 @@ def words(processes: Processes, error: BaseException) -> tuple[str, int]:
         return f"stopped: {file_trouble(error)}", 1
     if isinstance(error, KeyboardInterrupt):
         return "was stopped by the user.", 130
-    return f"failed: {type(error).__name__}: {error}", 1
+    return f"failed: {type(error).__name__}: {first_line(error)}", 1

@@ -13,37 +13,52 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch.distributed as dist
+from msgspec import Meta
+
+from blocklocal.errors import InputError
+from blocklocal.parallel.store import SealedStore, as_text, decode
+from blocklocal.screen import one_line
 
 BEAT_SECONDS = 0.5
 SILENT_SECONDS = 15.0
 FAILURE, ASKED = "failure", "asked to stop"
 
 
+@dataclass(frozen=True)
+class Failure:
+    """Which process failed first, what became of it (to follow its name), and the exit status of all."""
+
+    rank: Annotated[int, Meta(ge=0)]
+    text: str
+    status: Annotated[int, Meta(ge=0, le=255)]
+
+
 class Watch:
     """Watches the run of `size` processes from process `rank`.
 
-    quiet: say nothing (the launcher does). managed: end when the parent process does. silent: seconds without a sign
-    of life.
+    quiet: say nothing (the launcher does). silent: seconds without a sign of life. over: whether this process need not
+    be watched any more.
     """
 
     def __init__(
         self,
-        store: dist.Store,
+        store: SealedStore,
         rank: int,
         size: int,
         *,
         quiet: bool = False,
-        managed: bool = False,
         silent: float = SILENT_SECONDS,
+        over: threading.Event | None = None,
     ):
         self.store, self.rank, self.size = store, rank, size
         self.quiet, self.silent = quiet, silent
-        self._parent = os.getppid() if managed else None
         self._neighbours = sorted({(rank + 1) % size, (rank - 1) % size} - {rank})
-        self._over = threading.Event()
+        self._over = over or threading.Event()
         self._lock = threading.Lock()
         self.asked = False  # somewhere the user has asked to stop
         self._heard = 0.0
@@ -65,7 +80,10 @@ class Watch:
 
     def fail(self, text: str, status: int) -> None:
         """Report what went wrong in this process; the others stop with it."""
-        with self._lock:
+        with (
+            self._lock,
+            suppress(InputError, dist.DistError),
+        ):  # somebody else has written there, or nobody can any more
             self._over.set()
             report(self.store, self.rank, text, status)
 
@@ -76,37 +94,38 @@ class Watch:
     # --- the threads
 
     def _run(self) -> None:
-        seen: dict[int, tuple[bytes, float]] = {}
+        seen: dict[int, tuple[int, float]] = {}
         count = 0
         while not self._over.wait(BEAT_SECONDS):
             count += 1
-            with suppress(dist.DistError, RuntimeError), self._lock:  # the guard sees that the store is silent
-                self.store.set(f"beat/{self.rank}", str(count))
-                self._look(seen)
-                self._heard = time.monotonic()
+            try:
+                with suppress(dist.DistError, RuntimeError), self._lock:  # the guard sees that the store is silent
+                    self.store.set(f"beat/{self.rank}", str(count))
+                    self._look(seen)
+                    self._heard = time.monotonic()
+            except InputError as error:  # what is there, no process of this run has written
+                self._forged(error)
 
     def _guard(self) -> None:
         """A request to a store whose host is gone may never come back, so this thread asks nothing."""
         while not self._over.wait(BEAT_SECONDS):
-            if self._parent is not None and os.getppid() != self._parent:
-                os._exit(1)  # the launcher is gone: do not outlive it
             if time.monotonic() - self._heard > self.silent:
                 text = f"the store of the run has not answered process {self.rank} for {self.silent:.0f} s: the process"
                 self._end(f"{text} that holds it has ended, or its host cannot be reached.", "", 1)
 
-    def _look(self, seen: dict[int, tuple[bytes, float]]) -> None:
-        if self.store.check([FAILURE]):
-            first = json.loads(self.store.get(FAILURE))
-            if first["rank"] != self.rank:
-                self._end(f"{about(self.store, first['rank'])} {first['text']}", remedy(self.store), first["status"])
-        self.asked = self.asked or self.store.check([ASKED])
+    def _look(self, seen: dict[int, tuple[int, float]]) -> None:
+        first = first_failure(self.store)
+        if first is not None and first.rank != self.rank:
+            self._end(f"{about(self.store, first.rank)} {first.text}", remedy(self.store), first.status)
+        self.asked = self.asked or self.store.read(ASKED) is not None
         now = time.monotonic()
         for rank in self._neighbours:
-            if not self.store.check([f"beat/{rank}"]) or self.store.check([f"left/{rank}"]):
+            beat = self.store.read(f"beat/{rank}")
+            if (beat is None and rank not in seen) or has_left(self.store, rank):
                 continue
-            beat = self.store.get(f"beat/{rank}")
-            if rank not in seen or seen[rank][0] != beat:
-                seen[rank] = beat, now
+            count = -1 if beat is None else decode(beat, int)
+            if rank not in seen or count > seen[rank][0]:  # an old one that somebody has put back is no sign of life
+                seen[rank] = count, now
             elif self._is_dead(rank):
                 report(self.store, rank, "died: it was killed, or ran out of memory.", 1)
             elif now - seen[rank][1] > self.silent:
@@ -115,36 +134,64 @@ class Watch:
 
     def _is_dead(self, rank: int) -> bool:
         """Whether a process of this host is no more."""
-        host, pid = json.loads(self.store.get(f"here/{rank}"))
+        host, pid = decode(self.store.get(f"here/{rank}"), tuple[str, Annotated[int, Meta(gt=0)]])
         return host == host_identity() and not is_running(pid)
+
+    def _forged(self, error: InputError) -> None:
+        with suppress(InputError, dist.DistError):
+            report(self.store, self.rank, f"stopped: {error}", 1)
+        self._end(str(error), "", 1)
 
     def _end(self, text: str, advice: str, status: int) -> None:
         try:
             if not self.quiet:
-                print(f"error: {text} Process {self.rank} stops too. {advice}".rstrip(), file=sys.stderr, flush=True)
+                said = one_line(f"error: {text} Process {self.rank} stops too. {advice}".rstrip())
+                print(said, file=sys.stderr, flush=True)
         finally:  # also where nobody reads what is said
             os._exit(status)
 
 
-def introduce(store: dist.Store, rank: int, text: str, advice: str) -> None:
+def end_with_parent(over: threading.Event) -> None:
+    """From now on, until `over`, this process ends when the one that has started it does."""
+    parent = os.getppid()
+
+    def look() -> None:
+        while not over.wait(BEAT_SECONDS):
+            if os.getppid() != parent:
+                os._exit(1)
+
+    threading.Thread(target=look, name="parent", daemon=True).start()
+
+
+def introduce(store: SealedStore, rank: int, text: str, advice: str) -> None:
     """Say what process `rank` is, for messages, and how a run that has stopped goes on."""
     store.set(f"about/{rank}", text)
     store.set("remedy", advice)
 
 
-def about(store: dist.Store, rank: int) -> str:
+def about(store: SealedStore, rank: int) -> str:
     """`process 1 (block 2, pid 7 on host)`."""
-    known = f" ({store.get(f'about/{rank}').decode()})" if store.check([f"about/{rank}"]) else ""
-    return f"process {rank}{known}"
+    known = store.read(f"about/{rank}")
+    return f"process {rank}" + (f" ({as_text(known)})" if known else "")
 
 
-def remedy(store: dist.Store) -> str:
-    return store.get("remedy").decode() if store.check(["remedy"]) else ""
+def remedy(store: SealedStore) -> str:
+    return as_text(store.read("remedy") or b"")
 
 
-def report(store: dist.Store, rank: int, text: str, status: int) -> None:
+def report(store: SealedStore, rank: int, text: str, status: int) -> None:
     """Name a failed process; the first report counts."""
-    store.compare_set(FAILURE, "", json.dumps({"rank": rank, "text": text, "status": status}))
+    store.set_first(FAILURE, json.dumps(asdict(Failure(rank, text, status))))
+
+
+def first_failure(store: SealedStore) -> Failure | None:
+    said = store.read(FAILURE)
+    return None if said is None else decode(said, Failure)
+
+
+def has_left(store: SealedStore, rank: int) -> bool:
+    """Whether a process has left in good order: nobody needs it any more."""
+    return store.read(f"left/{rank}") is not None
 
 
 def host_identity() -> str:

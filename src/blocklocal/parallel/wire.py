@@ -22,7 +22,7 @@ def begin(operation: Callable[..., Any], tensor: Tensor, peer: int, group: Any) 
     try:
         return operation(tensor, peer, group=group)
     except (dist.DistError, RuntimeError) as error:
-        raise LinkError(peer, False, str(error)) from error
+        raise LinkError(peer, False, first_line(error)) from error
 
 
 def wait(work: Any, peer: int, stall: float, on: Tensor | None = None) -> None:
@@ -38,7 +38,13 @@ def wait(work: Any, peer: int, stall: float, on: Tensor | None = None) -> None:
         else:
             work.wait(timedelta(seconds=stall))
     except (dist.DistError, RuntimeError) as error:
-        raise LinkError(peer, time.monotonic() - begun > 0.9 * stall, str(error).splitlines()[0]) from error
+        raise LinkError(peer, time.monotonic() - begun > 0.9 * stall, first_line(error)) from error
+
+
+def first_line(error: BaseException) -> str:
+    """What went wrong, without torch's dump of its stack."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def is_lost_connection(error: BaseException) -> bool:

@@ -1,7 +1,8 @@
 """Jobs spread over processes: every job is independent of all others, so as many run at a time as there are cores.
 
 One job at a time runs in this process (a GPU has one user then); more run in processes of their own, each with its own
-number of threads. A wish to stop reaches the jobs as `should_stop`; nothing new is begun then.
+number of threads. A wish to stop reaches the jobs as `should_stop`; nothing new is begun then. Jobs and outcomes travel
+as pickles, over pipes that only this process and its own children have.
 """
 
 import multiprocessing
@@ -19,6 +20,7 @@ import torch
 
 from blocklocal.errors import InputError
 from blocklocal.reproduce.experiment import EXPERIMENTS, Job, Place, Row
+from blocklocal.starting import safe_spawning
 from blocklocal.training.build import find_device
 from blocklocal.training.loop import Stopped
 from blocklocal.training.run import Interrupted
@@ -87,7 +89,9 @@ def run_spread(
     processes is killed. A second signal kills them all.
     """
     context = multiprocessing.get_context("spawn")
-    stop, queue, before = context.Event(), list(work), set(multiprocessing.active_children())
+    with safe_spawning():
+        stop = context.Event()
+    queue, before = list(work), set(multiprocessing.active_children())
     trouble: BaseException | None = None
     with ProcessPoolExecutor(processes, mp_context=context, initializer=_begin, initargs=(stop,)) as pool:
         running: set[Future[Outcome]] = set()
@@ -98,7 +102,8 @@ def run_spread(
                     queue = []
                 while queue and len(running) < processes:
                     job, place = queue.pop(0)
-                    running.add(pool.submit(_measure_there, experiment, job, place, threads))
+                    with safe_spawning():
+                        running.add(pool.submit(_measure_there, experiment, job, place, threads))
                 done, running = wait(running, POLL, FIRST_COMPLETED)
                 for future in done:
                     error = future.exception()
