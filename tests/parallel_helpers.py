@@ -5,22 +5,25 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from uuid import uuid4
 
 import torch.distributed as dist
 
 HERE = Path(__file__).parent
 SECONDS = 150  # more than the group timeout of 60 s, so that its error is seen
+MARK = "BLOCKLOCAL_TEST_MARK"  # in the environment of what a test has started, and of what that has started
 
 
 @contextlib.contextmanager
 def started(commands: Sequence[Sequence[str]], **environment: str) -> Iterator[list[subprocess.Popen[str]]]:
-    """Run commands at the same time; what is still there at the end is killed."""
-    known = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", **environment}
+    """Run commands at the same time; what is still there at the end is killed, with all that it has started."""
+    known = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", MARK: uuid4().hex, **environment}
     running: list[subprocess.Popen[str]] = []
     try:
         for command in commands:
@@ -31,7 +34,38 @@ def started(commands: Sequence[Sequence[str]], **environment: str) -> Iterator[l
         for process in running:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, 9)
+        for pid in marked(known[MARK]):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, 9)
+        for process in running:
             process.communicate()
+
+
+def marked(mark: str) -> list[int]:
+    """The living processes whose environment has the mark."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            if f"{MARK}={mark}".encode() in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+    return found
+
+
+def environment_of(pid: int) -> dict[str, str]:
+    """As the process was started."""
+    texts = os.fsdecode(Path(f"/proc/{pid}/environ").read_bytes()).split("\0")
+    return dict(text.split("=", 1) for text in texts if "=" in text)
+
+
+def listening_on(pids: Sequence[int]) -> set[str]:
+    """The addresses on which processes listen, as /proc/net/tcp and tcp6 write them (hexadecimal)."""
+    sockets = set()
+    for pid in pids:
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                sockets.update(re.findall(r"socket:\[(\d+)\]", os.readlink(link)))
+    lines = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()]
+    return {line[1].partition(":")[0] for line in lines if line[3] == "0A" and line[9] in sockets}
 
 
 def finished(running: Sequence[subprocess.Popen[str]], seconds: float = SECONDS) -> list[tuple[int, str, str]]:
@@ -71,24 +105,31 @@ def torchrun(processes: int, *arguments: object, options: Sequence[str] = ()) ->
     return [*run, "-m", "blocklocal", *map(str, arguments)]
 
 
-def faulty(rank: int, action: str, moment: str = "step", count: int = 1) -> dict[str, str]:
+def faulty(rank: int, action: str, moment: str = "step", count: int = 1, file: Path | None = None) -> dict[str, str]:
     """Environment in which process `rank` fails (see `faults/sitecustomize.py`)."""
-    fault = {"rank": rank, "action": action, "moment": moment, "count": count}
+    fault = {"rank": rank, "action": action, "moment": moment, "count": count, "file": str(file)}
     return {"PYTHONPATH": str(HERE / "faults"), "BLOCKLOCAL_FAULT": json.dumps(fault)}
 
 
 @contextlib.contextmanager
 def ranks(
-    arguments: Sequence[Sequence[object]], folders: Sequence[Path] = (), **environment: str
+    arguments: Sequence[Sequence[object]],
+    folders: Sequence[Path] = (),
+    each: Sequence[Mapping[str, str]] = (),
+    **environment: str,
 ) -> Iterator[list[subprocess.Popen[str]]]:
-    """`blocklocal` with other arguments in every process; the store is here, as torchrun's agent has it."""
+    """`blocklocal` with other arguments in every process; the store is here, as torchrun's agent has it.
+
+    each: what a process has in its environment besides.
+    """
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": str(len(arguments))}
     shared |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "LOCAL_WORLD_SIZE": str(len(arguments)), **environment}
     places = [["-C", str(folder)] for folder in folders] or [[]] * len(arguments)
+    besides = [[f"{name}={value}" for name, value in known.items()] for known in each] or [[]] * len(arguments)
     own = [
-        ["env", *place, f"RANK={rank}", f"LOCAL_RANK={rank}", *command(*given)]
-        for rank, (place, given) in enumerate(zip(places, arguments, strict=True))
+        ["env", *place, f"RANK={rank}", f"LOCAL_RANK={rank}", *more, *command(*given)]
+        for rank, (place, more, given) in enumerate(zip(places, besides, arguments, strict=True))
     ]
     with started(own, **shared) as running:
         yield running
