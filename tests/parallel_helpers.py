@@ -5,18 +5,22 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import torch.distributed as dist
 
 HERE = Path(__file__).parent
 SECONDS = 150  # more than the group timeout of 60 s, so that its error is seen
+LIMIT = 100  # less than a process would wait for others that do not come (120 s)
 MARK = "BLOCKLOCAL_TEST_MARK"  # in the environment of what a test has started, and of what that has started
 
 
@@ -146,3 +150,53 @@ def wait_until(true: Callable[[], bool], seconds: float = 60) -> None:
     while not true():
         assert time.monotonic() < end, "it did not come true in time"
         time.sleep(0.05)
+
+
+@dataclass
+class Run:
+    """A launcher; `file` is there while the process that pauses does."""
+
+    launcher: subprocess.Popen[str]
+    mark: str
+    file: Path
+
+    def pausing(self) -> None:
+        """Wait until the process is at its moment."""
+        wait_until(lambda: self.file.exists() or self.launcher.poll() is not None)
+        assert self.launcher.poll() is None
+
+    def nobody_is_left(self) -> None:
+        wait_until(lambda: not marked(self.mark), LIMIT)
+
+    def ended(self) -> tuple[int, str]:
+        """(status, what was said); nobody is left."""
+        status, out, err = finished([self.launcher], LIMIT)[0]
+        self.nobody_is_left()
+        return status, out + err
+
+
+@contextlib.contextmanager
+def launched(settings: Path, *more: object, prefix: Sequence[str] = (), **fault: Any) -> Iterator[Run]:
+    """`blocklocal train` in two processes, into `run` beside the settings. fault: as `faulty` takes it."""
+    mark, file = uuid4().hex, settings.parent / "pausing"
+    given = ["--config", settings, "--output", settings.parent / "run", "--quiet", "--processes", 2, *more]
+    argv = [*prefix, *command("train", *given)]
+    with started([argv], **{MARK: mark, **faulty(**fault, file=file)}) as running:
+        yield Run(running[0], mark, file)
+
+
+def assert_one_message(said: str) -> None:
+    """And nothing of what torch has to say."""
+    assert len(re.findall(r"^error: |^stopped\.$|Go on with", said, re.MULTILINE)) == 1, said
+    assert not re.search(r"Traceback|frame #|^\[[A-Z]\d|\[rank\d\]|terminate called", said, re.MULTILINE), said
+
+
+def garbage() -> list[bytes]:
+    """What is no request to a store."""
+    return [b"GET / HTTP/1.1\r\n\r\n", b"\0" * 4096, b"\xff" * 4096, random.Random(0).randbytes(65536)]
+
+
+def rank_of(mark: str, rank: int) -> int:
+    """The process of a run that is number `rank` in it."""
+    (found,) = [pid for pid in marked(mark) if environment_of(pid).get("RANK") == str(rank)]
+    return found

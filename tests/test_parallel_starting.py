@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import re
 import signal
-import subprocess
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from parallel_helpers import command, faulty, finished, marked, pids, started, wait_until
+from parallel_helpers import assert_one_message, launched, pids, rank_of, wait_until
 from run_helpers import with_dropout
 
 pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.timeout(180)]
-WITHIN = 30.0  # a safety net: what is held to 15 s on a free machine
-MARK = "BLOCKLOCAL_TEST_MARK"
 
 # In the order in which a process comes there. The first one has moments of its own.
 MOMENTS = ("start", "import", "connect", "connected", "settings", "group", "sharing", "step", "end", "left")
@@ -32,48 +26,6 @@ KILLS = [each if each in QUICK else pytest.param(*each, marks=pytest.mark.slow) 
 def settings(tmp_path: Path) -> Path:
     with_dropout(train_size=50, test_size=20).save(tmp_path / "settings.json")
     return tmp_path / "settings.json"
-
-
-def train(settings: Path, *more: object) -> list[str]:
-    given = ["--config", settings, "--output", settings.parent / "run", "--quiet", "--processes", 2, *more]
-    return command("train", *given)
-
-
-@dataclass
-class Run:
-    """A launcher; `file` is there while the process that pauses does."""
-
-    launcher: subprocess.Popen[str]
-    mark: str
-    file: Path
-
-    def pausing(self) -> None:
-        """Wait until the process is at its moment."""
-        wait_until(lambda: self.file.exists() or self.launcher.poll() is not None)
-        assert self.launcher.poll() is None
-
-    def nobody_is_left(self) -> None:
-        wait_until(lambda: not marked(self.mark), WITHIN)
-
-    def ended(self) -> tuple[int, str]:
-        """(status, what was said); nobody is left."""
-        status, out, err = finished([self.launcher], WITHIN)[0]
-        self.nobody_is_left()
-        return status, out + err
-
-
-@contextlib.contextmanager
-def launched(settings: Path, *more: object, prefix: tuple[str, ...] = (), **fault: object) -> Iterator[Run]:
-    file = settings.parent / "pausing"
-    environment = faulty(**fault, file=file) if fault else {}  # type: ignore[arg-type]
-    with started([[*prefix, *train(settings, *more)]], **{MARK: settings.parent.name, **environment}) as running:
-        yield Run(running[0], settings.parent.name, file)
-
-
-def assert_one_message(said: str) -> None:
-    """And nothing of what torch has to say."""
-    assert len(re.findall(r"^error: |^stopped\.$|Go on with", said, re.MULTILINE)) == 1, said
-    assert not re.search(r"Traceback|frame #|^\[[A-Z]\d|\[rank\d\]|terminate called", said, re.MULTILINE), said
 
 
 # --- a process that ends
@@ -111,15 +63,11 @@ def test_a_process_that_ends_early_is_no_success_whatever_its_status(settings, r
 def test_a_process_that_a_signal_ends_is_named(settings, number, moment):
     with launched(settings, rank=1, action="pause", moment=moment) as run:
         run.pausing()
-        os.kill(next(pid for pid in marked(run.mark) if is_rank(pid, 1)), number)
+        os.kill(rank_of(run.mark, 1), number)
         status, said = run.ended()
     assert status == 1, said
     assert_one_message(said)
     assert re.search(rf"error: process 1 (\(.*\) )?was ended by {number.name}", said), said
-
-
-def is_rank(pid: int, rank: int) -> bool:
-    return f"RANK={rank}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
 
 
 @pytest.mark.slow
@@ -158,8 +106,7 @@ def test_when_the_launcher_is_killed_at_any_moment_nobody_stays(settings, moment
 def test_a_stopped_process_does_not_outlive_its_launcher(settings):
     with launched(settings, rank=1, action="pause", moment="connect") as run:
         run.pausing()
-        (stopped,) = [pid for pid in marked(run.mark) if is_rank(pid, 1)]
-        os.kill(stopped, signal.SIGSTOP)
+        os.kill(rank_of(run.mark, 1), signal.SIGSTOP)
         run.launcher.kill()
         run.nobody_is_left()
 
@@ -219,10 +166,9 @@ def test_whoever_ends_at_a_random_moment_ends_all(settings, seed):
     victim = draw.choice([None, 0, 1])
     with launched(settings, rank=paused, action="pause", moment=moment) as run:
         run.pausing()
-        known = [pid for pid in marked(run.mark) if victim is not None and is_rank(pid, victim)]
-        os.kill(known[0] if known else run.launcher.pid, number)
+        os.kill(run.launcher.pid if victim is None else rank_of(run.mark, victim), number)
         run.file.unlink()
-        if not known and number == signal.SIGKILL:
+        if victim is None and number == signal.SIGKILL:
             run.nobody_is_left()
             return
         status, said = run.ended()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -12,7 +13,7 @@ import torch
 import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
-from parallel_helpers import listening_on
+from parallel_helpers import garbage, listening_on
 
 from blocklocal.errors import InputError, printable
 from blocklocal.parallel.address import SECRET, Address, find_address
@@ -164,12 +165,13 @@ def test_a_port_that_is_taken_is_said(port):
         address.connect(serve=True, seconds=1)
 
 
-@pytest.mark.parametrize("blob", [b"GET / HTTP/1.1\r\n\r\n", b"\0" * 4096, b"\xff" * 4096, os.urandom(65536)])
+@pytest.mark.parametrize("blob", garbage(), ids=["http", "zeros", "ones", "noise"])
 def test_garbage_sent_to_the_port_disturbs_nobody(port, blob):
     store = sealed(port)
     store.set("a", "1")
     with socket.create_connection(("127.0.0.1", port.port)) as connection:
-        connection.sendall(blob)
+        with contextlib.suppress(OSError):  # the store may hang up on it
+            connection.sendall(blob)
         assert store.read("a") == b"1"
     store.set("b", "2")
     assert store.read("b") == b"2"
@@ -227,9 +229,9 @@ def test_a_secret_that_can_be_guessed_is_refused():
         (b'{"rank": 0, "status": 1}', Failure),
         (b"[]", Failure),
         (b'["host", 1, 2]', tuple[str, int]),
-        (b"1" * 5000, int),
         (b"3.5", int),
     ],
+    ids=range(11),
 )
 def test_json_of_another_type_is_refused(value, kind):
     with pytest.raises(InputError, match="something that blocklocal has not written"):

@@ -36,6 +36,10 @@ def act(action, file=None):
         open(file, "w").close()
         while os.path.exists(file):
             time.sleep(0.02)
+    elif action == "no objects":  # that are pickled may travel over torch.distributed
+        from torch.distributed import distributed_c10d
+
+        distributed_c10d._object_to_tensor = distributed_c10d._tensor_to_object = None
     elif action.startswith("exit "):
         os._exit(int(action.split()[1]))
 
