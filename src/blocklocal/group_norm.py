@@ -2,18 +2,27 @@
 maps in channels_last need no gradient themselves. Under backprop that is rare; a block's input never needs one.
 """
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
-import torch.nn as nn
-from torch import Tensor
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+
+_GROUP_NORMS = (F.group_norm, torch.group_norm)
 
 
-def guard_group_norms(module: nn.Module) -> None:
-    """Let every GroupNorm of `module` read such an input in torch's default layout; values stay the same."""
-    for norm in module.modules():
-        if isinstance(norm, nn.GroupNorm):
-            norm.register_forward_pre_hook(_contiguous)
+class _Contiguous(TorchFunctionMode):
+    """Every group norm that is asked for reads an input without a gradient in torch's default layout; values stay the
+    same. Nothing is left on a module: the calls are intercepted, and only in this thread.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _GROUP_NORMS and args and not args[0].requires_grad:
+            args = (args[0].contiguous(), *args[1:])
+        return func(*args, **(kwargs or {}))
 
 
-def _contiguous(norm: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    x, *others = inputs
-    return (x.contiguous() if torch.is_grad_enabled() and not x.requires_grad else x, *others)
+def guarded(device: torch.device) -> AbstractContextManager:
+    """The context in which modules run on this device while gradients are taken."""
+    return _Contiguous() if device.type == "cpu" and torch.is_grad_enabled() else nullcontext()

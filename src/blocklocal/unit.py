@@ -22,7 +22,7 @@ import torch.nn as nn
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
-from blocklocal.group_norm import guard_group_norms
+from blocklocal.group_norm import guarded
 from blocklocal.local import HiddenLoss, LocalResult, OutputLoss
 from blocklocal.optim import Optimizer, build_schedule
 from blocklocal.seeds import seeded
@@ -90,7 +90,6 @@ class BlockUnit(nn.Module):
         self.block, self.local = block, local
         self.index, self.trains = index, trains
         self.around = around
-        guard_group_norms(self)
 
     # --- set-up
 
@@ -124,7 +123,7 @@ class BlockUnit(nn.Module):
 
     def forward(self, a: Tensor) -> Tensor:
         """The forward message a_k = f_k(a_{k-1})."""
-        with self._precision(a):
+        with self._precision(a), guarded(a.device):
             return self.block(a)
 
     def scores(self, a: Tensor, message: Tensor | None) -> Tensor | None:
@@ -148,7 +147,8 @@ class BlockUnit(nn.Module):
         if twin is None:
             return None, incoming
         assert isinstance(self.local, HiddenLoss)
-        raw, outgoing = twin(incoming)
+        with guarded(incoming.device):
+            raw, outgoing = twin(incoming)
         return self.local.message(raw), twin.post(outgoing) if learning else twin.arriving(outgoing)
 
     # --- one step
@@ -184,7 +184,7 @@ class BlockUnit(nn.Module):
         output = self(a)
         if self.local is None or not self.local.learns:
             return output, None
-        with self._precision(a):
+        with self._precision(a), guarded(a.device):
             return output, self.local(output, target, message=message, wanted=wanted, mix=mix)
 
     def local_backward(self, pending: Pending, *, keep: bool = False) -> Tensor | None:
@@ -199,7 +199,7 @@ class BlockUnit(nn.Module):
     def outer_backward(self, pending: Pending, gradient: Tensor) -> None:
         """Gradients of ⟨gradient, output⟩ into the block's parameters, and nowhere further back."""
         inputs = [p for p in self.block.parameters() if p.requires_grad]
-        if self.trains and inputs:
+        if self.trains and inputs and pending.output.requires_grad:
             torch.autograd.backward(pending.output, gradient.to(pending.output.dtype), inputs=inputs)
 
     def update(self) -> None:
