@@ -31,7 +31,9 @@ def build_units(split: Split, example: Tensor, targets: Targets, learning: Learn
     """
     rule = RULES.get(learning.rule)
     modules = [nn.Sequential(*split.blocks)] if rule.whole and len(split.blocks) > 1 else list(split.blocks)
-    shapes = [example.shape, *output_shapes(modules, example)]
+    with seeded("lazy layers", seed):  # what they draw when they first see a shape
+        shapes = [example.shape, *output_shapes(modules, example)]
+    split.check(example)
     _check_output(shapes[-1], targets)
     with seeded("local losses", seed), torch.device(example.device):
         hidden = _Assembly(modules, shapes, split.after_activation, targets, learning, rule).losses()

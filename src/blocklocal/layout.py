@@ -40,15 +40,42 @@ def units_of(shape: torch.Size) -> int:
 
 
 def output_shapes(modules: Sequence[nn.Module], example: Tensor) -> list[torch.Size]:
-    """The shape after every module of a chain; modes and statistics stay as they are."""
+    """The shape after every module of a chain; modes and statistics stay as they are.
+
+    Raises InputError where a module does not run on what reaches it, or gives something else than one tensor.
+    """
     modes = {m: m.training for module in modules for m in module.modules()}
     shapes, a = [], example
     try:
         with torch.no_grad():
-            for module in modules:
-                a = module.eval()(a)
+            for k, module in enumerate(modules):
+                a = _output(module.eval(), a, f"block {k + 1} of {len(modules)}")
                 shapes.append(a.shape)
     finally:
         for m, mode in modes.items():
             m.training = mode
     return shapes
+
+
+def _output(module: nn.Module, a: Tensor, name: str) -> Tensor:
+    try:
+        output = module(a)
+    except Exception as reason:  # a user's own forward may fail in any way
+        lines = str(reason).strip().split("\n")
+        raise InputError(
+            f"{name} cannot run on what reaches it, shape {list(a.shape)} and {a.dtype}{_of_another_type(module, a)}: "
+            f"{type(reason).__name__}: {lines[0]}. Give inputs that the model takes, or build it for these."
+        ) from reason
+    if not isinstance(output, Tensor):
+        raise InputError(f"{name} gives {type(output).__name__}: every block, and the model, must give one tensor.")
+    return output
+
+
+def _of_another_type(module: nn.Module, a: Tensor) -> str:
+    """A word where the weights have another precision, or lie elsewhere, than what reaches them."""
+    for p in module.parameters():
+        if a.is_floating_point() and p.is_floating_point() and p.dtype != a.dtype:
+            return f" (its weights are {p.dtype})"
+        if p.device != a.device:
+            return f" (its weights are on {p.device}, the input on {a.device})"
+    return ""

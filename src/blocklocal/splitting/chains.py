@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
 
+from blocklocal.splitting.recording import has_hooks, owns_train
+
 Layer = tuple[str, nn.Module]
 
 ACTIVATIONS = (
@@ -23,8 +25,11 @@ PASSIVE = (
 
 
 def is_sequential(model: nn.Module) -> bool:
-    """Whether the module applies its children in order: nn.Sequential, or a subclass that keeps its forward."""
-    return isinstance(model, nn.Sequential) and type(model).forward is nn.Sequential.forward
+    """Whether the module does no more than apply its children in order: nn.Sequential, or a subclass that keeps its
+    forward, without hooks and without a train() of its own.
+    """
+    kept = isinstance(model, nn.Sequential) and getattr(model.forward, "__func__", None) is nn.Sequential.forward
+    return kept and not has_hooks(model) and not owns_train(model)
 
 
 def flat_layers(model: nn.Module, prefix: str = "") -> Iterator[Layer]:

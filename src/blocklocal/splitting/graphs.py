@@ -1,6 +1,6 @@
 """A traced network as something to cut: where exactly one value crosses, and modules for what lies between cuts."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from torch import fx, nn
 
@@ -8,32 +8,54 @@ from blocklocal.errors import InputError
 from blocklocal.splitting.chains import ACTIVATIONS, PASSIVE, is_weighted
 from blocklocal.splitting.operations import ACTIVATION_NAMES, ADDITIONS, POOLS, VIEWS, WEIGHTED, is_in_place, name_of
 from blocklocal.splitting.rebuild import BlockBuilder
-from blocklocal.splitting.tracing import Operation, trace
+from blocklocal.splitting.sizes import Sizes
+from blocklocal.splitting.tracing import Operation, Trace, evaluation_trace, trace
 
 
 class TracedNetwork:
-    """A plan to cut a module of any form; positions are indices into its traced operations."""
+    """A plan to cut a module of any form; positions are indices into its traced operations.
 
-    def __init__(self, model: nn.Module):
+    given: its trace, where that is known already.
+    """
+
+    def __init__(self, model: nn.Module, given: Trace | None = None):
         self.model = model
-        self.trace = trace(model)
+        self.trace = trace(model) if given is None else given
         self.operations = self.trace.operations
         self.length = len(self.operations)
         self.modules = dict(model.named_modules(remove_duplicate=False))
+        self.sizes = Sizes(self.operations, self.trace.source, self.modules)
         self._parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
         self._produced = {self.trace.source: -1} | {op.node: i for i, op in enumerate(self.operations)}
-        self._last_use = {node: i for i, op in enumerate(self.operations) for node in op.inputs}
+        steps = [(i, op) for i, op in enumerate(self.operations) if op.node not in self.sizes.numbers]
+        self._last_use = {node: i for i, op in steps for node in op.inputs}
         self._last_use[self.trace.result] = self.length
         self._readers: dict[fx.Node, list[Operation]] = {}
-        for op in self.operations:
+        for _, op in steps:
             for node in op.inputs:
                 self._readers.setdefault(node, []).append(op)
         self.unit_starts = list(self._unit_starts())
 
+    @property
+    def pieces(self) -> dict[str, str]:
+        """The modules that run as one operation because they could not be traced, with the reason."""
+        return self.trace.pieces
+
     def crossing(self, position: int) -> list[fx.Node]:
-        """The values made before `position` that are read at or after it."""
-        made = self._produced.items()
-        return [node for node, at in made if at < position and self._last_use.get(node, -1) >= position]
+        """The values made before `position` that are read at or after it. Of numbers only those which a block cannot
+        read again off the one tensor that crosses, or off a tensor that it makes.
+        """
+        used = [node for node, at in self._last_use.items() if at >= position]
+        tensors = [node for node in used if node not in self.sizes.numbers and self._produced[node] < position]
+        if len(tensors) != 1:
+            return tensors
+        return tensors + [n for n in used if n in self.sizes.numbers and not self._reread(n, tensors[0], position)]
+
+    def _reread(self, number: fx.Node, crossing: fx.Node, position: int) -> bool:
+        return all(
+            self._produced[tensor] >= position or self.sizes.readable(tensor, what, crossing)
+            for tensor, what in self.sizes.reads(number)
+        )
 
     def locate(self, name: str) -> int | None:
         """Where the named submodule is first called. Raises InputError where more than one value crosses there."""
@@ -42,9 +64,12 @@ class TracedNetwork:
         inside = (i for i, op in enumerate(self.operations) if f"{op.scope}.".startswith(f"{path}."))
         position = next(inside, None)
         if position is None:
+            piece = next((known for known in self.pieces if f"{path}.".startswith(f"{known}.")), None)
+            reason = "the forward never calls it by itself"
+            if piece is not None:
+                reason = f"it lies inside {piece!r}, which runs as one piece, because {self.pieces[piece]}"
             raise InputError(
-                f"cannot cut at {name!r}: the forward never calls it by itself. Name a module that it calls: "
-                f"{', '.join(self._names())}."
+                f"cannot cut at {name!r}: {reason}. Name a module that the forward calls: {', '.join(self._names())}."
             )
         if position > 0:
             self._check_cut(name, position)
@@ -63,7 +88,7 @@ class TracedNetwork:
         node = self.crossing(position)[0]
         while (at := self._produced[node]) >= 0:
             op = self.operations[at]
-            if self._is_activation(op):
+            if self._is_activation(op) or self._ends_activated(op):
                 return True
             passive = name_of(op) in VIEWS | POOLS or isinstance(self._module(op), PASSIVE)
             if not passive or not op.inputs:
@@ -74,11 +99,12 @@ class TracedNetwork:
     def build(self, start: int, stop: int) -> fx.GraphModule:
         """The operations from `start` to `stop` as a module that shares the user's submodules, under their names."""
         source = self.crossing(start)[0] if start else self.trace.source
-        builder = BlockBuilder(self.model, self.trace.constants, source)
+        builder = BlockBuilder(self.model, self.trace, self.sizes, source)
         if start > 0 and self._overwrites(source):
             builder.copy_input(source)
         for op in self.operations[start:stop]:
-            builder.add(op)
+            if op.node not in self.sizes.numbers:
+                builder.add(op)
         return builder.finish(self.crossing(stop)[0] if stop < self.length else self.trace.result)
 
     def _unit_starts(self) -> Iterator[int]:
@@ -104,6 +130,9 @@ class TracedNetwork:
         if self._is_legal(position):
             return
         nodes = self.crossing(position)
+        numbers = [node for node in nodes if node in self.sizes.numbers]
+        if numbers:
+            raise InputError(self._about_numbers(name, numbers))
         values = "; ".join(f"{self._describe(node)} (last read in {self._last_reader(node)})" for node in nodes)
         several = f"{len(nodes)} cross, so a skip connection would be severed" if len(nodes) > 1 else "a tuple crosses"
         legal = list(dict.fromkeys(self.label(i, self.length).split("–")[0] for i in self.unit_starts[1:]))[:4]
@@ -111,6 +140,17 @@ class TracedNetwork:
         raise InputError(
             f"cannot cut at {name!r}: a cut must pass one tensor on, and here {several}: {values}. "
             f"Cut where the paths have joined{advice}."
+        )
+
+    def _about_numbers(self, name: str, numbers: Sequence[fx.Node]) -> str:
+        tensor, _ = next(self.sizes.reads(numbers[0]))
+        op = self.sizes.numbers[numbers[0]]
+        reader = next(o for o in self._readers[numbers[0]] if self._produced[o.node] > self._produced[tensor])
+        return (
+            f"cannot cut at {name!r}: a cut must pass one tensor on, and here a number crosses too, the size or type "
+            f"of {self._describe(tensor)}, read by {name_of(op)!r} and used in {reader.scope or 'the forward'!r}. Read "
+            "it off the tensor that it is used with (h.size(2) instead of x.size(2)), or write x.flatten(1) in the "
+            "place of x.view(x.size(0), -1)."
         )
 
     def _describe(self, node: fx.Node) -> str:
@@ -141,6 +181,11 @@ class TracedNetwork:
     def _is_activation(self, op: Operation) -> bool:
         return isinstance(self._module(op), ACTIVATIONS) or name_of(op) in ACTIVATION_NAMES
 
+    def _ends_activated(self, op: Operation) -> bool:
+        """Whether a layer of the user's own, such as a norm with its activation, ends with the activation."""
+        module = self._module(op)
+        return module is not None and ends_activated(module)
+
     def _overwrites(self, source: fx.Node) -> bool:
         """Whether an operation may change `source` in place, directly or through a view of it."""
         for op in self._readers.get(source, []):
@@ -151,3 +196,14 @@ class TracedNetwork:
             if looks_through and self._overwrites(op.node):
                 return True
         return False
+
+
+def ends_activated(module: nn.Module) -> bool:
+    """Whether a subclass of a layer of torch.nn, or a piece, ends with an activation in its own forward."""
+    if type(module).forward.__module__.startswith("torch."):
+        return isinstance(module, ACTIVATIONS)
+    try:
+        plan = TracedNetwork(module, evaluation_trace(module))
+    except InputError:
+        return False
+    return plan.after_activation(plan.length)

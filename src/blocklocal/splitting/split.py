@@ -1,18 +1,21 @@
 """Cut a network into blocks: by number, by cost, or at named modules."""
 
-import copy
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import chain, pairwise
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from blocklocal.errors import InputError, check_positive, unknown
+from blocklocal.splitting.agreement import check_agreement
 from blocklocal.splitting.chains import Chain, flat_layers, is_sequential, unit_starts
+from blocklocal.splitting.copying import copy_module
 from blocklocal.splitting.costs import COSTS, unit_costs
 from blocklocal.splitting.graphs import TracedNetwork
 from blocklocal.splitting.partition import partition
+from blocklocal.splitting.suitable import check_module, check_unshared
 
 
 @dataclass
@@ -38,8 +41,15 @@ class Split:
     starts: list[int]
 
     def to_plain(self) -> nn.Module:
-        """The user's module again, with the present weights: a copy in eval mode, ready for export."""
-        return copy.deepcopy(self.model).eval()
+        """The user's module again, with the present weights: a copy in eval mode, ready for export.
+
+        What cannot be copied, such as a lock, is held by the copy too.
+        """
+        return copy_module(self.model).eval()
+
+    def check(self, example: Tensor) -> None:
+        """Raise InputError where the blocks in order and the model differ on two samples of `example`, [B, …]."""
+        check_agreement(self.model, self.blocks, example)
 
 
 _Plan = Chain | TracedNetwork
@@ -64,11 +74,16 @@ def split(
             can trace. Units of the last two begin with an activation, so that cuts by number or cost fall before it.
         balance: "count" gives every block as many units as possible alike; "time", "flops" and "bytes" measure each
             unit on `example` (see `unit_costs`) and make the most expensive block as cheap as possible.
-        example: a training batch, [B, ...]; only for a measured balance.
+        example: a training batch, [B, ...]: for a measured balance, and to see that the blocks in order equal the
+            model on it (`BlockLocal` looks at that too, when it knows an example).
+
+    Lazy layers get their weights when a `BlockLocal` sees its example or first batch, from its seed; run the model on
+    a batch before, to draw them yourself.
 
     Raises InputError for unknown names (with the nearest), for more blocks than units, for a cut through a skip
-    connection, and for weights that two blocks would share.
+    connection, for weights that two blocks would share, and for a module whose blocks would do something else.
     """
+    check_module(model)
     plan: _Plan
     if starts is not None:
         plan = _plan(model, None)
@@ -82,15 +97,18 @@ def split(
     for part in parts:
         part.training = model.training  # of the new container alone: .train() would reach the user's modules
     names = [plan.label(start, stop) for start, stop in edges]
-    _check_unshared(model, parts)
+    check_unshared(model, parts)
     _check_weights(model, parts, names)
-    return Split(
+    found = Split(
         model=model,
         blocks=parts,
         names=names,
         after_activation=[plan.after_activation(start) for start in starts[1:]],
         starts=list(starts),
     )
+    if isinstance(example, Tensor) and not any(is_lazy(p) for p in chain(model.parameters(), model.buffers())):
+        found.check(example)
+    return found
 
 
 def _check_starts(starts: Sequence[int], plan: _Plan) -> None:
@@ -176,7 +194,7 @@ def _even_starts(plan: _Plan, blocks: int, balance: str, example: Tensor | None)
     if blocks > count:
         raise InputError(
             f"{blocks} blocks were asked for, but the network has {count} units that may be cut apart: "
-            f"ask for at most {count}, or divide it more finely."
+            f"ask for at most {count}, or divide it more finely.{_about_pieces(plan)}"
         )
     costs: list[float] = [1.0] * count
     if balance != "count" and example is not None:
@@ -187,23 +205,10 @@ def _even_starts(plan: _Plan, blocks: int, balance: str, example: Tensor | None)
     return [edges[i] for i in starts]
 
 
-def _check_unshared(model: nn.Module, parts: Sequence[nn.Module]) -> None:
-    """Two blocks that train one weight would not be local."""
-    owner: dict[int, int] = {}
-    for k, part in enumerate(parts):
-        for tensor in chain(part.parameters(), part.buffers()):
-            if owner.setdefault(id(tensor), k) != k:
-                raise InputError(
-                    f"{_owner(model, tensor)} would belong to blocks {owner[id(tensor)] + 1} and {k + 1}: "
-                    "a module may be used in one block only. Cut elsewhere, or give each block a copy."
-                )
-
-
-def _owner(model: nn.Module, tensor: Tensor) -> str:
-    named = chain(model.named_parameters(), model.named_buffers())
-    name = next((name for name, other in named if other is tensor), "a tensor without a name")
-    module, _, leaf = name.rpartition(".")
-    return f"{module!r} (its {leaf})" if module else repr(name)
+def _about_pieces(plan: _Plan) -> str:
+    """Why some of its modules are one unit each."""
+    pieces = plan.pieces if isinstance(plan, TracedNetwork) else {}
+    return "".join(f" {name!r} is one piece: {reason}." for name, reason in list(pieces.items())[:3])
 
 
 def _check_weights(model: nn.Module, parts: Sequence[nn.Module], names: Sequence[str]) -> None:

@@ -1,20 +1,27 @@
 """A module's forward as a list of operations (torch.fx), with its train and eval behaviour kept apart.
 
-A trace freezes what Python decides while it runs, `training` flags above all. So the forward is traced twice, in train
-and in eval mode. Where only numbers or flags differ, the operation gets both (`Choice`); where the operations differ,
-the module is refused.
+A trace freezes what Python decides while it runs, `training` flags above all. So the forward is traced in train and in
+eval mode. Where only numbers or flags differ, the operation gets both (`Choice`). Where a module's forward cannot be
+traced, does other things in the two modes, or keeps something on itself, the module becomes one operation that runs as
+it is (a *piece*). The network itself cannot be one: it is refused.
 """
 
-import copy
-import inspect
-from collections.abc import Callable
+import logging
+from collections.abc import Collection
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from blocklocal.errors import InputError
+from blocklocal.splitting.contexts import Mode
+from blocklocal.splitting.copying import copy_module
+from blocklocal.splitting.recording import NotOneTensor, Record, Trouble, record
+
+_IN_MODES = "in training than in evaluation"
+_log = logging.getLogger("blocklocal")
 
 
 @dataclass(frozen=True)
@@ -45,108 +52,121 @@ class Operation:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     inputs: list[fx.Node] = field(default_factory=list)  # values it reads, without parameters and constants
+    mode: Mode = field(default_factory=Mode)
 
 
 @dataclass
 class Trace:
-    """Operations in order; `source` is the network's input and `result` its output."""
+    """Operations in order; `source` is the network's input and `result` its output.
+
+    pieces: the modules that are one operation each because they could not be traced, with the reason.
+    """
 
     source: fx.Node
     operations: list[Operation]
     result: fx.Node
     constants: dict[str, Tensor]
-
-
-class _ScopeTracer(fx.Tracer):
-    proxy_buffer_attributes = True  # or operations on buffers would run while tracing, and be frozen
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stack: list[str] = [""]
-
-    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
-        self.stack.append(self.path_of_module(m))
-        try:
-            return super().call_module(m, forward, args, kwargs)
-        finally:
-            self.stack.pop()
-
-    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
-        node = super().create_node(*args, **kwargs)
-        node.meta["scope"] = self.stack[-1]
-        return node
+    pieces: dict[str, str]
 
 
 def trace(model: nn.Module) -> Trace:
     """Trace `model`, a module of one tensor input and one output. Raises InputError where that is impossible."""
+    kind, pieces = type(model).__name__, dict[str, str]()
+    while True:
+        try:
+            train, evaluate, modes = _records(model, pieces)
+            found = _merge(train, evaluate, modes, pieces)
+        except Trouble as trouble:
+            if not trouble.path or trouble.path in pieces:
+                raise _refusal(kind, trouble) from trouble
+            pieces.update(dict.fromkeys(_alike(model, trouble.path), trouble.reason))
+            continue
+        if train.kept:
+            names = ", ".join(f"self.{name}" for name in train.kept)
+            _log.warning("the forward of %s sets %s, which its blocks do not.", kind, names)
+        return found
+
+
+def evaluation_trace(model: nn.Module) -> Trace:
+    """The trace of eval mode alone. Raises InputError where that is impossible."""
     kind = type(model).__name__
-    # On a copy: a trace may leave constants behind in the module. Both share one random stream, so that a random
-    # number that was frozen shows as a difference.
-    with torch.random.fork_rng(devices=[]):
-        train, train_constants = _graph(copy.deepcopy(model).train(), kind)
-        evaluate, eval_constants = _graph(copy.deepcopy(model).eval(), kind)
-    if train_constants.keys() != eval_constants.keys() or any(
-        not torch.equal(train_constants[name], eval_constants[name]) for name in train_constants
-    ):
-        raise _refusal(kind, "it makes a tensor that differs from call to call, which a trace would freeze")
-    return _merge(train, evaluate, train_constants, kind)
-
-
-def _graph(model: nn.Module, kind: str) -> tuple[list[fx.Node], dict[str, Tensor]]:
-    parameters = list(inspect.signature(model.forward).parameters.values())
-    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    # Optional arguments keep their defaults, as in model(x).
-    defaults = {p.name: p.default for p in parameters[1:] if p.default is not p.empty and p.kind not in variadic}
-    required = [p.name for p in parameters[1:] if p.default is p.empty and p.kind not in variadic]
-    if not parameters or required:
-        raise _refusal(kind, f"its forward must take one tensor, but it also needs {required}")
     try:
-        graph = _ScopeTracer().trace(model, concrete_args=defaults or None)
-    except Exception as reason:  # tracing runs the user's forward, which may fail in any way
-        raise _refusal(kind, str(reason).strip().split("\n")[0]) from reason
-    nodes = [node for node in _without_defaults(graph).nodes if node.op != "get_attr" or node.users]
-    known = {name for name, _ in [*model.named_parameters(remove_duplicate=False)]}
-    known |= {name for name, _ in model.named_buffers(remove_duplicate=False)}
-    attributes = {str(node.target) for node in nodes if node.op == "get_attr"} - known
-    return nodes, {name: _attribute(model, name) for name in attributes}
+        evaluate = record(copy_module(model).eval(), ())
+        return _merge(evaluate, evaluate, [Mode()] * len(evaluate.nodes), {})
+    except Trouble as trouble:
+        raise _refusal(kind, trouble) from trouble
 
 
-def _without_defaults(graph: fx.Graph) -> fx.Graph:
-    """Remove the placeholders of optional arguments, and the checks of their values that fx adds."""
-    extra = set([node for node in graph.nodes if node.op == "placeholder"][1:])
-    for node in graph.nodes:
-        if node.op == "call_function" and extra.intersection(node.all_input_nodes):
-            extra.add(node)
-    for node in reversed(list(graph.nodes)):
-        if node in extra and not node.users:
-            graph.erase_node(node)
-    return graph
+def _alike(model: nn.Module, path: str) -> list[str]:
+    """The paths of all modules of the same kind: what one cannot do, the others cannot either."""
+    kind = type(model.get_submodule(path))
+    if kind is nn.Sequential:
+        return [path]
+    return [name for name, module in model.named_modules(remove_duplicate=False) if name and type(module) is kind]
 
 
-def _attribute(model: nn.Module, name: str) -> Any:
-    owner, _, leaf = name.rpartition(".")
-    return getattr(model.get_submodule(owner), leaf)
+def _records(model: nn.Module, pieces: Collection[str]) -> tuple[Record, Record, list[Mode]]:
+    """The forward in train mode, in eval mode, and what it sets for each operation of train mode. Raises Trouble."""
+    # All share one random stream, so that a random number that was frozen shows as a difference.
+    with torch.random.fork_rng(devices=[]):
+        copied = copy_module(model).train()
+        train = record(copied, pieces)
+        evaluate = record(copy_module(model).eval(), pieces)
+        again = record(copied, pieces, autocast=True)  # the same copy: what a call leaves behind meets the next one
+    _check_same(train, again, "in its second call than in its first, or where autocast is on")
+    names = train.constants.keys()
+    if names != evaluate.constants.keys() or any(
+        not _equal(train.constants[name], evaluate.constants[name]) for name in names
+    ):
+        raise Trouble(_owner(train), "it makes a tensor that differs from call to call, which a trace would freeze")
+    casts = {a: b.meta["state"] for (a, _), (b, _) in zip(train.outline(), again.outline(), strict=True)}
+    return train, evaluate, [Mode.of(n.meta["state"], casts.get(n, n.meta["state"])) for n in train.nodes]
 
 
-def _merge(train: list[fx.Node], evaluate: list[fx.Node], constants: dict[str, Tensor], kind: str) -> Trace:
+def _equal(a: Any, b: Any) -> bool:
+    return torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else a == b
+
+
+def _owner(found: Record) -> str:
+    """The module that reads a tensor which is no parameter or buffer."""
+    owners = [node.meta["owner"] for node in found.nodes if str(node.target) in found.constants]
+    return owners[0] if len(set(owners)) == 1 else ""
+
+
+def _check_same(one: Record, other: Record, when: str) -> None:
+    """Raise Trouble for the module that does not do the same in both."""
+    different = one.calls.difference(other.calls)
+    if different is None:
+        pairs = zip(one.outline(), other.outline(), strict=True)
+        different = next((node.meta["owner"] for (node, a), (_, b) in pairs if a != b), None)
+    if different is not None:
+        raise Trouble(different, f"its forward does other things {when}")
+
+
+def _merge(train: Record, evaluate: Record, modes: list[Mode], pieces: dict[str, str]) -> Trace:
     """One trace from two that differ in flags and numbers only."""
-    same = len(train) == len(evaluate)
-    twin = dict(zip(evaluate, train, strict=False))
+    different = train.calls.difference(evaluate.calls)
+    if different is not None:
+        raise Trouble(different, f"its forward runs other operations {_IN_MODES}")
+    for a, b in zip_longest(train.nodes, evaluate.nodes):
+        if a is None or b is None or (a.op, a.target, a.meta["state"]) != (b.op, b.target, b.meta["state"]):
+            raise Trouble((a or b).meta["owner"], f"its forward reads or sets other things {_IN_MODES}")
+    twin = dict(zip(evaluate.nodes, train.nodes, strict=True))
     operations = []
-    for a, b in zip(train, evaluate, strict=False):
-        if not same or (a.op, a.target) != (b.op, b.target):
-            raise _refusal(kind, f"its forward runs other operations in training than in evaluation (at {a.name!r})")
+    for a, b, mode in zip(train.nodes, evaluate.nodes, modes, strict=True):
         try:
             args, kwargs = _both(a.args, b.args, twin), _both(a.kwargs, b.kwargs, twin)
         except _DifferError as reason:
-            raise _refusal(kind, f"the arguments of {a.name!r} differ between training and evaluation") from reason
+            name = a.target if a.op == "call_module" else a.name
+            raise Trouble(a.meta["owner"], f"the arguments of {name!r} are others {_IN_MODES}") from reason
         if a.op not in ("placeholder", "get_attr", "output"):
             inputs = [node for node in a.all_input_nodes if node.op != "get_attr"]
-            operations.append(Operation(a, str(a.meta["scope"]), args, kwargs, inputs))
-    result = train[-1].args[0]
-    if not isinstance(result, fx.Node):
-        raise _refusal(kind, f"its forward must return one tensor, not {type(result).__name__}")
-    return Trace(train[0], operations, result, constants)
+            operations.append(Operation(a, str(a.meta["scope"]), args, kwargs, inputs, mode))
+    result = train.nodes[-1].args[0]
+    if not isinstance(result, fx.Node) or isinstance(result.target, type):
+        kind = getattr(result.target, "__name__", "") if isinstance(result, fx.Node) else type(result).__name__
+        raise NotOneTensor("", f"its forward must return one tensor, not {kind.removeprefix('immutable_')}")
+    return Trace(train.nodes[0], operations, result, train.constants, pieces)
 
 
 class _DifferError(Exception):
@@ -171,8 +191,14 @@ def _both(a: Any, b: Any, twin: dict[fx.Node, fx.Node]) -> Any:
     raise _DifferError
 
 
-def _refusal(kind: str, reason: str) -> InputError:
+def _refusal(kind: str, trouble: Trouble) -> InputError:
+    if isinstance(trouble, NotOneTensor):
+        return InputError(
+            f"{kind} cannot be cut: {trouble.reason}. Wrap it in a module whose forward takes one tensor, calls it and "
+            "returns one tensor."
+        )
     return InputError(
-        f"{kind} cannot be traced by torch.fx: {reason}. Write it as nn.Sequential, or give it a method "
-        "units() -> list of (name, module) pairs which, applied in order, equal its forward."
+        f"{kind} cannot be traced by torch.fx: {trouble.reason}. Put that part into a module of its own, which then "
+        "runs as it is; or write the network as nn.Sequential, or give it a method units() -> list of (name, module) "
+        "pairs which, applied in order, equal its forward."
     )

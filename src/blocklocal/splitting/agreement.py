@@ -1,0 +1,103 @@
+"""Whether the blocks of a network, applied in order, are the network: tried on two samples.
+
+Values and gradients are compared, in evaluation mode. Weights, statistics, modes, attributes and random state stay as
+they were.
+"""
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from blocklocal.errors import InputError
+from blocklocal.group_norm import guarded
+from blocklocal.seeds import generator, seeded
+from blocklocal.splitting.contexts import ordinary
+
+SAMPLES = 2
+_CLOSE = 1e-3  # of the largest value: two ways to compute the same thing differ by less, two things by more
+
+
+def check_agreement(model: nn.Module, blocks: Sequence[nn.Module], example: Tensor) -> None:
+    """Raise InputError where `model` and its blocks in order differ on the first samples of `example`, [B, …]."""
+    x, kind = _samples(example), type(model).__name__
+    if not x.numel() or kind_of_library(model):
+        return
+    wanted, wanted_gradients = _outcome(f"{kind} cannot run on the example", model, model, x)
+    found, gradients = _outcome(f"the blocks of {kind} cannot run on what it can", nn.Sequential(*blocks), model, x)
+    if wanted.shape != found.shape:
+        raise _differ(kind, f"the network gives {list(wanted.shape)}, its blocks in order give {list(found.shape)}")
+    if not _same(wanted, found):
+        raise _differ(kind, "the network and its blocks in order give other values for the same input")
+    names = [name for name, p in model.named_parameters() if p.requires_grad]
+    for name, one, other in zip(names, wanted_gradients, gradients, strict=True):
+        if (one is None) != (other is None):
+            raise _differ(kind, f"only {'the network' if other is None else 'the blocks'} would train {name!r}")
+        if one is not None and other is not None and not _same(one, other):
+            raise _differ(kind, f"the network and its blocks give {name!r} other gradients")
+
+
+def kind_of_library(model: nn.Module) -> bool:
+    """Whether it is a model of this library, whose blocks are known to equal it."""
+    return type(model).__module__.startswith("blocklocal.models.")
+
+
+@contextmanager
+def undisturbed(module: nn.Module) -> Generator[None]:
+    """Put back modes, buffers and plain attributes of all parts afterwards, in evaluation mode in between."""
+    parts = list(module.modules())
+    attributes = [dict(vars(part)) for part in parts]
+    buffers = [(buffer, buffer._version, buffer.detach().clone()) for part in parts for buffer in part.buffers(False)]
+    try:
+        for part in parts:
+            part.training = False
+        yield
+    finally:
+        for part, kept in zip(parts, attributes, strict=True):
+            vars(part).clear()
+            vars(part).update(kept)
+        with torch.no_grad():
+            for buffer, version, value in buffers:
+                if buffer._version != version:
+                    buffer.copy_(value)
+
+
+def _samples(example: Tensor) -> Tensor:
+    """The first samples; numbers drawn at random in the place of floating-point ones that are all the same."""
+    x = example.detach()[:SAMPLES]
+    if x.is_floating_point() and x.numel() and bool((x == x.flatten()[0]).all()):
+        x = torch.randn(x.shape, generator=generator("agreement")).to(x)
+    return x
+
+
+def _outcome(trouble: str, module: nn.Module, model: nn.Module, x: Tensor) -> tuple[Tensor, Sequence[Tensor | None]]:
+    """The output for x, and the gradients of the parameters of `model` that get one."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    try:
+        with ordinary(autocast=False), undisturbed(module), guarded(x.device), seeded("agreement"):
+            output = module(x.clone())
+    except Exception as reason:  # the user's own forward
+        text = str(reason).strip().split("\n")[0]
+        raise InputError(f"{trouble} of shape {list(x.shape)}, {x.dtype}: {type(reason).__name__}: {text}") from reason
+    if not isinstance(output, Tensor):
+        raise InputError(f"{type(model).__name__} gives {type(output).__name__}: its output must be one tensor.")
+    if not output.requires_grad or not output.is_floating_point():
+        return output, [None] * len(parameters)
+    weights = torch.linspace(-1, 2, output.numel(), device=output.device).view(output.shape)
+    try:
+        return output.detach(), torch.autograd.grad((output.float() * weights).sum(), parameters, allow_unused=True)
+    except RuntimeError:  # a layer that has no backward pass in evaluation mode (cuDNN's recurrent ones)
+        return output.detach(), [None] * len(parameters)
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    scale = float(one.detach().abs().nan_to_num(0, 0, 0).max()) if one.numel() else 0.0
+    return torch.allclose(other, one, rtol=_CLOSE, atol=_CLOSE * scale, equal_nan=True)
+
+
+def _differ(kind: str, how: str) -> InputError:
+    return InputError(
+        f"{kind} cannot be cut like this: {how}. Where it has units(), those must equal its forward; else put the part "
+        "that decides anything in Python, or keeps something, into a module of its own, which then runs as it is."
+    )
