@@ -10,7 +10,7 @@ To add a model: one new file in this package that calls `MODELS.add(name, builde
 
 import inspect
 from collections.abc import Callable, Iterable
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -64,8 +64,9 @@ def build_model(
     check_positive("channels", channels, integer=True)
     height, image_width = check_image_size(image_size)
     if is_reference(name):
-        common = {"classes": classes, "channels": channels, "image_size": (height, image_width)}
-        return build_from_file(name, **common, **({} if width is None else {"width": width}), **options)
+        given: dict[str, Any] = {"classes": classes, "channels": channels, "image_size": (height, image_width)}
+        given |= options if width is None else {"width": width, **options}
+        return build_from_file(name, **given)
     builder = MODELS.get(name)
     known = _options(builder)
     for option in options:

@@ -1,12 +1,28 @@
-"""A user's own model by reference: `path/to/file.py:function`, so that the command line can train any module."""
+"""A user's own model by reference: `path/to/file.py:function`, so that the command line can train any module.
 
-import importlib.util
+The file is ordinary Python: it runs as a module of its own name in sys.modules, and may import its neighbours.
+"""
+
+import functools
+import inspect
+import re
+import sys
+import traceback
 from collections.abc import Callable
+from importlib.util import module_from_spec, spec_from_file_location
+from itertools import count
 from pathlib import Path
+from types import ModuleType
+from typing import Any
+from weakref import WeakValueDictionary
 
 from torch import nn
 
 from blocklocal.errors import InputError, unknown
+from blocklocal.models.neighbours import FreshLoader, Neighbours
+
+_numbers = count()
+_built: "WeakValueDictionary[int, nn.Parameter]" = WeakValueDictionary()  # the weights of every model, by id
 
 
 def is_reference(name: str) -> bool:
@@ -14,9 +30,11 @@ def is_reference(name: str) -> bool:
     return ".py:" in name
 
 
-def load_builder(reference: str) -> Callable[..., nn.Module]:
+def load_builder(reference: str, *, beside: Path | None = None) -> Callable[..., nn.Module]:
     """The function of a `file.py:function` reference. It is called with `classes`, `channels`, `image_size` (height,
-    width in pixels) and the model's options, and returns the module.
+    width in pixels) and the model's options, and returns the module. The file runs anew at every load.
+
+    beside: a folder in which the file's neighbours are looked for, after its own.
 
     Raises InputError where the file or the function is missing, or the file does not run.
     """
@@ -24,33 +42,94 @@ def load_builder(reference: str) -> Callable[..., nn.Module]:
     path = Path(file).expanduser()
     if not path.is_file():
         raise InputError(f"there is no file {file}: --model takes a registered model, or path/to/file.py:function.")
-    spec = importlib.util.spec_from_file_location(f"blocklocal_user_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's file raises, its author needs to read it
-        raise InputError(f"{file} does not run: {type(error).__name__}: {error}") from error
+    neighbours = Neighbours([path.resolve().parent, *([] if beside is None else [beside.expanduser().resolve()])])
+    module = _ran(path, neighbours)
     functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
     if name not in functions:
         raise unknown(f"function in {file}", name, functions)
-    return vars(module)[name]
+    builder = vars(module)[name]
+    if isinstance(builder, nn.Module):
+        raise InputError(f"{reference} is a module that is built already: give a function that builds a new one.")
+
+    @functools.wraps(builder, updated=())
+    def build(*args: Any, **kwargs: Any) -> Any:
+        with neighbours.importable():
+            return builder(*args, **kwargs)
+
+    return build
 
 
-def build_from_file(reference: str, **arguments: object) -> nn.Module:
-    """Build a user's model; InputError where its function does not take the arguments or returns no module."""
-    builder = load_builder(reference)
+def build_from_file(reference: str, *, beside: Path | None = None, **arguments: object) -> nn.Module:
+    """Build a user's model; InputError where its function does not take the arguments, fails, or returns no module."""
+    builder, path = load_builder(reference, beside=beside), Path(reference.rpartition(":")[0]).expanduser()
+    _check_takes(reference, builder, arguments)
     try:
         model = builder(**arguments)
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever the user's function raises, its author needs to read it
+        raise InputError(f"{reference} failed: {_said(error, path)}") from error
+    if isinstance(model, type):
+        raise InputError(
+            f"{reference} returned the class {model.__name__}: it must return a module, made by calling it."
+        )
+    if not isinstance(model, nn.Module):
+        raise InputError(f"{reference} returned {type(model).__name__}, not an nn.Module.")
+    _check_new(reference, model)
+    return model
+
+
+def _ran(path: Path, neighbours: Neighbours) -> ModuleType:
+    """The file as a module that has run, and stays known under a name of its own."""
+    stem = re.sub(r"\W", "_", path.stem)
+    name = f"blocklocal_user_{stem}_{next(_numbers)}"
+    spec = spec_from_file_location(name, path, loader=FreshLoader(name, str(path)))
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        with neighbours.importable():
+            spec.loader.exec_module(module)
+    except BaseException as error:
+        del sys.modules[name]
+        if not isinstance(error, (Exception, SystemExit)):  # Ctrl-C
+            raise
+        raise InputError(f"{path} does not run: {_said(error, path)}") from error
+    return module
+
+
+def _said(error: BaseException, path: Path) -> str:
+    """An error of the user's code as one line, with the last line of the file that it passed."""
+    text = " ".join(str(error).split())
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    where = f" (line {lines[-1]})" if lines and not isinstance(error, SyntaxError) else ""
+    return f"{type(error).__name__}{': ' if text else ''}{text}{where}"
+
+
+def _check_takes(reference: str, builder: Callable[..., nn.Module], arguments: dict[str, object]) -> None:
+    try:
+        signature = inspect.signature(builder)
+    except (TypeError, ValueError):  # nothing that Python can look into: calling it will tell
+        return
+    try:
+        signature.bind(**arguments)
     except TypeError as error:
         raise InputError(
             f"{reference} was called with {', '.join(arguments)} and failed: {error}. "
             "It must take classes, channels and image_size (or **options)."
         ) from error
-    if not isinstance(model, nn.Module):
-        raise InputError(f"{reference} returned {type(model).__name__}, not an nn.Module.")
-    return model
+
+
+def _check_new(reference: str, model: nn.Module) -> None:
+    """Raise InputError for weights that an earlier model has: two networks would train them, one seed after another."""
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    for name, parameter in trained:
+        if _built.get(id(parameter)) is parameter:
+            raise InputError(
+                f"{reference} returned the weight {name!r} once before: it must build a new module each time."
+            )
+    _built.update({id(parameter): parameter for _, parameter in trained})
 
 
 def sources(reference: str) -> list[Path]:
