@@ -83,9 +83,9 @@ def whole(tensor: Tensor) -> Tensor:
     return cast(Any, tensor).full_tensor().cpu() if sharded(tensor) else tensor
 
 
-def divided(tensor: Tensor, like: Tensor) -> Tensor:
+def divided(tensor: Tensor, like: Tensor | None) -> Tensor:
     """A whole tensor as `like` is: where that is sharded, this replica's part. All replicas must come here then."""
-    if not sharded(like) or tensor.shape != like.shape:
+    if like is None or not sharded(like) or tensor.shape != like.shape:
         return tensor
     from torch.distributed.tensor import DTensor, distribute_tensor
 

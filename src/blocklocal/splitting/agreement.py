@@ -79,10 +79,13 @@ def _outcome(trouble: str, module: nn.Module, model: nn.Module, x: Tensor) -> tu
             output = module(x.clone())
     except Exception as reason:  # the user's own forward
         text = str(reason).strip().split("\n")[0]
-        raise InputError(f"{trouble} of shape {list(x.shape)}, {x.dtype}: {type(reason).__name__}: {text}") from reason
+        raise InputError(
+            f"{trouble} of shape {list(x.shape)}, {x.dtype}: {type(reason).__name__}: {text}. Give inputs "
+            "that the model takes, or build it for these."
+        ) from reason
     if not isinstance(output, Tensor):
         raise InputError(f"{type(model).__name__} gives {type(output).__name__}: its output must be one tensor.")
-    if not output.requires_grad or not output.is_floating_point():
+    if not parameters or not output.requires_grad or not output.is_floating_point():
         return output, [None] * len(parameters)
     weights = torch.linspace(-1, 2, output.numel(), device=output.device).view(output.shape)
     try:

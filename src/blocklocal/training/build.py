@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
@@ -18,6 +19,7 @@ from blocklocal.schemas import Number, Text
 from blocklocal.seeds import seeded
 from blocklocal.splitting import split
 from blocklocal.training.fits import check_fits
+from blocklocal.training.unit_state import check_savable
 
 if TYPE_CHECKING:
     from blocklocal.parallel.stage import Stage
@@ -94,9 +96,16 @@ def build_network(
 def draw_network(config: Config, facts: Facts, starts: Sequence[int] | None = None) -> BlockLocal:
     """As `build_network`, on the CPU and not yet in the layout and precision of training."""
     check_memory_for(config, facts)
-    m, machine = config.model, config.machine
-    with seeded("model", machine.seed):
+    with seeded("model", config.machine.seed):
         model = plain_model(config, facts)
+    network = _cut(_prepared(config.model.model, model), config, facts, starts)
+    check_savable(network.units)
+    return network
+
+
+def _cut(model: nn.Module, config: Config, facts: Facts, starts: Sequence[int] | None = None) -> BlockLocal:
+    """The model in blocks, with all they need to learn."""
+    m = config.model
     example = torch.zeros(MEASURE_BATCH, facts.channels, facts.height, facts.width)
     if starts is not None:
         cut = split(model, starts=starts)
@@ -104,7 +113,21 @@ def draw_network(config: Config, facts: Facts, starts: Sequence[int] | None = No
         cut = split(model, at=m.at, example=example)
     else:
         cut = split(model, m.blocks, balance=m.balance, example=example)
-    return BlockLocal(cut, classes=len(facts.classes), learning=config.learning, example=example, seed=machine.seed)
+    seed = config.machine.seed
+    return BlockLocal(cut, classes=len(facts.classes), learning=config.learning, example=example, seed=seed)
+
+
+def _prepared(name: str, model: nn.Module) -> nn.Module:
+    """The model on the CPU. Raises InputError for weights without values, or of another precision than float32."""
+    for key, tensor in chain(model.named_parameters(), model.named_buffers()):
+        if tensor.is_meta:
+            raise InputError(f"{name} gives {key!r} without values (on the device meta): build it on the CPU.")
+        if isinstance(tensor, nn.Parameter) and tensor.is_floating_point() and tensor.dtype != torch.float32:
+            raise InputError(
+                f"{name} gives {key!r} as {tensor.dtype}, and images are float32: return model.float(). "
+                "--precision bfloat16 computes in less without changing the weights."
+            )
+    return model.cpu()
 
 
 def plain_model(config: Config, facts: Facts) -> nn.Module:
@@ -124,7 +147,7 @@ def check_memory_for(config: Config, facts: Facts, batch: int = 0, device: torch
     """Refuse a network that is too large for the free memory; with a `batch`, one that is too large to be trained."""
     example = torch.Size((batch, facts.channels, facts.height, facts.width))
     counted = config.edit(balance="count")  # where it is cut changes little, and costs cannot be measured
-    check_fits(config, lambda: plain_model(config, facts), lambda: draw_network(counted, facts), example, device)
+    check_fits(config, lambda: plain_model(config, facts), lambda model: _cut(model, counted, facts), example, device)
 
 
 def settle(network: "BlockLocal | Stage", config: Config, device: torch.device) -> None:

@@ -25,10 +25,11 @@ from safetensors.torch import save
 
 from blocklocal.errors import InputError
 from blocklocal.schemas.checkpoint import TensorKind
-from blocklocal.shards import divided, divided_state, whole, whole_state
-from blocklocal.training.checkpoint_files import RANDOM, STATE, Files, kind_of, write_checksums
+from blocklocal.shards import divided, divided_state, whole_state
+from blocklocal.training.checkpoint_files import RANDOM, STATE, Files, write_checksums
 from blocklocal.training.learner import Learner
 from blocklocal.training.learner_check import check_learner
+from blocklocal.training.unit_state import kinds, pack, unpack
 from blocklocal.unit import BlockUnit
 
 KEEP = 2
@@ -111,10 +112,7 @@ class Saved:
     @classmethod
     def of(cls, unit: BlockUnit) -> "Saved":
         """Where replicas share its parameters (`shards`), all of them must come here."""
-        weights = {
-            name: whole(tensor.detach()).clone(memory_format=torch.contiguous_format)
-            for name, tensor in unit.state_dict().items()
-        }
+        weights = pack(unit.state_dict())
         learner = {
             "optimizer": whole_state(unit.optimizer.state_dict()) if unit.optimizer else None,
             "schedule": unit.schedule.state_dict() if unit.schedule else None,
@@ -152,7 +150,7 @@ def clear_leftovers(folder: Path) -> None:
 
 def describe(unit: BlockUnit) -> dict[str, Any]:
     """Names, shapes and types of a unit's tensors: the architecture a checkpoint belongs to."""
-    return {name: kind_of(tensor) for name, tensor in unit.state_dict().items()}
+    return kinds(unit.state_dict())
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -185,7 +183,7 @@ def load_checkpoint(path: Path, network: Learner, *, learners: bool = True) -> d
     random = files.random_state() if learners else None
     for unit, tensors in zip(network.units, weights, strict=True):
         now = unit.state_dict()
-        unit.load_state_dict({name: divided(tensor, now[name]) for name, tensor in tensors.items()})
+        unit.load_state_dict(unpack({name: divided(tensor, now.get(name)) for name, tensor in tensors.items()}))
     for unit, learner in zip(network.units, learned, strict=False):
         if unit.optimizer is not None and unit.schedule is not None:
             unit.optimizer.load_state_dict(divided_state(learner["optimizer"], unit.optimizer))

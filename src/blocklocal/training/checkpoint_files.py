@@ -15,6 +15,7 @@ from safetensors.torch import load
 from blocklocal.errors import InputError
 from blocklocal.schemas import MIB, NotJson, check, parse, read_bytes, read_json
 from blocklocal.schemas.checkpoint import Checksum, State
+from blocklocal.training.unit_state import kinds
 
 CHECKSUMS, STATE, RANDOM = "checksums.json", "state.json", "rng.pt"
 MOST = 2**20 * MIB  # of a file whose size nobody has written down
@@ -80,7 +81,7 @@ class Files:
             tensors = load(content)
         except Exception as error:  # safetensors raises whatever the damaged bytes lead it to
             raise self.damaged(name, error) from error
-        if {key: kind_of(tensor) for key, tensor in tensors.items()} != wanted:
+        if kinds(tensors) != wanted:
             raise self.damaged(name, f"other tensors than {STATE} lists")
         for key in parameters & set(tensors):
             if not tensors[key].isfinite().all():
@@ -126,8 +127,3 @@ class Files:
         older = f"An older one is there: --checkpoint {self.older[-1]}." if self.older else ""
         remedy = older or "There is no older one: train anew."
         return InputError(f"the checkpoint {self.path} cannot be read ({file}: {said[:400].rstrip('.')}). {remedy}")
-
-
-def kind_of(tensor: torch.Tensor) -> dict[str, Any]:
-    """Shape and type, as `state.json` has them."""
-    return {"shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}

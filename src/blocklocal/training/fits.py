@@ -25,16 +25,16 @@ WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 def check_fits(
     config: Config,
     model: Callable[[], nn.Module],
-    network: Callable[[], BlockLocal],
+    network: Callable[[nn.Module], BlockLocal],
     example: torch.Size,
     device: torch.device | None = None,
 ) -> None:
     """Raise InputError, with the sizes, where a network needs more memory than is free.
 
-    model, network: build them; called on the meta device, where a user's own model cannot be. example: the shape of a
+    model: builds it, and network cuts it; called on the meta device, where a user's own model cannot be. example: the shape of a
     training batch [B, …]; without one (B = 0) only the weights count, as for a prediction. device: of the training.
     """
-    if is_reference(config.model.model) or torch.get_default_device().type == "meta":
+    if is_reference(config.model.model):
         return
     free = _free(device)
     if free is None:
@@ -44,7 +44,7 @@ def check_fits(
         if _rough(config, plain, example) < SURELY * free:
             return
         try:
-            parts = _parts(config, network, example)
+            parts = _parts(config, network(plain), example)
         except (NotImplementedError, RuntimeError):  # something in it needs more than shapes: the weights are known
             parts = {"weights": FLOAT * sum(p.numel() for p in plain.parameters())}
     check_memory("this training" if example[0] else "this network", parts, REMEDY, free)
@@ -73,8 +73,7 @@ def _states(config: Config) -> int:
     return int(o.momentum > 0) if o.optimizer == "sgd" else 2
 
 
-def _parts(config: Config, network: Callable[[], BlockLocal], example: torch.Size) -> dict[str, int]:
-    built = network()
+def _parts(config: Config, built: BlockLocal, example: torch.Size) -> dict[str, int]:
     sizes = [sum(p.numel() for p in unit.parameters()) for unit in built.units]
     parts = {"weights": FLOAT * sum(sizes)}
     if not example[0]:
