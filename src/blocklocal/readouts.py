@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from blocklocal.layout import output_shapes, units_of
-from blocklocal.splitting.chains import flat_layers, is_weighted
+from blocklocal.splitting.chains import flat_layers
+from blocklocal.splitting.layers import is_weighted
 
 WIDEST = 512  # channels of a map readout at most: a wide network's readout must not outgrow the network
 

@@ -4,24 +4,10 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
 
-from blocklocal.splitting.recording import has_hooks, owns_train
+from blocklocal.splitting.graphs import ends_activated
+from blocklocal.splitting.layers import ACTIVATIONS, PASSIVE, has_hooks, is_layer, is_weighted, owns_train
 
 Layer = tuple[str, nn.Module]
-
-ACTIVATIONS = (
-    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish,
-    nn.Sigmoid, nn.LogSigmoid, nn.Tanh, nn.Tanhshrink, nn.Softplus, nn.Softsign, nn.Softshrink, nn.Hardshrink,
-    nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish, nn.Threshold, nn.GLU,
-)  # fmt: skip
-NORMS = (
-    nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.InstanceNorm1d, nn.InstanceNorm2d,
-    nn.InstanceNorm3d, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm, nn.RMSNorm,
-)  # fmt: skip
-PASSIVE = (
-    nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.Flatten, nn.Unflatten,
-    nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d,
-    nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d,
-)  # fmt: skip
 
 
 def is_sequential(model: nn.Module) -> bool:
@@ -37,11 +23,6 @@ def flat_layers(model: nn.Module, prefix: str = "") -> Iterator[Layer]:
     for name, child in model.named_modules(remove_duplicate=False):  # named_children would skip a second use
         if name and "." not in name:
             yield from flat_layers(child, f"{prefix}{name}.") if is_sequential(child) else [(prefix + name, child)]
-
-
-def is_weighted(module: nn.Module) -> bool:
-    """Whether a module starts a new latent: it has parameters and is neither a norm nor an activation."""
-    return not isinstance(module, ACTIVATIONS + NORMS) and any(True for _ in module.parameters())
 
 
 def unit_starts(layers: Sequence[Layer]) -> list[int]:
@@ -84,7 +65,7 @@ class Chain:
         """Whether what crosses here has passed an activation already (pooling and the like do not undo it)."""
         for _, module in reversed(self.layers[:position]):
             if not isinstance(module, PASSIVE):
-                return isinstance(module, ACTIVATIONS)
+                return isinstance(module, ACTIVATIONS) or (is_layer(module) and ends_activated(module))
         return False
 
     def build(self, start: int, stop: int) -> nn.Module:

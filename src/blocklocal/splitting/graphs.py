@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from torch import fx, nn
 
 from blocklocal.errors import InputError
-from blocklocal.splitting.chains import ACTIVATIONS, PASSIVE, is_weighted
+from blocklocal.splitting.layers import ACTIVATIONS, PASSIVE, is_weighted
 from blocklocal.splitting.operations import ACTIVATION_NAMES, ADDITIONS, POOLS, VIEWS, WEIGHTED, is_in_place, name_of
 from blocklocal.splitting.rebuild import BlockBuilder
 from blocklocal.splitting.sizes import Sizes
@@ -144,13 +144,11 @@ class TracedNetwork:
 
     def _about_numbers(self, name: str, numbers: Sequence[fx.Node]) -> str:
         tensor, _ = next(self.sizes.reads(numbers[0]))
-        op = self.sizes.numbers[numbers[0]]
-        reader = next(o for o in self._readers[numbers[0]] if self._produced[o.node] > self._produced[tensor])
+        reader = self._last_reader(numbers[0])
         return (
             f"cannot cut at {name!r}: a cut must pass one tensor on, and here a number crosses too, the size or type "
-            f"of {self._describe(tensor)}, read by {name_of(op)!r} and used in {reader.scope or 'the forward'!r}. Read "
-            "it off the tensor that it is used with (h.size(2) instead of x.size(2)), or write x.flatten(1) in the "
-            "place of x.view(x.size(0), -1)."
+            f"of {self._describe(tensor)}, used in {reader}. Read it off the tensor that it is used with (h.size(2) "
+            "instead of x.size(2)), or write x.flatten(1) in the place of x.view(x.size(0), -1)."
         )
 
     def _describe(self, node: fx.Node) -> str:

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from blocklocal.splitting.contexts import ordinary, state
+from blocklocal.splitting.layers import has_hooks, is_layer, owns_train
 
-_CONTAINERS = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _APPLY = torch.autograd.Function.apply.__func__.__code__  # pyrefly: ignore
 
 
@@ -68,23 +67,6 @@ class Record:
         place = {node: i for i, node in enumerate(steps)}
         places = [fx.node.map_arg((n.args, n.kwargs), lambda node: f"step {place.get(node)}") for n in steps]
         return [(node, (node.op, node.target, given)) for node, given in zip(steps, places, strict=True)]
-
-
-def is_layer(module: nn.Module) -> bool:
-    """Whether a module is a layer of torch.nn, or a subclass of one: one operation, whatever its forward does."""
-    kinds = [kind for kind in type(module).__mro__ if kind not in _CONTAINERS]
-    return any(kind.__module__.startswith(("torch.nn.", "torch.ao.nn.")) for kind in kinds)
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether something runs whenever the module is called, beside its forward."""
-    return any(getattr(module, name, None) for name in _HOOKS)
-
-
-def owns_train(module: nn.Module) -> bool:
-    """Whether the module has a `train` of its own, for example to keep a part in evaluation mode."""
-    own = (getattr(getattr(module, name), "__func__", None) for name in ("train", "eval"))
-    return tuple(own) != (nn.Module.train, nn.Module.eval)
 
 
 class _Tracer(fx.Tracer):
@@ -155,15 +137,13 @@ def _autograd_function() -> str | None:
 def record(model: nn.Module, pieces: Collection[str], *, autocast: bool = False) -> Record:
     """Trace the forward of `model`, which is a copy: a trace may leave things behind in it. Raises Trouble."""
     _check_signature(model)
-    tracer, before, versions = _Tracer(pieces), _attributes(model), _versions(model)
+    tracer, before = _Tracer(pieces), _attributes(model)
     try:
         with ordinary(autocast=autocast):
             graph = tracer.trace(model)
     except Exception as reason:  # tracing runs the user's forward, which may fail in any way
         text = str(reason).strip().split("\n")[0]
         raise Trouble(tracer.blamed or "", text or type(reason).__name__) from reason
-    if (changed := next((name for name, n in _versions(model).items() if versions.get(name) != n), None)) is not None:
-        raise Trouble(changed.rpartition(".")[0], f"its forward changes {changed!r} in a way that a trace would lose")
     nodes = [node for node in graph.nodes if node.op != "get_attr" or node.users]
     return Record(nodes, _constants(model, nodes), tracer.stack[0], _kept(before, _attributes(model)))
 
@@ -199,12 +179,6 @@ def _constants(model: nn.Module, nodes: list[fx.Node]) -> dict[str, Tensor]:
             raise Trouble(node.meta["owner"], "it computes with weights in a way that a trace would freeze")
         constants[str(node.target)] = value.detach() if isinstance(value, Tensor) else value
     return constants
-
-
-def _versions(model: nn.Module) -> dict[str, int]:
-    """How often each parameter and buffer has been written."""
-    tensors = [*model.named_parameters(), *model.named_buffers()]
-    return {name: tensor._version for name, tensor in tensors if not tensor.is_inference()}
 
 
 _Attributes = dict[tuple[str, str], Any]

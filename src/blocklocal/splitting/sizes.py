@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from blocklocal.splitting.chains import ACTIVATIONS, NORMS, PASSIVE
+from blocklocal.splitting.layers import ACTIVATIONS, NORMS, PASSIVE
 from blocklocal.splitting.operations import ACTIVATION_NAMES, ADDITIONS, POOLS, name_of
 from blocklocal.splitting.tracing import Operation
 

@@ -9,7 +9,7 @@ from torch.nn.parameter import is_lazy
 
 from blocklocal.errors import InputError
 from blocklocal.splitting.copying import copy_module
-from blocklocal.splitting.recording import has_hooks, owns_train
+from blocklocal.splitting.layers import has_hooks, owns_train
 
 
 def check_module(model: object) -> None:

@@ -9,11 +9,12 @@ it is (a *piece*). The network itself cannot be one: it is refused.
 import logging
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.parameter import is_lazy
 
 from blocklocal.errors import InputError
 from blocklocal.splitting.contexts import Mode
@@ -113,6 +114,7 @@ def _records(model: nn.Module, pieces: Collection[str]) -> tuple[Record, Record,
         train = record(copied, pieces)
         evaluate = record(copy_module(model).eval(), pieces)
         again = record(copied, pieces, autocast=True)  # the same copy: what a call leaves behind meets the next one
+    _check_unwritten(model, copied)
     _check_same(train, again, "in its second call than in its first, or where autocast is on")
     names = train.constants.keys()
     if names != evaluate.constants.keys() or any(
@@ -121,6 +123,24 @@ def _records(model: nn.Module, pieces: Collection[str]) -> tuple[Record, Record,
         raise Trouble(_owner(train), "it makes a tensor that differs from call to call, which a trace would freeze")
     casts = {a: b.meta["state"] for (a, _), (b, _) in zip(train.outline(), again.outline(), strict=True)}
     return train, evaluate, [Mode.of(n.meta["state"], casts.get(n, n.meta["state"])) for n in train.nodes]
+
+
+def _check_unwritten(model: nn.Module, copied: nn.Module) -> None:
+    """Raise Trouble where tracing the copy has changed its weights: the trace does not hold what did so."""
+    now = dict(chain(copied.named_parameters(), copied.named_buffers()))
+    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+        plain = not is_lazy(tensor) and tensor.layout is torch.strided
+        if (
+            plain
+            and not tensor.is_meta
+            and not tensor.is_quantized
+            and not torch.equal(*map(_bits, (tensor, now[name])))
+        ):
+            raise Trouble(name.rpartition(".")[0], f"its forward changes {name!r} in a way that a trace would lose")
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    return tensor.detach().resolve_conj().contiguous().reshape(-1).view(torch.uint8)
 
 
 def _equal(a: Any, b: Any) -> bool:

@@ -72,7 +72,7 @@ def _unsavable(unit: BlockUnit, name: str, reason: Exception) -> InputError:
     given = f", what {kind}.get_extra_state gives," if kind else ""
     return InputError(
         f"block {unit.index + 1} of the model: {name!r}{given} cannot be kept in a checkpoint "
-        f"({type(reason).__name__}). A module's state may hold tensors, numbers, text, lists and dictionaries."
+        f"({type(reason).__name__}). A state may hold tensors, numbers, text, and lists and dictionaries of them."
     )
 
 
