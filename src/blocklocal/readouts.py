@@ -5,7 +5,6 @@ block itself must give, and the less it keeps for later blocks (`docs/accuracy.m
 loss, is not on the forward path, and its weights are its own.
 """
 
-import copy
 from collections.abc import Sequence
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from blocklocal.layout import output_shapes, units_of
 from blocklocal.splitting.chains import flat_layers
+from blocklocal.splitting.copying import copy_module
 from blocklocal.splitting.layers import is_weighted
 
 WIDEST = 512  # channels of a map readout at most: a wide network's readout must not outgrow the network
@@ -28,7 +28,7 @@ def readout(shape: torch.Size, layers: int, reader: nn.Module | None = None) -> 
     if len(shape) == 4:
         return _map_readout(units_of(shape), min(shape[2:]), layers)
     if len(shape) == 3 and reader is not None:
-        copies = [copy.deepcopy(reader).requires_grad_() for _ in range(layers)]
+        copies = [copy_module(reader).requires_grad_() for _ in range(layers)]
         return nn.Sequential(*copies, nn.LayerNorm(units_of(shape)))
     width = units_of(shape)
     parts: list[nn.Module] = []

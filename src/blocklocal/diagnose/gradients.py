@@ -1,6 +1,5 @@
 """The direction in which a rule moves each block, beside backprop's at the same weights."""
 
-import copy
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 from blocklocal.network import BlockLocal
 from blocklocal.report.table import mean
 from blocklocal.seeds import seeded
+from blocklocal.splitting.copying import copy_module
 
 
 def gradient_cosines(network: BlockLocal, batches: Iterable[tuple[Tensor, Tensor]]) -> list[float | None]:
@@ -19,7 +19,7 @@ def gradient_cosines(network: BlockLocal, batches: Iterable[tuple[Tensor, Tensor
     last one under all rules but feedback alignment; None for a block that the rule leaves as it is. Works on a copy:
     weights, statistics, late messages, gradients and mode of `network` stay.
     """
-    scratch = copy.deepcopy(network)
+    scratch = copy_module(network)
     for unit in scratch.units:
         unit.optimizer = None  # a step then leaves its gradients, and moves nothing
     found: list[list[float | None]] = [[] for _ in scratch.split.blocks]

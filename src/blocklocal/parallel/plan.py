@@ -1,6 +1,5 @@
 """What is asked for, and what the first process decides from it before training: the same for all processes."""
 
-import copy
 import hashlib
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, replace
@@ -20,6 +19,7 @@ from blocklocal.parallel.placement import Placement, place, step_seconds
 from blocklocal.parallel.processes import Processes
 from blocklocal.parallel.share import share
 from blocklocal.parallel.stage import check_placement, check_rule, passing_back
+from blocklocal.splitting.copying import copy_module
 from blocklocal.training.build import Facts, Session, draw_network, load_data, settle, training_batches
 from blocklocal.training.checkpoint import clear_leftovers
 from blocklocal.training.lock import held
@@ -156,7 +156,7 @@ def _place(network: BlockLocal, processes: Processes, order: Order, facts: Facts
     if config.machine.channels_last:
         x = x.contiguous(memory_format=torch.channels_last)
     y = torch.randint(len(facts.classes), (size,), device=device)
-    trial = copy.deepcopy(network)
+    trial = copy_module(network)
     settle(trial, config, device)
     seconds = step_seconds(trial, x, y)
     return Placement(given, tuple(seconds)) if given else place(seconds, processes.stages)

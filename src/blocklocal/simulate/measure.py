@@ -1,6 +1,5 @@
 """What the blocks of a network cost on this machine, at its present number of threads."""
 
-import copy
 import time
 from collections.abc import Callable, Sequence
 from statistics import median
@@ -14,6 +13,7 @@ from blocklocal.memory import saved_bytes
 from blocklocal.network import BlockLocal
 from blocklocal.ranges import check_range, whole
 from blocklocal.simulate.costs import MICRO_BATCHES, BlockCosts
+from blocklocal.splitting.copying import copy_module
 from blocklocal.splitting.costs import settle_device
 from blocklocal.unit import BlockUnit, Moment
 
@@ -47,7 +47,7 @@ def measure(network: BlockLocal, x: Tensor, y: Tensor, *, micro_batches: int = 1
         )
     if micro_batches > len(x):
         raise InputError(f"{len(x)} samples cannot be cut into {micro_batches} micro-batches: give a larger batch.")
-    trial = copy.deepcopy(network).train()
+    trial = copy_module(network).train()
     trial.materialize(x)
     trial.configure(network.optimizer)
     part = len(x) // micro_batches

@@ -2,15 +2,18 @@
 
 import copy
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, is_lazy
 
 from blocklocal.errors import InputError
 
+M = TypeVar("M", bound=nn.Module)
 
-def copy_module(module: nn.Module) -> nn.Module:
+
+def copy_module(module: M) -> M:
     """A deep copy. What cannot be copied (a lock, an open file) is held by both; a tensor with a graph (one that a
     forward has kept) is copied without it.
 
@@ -52,7 +55,9 @@ class _Stand:
             return
         for inner in _held(value):
             self._settle(inner)
-        if isinstance(value, Tensor):
+        if isinstance(value, Tensor) and is_lazy(value):  # a lazy layer's statistics
+            self.memo[id(value)] = UninitializedBuffer(device=value.device, dtype=value.dtype)  # pyrefly: ignore
+        elif isinstance(value, Tensor):
             self.memo[id(value)] = value.detach().clone()
         elif isinstance(value, torch.Generator):
             self.memo[id(value)] = value.clone_state()

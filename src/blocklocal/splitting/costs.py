@@ -1,6 +1,5 @@
 """What a unit costs: seconds, floating-point operations, or bytes kept for its backward pass."""
 
-import copy
 import time
 from collections.abc import Callable, Sequence
 from statistics import median
@@ -11,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from blocklocal.errors import InputError, unknown
 from blocklocal.memory import saved_bytes
+from blocklocal.splitting.copying import copy_module
 
 _REPEATS = 5
 
@@ -34,7 +34,7 @@ def unit_costs(units: Sequence[nn.Module], example: Tensor, kind: str) -> list[f
     costs, x = [], example.detach()
     with torch.random.fork_rng(devices=devices), torch.enable_grad():
         for position, unit in enumerate(units):
-            trial = copy.deepcopy(unit).train()
+            trial = copy_module(unit).train()
             try:
                 costs.append(measure(trial, x))
                 with torch.no_grad():
