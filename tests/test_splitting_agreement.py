@@ -249,6 +249,24 @@ def test_the_comparison_leaves_weights_statistics_modes_gradients_and_random_sta
     assert all(p.grad is None for name, p in model.named_parameters() if name != "c.weight")
 
 
+def test_a_module_that_caches_what_it_computes_in_evaluation_is_cut_and_its_cache_left_as_it_was():
+    class Caches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bias, self.cache, self.log = nn.Parameter(torch.randn(8)), {}, []
+
+        def forward(self, x):
+            if not self.training and "bias" not in self.cache:
+                self.cache["bias"] = self.bias * 2
+            self.log.append(len(x))
+            return x + (self.bias * 2 if self.training else self.cache["bias"])
+
+    model = nn.Sequential(nn.Linear(8, 8), Caches(), nn.ReLU(), nn.Linear(8, 3))
+    split(model, blocks=2, example=rows())
+    assert model[1].cache == {}
+    assert model[1].log == []
+
+
 def test_weights_that_share_memory_across_blocks_are_refused():
     model = ThreeLayers()
     model.b.weight.data = model.a.weight.data

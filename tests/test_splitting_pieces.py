@@ -321,6 +321,27 @@ class TestOwnTrain:
         with pytest.raises(InputError, match=r"train\(\) of Whole keeps 'a' in evaluation"):
             split(Whole(), blocks=2)
 
+    def test_one_that_returns_nothing_is_called_all_the_same(self):
+        class Silent(nn.Linear):
+            def train(self, mode=True):
+                super().train(mode)
+
+        class Whole(ThreeLayers):
+            def __init__(self):
+                super().__init__()
+                self.b = Silent(8, 8)
+
+            def train(self, mode=True):
+                super().train(mode)
+
+        for model in (Whole(), nn.Sequential(Silent(8, 8), nn.ReLU(), Silent(8, 3))):
+            parts = split(model, blocks=2, example=rows(), balance="bytes")
+            network = BlockLocal(parts, classes=3, example=rows(), readout=0)
+            network.step(rows(), torch.tensor([0, 1, 2, 0]))
+            plain = network.to_plain()
+            model.eval()
+            assert torch.equal(plain(rows()), model(rows()))
+
     def test_one_that_keeps_nothing_is_fine(self):
         class Whole(ThreeLayers):
             def train(self, mode=True):

@@ -49,7 +49,8 @@ def output_shapes(modules: Sequence[nn.Module], example: Tensor) -> list[torch.S
     try:
         with torch.no_grad():
             for k, module in enumerate(modules):
-                a = _output(module.eval(), a, f"block {k + 1} of {len(modules)}")
+                module.eval()
+                a = _output(module, a, f"block {k + 1} of {len(modules)}")
                 shapes.append(a.shape)
     finally:
         for m, mode in modes.items():

@@ -4,6 +4,7 @@ Values and gradients are compared, in evaluation mode. Weights, statistics, mode
 they were.
 """
 
+import copy
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
@@ -17,6 +18,7 @@ from blocklocal.splitting.contexts import ordinary
 
 SAMPLES = 2
 _CLOSE = 1e-3  # of the largest value: two ways to compute the same thing differ by less, two things by more
+_GROWING = (dict, list, set)  # what a forward may add to
 
 
 def check_agreement(model: nn.Module, blocks: Sequence[nn.Module], example: Tensor) -> None:
@@ -30,6 +32,8 @@ def check_agreement(model: nn.Module, blocks: Sequence[nn.Module], example: Tens
         raise _differ(kind, f"the network gives {list(wanted.shape)}, its blocks in order give {list(found.shape)}")
     if not _same(wanted, found):
         raise _differ(kind, "the network and its blocks in order give other values for the same input")
+    if wanted_gradients is None or gradients is None:
+        return
     names = [name for name, p in model.named_parameters() if p.requires_grad]
     for name, one, other in zip(names, wanted_gradients, gradients, strict=True):
         if (one is None) != (other is None):
@@ -48,6 +52,7 @@ def undisturbed(module: nn.Module) -> Generator[None]:
     """Put back modes, buffers and plain attributes of all parts afterwards, in evaluation mode in between."""
     parts = list(module.modules())
     attributes = [dict(vars(part)) for part in parts]
+    held = [(value, copy.copy(value)) for kept in attributes for value in kept.values() if isinstance(value, _GROWING)]
     buffers = [(buffer, buffer._version, buffer.detach().clone()) for part in parts for buffer in part.buffers(False)]
     try:
         for part in parts:
@@ -57,6 +62,9 @@ def undisturbed(module: nn.Module) -> Generator[None]:
         for part, kept in zip(parts, attributes, strict=True):
             vars(part).clear()
             vars(part).update(kept)
+        for value, before in held:
+            value.clear()
+            value.extend(before) if isinstance(value, list) else value.update(before)
         with torch.no_grad():
             for buffer, version, value in buffers:
                 if buffer._version != version:
@@ -71,8 +79,10 @@ def _samples(example: Tensor) -> Tensor:
     return x
 
 
-def _outcome(trouble: str, module: nn.Module, model: nn.Module, x: Tensor) -> tuple[Tensor, Sequence[Tensor | None]]:
-    """The output for x, and the gradients of the parameters of `model` that get one."""
+def _outcome(
+    trouble: str, module: nn.Module, model: nn.Module, x: Tensor
+) -> tuple[Tensor, Sequence[Tensor | None] | None]:
+    """The output for x, and the gradients of the parameters of `model` that get one; None: they cannot be taken."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     try:
         with ordinary(autocast=False), undisturbed(module), guarded(x.device), seeded("agreement"):
@@ -91,7 +101,7 @@ def _outcome(trouble: str, module: nn.Module, model: nn.Module, x: Tensor) -> tu
     try:
         return output.detach(), torch.autograd.grad((output.float() * weights).sum(), parameters, allow_unused=True)
     except RuntimeError:  # a layer that has no backward pass in evaluation mode (cuDNN's recurrent ones)
-        return output.detach(), [None] * len(parameters)
+        return output.detach(), None
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

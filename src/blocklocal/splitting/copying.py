@@ -33,6 +33,13 @@ def copy_module(module: M) -> M:
         ) from reason
 
 
+def copy_in_mode(module: M, training: bool) -> M:
+    """A copy in train or eval mode. A user's own train() and eval() may return anything, and only they are called."""
+    copied = copy_module(module)
+    copied.train() if training else copied.eval()
+    return copied
+
+
 class _Stand:
     """Enters into a memo of `copy.deepcopy` what stands for each thing in `module` that it refuses."""
 

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from blocklocal.errors import InputError, unknown
 from blocklocal.memory import saved_bytes
-from blocklocal.splitting.copying import copy_module
+from blocklocal.splitting.copying import copy_in_mode
 
 _REPEATS = 5
 
@@ -34,7 +34,7 @@ def unit_costs(units: Sequence[nn.Module], example: Tensor, kind: str) -> list[f
     costs, x = [], example.detach()
     with torch.random.fork_rng(devices=devices), torch.enable_grad():
         for position, unit in enumerate(units):
-            trial = copy_module(unit).train()
+            trial = copy_in_mode(unit, training=True)
             try:
                 costs.append(measure(trial, x))
                 with torch.no_grad():

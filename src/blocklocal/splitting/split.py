@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 from blocklocal.errors import InputError, check_positive, unknown
 from blocklocal.splitting.agreement import check_agreement
 from blocklocal.splitting.chains import Chain, flat_layers, is_sequential, unit_starts
-from blocklocal.splitting.copying import copy_module
+from blocklocal.splitting.copying import copy_in_mode
 from blocklocal.splitting.costs import COSTS, unit_costs
 from blocklocal.splitting.graphs import TracedNetwork
 from blocklocal.splitting.partition import partition
@@ -45,7 +45,7 @@ class Split:
 
         What cannot be copied, such as a lock, is held by the copy too.
         """
-        return copy_module(self.model).eval()
+        return copy_in_mode(self.model, training=False)
 
     def check(self, example: Tensor) -> None:
         """Raise InputError where the blocks in order and the model differ on two samples of `example`, [B, …]."""

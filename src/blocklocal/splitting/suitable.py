@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from blocklocal.errors import InputError
-from blocklocal.splitting.copying import copy_module
+from blocklocal.splitting.copying import copy_in_mode
 from blocklocal.splitting.layers import has_hooks, owns_train
 
 
@@ -34,7 +34,7 @@ def check_module(model: object) -> None:
 
 def _check_train(model: nn.Module) -> None:
     """Raise InputError where the network's own train() keeps a part in evaluation mode: blocks are switched alone."""
-    trial = copy_module(model).train()
+    trial = copy_in_mode(model, training=True)
     own = [f"{name}." for name, part in trial.named_modules() if name and owns_train(part)]
     held = [name for name, part in trial.named_modules() if not part.training]
     lost = [name for name in held if not any(f"{name}.".startswith(prefix) for prefix in own)]

@@ -18,7 +18,7 @@ from torch.nn.parameter import is_lazy
 
 from blocklocal.errors import InputError
 from blocklocal.splitting.contexts import Mode
-from blocklocal.splitting.copying import copy_module
+from blocklocal.splitting.copying import copy_in_mode
 from blocklocal.splitting.recording import NotOneTensor, Record, Trouble, record
 
 _IN_MODES = "in training than in evaluation"
@@ -92,7 +92,7 @@ def evaluation_trace(model: nn.Module) -> Trace:
     """The trace of eval mode alone. Raises InputError where that is impossible."""
     kind = type(model).__name__
     try:
-        evaluate = record(copy_module(model).eval(), ())
+        evaluate = record(copy_in_mode(model, training=False), ())
         return _merge(evaluate, evaluate, [Mode()] * len(evaluate.nodes), {})
     except Trouble as trouble:
         raise _refusal(kind, trouble) from trouble
@@ -110,9 +110,9 @@ def _records(model: nn.Module, pieces: Collection[str]) -> tuple[Record, Record,
     """The forward in train mode, in eval mode, and what it sets for each operation of train mode. Raises Trouble."""
     # All share one random stream, so that a random number that was frozen shows as a difference.
     with torch.random.fork_rng(devices=[]):
-        copied = copy_module(model).train()
+        copied = copy_in_mode(model, training=True)
         train = record(copied, pieces)
-        evaluate = record(copy_module(model).eval(), pieces)
+        evaluate = record(copy_in_mode(model, training=False), pieces)
         again = record(copied, pieces, autocast=True)  # the same copy: what a call leaves behind meets the next one
     _check_unwritten(model, copied)
     _check_same(train, again, "in its second call than in its first, or where autocast is on")
