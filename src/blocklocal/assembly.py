@@ -38,6 +38,8 @@ def build_units(split: Split, example: Tensor, targets: Targets, learning: Learn
     with seeded("local losses", seed), torch.device(example.device):
         hidden = _Assembly(modules, shapes, split.after_activation, targets, learning, rule).losses()
         around = [rule.around(module) if rule.around else None for module in modules]
+    if len(modules) == 1 and around[0] is not None:
+        around[0].check(modules[0], example)
     losses = [*hidden, OutputLoss(targets, learning.label_smoothing)]
     units = [
         BlockUnit(module, losses[k], index=k, trains=rule.trains(k, len(modules)), around=around[k])

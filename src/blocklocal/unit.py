@@ -60,6 +60,10 @@ class Around(nn.Module, ABC):
     @abstractmethod
     def context(self, block: nn.Module) -> AbstractContextManager: ...
 
+    @abstractmethod
+    def check(self, block: nn.Module, example: Tensor) -> None:
+        """Raise InputError where it cannot do for `block` what its name says. It may run the block on a batch."""
+
 
 class BlockUnit(nn.Module):
     """Forward block, local loss (twin, readout, family, objective) and optimiser of block `index`.
