@@ -7,9 +7,10 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+from blocklocal.axes import followed
 from blocklocal.errors import InputError
 from blocklocal.families import Family
-from blocklocal.layout import output_shapes, to_positions, units_of
+from blocklocal.layout import Seen, check_batch_first, is_map, output_shapes, to_positions, units_of
 from blocklocal.local import HiddenLoss, OutputLoss
 from blocklocal.normalising import normaliser
 from blocklocal.objectives import OBJECTIVES, Terms
@@ -31,15 +32,18 @@ def build_units(split: Split, example: Tensor, targets: Targets, learning: Learn
     """
     rule = RULES.get(learning.rule)
     modules = [nn.Sequential(*split.blocks)] if rule.whole and len(split.blocks) > 1 else list(split.blocks)
-    with seeded("lazy layers", seed):  # what they draw when they first see a shape
+    with seeded("lazy layers", seed), followed(modules, example) as axes:  # they draw when they first see a shape
         shapes = [example.shape, *output_shapes(modules, example)]
     split.check(example)
-    _check_output(shapes[-1], targets)
+    check_batch_first(shapes)
+    _check_output(shapes[-1], axes[-1], targets)
+    seen = Seen(shapes, axes, getattr(split.model, "unit_axis", None))
     with seeded("local losses", seed), torch.device(example.device):
-        hidden = _Assembly(modules, shapes, split.after_activation, targets, learning, rule).losses()
+        hidden = _Assembly(modules, seen, split.after_activation, targets, learning, rule).losses()
         around = [rule.around(module) if rule.around else None for module in modules]
-    if len(modules) == 1 and around[0] is not None:
-        around[0].check(modules[0], example)
+    for module, each in zip(modules, around, strict=True):
+        if each is not None:
+            each.check(module, example)
     losses = [*hidden, OutputLoss(targets, learning.label_smoothing)]
     units = [
         BlockUnit(module, losses[k], index=k, trains=rule.trains(k, len(modules)), around=around[k])
@@ -63,41 +67,47 @@ def _delay_messages(units: Sequence[BlockUnit], rows: Tensor, steps: int) -> Non
 class _Assembly:
     """The local losses of all blocks but the last.
 
-    shapes: of the example and of every block's output, [B, …]. after_activation: whether the output has passed an
-    activation; its zeros sit on the rectified family's kink, where only the second-order evidence is
-    defined (method §1).
+    after_activation: whether a block's output has passed an activation; its zeros sit on the rectified family's kink,
+    where only the second-order evidence is defined (method §1).
     """
 
     modules: Sequence[nn.Module]
-    shapes: Sequence[torch.Size]
+    seen: Seen
     after_activation: Sequence[bool]
     targets: Targets
     learning: Learning
     rule: Rule
 
     def losses(self) -> list[HiddenLoss | None]:
-        hidden = self.shapes[1:-1]
+        hidden = range(len(self.modules) - 1)
         if self.rule.objective is None and self.rule.twin is None:
             return [None for _ in hidden]
-        readouts = [self._readout(k) for k in range(len(hidden))]
+        readouts = [self._readout(k) for k in hidden]
         latents = [
-            shape if h is None else output_shapes([h], torch.zeros(shape))[0]
-            for h, shape in zip(readouts, hidden, strict=True)
+            self._shape(k) if h is None else output_shapes([h], torch.zeros(self._shape(k)))[0]
+            for k, h in enumerate(readouts)
         ]
-        twins = self._twins(latents, hidden)
-        return [self._loss(k, readouts[k], latents[k], twins[k]) for k in range(len(hidden))]
+        twins = self._twins(latents)
+        return [self._loss(k, readouts[k], latents[k], twins[k]) for k in hidden]
+
+    def _shape(self, k: int) -> torch.Size:
+        """Of the output of block k (from 0), as it is seen."""
+        return self.seen.shape(k + 1)
 
     def _readout(self, k: int) -> nn.Module | None:
-        layers, shape = self.learning.readout if self.rule.parts else 0, self.shapes[k + 1]
+        layers, shape = self.learning.readout if self.rule.parts else 0, self._shape(k)
         if not layers:
             return None
-        return readout(shape, layers, reading_layer(self.modules[k + 1], shape) if len(shape) == 3 else None)
+        reader = reading_layer(self.modules[k + 1], shape) if len(shape) == 3 else None
+        return readout(shape, layers, reader, self.seen.layout(k + 1).line)
 
-    def _twins(self, latents: Sequence[torch.Size], hidden: Sequence[torch.Size]) -> Sequence[Twin | None]:
+    def _twins(self, latents: Sequence[torch.Size]) -> Sequence[Twin | None]:
         kind = self.learning.twin if self.rule.twin == "" else self.rule.twin
         if kind is None:
-            return [None for _ in hidden]
-        twins = TWINS.get(kind)(Plan(self.targets.rows, latents, hidden, self.modules))
+            return [None for _ in latents]
+        activations = [self._shape(k) for k in range(len(latents))]
+        layouts = [self.seen.layout(k + 1) for k in range(len(latents))]
+        twins = TWINS.get(kind)(Plan(self.targets.rows, latents, activations, self.modules, layouts))
         for twin in twins:
             twin.requires_grad_(not self.rule.fixed_twin)
         return twins
@@ -121,10 +131,11 @@ class _Assembly:
                 order=self._order(k, h),
                 temperature=learning.temperature,
                 smoothing=learning.label_smoothing,
-                per_position=len(self.shapes[-1]) == 3,
+                per_position=len(self.seen.shapes[-1]) == 3,
             ),
-            message_scale=1.0 if len(latent) == 4 else units_of(latent) ** -0.5,
-            normaliser=normaliser(learning.normalise, self.shapes[k + 1]) if self.rule.parts else None,
+            message_scale=1.0 if is_map(latent) else units_of(latent) ** -0.5,
+            normaliser=normaliser(learning.normalise, self._shape(k)) if self.rule.parts else None,
+            layouts={"output": self.seen.layout(k + 1), "image": self.seen.layout(0), "input": self.seen.layout(k)},
         )
 
     def _order(self, k: int, h: nn.Module | None) -> str:
@@ -136,13 +147,25 @@ class _Assembly:
         if learning.similarity:
             weights["similarity"] = learning.similarity
         if learning.reconstruction:
-            wanted = self.shapes[0] if learning.reconstruct == "image" else self.shapes[k]
+            source = 0 if learning.reconstruct == "image" else k
             weights[learning.reconstruct] = learning.reconstruction
-            decoders[learning.reconstruct] = Decoder(self.shapes[k + 1], wanted)
+            decoders[learning.reconstruct] = self._decoder(k, source)
         return decoders, weights
 
+    def _decoder(self, k: int, source: int) -> Decoder:
+        """From the output of block k to the output of the block `source` (from 1; 0: the image)."""
+        wanted, line = self.seen.shape(source), self.seen.layout(k + 1).line
+        if line != self.seen.layout(source).line:
+            wanted = torch.Size((wanted[0], wanted[1:].numel()))
+        return Decoder(self._shape(k), wanted, line=line)
 
-def _check_output(shape: torch.Size, targets: Targets) -> None:
+
+def _check_output(shape: torch.Size, axis: int | None, targets: Targets) -> None:
+    if len(shape) == 3 and axis == 1:
+        raise InputError(
+            f"the last block gives channels first, {list(shape)}; with one target per position it must give "
+            "[B, T, classes]: end the model with a transpose(1, 2), or with pooling for one target per sample."
+        )
     if shape[-1] != targets.count or len(shape) not in (2, 3):
         raise InputError(
             f"the last block gives {list(shape[1:])} values per sample, but there are {targets.count} targets: "

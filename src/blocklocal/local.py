@@ -14,7 +14,7 @@ from torch import Tensor
 
 from blocklocal.errors import InputError
 from blocklocal.families import Family
-from blocklocal.layout import to_positions
+from blocklocal.layout import Layout, to_positions
 from blocklocal.objectives import Objective, Terms, scores
 from blocklocal.parts import Decoder, similarity
 from blocklocal.targets import Targets
@@ -56,6 +56,7 @@ class HiddenLoss(nn.Module):
     message_scale: 1/√units for flat latents and sequences, so that logits are of order one at the start; 1 for maps,
     which average over positions instead (method §3, "Scale").
     normaliser: what the output passes before all else here, off the forward path (`normalising.py`).
+    layouts: of the "output", and of what the decoders predict ("image", "input"), where it is not as it is seen here.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class HiddenLoss(nn.Module):
         terms: Terms | None = None,
         message_scale: float = 1.0,
         normaliser: nn.Module | None = None,
+        layouts: Mapping[str, Layout] | None = None,
     ):
         super().__init__()
         self.family, self.objective, self.targets = family, objective, targets
@@ -79,6 +81,7 @@ class HiddenLoss(nn.Module):
         self.decoders = nn.ModuleDict(decoders or {})
         self.weights, self.terms = dict(weights or {}), terms or Terms()
         self.message_scale, self.normaliser = message_scale, normaliser
+        self.layouts = dict(layouts or {})
 
     @property
     def learns(self) -> bool:
@@ -121,7 +124,11 @@ class HiddenLoss(nn.Module):
 
     def read(self, a: Tensor) -> Tensor:
         """The output as the local loss reads it: a_k itself, or normalised."""
+        a = self._seen("output", a)
         return a if self.normaliser is None else self.normaliser(a)
+
+    def _seen(self, name: str, a: Tensor) -> Tensor:
+        return self.layouts[name].view(a) if name in self.layouts else a
 
     def scores(self, a: Tensor, message: Tensor | None) -> Tensor:
         """The evidence of every target row, [B, R] (or a greedy block's logits): this block's own prediction."""
@@ -147,7 +154,7 @@ class HiddenLoss(nn.Module):
         if "similarity" in self.weights:
             parts["similarity"] = self.weights["similarity"] * similarity(features, self.targets.one_hot(target))
         for name, decoder in self.decoders.items():
-            parts[name] = self.weights[name] * cast(Decoder, decoder).loss(features, wanted[name])
+            parts[name] = self.weights[name] * cast(Decoder, decoder).loss(features, self._seen(name, wanted[name]))
         total = torch.stack(list(parts.values())).sum()
         detached = {name: part.detach() for name, part in parts.items()}
         size = None if message is None else message.detach().abs().mean()

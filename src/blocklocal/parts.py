@@ -8,23 +8,25 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from blocklocal.layout import to_positions
+from blocklocal.layout import is_map, to_positions
+from blocklocal.readouts import space_of
 
 
 class Decoder(nn.Module):
     """Predicts a wanted tensor (the image, or the block's input) from the block's mean activation (paper Fig. 2D).
 
-    Maps → maps: BatchNorm, and two 3×3 convolutions, `hidden` wide, at the block's own resolution. Otherwise two dense
-    layers. Without the norm the size of a residual stream, which nothing bounds, makes the loss jump at usual learning
-    rates (`docs/accuracy.md`).
+    Maps → maps (lines → lines, with `line`): BatchNorm, and two 3×3 convolutions, `hidden` wide, at the block's own
+    resolution. Otherwise two dense layers. Without the norm the size of a residual stream, which nothing bounds, makes
+    the loss jump at usual learning rates (`docs/accuracy.md`).
     """
 
-    def __init__(self, given: torch.Size, wanted: torch.Size, hidden: int = 32):
+    def __init__(self, given: torch.Size, wanted: torch.Size, hidden: int = 32, line: bool = False):
         super().__init__()
-        self.maps = len(given) == 4 and len(wanted) == 4
+        self.maps = is_map(given) and len(given) == len(wanted)
         if self.maps:
-            first, second = nn.Conv2d(given[1], hidden, 3, 1, 1), nn.Conv2d(hidden, wanted[1], 3, 1, 1)
-            layers = [nn.BatchNorm2d(given[1]), first, nn.ReLU(), second]
+            space = space_of(given, line)
+            first, second = space.conv(given[1], hidden), space.conv(hidden, wanted[1])
+            layers = [space.norm(given[1]), first, nn.ReLU(), second]
         else:
             layers = [nn.Linear(given[1:].numel(), hidden), nn.ReLU(), nn.Linear(hidden, wanted[1:].numel())]
         self.layers = nn.Sequential(*layers)

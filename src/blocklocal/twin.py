@@ -19,7 +19,8 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from blocklocal.layout import units_of
+from blocklocal.errors import InputError
+from blocklocal.layout import Layout, is_map, units_of
 from blocklocal.mirror import mirror_block
 from blocklocal.registry import Registry
 
@@ -80,6 +81,7 @@ class Plan:
     latents: Sequence[torch.Size]
     activations: Sequence[torch.Size]
     blocks: Sequence[nn.Module]  # all K blocks: the twin in front of block k + 1 is that block reversed
+    layouts: Sequence[Layout] = ()  # of the hidden blocks' activations, as the network has them
 
 
 def dense_twins(plan: Plan) -> list[Twin]:
@@ -89,7 +91,7 @@ def dense_twins(plan: Plan) -> list[Twin]:
     (`HiddenLoss` itself scales the messages on anything else).
     """
     layers = [
-        _dense(plan.rows, units_of(shape), std=units_of(shape) ** -0.5 if len(shape) == 4 else 1.0)
+        _dense(plan.rows, units_of(shape), std=units_of(shape) ** -0.5 if is_map(shape) else 1.0)
         for shape in plan.latents
     ]
     return [Twin(layer, chained=False, squash=False) for layer in layers]
@@ -107,6 +109,11 @@ def chain_twins(plan: Plan) -> list[Twin]:
 
 def mirrored_twins(plan: Plan) -> list[Twin]:
     """Block k + 1 reversed maps the message behind it to the one in front of it; the last starts at the target."""
+    if not all(layout.as_it_is and layout.dims < 5 for layout in plan.layouts):
+        raise InputError(
+            "a mirrored twin can reverse dense layers and 2-D convolutions alone, and a block gives [B, C, L], "
+            "[B, C, D, H, W] or units in the last of more than three axes: give twin='dense' or twin='chain'."
+        )
     twins = []
     for k, latent in enumerate(plan.latents):
         behind = plan.latents[k + 1][1:] if k + 1 < len(plan.latents) else torch.Size([plan.rows])

@@ -27,7 +27,8 @@ def direct_feedback_step(units: Sequence[BlockUnit], batch: Batch) -> list[Local
         assert isinstance(unit.local, HiddenLoss)
         assert message is not None
         row_error = unit.local.targets.row_errors(error)
-        unit.outer_backward(pending, projected(row_error, message, pending.output))
+        layout = unit.local.layouts["output"]
+        unit.outer_backward(pending, layout.back(projected(row_error, message, layout.view(pending.output))))
     for unit in units:
         unit.update()
     return [summary(pending) for pending in pendings]
