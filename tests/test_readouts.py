@@ -83,7 +83,7 @@ def test_a_network_has_readouts_of_two_layers_unless_it_says_otherwise():
 def test_a_batch_too_small_for_the_norm_of_a_readout_is_refused_with_what_to_do(name, options):
     model = build_model(name, classes=3, channels=1, image_size=(8, 8), width=4, **options)
     network = BlockLocal(split(model, 2), classes=3)
-    with pytest.raises(InputError, match=r"batch of 1 .* readout=0"):
+    with pytest.raises(InputError, match=r"block 1: local\.readout\.\d+ \(BatchNorm.*larger batches"):
         network.step(torch.randn(1, 1, 8, 8), torch.tensor([0]))
 
 

@@ -12,7 +12,6 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from blocklocal.errors import InputError
 from blocklocal.families import Family
 from blocklocal.layout import Layout, to_positions
 from blocklocal.objectives import Objective, Terms, scores
@@ -90,19 +89,8 @@ class HiddenLoss(nn.Module):
 
     def latent(self, a: Tensor, features: Tensor) -> Tensor:
         """Natural parameters [B, P, U, …] of the forward message: of a_k itself, or of the readout of its features."""
-        raw = a if self.readout is None else self._read_out(self.readout, features)
+        raw = a if self.readout is None else self.readout(features)
         return self.family.natural(self.family.group(to_positions(raw).float()))
-
-    def _read_out(self, readout: nn.Module, features: Tensor) -> Tensor:
-        try:
-            return readout(features)
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
-                raise
-            raise InputError(
-                f"a training batch of {len(features)} leaves the BatchNorm of a readout one value per channel, and it "
-                "needs two: give larger batches, or readout=0."
-            ) from error
 
     def features(self, a: Tensor) -> Tensor:
         """What readout and parts read, as the next block does: the mean of the forward message, in a_k's own layout.

@@ -9,6 +9,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from blocklocal.assembly import build_units
+from blocklocal.edge import check_batch, check_finite, check_tensor, explained, taking_gradients
 from blocklocal.errors import InputError, unknown
 from blocklocal.local import LocalResult
 from blocklocal.models.base import check_input
@@ -18,7 +19,8 @@ from blocklocal.rules import RULES
 from blocklocal.rules.base import Batch, StepFunction, local_step, neighbour_step, target_messages
 from blocklocal.settings import Learning
 from blocklocal.splitting import Split
-from blocklocal.targets import Classes, Labels, combined
+from blocklocal.targets import Classes, Labels, Targets, check_shape, combined
+from blocklocal.trial import Trials
 from blocklocal.unit import BlockUnit, Moment
 
 
@@ -26,22 +28,24 @@ from blocklocal.unit import BlockUnit, Moment
 class Prediction:
     """What a network says of a batch.
 
-    probabilities [B, C] ([B, T, C] for sequences; [B, L] for binary labels), label and confidence [B] (the most
-    probable class and its probability), blocks: the same from every block, None where a block cannot predict;
+    probabilities: [B, C] of the classes ([B, T, C] for sequences); for binary labels [B, L], of every "yes".
+    label, confidence: [B] (or [B, T]), the most probable class and its probability; for binary labels [B, L], 0 or 1
+    and the probability of that answer. blocks: the same from every block, None where a block cannot predict.
     combined: what all of them say together (their normalised geometric mean), None where only the output predicts.
     """
 
     probabilities: Tensor
+    targets: Targets
     blocks: Sequence["Prediction | None"] = ()
     combined: "Prediction | None" = None
 
     @property
     def label(self) -> Tensor:
-        return self.probabilities.argmax(-1)
+        return self.targets.label(self.probabilities)
 
     @property
     def confidence(self) -> Tensor:
-        return self.probabilities.amax(-1)
+        return self.targets.confidence(self.probabilities)
 
 
 class BlockLocal(nn.Module):
@@ -90,6 +94,7 @@ class BlockLocal(nn.Module):
         self._units = nn.ModuleList()
         self._recipe = (optimizer or sgd(), "constant", 1)
         self._autocast: torch.dtype | None = None
+        self._trials = Trials()
         shape = getattr(self.split.model, "input_shape", None)
         if example is None and shape is not None:
             example = torch.zeros(2, *shape, device=next((p.device for p in self.split.model.parameters()), None))
@@ -115,22 +120,31 @@ class BlockLocal(nn.Module):
 
     # --- set-up
 
+    @taking_gradients()
     def materialize(self, example: Tensor) -> None:
         """Check one batch [B, …] and make twins, readouts and optimisers from its shapes; made once."""
         check_input(self.split.model, example)
         if self.units:
             return
-        units = build_units(self.split, example.detach()[:2], self.targets, self.learning, self.seed)
+        check_tensor("x", example, self.device)
+        if any(p.is_inference() for block in self.split.blocks for p in block.parameters()):
+            raise InputError(
+                "the model was built under torch.inference_mode(), so it cannot be trained: build it outside."
+            )
+        example = example.detach()[:2].clone()
+        with explained(self.split.blocks, example):
+            units = build_units(self.split, example, self.targets, self.learning, self.seed)
         self._units = nn.ModuleList(units).train(self.training)
         self._modules.pop("_waiting", None)
         self.register_buffer("_rows", torch.eye(self.targets.rows, device=example.device), persistent=False)
         self.configure(*self._recipe)
         self.autocast(self._autocast)
+        self._trials.output(self.units, example.repeat_interleave(2, 0), self._rows)
 
     @property
     def device(self) -> torch.device:
         """Where its parameters are."""
-        return next((p.device for p in self.parameters()), torch.device("cpu"))
+        return next((p.device for block in self.split.blocks for p in block.parameters()), torch.device("cpu"))
 
     @property
     def optimizer(self) -> Optimizer:
@@ -151,23 +165,30 @@ class BlockLocal(nn.Module):
 
     # --- learning
 
+    @taking_gradients()
     def step(self, x: Tensor, y: Tensor) -> list[LocalResult | None]:
         """One training step: every block takes its local loss and updates itself. x [B, …], y [B] (or [B, T], [B, L]).
 
-        Returns one result per unit (None for a block without a loss of its own), detached.
+        Returns one result per unit (None for a block without a loss of its own), detached. It takes its own gradients
+        under the caller's `torch.no_grad()` and `torch.inference_mode()` too. Raises InputError, and changes nothing,
+        for a batch that cannot be right (`edge.check_batch` says what is looked at when) or on which a block does not
+        run.
         """
+        check_tensor("x", x, self.device)
+        check_input(self.split.model, x)
+        x, y = check_batch(x, y, self.targets, self.device, first=self.steps == 0)
         self.materialize(x)
-        if y.shape[:1] != x.shape[:1]:
-            raise InputError(
-                f"targets of shape {list(y.shape)} for {len(x)} samples: give one target (or row of them) per sample."
-            )
-        if not y.is_cuda or self.steps == 0:  # a check on every CUDA batch would make the host wait for the device
-            self.targets.check(y)
-        m = mixing(self.learning.tau, self.epoch)
-        batch = Batch(x, y, self._rows, Moment(self.seed, self.steps, m))
         self.train()
-        results = self._step_function()(self.units, batch)
-        self.steps += 1
+        output = self._trials.output(self.units, x, self._rows)
+        check_shape(y, torch.Size((len(x), *self.targets.shape(output))))
+        m, before = mixing(self.learning.tau, self.epoch), self.steps
+        batch = Batch(x, y, self._rows, Moment(self.seed, self.steps, m))
+        try:
+            results = self._step_function()(self.units, batch)
+            self.steps += 1
+        finally:
+            if self.steps == before:  # what failed in between must not leave gradients for the next step
+                self.zero_grad(set_to_none=True)
         return results
 
     def _step_function(self) -> StepFunction:
@@ -185,28 +206,56 @@ class BlockLocal(nn.Module):
 
     @torch.no_grad()
     def block_logits(self, x: Tensor) -> list[Tensor | None]:
-        """Every block's own logits for a batch, None where a block cannot predict. Modes are left as they are."""
+        """Every block's own logits for a batch, None where a block cannot predict. Modes are left as they are.
+
+        Raises InputError for x that is not finite; on CUDA, where that makes the host wait for the device, only
+        `predict` looks.
+        """
+        check_tensor("x", x, self.device)
+        if not x.is_cuda:
+            check_finite(x)
         self.materialize(x)
         logits: list[Tensor | None] = []
-        for unit, message in zip(self.units, target_messages(self.units, self._rows), strict=True):
-            x = unit(x)
-            logits.append(unit.scores(x, message))
+        with explained(self.split.blocks, x):
+            a = x
+            for unit, message in zip(self.units, target_messages(self.units, self._rows), strict=True):
+                a = unit(a)
+                logits.append(unit.scores(a, message))
         return logits
 
     def predict(self, x: Tensor) -> Prediction:
         """Probabilities, label and confidence of the output, of every block and of all together, in evaluation mode."""
+        check_tensor("x", x, self.device)
+        check_finite(x)
         mode = self.training
-        self.eval()
-        logits = self.block_logits(x)
-        self.train(mode)
+        try:
+            self.eval()
+            logits = self.block_logits(x)
+        finally:
+            self.train(mode)
         *blocks, together = [
-            None if scores is None else Prediction(self.targets.probabilities(scores))
+            None if scores is None else Prediction(self.targets.probabilities(scores), self.targets)
             for scores in (*logits, combined(self.targets, logits))
         ]
         assert blocks[-1] is not None
         return replace(blocks[-1], blocks=tuple(blocks), combined=together)
 
     # --- the rest
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As of any module; twins and readouts must be there, so the shapes must be known.
+
+        Raises InputError where one of the two networks, the saved one and this one, knows its shapes and the other
+        does not.
+        """
+        waiting = any(name.startswith("_waiting.") for name in state_dict)
+        if waiting == bool(self.units) and state_dict:
+            which = "these weights are" if waiting else "this network is"
+            raise InputError(
+                f"{which} of a network that does not know its shapes yet, so twins and readouts are not made: give "
+                "BlockLocal example=, a batch [B, …], or run one batch before."
+            )
+        return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
     def to_plain(self) -> nn.Module:
         """The user's module again, trained, with its own state_dict names; twins and readouts stay behind."""

@@ -18,6 +18,14 @@ from blocklocal.layout import from_positions, to_positions
 NORMALISATIONS = ("none", "units", "batch")
 
 
+def one_value(where: str) -> str:
+    """What a BatchNorm says that gets one value per channel in training. where: block and layer."""
+    return (
+        f"{where} gets one value per channel from a training batch of one sample, and BatchNorm needs two: give larger "
+        "batches (in a DataLoader drop_last=True leaves out a smaller last one)."
+    )
+
+
 class OverUnits(nn.Module):
     """[B, …] → the same shape, with mean 0 and variance 1 over the units of every position."""
 
@@ -39,11 +47,6 @@ class OverBatch(nn.Module):
             raise InputError(
                 f"a block gave {flat.shape[1]} values per sample where normalise='batch' has statistics of {values}: "
                 "give sequences and images of one size, or normalise='units'."
-            )
-        if self.training and len(flat) == 1:
-            raise InputError(
-                "normalise='batch' needs at least two samples in a training batch: choose another batch size, or "
-                "normalise='units'."
             )
         return self.norm(flat).reshape(a.shape)
 

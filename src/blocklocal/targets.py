@@ -19,7 +19,7 @@ MISSING = -100  # the field's usual value for "no target here" (ignore_index of 
 WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
-def _check_shape(target: Tensor, expected: torch.Size) -> None:
+def check_shape(target: Tensor, expected: torch.Size) -> None:
     """Refuse targets that do not fit the logits; torch would broadcast some of them without a word."""
     if target.shape != expected:
         raise InputError(
@@ -41,6 +41,10 @@ class Classes:
     def rows(self) -> int:
         return self.count
 
+    def shape(self, output: torch.Size) -> torch.Size:
+        """Of one sample's target, where the network gives this output for it."""
+        return output[:-1]
+
     def check(self, target: Tensor) -> None:
         """Refuse targets that are not class numbers: wrong type or shape, or outside 0 … count - 1."""
         if target.dtype not in WHOLE:
@@ -49,7 +53,7 @@ class Classes:
             )
         if target.dim() not in (1, 2):
             raise InputError(f"class targets must have the shape [B] or [B, T], not {list(target.shape)}.")
-        target = target.long()  # in uint8, 156 equals -100
+        target = target.long()
         outside = ((target < 0) | (target >= self.count)) & (target != MISSING)
         if outside.any():
             worst = target[outside][0].item()
@@ -60,7 +64,7 @@ class Classes:
 
     def loss(self, logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
         """Mean cross-entropy of logits [B, C] or [B, T, C] over the targets that are there; 0 where none is."""
-        _check_shape(target, logits.shape[:-1])
+        check_shape(target, logits.shape[:-1])
         flat, wanted = logits.flatten(0, -2), target.flatten().long()
         total = F.cross_entropy(flat, wanted, ignore_index=MISSING, label_smoothing=smoothing, reduction="sum")
         return total / (wanted != MISSING).sum().clamp(min=1)
@@ -70,7 +74,8 @@ class Classes:
 
         For targets [B, T]: each position's own, table [C, 1 or T, …] → [B, T, …].
         """
-        row, there = target.clamp(min=0).long(), (target != MISSING).to(table.dtype)
+        target = target.long()  # in uint8, 156 equals -100
+        row, there = target.clamp(min=0), (target != MISSING).to(table.dtype)
         if target.dim() == 1:
             chosen = table[row]
         else:
@@ -79,19 +84,29 @@ class Classes:
 
     def one_hot(self, target: Tensor) -> Tensor:
         """[B] → [B, C], rows of zeros where the target is missing."""
-        return F.one_hot(target.clamp(min=0).long(), self.count).float() * (target != MISSING).unsqueeze(-1)
+        target = target.long()
+        return F.one_hot(target.clamp(min=0), self.count).float() * (target != MISSING).unsqueeze(-1)
 
     def as_logits(self, scores: Tensor) -> Tensor:
         return scores
 
     def correct(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """(number right, number of targets) as tensors, so that nothing waits for the device."""
-        _check_shape(target, logits.shape[:-1])
+        check_shape(target, logits.shape[:-1])
+        target = target.long()
         there = target != MISSING
         return ((logits.argmax(-1) == target) & there).sum(), there.sum()
 
     def probabilities(self, logits: Tensor) -> Tensor:
         return logits.float().softmax(-1)
+
+    def label(self, probabilities: Tensor) -> Tensor:
+        """The most probable class, [B] or [B, T]."""
+        return probabilities.argmax(-1)
+
+    def confidence(self, probabilities: Tensor) -> Tensor:
+        """The probability of the label, [B] or [B, T]."""
+        return probabilities.amax(-1)
 
     def row_errors(self, errors: Tensor) -> Tensor:
         """∂L/∂logits [B, C] or [B, T, C] → the error of every target row: the same."""
@@ -101,6 +116,8 @@ class Classes:
 @dataclass(frozen=True)
 class Labels:
     """`count` binary labels per sample: targets are 0 or 1, [B, L]; `MISSING` (-100) where one is not known.
+
+    They may be truth values, whole numbers, or floats of exactly these values.
 
     Every label is a two-way softmax over its own pair of rows (2j for "no", 2j + 1 for "yes").
     """
@@ -114,8 +131,14 @@ class Labels:
     def rows(self) -> int:
         return 2 * self.count
 
+    def shape(self, output: torch.Size) -> torch.Size:
+        """Of one sample's target."""
+        return torch.Size((*output[:-1], self.count))
+
     def check(self, target: Tensor) -> None:
         """Refuse anything but 0, 1 and `MISSING` in the shape [B, L]."""
+        if target.is_complex():
+            raise InputError(f"label targets must be 0 or 1, not {target.dtype}.")
         if target.dim() != 2 or target.shape[1] != self.count:
             raise InputError(f"label targets must have the shape [batch, {self.count}], not {list(target.shape)}.")
         value = target.float()  # in uint8, 156 equals -100
@@ -131,7 +154,7 @@ class Labels:
 
     def loss(self, logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
         """Mean binary cross-entropy over the labels that are there."""
-        _check_shape(target, torch.Size((*logits.shape[:-1], self.count)))
+        check_shape(target, torch.Size((*logits.shape[:-1], self.count)))
         there = target != MISSING
         wanted = target.clamp(min=0).to(logits.dtype) * (1 - smoothing) + smoothing / 2
         each = F.binary_cross_entropy_with_logits(self.as_logits(logits), wanted, reduction="none")
@@ -147,13 +170,21 @@ class Labels:
         return rows.flatten(1)
 
     def correct(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        _check_shape(target, torch.Size((*logits.shape[:-1], self.count)))
+        check_shape(target, torch.Size((*logits.shape[:-1], self.count)))
         there = target != MISSING
         right = ((self.as_logits(logits) > 0) == (target == 1)) & there
         return right.sum(), there.sum()
 
     def probabilities(self, logits: Tensor) -> Tensor:
         return self.as_logits(logits).float().sigmoid()
+
+    def label(self, probabilities: Tensor) -> Tensor:
+        """1 where "yes" is the more probable answer, else 0: int64 [B, L]."""
+        return (probabilities > 0.5).long()
+
+    def confidence(self, probabilities: Tensor) -> Tensor:
+        """The probability of each label as it is answered, [B, L]."""
+        return torch.maximum(probabilities, 1 - probabilities)
 
     def row_errors(self, errors: Tensor) -> Tensor:
         """∂L/∂log-odds [B, L] → the error of every target row [B, 2L]: its negative at "no", itself at "yes"."""

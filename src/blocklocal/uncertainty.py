@@ -20,7 +20,8 @@ from torch import Tensor
 from blocklocal.errors import InputError, check_positive
 
 STEPS = 100  # of a sparsification curve
-BINS = 20  # of the calibration error
+BINS = 20  # of the normalised calibration error
+CONFIDENCE_BINS = 15  # of the calibration error of a classifier
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,20 @@ def ence(variance: Tensor, squared_error: Tensor, bins: int = BINS) -> float:
     pairs = zip(ordered.tensor_split(min(bins, len(errors))), errors.tensor_split(min(bins, len(errors))), strict=True)
     ratios = [(error.mean() / own.mean()).sqrt().item() for own, error in pairs]
     return sum(abs(1 - ratio) for ratio in ratios) / len(ratios)
+
+
+def calibration_error(confidence: Tensor, right: Tensor, bins: int = CONFIDENCE_BINS) -> float:
+    """Expected calibration error (Guo et al. 2017): the mean of |accuracy - mean confidence| over bins, by their size.
+
+    confidence: of every prediction [N], between 0 and 1; right: whether it is right [N]. The bins are equally wide and
+    hold their lower edge; a confidence of exactly 1 is in a bin of its own, as torchmetrics has it.
+    """
+    check_positive("bins", bins, integer=True)
+    edges = torch.linspace(0, 1, bins + 1, dtype=confidence.dtype, device=confidence.device)
+    index = torch.bucketize(confidence, edges, right=True) - 1
+    gaps = torch.zeros(bins + 1, dtype=torch.float64, device=confidence.device)
+    gaps.index_add_(0, index, right.double() - confidence.double())
+    return (gaps.abs().sum() / len(confidence)).item()
 
 
 def auroc(inside: Tensor, outside: Tensor) -> float:

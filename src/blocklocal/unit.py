@@ -22,8 +22,10 @@ import torch.nn as nn
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
+from blocklocal.errors import InputError
 from blocklocal.group_norm import guarded
 from blocklocal.local import HiddenLoss, LocalResult, OutputLoss
+from blocklocal.normalising import one_value
 from blocklocal.optim import Optimizer, build_schedule
 from blocklocal.seeds import seeded
 from blocklocal.twin import Twin
@@ -178,7 +180,12 @@ class BlockUnit(nn.Module):
         ):
             wanted = {"input": source.detach()} if image is None else {"input": source.detach(), "image": image}
             learn = self.learn if self._replica is None else self._replica
-            output, result = learn(source, target, message, wanted, moment.mix)
+            try:
+                output, result = learn(source, target, message, wanted, moment.mix)
+            except ValueError as error:
+                if "more than 1 value per channel" not in str(error):
+                    raise
+                raise InputError(one_value(f"block {self.index + 1}")) from error
         return Pending(output, source, result)
 
     def learn(

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from blocklocal import shards
 from blocklocal.data import Batches
+from blocklocal.edge import check_batch, check_finite, taking_gradients
 from blocklocal.errors import InputError
 from blocklocal.local import HiddenLoss, LocalResult
 from blocklocal.network import BlockLocal
@@ -155,9 +156,11 @@ class Stage(nn.Module):
             for message in late:
                 self._back_out.send(message)
 
+    @taking_gradients()
     def step(self, x: Tensor, y: Tensor) -> list[LocalResult | None]:
         """One training step of this process's blocks. x [B, …] is read by the first stage (and where blocks reconstruct
         the image), y [B, …] by all. Returns one detached result per unit."""
+        x, y = check_batch(x, y, self.targets, self.device, first=self.steps == 0, reads=self.reads_images)
         self.begin()
         self.train()
         self._announce(len(y), training=True)
@@ -181,6 +184,8 @@ class Stage(nn.Module):
     def block_logits(self, x: Tensor) -> list[Tensor | None]:
         """The own logits of this process's blocks for a batch, None where a block cannot predict."""
         self.begin()
+        if self._inbox is None and not x.is_cuda:
+            check_finite(x)
         self._announce(len(x), training=False)
         a = x if self._inbox is None else self._inbox.take()
         logits: list[Tensor | None] = []

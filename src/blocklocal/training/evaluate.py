@@ -6,10 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from blocklocal.edge import check_tensor, pair
 from blocklocal.errors import InputError
 from blocklocal.network import BlockLocal
 from blocklocal.targets import MISSING, Classes, combined
 from blocklocal.training.learner import Learner
+from blocklocal.uncertainty import calibration_error
 
 
 @dataclass(frozen=True)
@@ -37,20 +39,26 @@ def block_accuracy(
 ) -> list[float | None]:
     """Percent correct of every block in evaluation mode, None where it cannot predict; the mode is restored.
 
-    look: gets every batch's logits (one entry per block) and targets. Raises InputError for no batches.
+    look: gets every batch's logits (one entry per block) and targets. A network that does not know its shapes takes
+    them from the first batch. Raises InputError for no batches, none with a target, and batches that are not (x, y);
+    the values of targets are checked on the CPU, and on CUDA in the first batch alone.
     """
-    mode, counts = network.training, {k: [] for k in range(len(network.units))}
-    network.train(False)
-    for x, y in batches:
-        scores = network.block_logits(x)
-        for k, each in enumerate(scores):
-            counts[k].append(None if each is None else torch.stack(network.targets.correct(each, y)))
-        if look is not None:
-            look(scores, y)
-    network.train(mode)
-    if not counts[0]:
-        raise InputError("nothing to evaluate: the split holds no images.")
-    return [_percent(pairs) for pairs in counts.values()]
+    mode, counts = network.training, []
+    try:
+        network.train(False)
+        for x, y in map(pair, batches):
+            scores = network.block_logits(x)
+            check_tensor("y", y, network.device)
+            if not counts or not y.is_cuda:
+                network.targets.check(y)
+            counts.append([None if s is None else torch.stack(network.targets.correct(s, y)) for s in scores])
+            if look is not None:
+                look(scores, y)
+    finally:
+        network.train(mode)
+    if not counts:
+        raise InputError("nothing to evaluate: there is no batch.")
+    return [_percent(list(pairs)) for pairs in zip(*counts, strict=True)]
 
 
 def _percent(pairs: list[Tensor | None]) -> float | None:
@@ -58,11 +66,16 @@ def _percent(pairs: list[Tensor | None]) -> float | None:
     if not known:
         return None
     right, total = torch.stack(known).sum(0).tolist()
-    return 100.0 * right / max(total, 1)
+    if not total:
+        raise InputError("nothing to evaluate: no sample has a target.")
+    return 100.0 * right / total
 
 
 def evaluate(network: BlockLocal, batches: Iterable[tuple[Tensor, Tensor]]) -> Evaluation:
-    """Run a network in evaluation mode over (x, y) batches; its mode is restored afterwards."""
+    """Run a network in evaluation mode over (x, y) batches; its mode is restored afterwards.
+
+    It works before any training too. Raises InputError as `block_accuracy` does, and for a target out of range.
+    """
     logits: list[Tensor] = []
     wanted: list[Tensor] = []
     together: list[Tensor | None] = []
@@ -76,7 +89,9 @@ def evaluate(network: BlockLocal, batches: Iterable[tuple[Tensor, Tensor]]) -> E
         together.append(None if of_all is None else torch.stack(network.targets.correct(of_all, y)))
 
     blocks = block_accuracy(network, batches, look)
-    top3, nll, ece = _of_output(network, torch.cat(logits), torch.cat(wanted))
+    targets = torch.cat(wanted)
+    network.targets.check(targets)
+    top3, nll, ece = _of_output(network, torch.cat(logits), targets)
     assert blocks[-1] is not None
     return Evaluation(blocks[-1], top3, nll, ece, blocks, _percent(together))
 
@@ -85,23 +100,12 @@ def _of_output(network: BlockLocal, logits: Tensor, wanted: Tensor) -> tuple[flo
     nll = network.targets.loss(logits, wanted).item()
     if not isinstance(network.targets, Classes):
         return None, nll, None
-    logits, wanted = logits.flatten(0, -2), wanted.flatten()
+    logits, wanted = logits.flatten(0, -2), wanted.flatten().long()
     logits, wanted = logits[wanted != MISSING], wanted[wanted != MISSING]
     classes = network.targets.count
     top3 = None
     if classes > 3:
         hits = (logits.topk(3, dim=-1).indices == wanted.unsqueeze(-1)).any(-1)
         top3 = 100.0 * hits.double().mean().item()
-    return top3, nll, _calibration_error(logits, wanted) if classes > 1 else None
-
-
-def _calibration_error(logits: Tensor, wanted: Tensor) -> float:
-    """Of logits [N, C] and labels [N]."""
-    from blocklocal.report.drawing import import_matplotlib
-
-    import_matplotlib()  # torchmetrics imports it too, and must not fail over a backend that the user has named
-    from torchmetrics.functional.classification import multiclass_calibration_error
-
-    # torchmetrics bins by confidence and cannot place a confidence of exactly 0
-    probabilities = logits.softmax(-1).clamp(min=1e-12)
-    return multiclass_calibration_error(probabilities, wanted, num_classes=logits.shape[-1], n_bins=15).item()
+    confidence, label = logits.softmax(-1).max(-1)
+    return top3, nll, calibration_error(confidence, label == wanted) if classes > 1 else None

@@ -1,34 +1,23 @@
 """The training loop: epochs over batches, one network step per batch, records per epoch."""
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
+from blocklocal.edge import pair
 from blocklocal.errors import InputError, check_positive, unknown
 from blocklocal.optim import SCHEDULES, Optimizer
 from blocklocal.training.evaluate import block_accuracy
 from blocklocal.training.learner import Learner
+from blocklocal.training.loaders import Loader, batches, check_lasting, first_batch, nothing_came, steps_of
 from blocklocal.training.tally import Tally
 
+logger = logging.getLogger("blocklocal")
 Record = dict[str, Any]
 CHECK_EVERY = 20
-
-
-class Loader(Protocol):
-    """(x, y) batches with a length."""
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
-
-    def __len__(self) -> int: ...
-
-
-@runtime_checkable
-class Epochs(Protocol):
-    """A loader that knows its epochs by number, as `Batches` does: the batches of one, from step `start` on."""
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]: ...
 
 
 class Observer(Protocol):
@@ -58,8 +47,9 @@ class Trainer:
         records = trainer.fit(train_loader, validation_loader)
 
     network: a `BlockLocal`, or the share of one that this process trains (`parallel.Stage`). Loaders give (x, y)
-    batches and have a length: a `torch.utils.data.DataLoader`, `Batches`, or a list. With `Batches`, whose order
-    depends on seed and epoch alone, `state()` and `restore()` continue in mid-epoch bit for bit.
+    batches, two tensors, and have a length: a `torch.utils.data.DataLoader`, `Batches`, or a list. With `Batches`,
+    whose order depends on seed and epoch alone, `state()` and `restore()` continue in mid-epoch bit for bit. The
+    schedule is made for the length at the start; an epoch of another number of batches is warned of.
 
     optimizer: default, the network's own. schedule: one-cycle, cosine or constant, per training step. should_stop is
     asked after every step. look_every: steps between two calls of the observers' `on_step` on CUDA, where a look
@@ -105,6 +95,7 @@ class Trainer:
 
     def fit(self, train: Loader, validation: Iterable[tuple[Tensor, Tensor]] | None = None) -> list[Record]:
         """Train to the last epoch; returns one record per epoch (the metrics of a run, see `docs/runs.md`)."""
+        check_lasting("validation", validation)
         self.prepare(train)
         for epoch in range(self.epoch, self.epochs):
             self.epoch = self.network.epoch = epoch
@@ -120,14 +111,11 @@ class Trainer:
         """Make what needs the shapes of a batch or the number of steps; `fit` does it, unless it is done already."""
         if self._prepared:
             return
-        if not hasattr(train, "__len__") or len(train) == 0:
-            raise InputError(
-                "the training loader needs a length of at least one batch: give a list, Batches or a DataLoader."
-            )
+        steps = steps_of(train)
         if not self.network.units:
-            self.network.materialize(self._to_device(next(iter(train))[0]))
-        self.steps_per_epoch = len(train)
-        self.network.configure(self.optimizer, self.schedule, (self.epochs - self.first_epoch) * len(train))
+            self.network.materialize(self._to_device(first_batch(train)[0]))
+        self.steps_per_epoch = steps
+        self.network.configure(self.optimizer, self.schedule, (self.epochs - self.first_epoch) * steps)
         self._prepared = True
 
     def state(self) -> dict[str, Any]:
@@ -173,16 +161,19 @@ class Trainer:
     def _run_epoch(self, train: Loader) -> Record:
         tally = self.tally = self.tally or self._new_tally()
         start = self._start = self._start or _Start(self._lr(), self.seconds, self.images)
-        started, before = time.perf_counter(), self.seconds
-        for x, y in _batches(train, self.epoch, self.step_in_epoch):
+        started, before, looked = time.perf_counter(), self.seconds, True
+        for x, y in batches(train, self.epoch, self.step_in_epoch):
             x, y = self._to_device(x), self._to_device(y)
             tally.add(self.step + 1, self.network.step(x, y), y)
             self.step_in_epoch += 1
             self.images += len(x) * self.network.shares
-            self._look(tally, last=self.step_in_epoch == len(train))
+            looked = self._look(tally, last=self.step_in_epoch == self.steps_per_epoch)
             self.seconds = before + time.perf_counter() - started
             if self.should_stop():
                 raise Stopped
+        self._check_length()
+        if not looked:
+            self._look(tally, last=True)
         return {
             "event": "epoch",
             "epoch": self.epoch + 1,
@@ -194,12 +185,26 @@ class Trainer:
             **tally.record(),
         }
 
-    def _look(self, tally: Tally, last: bool) -> None:
-        """Check the losses and show them; on CUDA only now and then."""
-        if last or self.network.device.type == "cpu" or self.step % self.look_every == 0:
-            losses = tally.check()
-            for observer in self.observers:
-                observer.on_step(self, losses)
+    def _check_length(self) -> None:
+        """After an epoch: whether it had the batches that the schedule was made for."""
+        expected = self.steps_per_epoch or 0
+        if not self.step_in_epoch:
+            raise nothing_came(self.epoch + 1, expected)
+        if self.step_in_epoch != expected:
+            logger.warning(
+                "epoch %d had %d batches, and the training loader's length was %d when the learning-rate schedule was "
+                "made: it ends early or late.",
+                self.epoch + 1, self.step_in_epoch, expected,
+            )  # fmt: skip
+
+    def _look(self, tally: Tally, last: bool) -> bool:
+        """Check the losses and show them; on CUDA only now and then. Returns whether it did."""
+        if not (last or self.network.device.type == "cpu" or self.step % self.look_every == 0):
+            return False
+        losses = tally.check()
+        for observer in self.observers:
+            observer.on_step(self, losses)
+        return True
 
     def _validate(self, validation: Iterable[tuple[Tensor, Tensor]] | None) -> Record:
         if validation is None:
@@ -210,8 +215,8 @@ class Trainer:
         units = self.network.units
         return Tally(len(units), self.network.targets, first=units[0].index)
 
-    def _moved(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-        for x, y in batches:
+    def _moved(self, validation: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+        for x, y in map(pair, validation):
             yield self._to_device(x), self._to_device(y)
 
     def _lr(self) -> float | None:
@@ -221,13 +226,3 @@ class Trainer:
 
     def _to_device(self, t: Tensor) -> Tensor:
         return t.to(self.network.device, non_blocking=True)
-
-
-def _batches(train: Loader, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches of an epoch from position `start`: by name from `Epochs`, by skipping from any other loader."""
-    if isinstance(train, Epochs):
-        yield from train.epoch(epoch, start)
-        return
-    for position, batch in enumerate(train):
-        if position >= start:
-            yield batch

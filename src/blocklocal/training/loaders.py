@@ -1,0 +1,84 @@
+"""What a `Trainer` takes batches from, and what it asks of it."""
+
+import inspect
+from collections.abc import Iterable, Iterator
+from typing import Protocol, TypeGuard
+
+from torch import Tensor
+
+from blocklocal.edge import pair
+from blocklocal.errors import InputError
+
+
+class Loader(Protocol):
+    """(x, y) batches with a length."""
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
+
+    def __len__(self) -> int: ...
+
+
+class Epochs(Protocol):
+    """A loader that knows its epochs by number, as `Batches` does: the batches of one, from step `start` on."""
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]: ...
+
+
+def batches(train: Loader, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of an epoch from position `start`: by number from `Epochs`, by skipping from any other loader."""
+    if _knows_epochs(train):
+        yield from map(pair, train.epoch(epoch, start))
+        return
+    for position, batch in enumerate(train):
+        if position >= start:
+            yield pair(batch)
+
+
+def _knows_epochs(train: object) -> TypeGuard[Epochs]:
+    """Whether it has a method epoch(number, start): many loaders have an `epoch` that is something else."""
+    method = getattr(train, "epoch", None)
+    if not callable(method):
+        return False
+    try:
+        inspect.signature(method).bind(0, start=0)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def steps_of(train: Loader) -> int:
+    """Batches per epoch. Raises InputError for what has no length, none at all, or serves one epoch only."""
+    check_lasting("training", train)
+    try:
+        steps = len(train)
+    except TypeError:  # no __len__, or one that refuses (a DataLoader of an IterableDataset)
+        steps = 0
+    if steps < 1:
+        raise InputError(
+            "the training loader needs a length of at least one batch: give a list, Batches or a DataLoader (of a data "
+            "set with a length)."
+        )
+    return steps
+
+
+def check_lasting(kind: str, loader: Iterable | None) -> None:
+    """Refuse an iterator, which is used up after one epoch."""
+    if isinstance(loader, Iterator):
+        raise InputError(
+            f"the {kind} loader is an iterator ({type(loader).__name__}), which is used up after one epoch: give the "
+            "loader itself, or a list of batches."
+        )
+
+
+def first_batch(train: Loader) -> tuple[Tensor, Tensor]:
+    """The batch that shapes are read off."""
+    for batch in train:
+        return pair(batch)
+    raise nothing_came(1, len(train))
+
+
+def nothing_came(epoch: int, steps: int) -> InputError:
+    return InputError(
+        f"the training loader gave no batch in epoch {epoch}, though its length is {steps}: it must give its batches "
+        "anew in every epoch."
+    )

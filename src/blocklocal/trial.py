@@ -1,0 +1,100 @@
+"""A dry run of a kind of batch before the first step with it: blocks update one after the other, so that what fails in
+a later block would find the earlier ones changed.
+"""
+
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from blocklocal.edge import explained
+from blocklocal.errors import InputError
+from blocklocal.local import HiddenLoss
+from blocklocal.normalising import one_value
+from blocklocal.rules.base import target_messages
+from blocklocal.seeds import seeded
+from blocklocal.unit import BlockUnit
+
+Kind = tuple[torch.Size, torch.dtype, bool]
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+class Trials:
+    """The kinds of batches that units have run on: the shape and type of a sample, and whether there is one alone."""
+
+    def __init__(self):
+        self._outputs: dict[Kind, torch.Size] = {}
+
+    def output(self, units: Sequence[BlockUnit], x: Tensor, rows: Tensor) -> torch.Size:
+        """The shape of the network's output for one sample. A kind of batch that is new is tried first, on two samples.
+
+        Raises InputError where a block, readout or decoder cannot run on it in training.
+        """
+        kind = (x.shape[1:], x.dtype, len(x) == 1)
+        if kind not in self._outputs:
+            self._outputs[kind] = _try(units, x[:2], rows)
+        return self._outputs[kind]
+
+
+@torch.no_grad()
+def _try(units: Sequence[BlockUnit], x: Tensor, rows: Tensor) -> torch.Size:
+    with seeded("trial"), _norms_watched(units, alone=len(x) == 1), _in_evaluation(units):
+        try:
+            with explained([unit.block for unit in units], x):
+                return _run(units, x, rows)
+        except (RuntimeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                f"the network cannot run on a batch of shape {list(x.shape)} and {x.dtype}: {error}"
+            ) from error
+
+
+def _run(units: Sequence[BlockUnit], a: Tensor, rows: Tensor) -> torch.Size:
+    for unit, message in zip(units, target_messages(units, rows), strict=True):
+        a = unit(a)
+        unit.scores(a, message)
+        if isinstance(unit.local, HiddenLoss) and unit.local.decoders:
+            features = unit.local.features(unit.local.read(a))
+            for decoder in unit.local.decoders.values():
+                decoder(features)
+    return a.shape[1:]
+
+
+@contextmanager
+def _in_evaluation(units: Sequence[BlockUnit]) -> Generator[None, None, None]:
+    modes = {module: module.training for unit in units for module in unit.modules()}
+    try:
+        for unit in units:
+            unit.eval()
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@contextmanager
+def _norms_watched(units: Sequence[BlockUnit], *, alone: bool) -> Generator[None, None, None]:
+    """Refuse a batch of one that leaves a BatchNorm in training one value per channel."""
+
+    def watch(where: str):
+        def look(norm: nn.Module, given: tuple[Tensor, ...]) -> None:
+            if given and given[0].numel() == given[0].shape[1]:
+                raise InputError(one_value(where))
+
+        return look
+
+    hooks = [norm.register_forward_pre_hook(watch(where)) for where, norm in _norms(units) if alone and norm.training]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _norms(units: Sequence[BlockUnit]) -> Iterator[tuple[str, nn.Module]]:
+    for unit in units:
+        for name, module in unit.named_modules():
+            if isinstance(module, BATCH_NORMS):
+                yield f"block {unit.index + 1}: {name.removeprefix('block.')} ({type(module).__name__})", module
