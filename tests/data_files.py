@@ -74,3 +74,28 @@ def first_pixels(images: Images) -> list[int]:
 
 def all_train(root: Path | str, **options) -> ImageSet:
     return load_images(str(root), validation=0, **options)
+
+
+def class_folders(root: Path, classes: tuple[str, ...] = CLASSES, count: int = 4, start: int = 0) -> Path:
+    """`count` pictures per class folder; their first pixels run from `start` on."""
+    for c, name in enumerate(classes):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            picture(start + c * count + i).save(root / name / f"{i}.png")
+    return root
+
+
+def hub_split(first: int, values: list, names=CLASSES, label: str = "label"):
+    """One split of a hub set: the first pixel of image i is `first` + i. names None: labels are plain numbers."""
+    datasets = pytest.importorskip("datasets")
+    kind = datasets.ClassLabel(names=list(names)) if names else datasets.Value("int64")
+    features = datasets.Features({"img": datasets.Image(), label: kind})
+    cells = [{"bytes": png(picture(first + i)), "path": None} for i in range(len(values))]
+    return datasets.Dataset.from_dict({"img": cells, label: values}, features)
+
+
+def serve_hub(monkeypatch: pytest.MonkeyPatch, **splits) -> list:
+    """Make the hub give these splits for any name; returns a list of the arguments it is asked with."""
+    datasets, asked = pytest.importorskip("datasets"), []
+    monkeypatch.setattr(datasets, "load_dataset", lambda *name: asked.append(name) or datasets.DatasetDict(splits))
+    return asked

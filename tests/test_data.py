@@ -171,12 +171,14 @@ def test_classes_without_metadata_are_numbers(tmp_path):
         ([0, 10**9, 1], None, None, "row 1: the label is 1000000000"),
         ([0, None, 1], None, CLASSES, "row 1: the label is missing"),
         ([0.5, 1, 1], "double", CLASSES, "row 0: the label is 0.5"),
-        (["a", "b", "c"], "string", None, "row 0: the label is 'a'"),
+        ([[0], [1], [2]], "list", CLASSES, r"row 0: the label is \[0\]"),
+        ([float("nan"), 1, 1], "double", CLASSES, "row 0: the label is nan"),
     ],
 )
 def test_bad_labels_are_named_with_row_and_value(tmp_path, values, type_, names, message):
     root = parquet_set(tmp_path / "set", names=names)
-    options = {"type_": pa.type_for_alias(type_) if type_ else None, "names": names}
+    kinds = {None: None, "double": pa.float64(), "list": pa.list_(pa.int64())}
+    options = {"type_": kinds[type_], "names": names}
     replace_train(root, [png(picture(i)) for i in range(3)], values, **options)
     with pytest.raises(InputError, match=rf"train-00000.*{message}"):
         load_images(str(root))

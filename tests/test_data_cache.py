@@ -80,7 +80,7 @@ def test_full_disk_only_warns_and_leaves_no_temporary_file(tmp_path, caplog, mon
 
 def test_cache_made_with_images_left_out_does_not_hide_them_from_a_strict_run(tmp_path, decodes):
     root = parquet_set(tmp_path / "set")
-    replace_train(root, [png(picture(1)), b"broken", png(picture(2))], [0, 1, 2])
+    replace_train(root, [png(picture(1)), b"broken", *(png(picture(i)) for i in range(2, 5))], [0, 1, 2, 1, 0])
     for _ in range(2):
         assert load_images(str(root), validation=0, skip_bad=True).skipped == 1
     assert len(decodes) == 2

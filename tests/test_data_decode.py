@@ -124,8 +124,8 @@ def grid(mode: str):
     ],
     ids=["L", "RGB", "RGBA", "transparent", "LA", "1", "I;16", "P", "grey P"],
 )
-def test_the_first_image_decides_grey_or_colour(tmp_path, image, channels, pixel):
-    root = replace_train(parquet_set(tmp_path / "set"), [png(image)], [0])
+def test_images_of_one_kind_are_grey_or_colour_as_their_format_is(tmp_path, image, channels, pixel):
+    root = replace_train(parquet_set(tmp_path / "set"), [png(image)] * 3, [0, 1, 2])
     data = all_train(root)
     assert data.channels == channels == data.test.pixels.shape[1]
     assert data.train.pixels[0, :, 0, 0].tolist() == pixel
@@ -151,7 +151,7 @@ def test_images_of_another_size_are_named_and_image_size_helps(tmp_path):
 def test_image_size_keeps_the_centre_of_the_longer_side(tmp_path):
     wide = Image.new("L", (12, 4), 0)
     wide.paste(255, (4, 0, 8, 4))
-    root = replace_train(parquet_set(tmp_path / "set"), [png(wide)], [0])
+    root = replace_train(parquet_set(tmp_path / "set"), [png(wide)] * 3, [0, 1, 2])
     assert all_train(root, image_size=4).train.pixels.unique().tolist() == [255]
 
 
@@ -170,9 +170,13 @@ def truncated() -> bytes:
     return png(noisy)[:-600]
 
 
-@pytest.mark.parametrize("broken", [b"", b"not an image", truncated(), png(picture(1))[:40], None])
+@pytest.mark.parametrize(
+    "broken",
+    [b"", b"not an image", truncated(), png(picture(1))[:40], None],
+    ids=["empty", "text", "cut short", "header alone", "missing"],
+)
 def test_an_image_that_cannot_be_decoded_is_named_by_row(tmp_path, broken):
-    root = replace_train(parquet_set(tmp_path / "set"), [png(picture(1)), broken], [0, 1])
+    root = replace_train(parquet_set(tmp_path / "set"), [png(picture(1)), broken, png(picture(2))], [0, 1, 2])
     with pytest.raises(InputError, match=r"train-00000-of-00001.parquet, row 1.*--skip-bad"):
         load_images(str(root))
 
@@ -193,8 +197,8 @@ def test_skip_bad_counts_what_it_leaves_out_and_keeps_labels_aligned(tmp_path, c
 
 
 def test_a_split_with_no_image_left_is_an_error_even_with_skip_bad(tmp_path):
-    root = replace_train(parquet_set(tmp_path / "set"), [b"x", b"y"], [0, 1])
-    with pytest.raises(InputError, match="none of the 2 images"):
+    root = replace_train(parquet_set(tmp_path / "set"), [b"x", b"y", b"z"], [0, 1, 2])
+    with pytest.raises(InputError, match="none of the 3 images"):
         load_images(str(root), skip_bad=True)
 
 

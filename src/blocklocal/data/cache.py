@@ -10,12 +10,13 @@ import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from blocklocal.data.decode import Raw
+from blocklocal.data.decode import COPIES, Raw, Told
 from blocklocal.data.images import Images
+from blocklocal.data.room import check_room
 
 log = logging.getLogger("blocklocal")
 
-FORMAT_VERSION = 1  # raise it when decoding changes, so that files of older versions are not used
+FORMAT_VERSION = 2  # raise it when decoding changes, so that files of older versions are not used
 
 
 def default_cache_dir() -> Path:
@@ -56,6 +57,8 @@ def cached(path: Path, decode: Callable[[], Raw], skip_bad: bool) -> Raw:
 
     A file made with images left out is not used where that is not allowed: decoding again gives the error.
     """
+    if path.is_file():
+        check_room(COPIES * path.stat().st_size, f"the images kept in {path}")
     kept = _read(path)
     if kept is not None and (skip_bad or kept.skipped == 0):
         return kept
@@ -67,13 +70,15 @@ def cached(path: Path, decode: Callable[[], Raw], skip_bad: bool) -> Raw:
 def _read(path: Path) -> Raw | None:
     from safetensors import SafetensorError, safe_open
 
+    if not path.is_file():
+        return None
     try:
-        if not path.is_file():
-            return None
         with safe_open(path, framework="pt") as file:
             meta = file.metadata()
-            splits = [Images(file.get_tensor(f"{s}_pixels"), file.get_tensor(f"{s}_labels")) for s in ("train", "test")]
-        return Raw(splits[0], splits[1], tuple(json.loads(meta["classes"])), int(meta["skipped"]))
+            told = {split: Told(origin, tuple(notes)) for split, (origin, notes) in json.loads(meta["told"]).items()}
+            splits = {s: Images(file.get_tensor(f"{s}_pixels"), file.get_tensor(f"{s}_labels")) for s in told}
+        classes, skipped = tuple(json.loads(meta["classes"])), int(meta["skipped"])
+        return Raw(splits["train"], splits["test"], classes, skipped, splits.get("validation"), told)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         log.warning("the cache file %s cannot be read (%s); it is made again", path, error)
         return None
@@ -84,13 +89,11 @@ def _write(path: Path, raw: Raw) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    tensors = {
-        "train_pixels": raw.train.pixels,
-        "train_labels": raw.train.labels,
-        "test_pixels": raw.test.pixels,
-        "test_labels": raw.test.labels,
-    }
-    meta = {"classes": json.dumps(raw.classes), "skipped": str(raw.skipped)}
+    tensors = {}
+    for split, images in raw.splits.items():
+        tensors |= {f"{split}_pixels": images.pixels, f"{split}_labels": images.labels}
+    told = {split: [each.origin, each.notes] for split, each in raw.told.items()}
+    meta = {"classes": json.dumps(raw.classes), "skipped": str(raw.skipped), "told": json.dumps(told)}
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

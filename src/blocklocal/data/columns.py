@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
+from torch import Tensor
+
+from blocklocal.data.names import MOST_CLASSES, check_count, class_names, in_order, renumber, showable
 from blocklocal.errors import InputError
 
 if TYPE_CHECKING:
@@ -13,58 +19,156 @@ if TYPE_CHECKING:
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels", "fine_label")
-BATCH_ROWS = 1024  # rows read at a time: bounds the memory that encoded images take
-_MOST_UNNAMED = 65_536  # classes that a file without class names may imply; a larger label is a mistake in the column
+BATCH_ROWS = 128  # rows read at a time: bounds the memory that encoded images take
 
 
-def find_columns(present: Sequence[str], where: str) -> tuple[str, str]:
-    """Names of the (image, label) columns. Raises InputError that lists the columns there are."""
-    found = []
-    for kind, candidates in (("image", IMAGE_COLUMNS), ("label", LABEL_COLUMNS)):
-        name = next((name for name in candidates if name in present), None)
-        if name is None:
-            raise InputError(
-                f"{where} has no {kind} column. Its columns are: {', '.join(present)}. "
-                f"Rename the right one to {candidates[0]!r}."
-            )
-        found.append(name)
+@dataclass(frozen=True)
+class Labels:
+    """The labels of one file or split. values: int64 [N].
+
+    names: what they count in; None where the source has bare numbers. declared: the names and their order come from the
+    source itself; else they are the different texts in the column.
+    """
+
+    values: Tensor
+    names: tuple[str, ...] | None = None
+    declared: bool = False
+
+
+def find_columns(present: Sequence[str], where: str) -> tuple[str, str | None]:
+    """Names of the (image, label) columns, None for no label column. InputError for no image column lists them all."""
+    found = [next((name for name in wanted if name in present), None) for wanted in (IMAGE_COLUMNS, LABEL_COLUMNS)]
+    if found[0] is None:
+        raise no_column("image", present, where)
     return found[0], found[1]
 
 
-def read_labels(column: pa.ChunkedArray, where: str) -> list[int]:
-    """The label column as integers. Raises InputError with the row and value of a null, fraction or text."""
+def no_column(kind: str, present: Sequence[str], where: str) -> InputError:
+    """The error for a table without an "image" or "label" column."""
+    names = ", ".join(map(showable, present))
+    return InputError(f"{where} has no {kind} column. Its columns are: {names}. Rename the right one to {kind!r}.")
+
+
+def read_labels(column: pa.ChunkedArray, names: Sequence[object] | None, where: str) -> Labels | None:
+    """A label column of whole numbers, truth values or texts; None where no row has a label (all null, or all -1).
+
+    names: the class names that the source declares. Raises InputError that names row and value of a null, a fraction,
+    and a number that is none of the classes.
+    """
     import pyarrow as pa
 
-    values = column.to_pylist()
-    if not pa.types.is_integer(column.type):
-        first = repr(values[0]) if values else "nothing"
-        raise InputError(f"{where}, row 0: the label is {first} ({column.type}). Labels must be whole numbers from 0.")
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if len(column) and column.null_count == len(column):
+        return None
     if column.null_count:
-        row = values.index(None)
-        raise InputError(f"{where}, row {row}: the label is missing (null). Every image needs a label from 0.")
-    return values
+        row = int(np.flatnonzero(column.is_null().to_numpy())[0])
+        raise InputError(f"{where}, row {row}: the label is missing (null). Every image needs a label.")
+    declared = None if names is None else class_names(names, where)
+    if _is_text(column.type) or pa.types.is_boolean(column.type):
+        return _texts(column, declared, where)
+    values = _whole_numbers(column, where)
+    if len(values) and bool((values == -1).all()):
+        return None
+    check_labels(values, declared, where)
+    return Labels(values, declared, declared is not None)
 
 
-def check_labels(labels: Sequence[int], classes: int, where: str) -> None:
-    """Raise InputError for the first label outside 0..classes-1, with its row."""
-    if labels and (min(labels) < 0 or max(labels) >= classes):
-        row = next(row for row, label in enumerate(labels) if not 0 <= label < classes)
+def _is_text(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _texts(column: pa.ChunkedArray, declared: tuple[str, ...] | None, where: str) -> Labels:
+    """Texts (or truth values) are names themselves."""
+    import pyarrow as pa
+    import pyarrow.compute
+
+    compute: Any = pyarrow.compute  # its functions are made when it is imported
+    if _is_text(column.type):
+        column = column.cast(pa.large_binary())  # bytes that are no UTF-8 could not be compared as text
+    different = compute.unique(column)
+    check_count(len(different), where)
+    shown = [
+        showable(value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value)
+        for value in different.to_pylist()
+    ]
+    names = tuple(in_order(shown))
+    places = {name: place for place, name in enumerate(names)}
+    by_value = torch.tensor([places[name] for name in shown], dtype=torch.int64)
+    values = by_value[torch.from_numpy(compute.index_in(column, value_set=different).to_numpy().astype(np.int64))]
+    if declared is None:
+        return Labels(values, names)
+    return Labels(renumber(values, names, declared, where, "its list of class names"), declared, True)
+
+
+def _whole_numbers(column: pa.ChunkedArray, where: str) -> Tensor:
+    import pyarrow as pa
+
+    kind = column.type
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        first = repr(column[0].as_py())[:80] if len(column) else "nothing"
+        raise InputError(f"{where}, row 0: the label is {first} ({kind}). Labels must be whole numbers or names.")
+    values = column.to_numpy()
+    whole = np.isfinite(values) & (np.abs(values.astype(np.float64)) < 2**53) & (values == np.floor(values))
+    if not whole.all():
+        row = int(np.flatnonzero(~whole)[0])
+        raise InputError(f"{where}, row {row}: the label is {values[row]} ({kind}). Labels must be whole numbers.")
+    return torch.from_numpy(values.astype(np.int64))
+
+
+def check_labels(labels: Tensor, names: Sequence[str] | None, where: str) -> None:
+    """Raise InputError for the first label outside the classes, with its row; without names, beyond any number."""
+    count = MOST_CLASSES if names is None else len(names)
+    outside = (labels < 0) | (labels >= count)
+    if bool(outside.any()):
+        row = int(outside.nonzero()[0])
+        there = "labels without class names" if names is None else f"there are {count} classes, labels"
         raise InputError(
-            f"{where}, row {row}: the label is {labels[row]}, but there are {classes} classes, numbered from 0 to "
-            f"{classes - 1}. Correct the label or the list of class names."
+            f"{where}, row {row}: the label is {labels[row]}, but {there} go from 0 to {count - 1}. "
+            "Correct the label or the list of class names."
         )
 
 
-def resolve_classes(names: Sequence[object] | None, labels: Sequence[int], where: str) -> tuple[str, ...]:
-    """The given class names; where there are none (None) "0", "1", …, as many as the training labels imply."""
-    if names is not None and len(names) == 0:
-        raise InputError(f"{where} has an empty list of class names. Name its classes, or remove the list.")
-    if names is not None:
-        return tuple(str(name) for name in names)
-    check_labels(labels, _MOST_UNNAMED, where)
-    if not labels:
-        raise InputError(f"{where} holds no rows: there are no images and no classes.")
-    return tuple(str(value) for value in range(max(labels) + 1))
+def unite(parts: Sequence[tuple[str, Labels]], training: int) -> tuple[tuple[str, ...], list[Tensor], list[str]]:
+    """(classes, labels of each part counted in them, what is to be told of each) of files or splits.
+
+    parts: (where, labels), the first `training` of them for training. The classes are those that a source declares
+    first; else the texts of the training labels; else "0", "1", … up to the largest training label. Raises InputError
+    for other class names, and for numbers beside names.
+    """
+    known = next(((where, part.names) for where, part in parts if part.declared and part.names), None)
+    texts = [name for _, part in parts[:training] for name in part.names or ()]
+    if known is not None:
+        first, classes = known
+    elif texts:
+        first, classes = parts[0][0], class_names(in_order(texts), parts[0][0])
+    else:
+        first, classes = parts[0][0], _numbered(parts[:training])
+    named = known is not None or bool(texts)
+    counted = [_count_in(part, classes, where, first, named and known is None) for where, part in parts]
+    told = [
+        f"its labels are bare numbers; they count in the class names of {first}" if known and part.names is None else ""
+        for _, part in parts
+    ]
+    return classes, counted, told
+
+
+def _numbered(parts: Sequence[tuple[str, Labels]]) -> tuple[str, ...]:
+    largest = max((int(part.values.max()) for _, part in parts if len(part.values)), default=None)
+    if largest is None:
+        raise InputError(f"{parts[0][0]} holds no rows: there are no images and no classes.")
+    return tuple(map(str, range(largest + 1)))
+
+
+def _count_in(part: Labels, classes: tuple[str, ...], where: str, first: str, by_text: bool) -> Tensor:
+    if part.names is not None:
+        return renumber(part.values, part.names, classes, where, first)
+    if by_text and len(part.values):
+        raise InputError(f"{where} has numbers as labels, but {first} has names. Give both the same kind of labels.")
+    check_labels(part.values, classes, where)
+    return part.values
 
 
 def image_values(column: pa.Array, follow_paths: bool, where: str) -> Iterator[bytes | Path | None]:

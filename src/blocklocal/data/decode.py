@@ -1,20 +1,21 @@
-"""From encoded images to one uint8 tensor: colour modes, sizes, and what happens to an image that cannot be read."""
+"""From encoded images to one uint8 tensor per split: one colour mode, one size, and what happens to a bad image."""
 
 from __future__ import annotations
 
-import io
 import logging
-import struct
-import zlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from blocklocal.data.images import Images
+from blocklocal.data.names import many
+from blocklocal.data.picture import BadImage, open_picture, resize_and_crop, to_array, to_mode
+from blocklocal.data.room import check_room
+from blocklocal.data.source import Encoded, Source
 from blocklocal.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,89 +23,107 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("blocklocal")
 
-# What Pillow's decoders are known to raise on damaged data. A broad `except Exception` would hide our own mistakes.
-_DAMAGED = (OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, OverflowError, struct.error, zlib.error)
-_GREY_MODES = ("1", "L", "LA", "La", "I")
-_CHANNELS = {"L": 1, "RGB": 3}
-_WHITE = 255
+COPIES = 2  # of the pixels in memory at once: as decoded, and cut into splits (or on their way to the cache)
+_SMALLER = "Pass a smaller --image-size, or use fewer images."
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """One split before decoding: a label per image, and a call that yields (where it is from, bytes or file).
+class Told:
+    """What is said of a split: where it comes from, and what was left out or changed."""
 
-    Both are in the same order. An image that is missing in the source is None; it counts as one that cannot be decoded.
-    """
-
-    labels: list[int]
-    images: Callable[[], Iterable[tuple[str, bytes | Path | None]]]
-
-
-@dataclass(frozen=True)
-class Source:
-    """A data set found but not yet decoded. `files` are all the files it is made of."""
-
-    classes: tuple[str, ...]
-    train: Encoded
-    test: Encoded
-    files: tuple[Path, ...] = ()
+    origin: str
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Raw:
-    """A decoded data set before the validation split is taken. This is what the cache holds."""
+    """A decoded data set before a validation split is taken. This is what the cache holds.
+
+    validation: the set's own, where it has one beside a test split. told: by name of the split.
+    """
 
     train: Images
     test: Images
     classes: tuple[str, ...]
     skipped: int
+    validation: Images | None = None
+    told: dict[str, Told] = field(default_factory=dict)
+
+    @property
+    def splits(self) -> dict[str, Images]:
+        """The splits by name; training comes first."""
+        own = {} if self.validation is None else {"validation": self.validation}
+        return {"train": self.train, **own, "test": self.test}
 
 
 class Decoder:
-    """Decodes the splits of one set. The first image decides the colour mode and the size of all."""
+    """Decodes the splits of one set, training first: it decides the colour mode of all, its first image the size.
 
-    def __init__(self, image_size: int | None, skip_bad: bool):
+    A training split with any image in colour is RGB. total: images of all splits, for the memory they need together.
+    """
+
+    def __init__(self, image_size: int | None, skip_bad: bool, total: int = 0):
         self.image_size = image_size
         self.skip_bad = skip_bad
-        self.mode = ""
+        self.total = total
+        self.mode: str | None = None  # until the first split is decoded
         self.size = (0, 0)  # width, height
         self.first = ""
         self.skipped = 0
+        self.notes: tuple[str, ...] = ()  # on the split decoded last
+        self._changes: tuple[str, ...] = ()  # of the image opened last
 
     def split(self, encoded: Encoded, what: str) -> Images:
         """Decode one split. `what` names it in errors."""
-        count = len(encoded.labels)
-        if count == 0:
-            raise InputError(f"{what} holds no images. Give a data set with at least one image in each split.")
-        buffer = bytearray()
+        count, before = len(encoded.labels), self.skipped
+        stack = _Stack(count, what, max(self.total, count))
         kept: list[int] = []
-        reason = ""
+        reason, changes = "", Counter()
         for i, (where, source) in enumerate(encoded.images()):
             try:
-                image = self._open(source)
-            except bad_image_errors() as error:
+                image = self._resized(self._open(source))
+            except BadImage as error:
                 reason = self._refuse(where, error)
                 continue
-            data = self._fit(image, where).tobytes()
-            buffer = buffer or _allocate(count, len(data), what)
-            buffer[len(kept) * len(data) : (len(kept) + 1) * len(data)] = data
-            kept.append(encoded.labels[i])
+            self._check_size(image, where)
+            changes.update(self._changes)
+            stack.add(to_array(image))
+            kept.append(i)
         if not kept:
             raise InputError(f"none of the {count} images of {what} can be decoded; the last: {reason}")
-        return Images(self._tensor(buffer, len(kept)), torch.tensor(kept, dtype=torch.int64))
+        self._settle_mode(stack, changes)
+        self.notes = _notes(changes, self.skipped - before)
+        return Images(torch.from_numpy(stack.taken()), encoded.labels[torch.tensor(kept)])
 
     def _open(self, source: bytes | Path | None) -> Image:
-        from PIL import Image, ImageOps
+        """One image, upright, in the mode of the set if that is known, else grey or RGB as it is."""
+        picture = open_picture(source)
+        self._changes = picture.changes
+        if self.mode is None or picture.image.mode == self.mode:
+            return picture.image
+        self._changes = (*picture.changes, _TO_GREY if self.mode == "L" else _TO_COLOUR)
+        return to_mode(picture.image, self.mode)
 
-        if source is None:
-            raise ValueError("the image is missing (null)")
-        with Image.open(source if isinstance(source, Path) else io.BytesIO(source)) as opened:
-            opened.load()
-            image = ImageOps.exif_transpose(opened) if "exif" in opened.info else opened
-            return to_mode(image, self.mode or natural_mode(image))
+    def _resized(self, image: Image) -> Image:
+        return image if self.image_size is None else resize_and_crop(image, (self.image_size, self.image_size))
 
-    def _refuse(self, where: str, error: Exception) -> str:
-        reason = f"{where}: {type(error).__name__}: {error}"
+    def _check_size(self, image: Image, where: str) -> None:
+        if not self.first:
+            self.first, self.size = where, image.size
+        if image.size != self.size:
+            raise InputError(
+                f"{where} has {image.size[0]}x{image.size[1]} pixels, but {self.first} has "
+                f"{self.size[0]}x{self.size[1]}. All images must have one size: pass --image-size N to resize them."
+            )
+
+    def _settle_mode(self, stack: _Stack, changes: Counter[str]) -> None:
+        if self.mode is None:
+            self.mode = "L" if stack.channels == 1 else "RGB"
+            if self.mode == "RGB" and stack.greys:
+                changes[_TO_COLOUR] += stack.greys
+
+    def _refuse(self, where: str, error: BadImage) -> str:
+        reason = f"{where}: {error}"
         if not self.skip_bad:
             raise InputError(
                 f"cannot decode {reason}. Repair or remove it, or leave such images out with --skip-bad."
@@ -115,86 +134,62 @@ class Decoder:
         self.skipped += 1
         return reason
 
-    def _fit(self, image: Image, where: str) -> Image:
-        if self.image_size is not None:
-            image = resize_and_crop(image, self.image_size)
-        if not self.first:
-            self.first, self.mode, self.size = where, image.mode, image.size
-        if image.size != self.size:
-            raise InputError(
-                f"{where} has {image.size[0]}x{image.size[1]} pixels, but {self.first} has "
-                f"{self.size[0]}x{self.size[1]}. All images must have one size: pass --image-size N to resize them."
-            )
-        return image
 
-    def _tensor(self, buffer: bytearray, count: int) -> Tensor:
-        channels, (width, height) = _CHANNELS[self.mode], self.size
-        flat = torch.frombuffer(buffer, dtype=torch.uint8)[: count * height * width * channels]
-        return flat.view(count, height, width, channels).permute(0, 3, 1, 2).contiguous()
+_TO_COLOUR = "grey shown in RGB, as others are in colour"
+_TO_GREY = "colours turned grey, as all training images are grey"
+
+
+class _Stack:
+    """Images of a split one after the other, uint8 [N, C, H, W]; grey until an image in colour comes."""
+
+    def __init__(self, count: int, what: str, total: int):
+        self.count, self.what, self.total = count, what, total
+        self.pixels = np.empty((0, 0, 0, 0), dtype=np.uint8)
+        self.filled = self.greys = 0
+
+    @property
+    def channels(self) -> int:
+        return self.pixels.shape[1]
+
+    def add(self, image: np.ndarray) -> None:
+        """image: uint8 [C, H, W]."""
+        if len(image) > self.channels:
+            old, self.pixels = self.pixels, self._room(image.shape)
+            if self.filled:
+                self.pixels[: self.filled] = old[: self.filled]
+        self.pixels[self.filled] = image
+        self.filled += 1
+        self.greys += len(image) == 1
+
+    def taken(self) -> np.ndarray:
+        """The images that were added."""
+        return self.pixels if self.filled == self.count else self.pixels[: self.filled].copy()
+
+    def _room(self, shape: tuple[int, ...]) -> np.ndarray:
+        channels, height, width = shape
+        size = f"the {self.total:,} images with {self.what} ({channels}x{height}x{width} each)"
+        check_room(COPIES * self.total * channels * height * width, size, _SMALLER)
+        try:
+            return np.empty((self.count, *shape), dtype=np.uint8)
+        except MemoryError as error:
+            raise InputError(f"there is not enough memory for {size}. {_SMALLER}") from error
+
+
+def _notes(changes: Counter[str], skipped: int) -> tuple[str, ...]:
+    notes = [f"{change} ({many(count, 'image', 'images')})" for change, count in sorted(changes.items())]
+    left = [f"left out: {many(skipped, 'image', 'images')} that cannot be decoded"] if skipped else []
+    return (*left, *([f"changed: {', '.join(notes)}"] if notes else []))
 
 
 def decode(source: Source, name: str, image_size: int | None, skip_bad: bool) -> Raw:
-    """Decode both splits; the training split comes first and so decides mode and size."""
-    decoder = Decoder(image_size, skip_bad)
-    train = decoder.split(source.train, f"the training split of {name}")
-    test = decoder.split(source.test, f"the test split of {name}")
+    """Decode every split; the training split comes first and so decides mode and size."""
+    total = sum(len(split.labels) for split in source.splits.values())
+    decoder = Decoder(image_size, skip_bad, total)
+    images, told = {}, {}
+    for split, encoded in source.splits.items():
+        full = {"train": "training"}.get(split, split)
+        images[split] = decoder.split(encoded, f"the {full} split of {name}")
+        told[split] = Told(encoded.origin, (*encoded.notes, *decoder.notes))
     if decoder.skipped:
-        total = len(source.train.labels) + len(source.test.labels)
         log.warning("%s: left out %d of %d images that cannot be decoded", name, decoder.skipped, total)
-    return Raw(train, test, source.classes, decoder.skipped)
-
-
-def natural_mode(image: Image) -> str:
-    """ "L" for pictures that hold greys only by their format, else "RGB"."""
-    if image.mode == "P":
-        palette = image.getpalette("RGB") or []
-        return "L" if palette[0::3] == palette[1::3] == palette[2::3] else "RGB"
-    return "L" if image.mode in _GREY_MODES or image.mode.startswith("I;16") else "RGB"
-
-
-def to_mode(image: Image, mode: str) -> Image:
-    """Convert to "L" or "RGB".
-
-    16-bit greys keep their upper byte; transparent pixels are laid on white, as viewers show them.
-    """
-    from PIL import Image as factory
-
-    if image.mode == mode and "transparency" not in image.info:
-        return image
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no fixed range; store the image with 8 or 16 bits")
-    if image.mode.startswith("I"):
-        image = image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
-    elif image.mode in ("LA", "RGBA", "PA", "La", "RGBa") or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        image = factory.alpha_composite(factory.new("RGBA", layer.size, (_WHITE,) * 4), layer)
-    return image if image.mode == mode else image.convert(mode)
-
-
-def resize_and_crop(image: Image, size: int) -> Image:
-    """Scale the shorter side to `size` (bilinear), then cut the central `size` x `size` square."""
-    from PIL.Image import Resampling
-
-    if image.size == (size, size):
-        return image
-    scale = size / min(image.size)
-    width, height = (max(size, round(side * scale)) for side in image.size)
-    left, top = (width - size) // 2, (height - size) // 2
-    return image.resize((width, height), Resampling.BILINEAR).crop((left, top, left + size, top + size))
-
-
-def bad_image_errors() -> tuple[type[Exception], ...]:
-    """What Pillow raises for a file that is no image, or a damaged one."""
-    from PIL.Image import DecompressionBombError
-
-    return (*_DAMAGED, DecompressionBombError)
-
-
-def _allocate(count: int, each: int, what: str) -> bytearray:
-    try:
-        return bytearray(count * each)
-    except MemoryError as error:
-        need = count * each / 2**30
-        raise InputError(
-            f"{what} needs {need:.1f} GiB of memory for {count} images. Pass a smaller --image-size, or fewer images."
-        ) from error
+    return Raw(images["train"], images["test"], source.classes, decoder.skipped, images.get("validation"), told)

@@ -6,8 +6,10 @@ from typing import Any
 
 import torch
 
-from blocklocal.data.decode import Raw, resize_and_crop
+from blocklocal.data.decode import COPIES, Raw, Told
 from blocklocal.data.images import Images
+from blocklocal.data.picture import resize_and_crop
+from blocklocal.data.room import check_room
 from blocklocal.data.splits import stratified
 
 _MAX_VALUE = 16  # the set's own grey scale is 0..16
@@ -22,7 +24,10 @@ def read_digits(image_size: int | None = None) -> Raw:
     pixels = (torch.from_numpy(bunch.images) * (_LEVELS / _MAX_VALUE)).round().to(torch.uint8).unsqueeze(1)
     images = Images(_resized(pixels, image_size), torch.from_numpy(bunch.target).to(torch.int64))
     train, test = stratified(images.labels.tolist())
-    return Raw(images.subset(train), images.subset(test), tuple(str(name) for name in bunch.target_names), skipped=0)
+    classes = tuple(str(name) for name in bunch.target_names)
+    origin = "scikit-learn's digits"
+    told = {"train": Told(origin), "test": Told(f"{origin} (a fixed fifth of every class)")}
+    return Raw(images.subset(train), images.subset(test), classes, skipped=0, told=told)
 
 
 def _resized(pixels: torch.Tensor, size: int | None) -> torch.Tensor:
@@ -30,9 +35,10 @@ def _resized(pixels: torch.Tensor, size: int | None) -> torch.Tensor:
         return pixels
     from PIL import Image
 
+    check_room(COPIES * len(pixels) * size * size, f"{len(pixels):,} digits of {size}x{size} pixels")
     height, width = pixels.shape[2:]
     data = b"".join(
-        resize_and_crop(Image.frombytes("L", (width, height), bytes(image.flatten().tolist())), size).tobytes()
+        resize_and_crop(Image.frombytes("L", (width, height), bytes(image.flatten().tolist())), (size, size)).tobytes()
         for image in pixels
     )
     return torch.frombuffer(bytearray(data), dtype=torch.uint8).view(len(pixels), 1, size, size)

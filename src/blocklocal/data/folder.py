@@ -1,92 +1,232 @@
-"""Image folders: `train/<class>/*.png` beside `test/` or `val/`, or just `<class>/*.png`."""
+"""Folders of images: which layout a folder has, and what is read from it.
+
+The class of an image is the name of the folder it lies in, or what a table of labels beside the images says.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-from blocklocal.data.decode import Encoded, Source
-from blocklocal.data.splits import stratified
+from blocklocal.data.listing import Listing, of_splits, of_whole
+from blocklocal.data.names import class_names, few, many, showable
+from blocklocal.data.roles import ROLES, by_role, role_of
+from blocklocal.data.scan import (
+    BESIDE,
+    LOOSE,
+    OTHER,
+    SUFFIXES,
+    TABLE,
+    LeftOut,
+    images_directly_in,
+    list_images,
+    subfolders,
+)
+from blocklocal.data.source import Source, Unlabelled
+from blocklocal.data.tables import Table, find_tables, list_table
 from blocklocal.errors import InputError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
-_TEST_NAMES = ("test", "val", "valid", "validation")
-_LAYOUT = "train/<class>/*.png with test/<class>/*.png, or <class>/*.png"
+LAYOUT = "train/<class>/*.png with test/<class>/*.png, <class>/*.png, or images beside a labels.csv (see docs/data.md)"
+_REMEDY = (
+    "Put each class into a folder of its own, or name every file and its label in a labels.csv beside them. (A folder "
+    "with the name of a split is never a class: rename it if it is one.)"
+)
+_NO_CLASS = {"images", "image", "imgs", "img", "unknown", "unlabeled", "unlabelled"}  # of images without labels
+_NEVER_CLASSES = {*_NO_CLASS, "masks", "mask", "labels", "annotations"}  # where there is nothing else
 
 
 def find_folder(root: Path) -> Source:
-    """List an image folder. Classes are the folder names in alphabetical order.
+    """List a folder of images. Classes are the folder names, or a table's labels, in alphabetical order.
 
-    Without a `train` folder a fixed, stratified fifth of the images becomes the test split. Raises InputError for a
-    layout that is none of these, a class folder with no images, or a test class that is not a training class.
+    Without splits a fixed, stratified fifth of the images becomes the test split. Raises InputError for a layout that
+    is not known, a class folder with no images, or a test class that is not a training class.
     """
-    if (root / "train").is_dir():
-        return _two_splits(root)
-    present = [name for name in _TEST_NAMES if (root / name).is_dir()]
-    if present:
-        raise InputError(f"{root} has a folder {present[0]!r} but none named 'train'. Expected {_LAYOUT}.")
-    classes, files, labels = _list_classes(root)
-    train, test = stratified(labels)
-    if not test:
+    name, left = root.resolve().name, LeftOut()
+    folders = {folder.name: folder for folder in subfolders(root, left)}
+    roles = by_role(folders, root)
+    tables = find_tables(root)
+    if roles:
+        return _with_splits(root, name, {role: folders[each] for role, each in roles.items()}, folders, tables, left)
+    common = tables.get(None)
+    of_role = {role: table for role, table in tables.items() if role is not None}
+    if "train" in of_role and of_role["train"].labelled:
+        parts = {role: list_table(table, (root, *_image_folders(folders)), name) for role, table in of_role.items()}
+        for part in parts.values():
+            _check_agrees(part, root)
+        return of_splits(parts, root, ". Expected a train.csv and a test.csv; name a lone table labels.csv.")
+    if common is not None and common.labelled:
+        return _by_table(root, name, common, folders)
+    left = LeftOut()
+    for table in tables.values():
+        left.add(TABLE, table.path.name)
+    _check_several(root, subfolders(root, LeftOut()), tables)
+    return of_whole(_list_classes(root, name, left, tables), root)
+
+
+def _with_splits(
+    root: Path,
+    name: str,
+    splits: dict[str, Path],
+    folders: dict[str, Path],
+    tables: dict[str | None, Table],
+    left: LeftOut,
+) -> Source:
+    for each in folders.values():
+        if each not in splits.values():
+            left.add(BESIDE, each.name)
+    for role, table in tables.items():
+        if role in splits and not table.labelled:
+            left.add(TABLE, table.path.name)
+    if "train" not in splits and "train" not in tables:
+        first = next(iter(splits.values())).name
         raise InputError(
-            f"{root} has one image per class: nothing is left for a test split. Add images or a test folder."
+            f"{root} has a folder {first!r} but none named 'train'. Expected {LAYOUT}. Rename a class called {first!r}."
         )
-    return Source(classes, _pick(files, labels, train), _pick(files, labels, test), tuple(files))
+    parts: dict[str, Listing | Unlabelled] = {}
+    for role in (role for role in ROLES if role in splits or role in tables):
+        bases = (root, *([splits[role]] if role in splits else []), *_image_folders(folders))
+        if role in tables and role not in splits:
+            parts[role] = list_table(tables[role], bases, name)
+        elif role in tables and tables[role].labelled:
+            parts[role] = _prefer_folders(list_table(tables[role], bases, name), splits[role], name, left)
+        else:
+            parts[role] = _read_split(splits[role], f"{name}/{splits[role].name}", root, tables.get(None), left)
+        left = LeftOut()  # what lies beside the splits is told once, of the first
+    return of_splits(parts, root, ", only a training split. Add a folder named 'test' or 'val' beside it.")
 
 
-def _two_splits(root: Path) -> Source:
-    folder = next((root / name for name in _TEST_NAMES if (root / name).is_dir()), None)
-    if folder is None:
-        raise InputError(
-            f"{root} has a 'train' folder but no test split. Add a folder named 'test' or 'val' beside it."
-        )
-    classes, files, labels = _list_classes(root / "train")
-    _, test_files, test_labels = _list_classes(folder, classes)
-    train, test = _pick(files, labels, range(len(files))), _pick(test_files, test_labels, range(len(test_files)))
-    return Source(classes, train, test, (*files, *test_files))
+def _read_split(folder: Path, origin: str, root: Path, common: Table | None, left: LeftOut) -> Listing | Unlabelled:
+    """The split of one folder: by its own table, by the common one beside it, or by its class folders."""
+    own = find_tables(folder).get(None)
+    if own is not None and own.labelled:
+        bases = (folder, *_image_folders({each.name: each for each in subfolders(folder, LeftOut())}))
+        return _prefer_folders(list_table(own, bases, origin), folder, origin, left)
+    if common is not None and common.labelled and common.names_files_in(folder, root):
+        return _prefer_folders(list_table(common, (root,), origin, within=folder), folder, origin, left)
+    inner = subfolders(folder, LeftOut())
+    loose = images_directly_in(folder)
+    no_class = len(inner) == 1 and (inner[0].name.lower() in _NO_CLASS or inner[0].name == folder.name)
+    if (loose and not inner) or (no_class and role_of(folder.name) != "train"):
+        count = len(loose) or len(list_images(inner[0], LeftOut()))
+        return Unlabelled(origin, f"{many(count, 'image', 'images')} outside any class folder", _REMEDY)
+    if role_of(folder.name) == "train":
+        _check_several(folder, inner, {})
+    return _list_classes(folder, origin, left, {})
 
 
-def _list_classes(root: Path, known: tuple[str, ...] | None = None) -> tuple[tuple[str, ...], list[Path], list[int]]:
-    """(classes, files, labels) below `root`; `known` fixes the classes and their numbers."""
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if not folders:
-        raise InputError(f"{root} holds no class folders (and no parquet files). Expected {_LAYOUT}.")
-    names = known or tuple(folder.name for folder in folders)
-    files: list[Path] = []
-    labels: list[int] = []
-    for folder in folders:
-        if folder.name not in names:
+def _by_table(root: Path, name: str, table: Table, folders: dict[str, Path]) -> Source:
+    bases = (root, *_image_folders(folders))
+    if table.roles:
+        parts = {role: list_table(table, bases, name, role=role) for role in table.roles}
+        for part in parts.values():
+            _check_agrees(part, root)
+        return of_splits(parts, root, f": the column {table.split_column!r} of {table.path.name} names none.")
+    listing = _prefer_folders(list_table(table, bases, name), root, name, LeftOut())
+    assert isinstance(listing, Listing)  # a table without labels is not asked
+    return of_whole(listing, root)
+
+
+def _prefer_folders(listing: Listing | Unlabelled, folder: Path, origin: str, left: LeftOut) -> Listing | Unlabelled:
+    """What a table says, or the class folders where the images lie in such: both must say the same."""
+    return _list_classes(folder, origin, left, {}) if _check_agrees(listing, folder) else listing
+
+
+def _check_agrees(listing: Listing | Unlabelled, folder: Path) -> bool:
+    """Whether `folder` has class folders too. Raises InputError where a table calls an image otherwise."""
+    inner = [each for each in subfolders(folder, LeftOut()) if each.name.lower() not in _NEVER_CLASSES]
+    if isinstance(listing, Unlabelled) or len(inner) < 2:
+        return False
+    places = [next((each.name for each in inner if each in path.parents), None) for path in listing.files]
+    if not any(places):
+        return False
+    for path, label, place in zip(listing.files, listing.names, places, strict=True):
+        if place is None or showable(place) != label:
             raise InputError(
-                f"{folder} is not one of the {len(names)} classes of the training split: {', '.join(names)}."
+                f"{listing.tables[0]} calls {path} {label!r}, but {folder} holds the folders "
+                f"{few([each.name for each in inner])}. If these are the classes, move the table away; if not, put all "
+                "images into one folder, 'images'."
             )
-        found = _list_images(folder)
+    return True
+
+
+def _image_folders(folders: dict[str, Path]) -> list[Path]:
+    """Where a table's files are looked for besides its own folder: `images`, or the only folder there is."""
+    named = [folder for folder in folders.values() if folder.name.lower() in _NO_CLASS]
+    return named or (list(folders.values()) if len(folders) == 1 else [])
+
+
+def _list_classes(root: Path, origin: str, left: LeftOut, tables: dict[str | None, Table]) -> Listing:
+    """Every class folder below `root`. Raises InputError where there is none, or one without images."""
+    folders = subfolders(root, left)
+    loose = images_directly_in(root)
+    if not folders:
+        raise InputError(_nothing(root, loose, tables))
+    files: list[Path] = []
+    names: list[str] = []
+    shown = class_names([folder.name for folder in folders], str(root))
+    for folder, name in zip(folders, shown, strict=True):
+        _check_no_splits(folder)
+        found = _list_class(folder, left)
         files += found
-        labels += [names.index(folder.name)] * len(found)
-    _check_depth(root, folders)
-    return names, files, labels
+        names += [name] * len(found)
+    if loose:
+        left.add(LOOSE, loose[0].name, len(loose))
+    deeper = sum(len(path.relative_to(root).parts) > 2 for path in files)
+    nested = (f"{deeper:,} images lie in folders inside a class folder and count to that class",) if deeper else ()
+    return Listing(files, names, shown, origin, (*left.notes(), *nested))
 
 
-def _list_images(folder: Path) -> list[Path]:
-    found = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")]
+def _list_class(folder: Path, left: LeftOut) -> list[Path]:
+    before = left.count(OTHER)
+    found = list_images(folder, left)
     if not found:
+        others = left.count(OTHER) - before
+        there = f" It holds {many(others, 'other file', 'other files')}." if others else ""
         raise InputError(
-            f"the class folder {folder} holds no images ({', '.join(SUFFIXES)}). Add some, or remove the folder."
+            f"the class folder {folder} holds no images ({', '.join(SUFFIXES)}).{there} Add some, or remove the folder."
         )
-    return sorted(found)
+    return found
 
 
-def _check_depth(root: Path, folders: list[Path]) -> None:
-    """A lone "class" that is itself a set of folders is a path given one level too high."""
-    inner = [path.name for path in folders[0].iterdir() if path.is_dir()] if len(folders) == 1 else []
+def _nothing(root: Path, loose: list[Path], tables: dict[str | None, Table]) -> str:
+    said = _columns(tables)
+    if loose:
+        found = many(len(loose), "image", "images")
+        return f"{root} holds {found} outside any class folder, so without labels.{said} {_REMEDY}"
+    return f"{root} holds no class folders (and no parquet files).{said} Expected {LAYOUT}."
+
+
+def _columns(tables: dict[str | None, Table]) -> str:
+    return "".join(
+        f" {table.path.name} has the columns {few(table.columns)}: none of them is called {wanted}."
+        for table in tables.values()
+        for wanted in (("file" if not table.file_column else "label"),)
+        if not table.labelled
+    )
+
+
+def _check_several(root: Path, folders: list[Path], tables: dict[str | None, Table]) -> None:
+    """A lone "class" is a path given one level too high, or a folder of images without labels."""
+    if len(folders) != 1:
+        if folders and all(folder.name.lower() in _NEVER_CLASSES for folder in folders):
+            names = few([folder.name for folder in folders])
+            raise InputError(f"{root} holds no class folders, only {names}.{_columns(tables)} {_REMEDY}")
+        return
+    inner = sorted(path.name for path in subfolders(folders[0], LeftOut()))
     if inner:
         raise InputError(
-            f"{root} holds one folder, {folders[0].name!r}, which holds folders: {', '.join(sorted(inner)[:3])}. "
+            f"{root} holds one folder, {folders[0].name!r}, which holds folders: {', '.join(inner[:3])}. "
             f"Did you mean {folders[0]}?"
         )
+    raise InputError(
+        f"{root} holds one class, {showable(folders[0].name)!r}: there is nothing to tell it from. Expected two or "
+        f"more class folders, or a labels.csv that names every file and its label: {LAYOUT}.{_columns(tables)}"
+    )
 
 
-def _pick(files: list[Path], labels: list[int], index: list[int] | range) -> Encoded:
-    def images() -> Iterator[tuple[str, Path]]:
-        return ((str(files[i]), files[i]) for i in index)
-
-    return Encoded([labels[i] for i in index], images)
+def _check_no_splits(folder: Path) -> None:
+    inner = [each.name for each in subfolders(folder, LeftOut()) if role_of(each.name) in ("train", "test")]
+    if inner:
+        raise InputError(
+            f"the class folder {folder} holds the split {inner[0]!r}. Expected the splits outside, the classes inside: "
+            f"{LAYOUT}. If {folder} is a set of its own, give its path."
+        )

@@ -1,4 +1,4 @@
-"""Image sets of the Hugging Face hub, by name."""
+"""Image sets of the Hugging Face hub, by name: `owner/name`, or `owner/name:configuration` where a set has several."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from blocklocal.data import columns
-from blocklocal.data.decode import Encoded, Source
+from blocklocal.data.names import few, showable
+from blocklocal.data.roles import ROLES, by_role, cast
+from blocklocal.data.source import Encoded, Source, Unlabelled
 from blocklocal.errors import InputError
 
 if TYPE_CHECKING:
@@ -15,66 +19,93 @@ if TYPE_CHECKING:
 
     from datasets import Dataset, DatasetDict
 
-_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_TEST_NAMES = ("test", "validation", "valid", "val")
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[^/\s]+)?")
+_CONFIGURATIONS = re.compile(r"[Aa]vailable(?: configs)?: \[(.*?)\]", re.DOTALL)
 
 
 def looks_like_hub_name(data: str) -> bool:
-    """`name` or `owner/name`; anything else is meant as a path."""
+    """`name` or `owner/name`, and `:configuration` behind it; anything else is meant as a path."""
     return _NAME.fullmatch(data) is not None
 
 
 def open_hub(name: str) -> Source:
     """Download (or take from the `datasets` cache) the set `name`.
 
-    Raises InputError when that fails for any reason, a split or column is missing, or a label is not a class.
+    Raises InputError when that fails for any reason, a configuration must be chosen, a split or column is missing, or a
+    label is not a class.
     """
     sets = _download(name)
-    train = _split(sets, ("train",), name)
-    test = _split(sets, _TEST_NAMES, name)
-    _, label = columns.find_columns(train.column_names, name)
-    names = getattr(train.features[label], "names", None)
-    labels = _labels(train, f"{name} (training split)")
-    classes = columns.resolve_classes(names, labels, name)
-    columns.check_labels(labels, len(classes), f"{name} (training split)")
-    test_labels = _labels(test, f"{name} (test split)")
-    columns.check_labels(test_labels, len(classes), f"{name} (test split)")
-    return Source(
-        classes,
-        _encoded(train, labels, f"{name} (training split)"),
-        _encoded(test, test_labels, f"{name} (test split)"),
-    )
+    splits = by_role(map(str, sets), name)
+    missing = f". Its splits are: {', '.join(map(str, sets))}."
+    if "train" not in splits:
+        raise InputError(f"{name} has no train split{missing}")
+    found = {role: sets[splits[role]] for role in ROLES if role in splits}
+    others = [str(split) for split in sets if split not in splits.values()]
+    classes, parts = _read_parts(name, splits, found, others)
+    train, validation, test = cast(parts, name, missing)
+    return Source(classes, train, test, validation)
+
+
+def _read_parts(
+    name: str, splits: dict[str, str], found: dict[str, Dataset], others: list[str]
+) -> tuple[tuple[str, ...], dict[str, Encoded | Unlabelled]]:
+    origins = {role: f"{name}, split {splits[role]}" for role in found}
+    read = {role: _labels(dataset, origins[role], role) for role, dataset in found.items()}
+    parts: dict[str, Encoded | Unlabelled] = {
+        role: Unlabelled(origins[role], "every label is missing, null or -1")
+        for role, labels in read.items()
+        if labels is None
+    }
+    if "train" in parts:
+        return (), parts
+    labelled = [(role, labels) for role, labels in read.items() if labels is not None]
+    classes, counted, told = columns.unite([(origins[role], labels) for role, labels in labelled], 1)
+    for (role, _), values, note in zip(labelled, counted, told, strict=True):
+        rest = f"left out: the splits {', '.join(others)}" if others and role == "train" else ""
+        parts[role] = _encoded(found[role], values, origins[role], tuple(filter(None, (rest, note))))
+    return classes, parts
 
 
 def _download(name: str) -> DatasetDict:
     try:
         import datasets
 
-        return datasets.load_dataset(name)
+        base, _, configuration = name.partition(":")
+        return datasets.load_dataset(base, configuration) if configuration else datasets.load_dataset(base)
     # Hub, HTTP, builder and script errors come from five libraries and share no base class.
     except Exception as error:
-        reason = (
-            f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no reason given'}"
+        raise _refused(name, error) from error
+
+
+def _refused(name: str, error: Exception) -> InputError:
+    known = _CONFIGURATIONS.search(str(error))
+    if known:
+        there = [each.strip().strip("'\"") for each in known[1].split(",")]
+        base = name.partition(":")[0]
+        return InputError(
+            f"the hub's set {base} has the configurations {few(there)}: choose one by a colon and its name, such as "
+            f"{base}:{there[0]}."
         )
-        raise InputError(
-            f"cannot load {name!r}: there is no folder of that name here, and the Hugging Face hub gave {reason}. "
-            "Check the spelling (owner/name) and the network, or give the path of a folder of parquet files or images."
-        ) from error
+    lines = str(error).strip().splitlines() or ["no reason given"]
+    return InputError(
+        f"cannot load {name!r}: there is no folder of that name here, and the Hugging Face hub gave "
+        f"{type(error).__name__}: {showable(lines[0])}. Check the spelling (owner/name) and the network, or give the "
+        "path of a folder of parquet files or images."
+    )
 
 
-def _split(sets: DatasetDict, candidates: tuple[str, ...], name: str) -> Dataset:
-    found = next((split for split in candidates if split in sets), None)
-    if found is None:
-        raise InputError(f"{name} has no {candidates[0]} split. Its splits are: {', '.join(map(str, sets))}.")
-    return sets[found]
-
-
-def _labels(dataset: Dataset, where: str) -> list[int]:
+def _labels(dataset: Dataset, where: str, role: str) -> columns.Labels | None:
+    """The labels of one split; None where it has none."""
     _, label = columns.find_columns(dataset.column_names, where)
-    return columns.read_labels(dataset.with_format("arrow").select_columns([label])[:][label], where)
+    if label is None:
+        if role == "train":
+            raise columns.no_column("label", dataset.column_names, where)
+        return None
+    column = dataset.with_format("arrow").select_columns([label])[:][label]
+    return columns.read_labels(column, getattr(dataset.features[label], "names", None), where)
 
 
-def _encoded(dataset: Dataset, labels: list[int], where: str) -> Encoded:
+def _encoded(dataset: Dataset, labels: Tensor, where: str, notes: tuple[str, ...]) -> Encoded:
     def images() -> Iterator[tuple[str, bytes | Path | None]]:
         import datasets
 
@@ -86,4 +117,4 @@ def _encoded(dataset: Dataset, labels: list[int], where: str) -> Encoded:
                 yield f"{where}, row {row}", value
                 row += 1
 
-    return Encoded(labels, images)
+    return Encoded(labels, images, where, notes)

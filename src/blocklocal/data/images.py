@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,7 +14,8 @@ from blocklocal.errors import InputError
 
 _LEVELS = 255  # the largest uint8 pixel value, read as 1.0
 _STD_FLOOR = 1 / _LEVELS  # one grey level: a constant channel is normalised to 0, not to infinity
-_CHUNK = 2048  # images summed at a time, so that the statistics need little memory
+_CHUNK = 2048  # images summed or hashed at a time, so that it needs little memory
+_DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +50,8 @@ class ImageSet:
     """A whole data set, split and ready to train on.
 
     `validation` may have no images. `mean` and `std` are per channel, of pixels in [0, 1], from the training split
-    alone. `skipped` counts images that were left out because they could not be decoded.
+    alone. `skipped` counts images that were left out because they could not be decoded. `account` says in one line per
+    split what was read from where, which split plays which part, and what was left out or changed.
     """
 
     name: str
@@ -58,6 +62,7 @@ class ImageSet:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     skipped: int = 0
+    account: tuple[str, ...] = ()
 
     def fingerprint(self) -> dict[str, str]:
         """Split → a digest of its pixels, labels and shape, and of the class names."""
@@ -85,6 +90,17 @@ class ImageSet:
     def width(self) -> int:
         return self.train.pixels.shape[3]
 
+    def fingerprint(self) -> dict[str, str]:
+        """Name of a split → a digest (blake2b, hex) of its pixels, labels and shape, and of the class names.
+
+        It depends on nothing else: not on where the files lie, nor on the number of threads. One changed pixel, label
+        or name, or another order, gives another digest.
+        """
+        return {
+            name: _digest(images, self.classes)
+            for name, images in (("train", self.train), ("validation", self.validation), ("test", self.test))
+        }
+
 
 def channel_statistics(pixels: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel of uint8 [N, C, H, W] read as [0, 1]; the deviation is at least 1/255.
@@ -101,3 +117,12 @@ def channel_statistics(pixels: Tensor) -> tuple[tuple[float, ...], tuple[float, 
     variance = (squares.double() / count - mean**2).clamp_min(0)
     std = (variance.sqrt() / _LEVELS).clamp_min(_STD_FLOOR)
     return tuple((mean / _LEVELS).tolist()), tuple(std.tolist())
+
+
+def _digest(images: Images, classes: tuple[str, ...]) -> str:
+    digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+    digest.update(json.dumps([list(images.pixels.shape), classes]).encode())
+    for pixels, labels in zip(images.pixels.split(_CHUNK), images.labels.split(_CHUNK), strict=True):
+        digest.update(pixels.contiguous().cpu().numpy().reshape(-1).data)
+        digest.update(labels.cpu().numpy().astype("<i8").data)
+    return digest.hexdigest()

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+from torch import Tensor
+
+from blocklocal.data.account import copies_in_training, without_images
 from blocklocal.data.cache import cache_path, cached, default_cache_dir, file_identity
-from blocklocal.data.decode import Raw, Source, decode
+from blocklocal.data.decode import Raw, Told, decode
 from blocklocal.data.digits import read_digits
 from blocklocal.data.folder import find_folder
 from blocklocal.data.hub import looks_like_hub_name, open_hub
 from blocklocal.data.images import ImageSet
-from blocklocal.data.parquet import find_parquet, holds_parquet
+from blocklocal.data.names import few, showable
+from blocklocal.data.parquet import find_parquet, parquet_files, role_of_file
+from blocklocal.data.picture import MAX_PIXELS
+from blocklocal.data.scan import holds_images
+from blocklocal.data.source import Source
 from blocklocal.data.splits import check_validation, split
 from blocklocal.errors import InputError, check_positive
 
-_KINDS = "Give 'digits', a folder with parquet files or class folders, or a name on the Hugging Face hub (owner/name)."
+_KINDS = (
+    "Give 'digits', a folder with parquet files or class folders, or a name on the Hugging Face hub (owner/name, or "
+    "owner/name:configuration)."
+)
+_LARGEST = math.isqrt(MAX_PIXELS)
 
 
 def load_images(
@@ -34,28 +47,34 @@ def load_images(
     """Load an image classification set into memory as uint8 tensors.
 
     `data`: "digits" (scikit-learn's, embedded); an existing folder, of parquet files in the hub's layout or of images
-    in class folders; else a name on the Hugging Face hub. A name on the hub that is in the cache is not looked up
-    again: pass `cache=False` to take a newer version.
+    in class folders (docs/data.md has the layouts); else a name on the Hugging Face hub, with `:configuration` behind
+    it where a set has several. A name on the hub that is in the cache is not looked up again: pass `cache=False` to
+    take a newer version.
 
-    `validation`: a count, or a fraction of the training set, drawn with `split_seed`; `train_size`: how many of the
-    rest to train on (all when None); `test_size`: a fixed random subset of the test split, the same for every seed.
+    `validation`: a count, or a fraction of the training set, drawn with `split_seed`. Of a set that has a validation
+    split beside a test split, that one is used instead: all of it where `validation` is a fraction, so many of it where
+    it is a count, none where it is 0. `train_size`: how many of the rest to train on (all when None); `test_size`: a
+    fixed random subset of the test split, the same for every seed.
     `image_size`: scale the shorter side to so many pixels and crop the centre square.
     `skip_bad`: leave out images that cannot be decoded, instead of stopping. `cache_dir`: where decoded sets are kept
     (default: `blocklocal` below $BLOCKLOCAL_CACHE, else $XDG_CACHE_HOME, else ~/.cache).
 
-    Grey or RGB is decided by the first training image; the others are converted. Raises InputError for anything in the
-    data or the arguments that cannot be used.
+    The set is in colour where any training image is, else grey; the others are converted. What was read, left out and
+    converted is said in `ImageSet.account`. Raises InputError for anything in the data or the arguments that cannot be
+    used.
     """
     for name, size in (("train_size", train_size), ("test_size", test_size), ("image_size", image_size)):
         if size is not None:
             check_positive(name, size, integer=True)
+    if image_size is not None and image_size > _LARGEST:
+        raise InputError(f"image_size={image_size} is above {_LARGEST}, the largest that images are resized to.")
     check_validation(validation)
     if data == "digits":
         return split(read_digits(image_size), data, train_size, validation, test_size, split_seed)
     name, identity, find = _locate(data)
 
     def read() -> Raw:
-        return decode(find(), name, image_size, skip_bad)
+        return _read(find(), name, image_size, skip_bad)
 
     if cache:
         raw = cached(cache_path(cache_dir or default_cache_dir(), name, identity, image_size), read, skip_bad)
@@ -64,13 +83,45 @@ def load_images(
     return split(raw, name, train_size, validation, test_size, split_seed)
 
 
+def _read(source: Source, name: str, image_size: int | None, skip_bad: bool) -> Raw:
+    """Decode a set that can be learned, and note what there is to say of its splits."""
+    for split_name, encoded in source.splits.items():
+        if not len(encoded.labels):
+            raise InputError(f"the {split_name} split of {name} ({encoded.origin}) holds no images. Give it some.")
+    _check_learnable(source.train.labels, source.classes, name)
+    raw = decode(source, name, image_size, skip_bad)
+    _check_learnable(raw.train.labels, raw.classes, name)
+    copies = copies_in_training(raw)
+    told = {
+        each: Told(said.origin, (*said.notes, *without_images(raw, each), *copies[each]))
+        for each, said in raw.told.items()
+    }
+    return replace(raw, told=told)
+
+
+def _check_learnable(labels: Tensor, classes: tuple[str, ...], name: str) -> None:
+    """Raise InputError for a training split that holds nothing to tell apart, or fewer images than classes."""
+    there = labels.unique()
+    if len(classes) == 1 or len(there) == 1:
+        only = classes[int(there[0])]
+        what = "one class" if len(classes) == 1 else "training images of one class alone"
+        raise InputError(
+            f"{name} holds {what}, {only!r}: there is nothing to tell it from. Add images of at least one more class."
+        )
+    if len(classes) > len(labels):
+        raise InputError(
+            f"{name} has {len(classes):,} classes, but only {len(labels):,} training images. "
+            "Is its label column the right one? Give at least one image per class."
+        )
+
+
 def _locate(data: str) -> tuple[str, list, Callable[[], Source]]:
     """(name, what the cache knows the set by, a call that opens it). The hub is asked only when that call is made."""
     path = Path(os.path.expanduser(data))
-    if data and path.is_dir():
+    if data and os.path.isdir(path):
         source = _find(path)
-        return path.resolve().name, file_identity(source.files), lambda: source
-    if data and path.exists():
+        return showable(path.resolve().name), [file_identity(source.files), source.told()], lambda: source
+    if data and os.path.exists(path):
         raise InputError(f"{data} is a file. Give the folder it is in: a parquet set is all its train and test files.")
     if not looks_like_hub_name(data):
         raise InputError(f"there is no folder {data!r}. {_KINDS}")
@@ -78,7 +129,16 @@ def _locate(data: str) -> tuple[str, list, Callable[[], Source]]:
 
 
 def _find(path: Path) -> Source:
+    """A folder with parquet files that are splits is read as such, any other one as a folder of images."""
     try:
-        return find_parquet(path) if holds_parquet(path) else find_folder(path)
-    except PermissionError as error:
-        raise InputError(f"cannot read {error.filename or path}: no permission. Change its permissions.") from error
+        files = parquet_files(path)
+        if any(role_of_file(each, path) for each in files):
+            return find_parquet(path, files)
+        if files and not holds_images(path):
+            raise InputError(
+                f"{path} holds parquet files whose names say no split: {few([each.name for each in files])}. Expected "
+                "names like train-00000-of-00001.parquet and test-00000-of-00001.parquet, or folders train and test."
+            )
+        return find_folder(path)
+    except OSError as error:
+        raise InputError(f"cannot read {error.filename or path}: {error.strerror}. Check its permissions.") from error

@@ -1,62 +1,139 @@
-"""Folders of parquet files in the layout of the Hugging Face hub: `train-00000-of-00001.parquet`, `test-….parquet`."""
+"""Folders of parquet files in the layouts of the Hugging Face hub.
+
+`train-00000-of-00001.parquet`, `data/train-….parquet`, `<configuration>/train-….parquet` or `train/0000.parquet`.
+"""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from torch import Tensor, cat
+
 from blocklocal.data import columns
-from blocklocal.data.decode import Encoded, Source
+from blocklocal.data.names import few
+from blocklocal.data.roles import ROLES, cast, role_of
+from blocklocal.data.room import check_room
+from blocklocal.data.scan import LeftOut, files_directly_in, subfolders
+from blocklocal.data.source import Encoded, Source, Unlabelled
 from blocklocal.errors import InputError
 
-_SHARD = re.compile(r"-(\d+)-of-(\d+)$")
+_SHARD = re.compile(r"-(\d+)-of-(\d+)(?=-|$)")
+_DEPTH = 3  # folders below the set's own in which files are looked for: data, configuration, split
+_POINTER = b"version https://git-lfs"
+_LABEL_BYTES = 8
+_READ_AHEAD = 2**20  # bytes; without it a whole column would be read into memory at once
 
 
-def holds_parquet(root: Path) -> bool:
-    return any(True for folder in _folders(root) for _ in folder.glob("*.parquet"))
+def parquet_files(root: Path) -> list[Path]:
+    """Every visible parquet file in the folder and a few levels below it."""
+    found, level = [], [root]
+    for _ in range(_DEPTH + 1):
+        found += [path for folder in level for path in files_directly_in(folder, (".parquet",))]
+        level = [inner for folder in level for inner in subfolders(folder, LeftOut())]
+    return found
 
 
-def find_parquet(root: Path) -> Source:
-    """Open the parquet files of a folder (or of its `data` subfolder) and check their labels.
+def role_of_file(path: Path, root: Path) -> str | None:
+    """The split that a file's name says, or that of a folder it is in."""
+    words = re.split(r"[-_. ]", path.stem)
+    by_name = {role for role in map(role_of, words) if role}
+    if role_of(words[0]) or len(by_name) == 1:
+        return role_of(words[0]) or by_name.pop()
+    folders = path.relative_to(root).parts[:-1]
+    return next((role for role in map(role_of, reversed(folders)) if role), None)
 
-    `validation-*` is the test split where there is no `test-*`. Raises InputError for a missing split, shard or column,
-    a file that cannot be read, and a label that is not one of the classes.
+
+def find_parquet(root: Path, files: Sequence[Path]) -> Source:
+    """Open the parquet files found below `root` and check their labels.
+
+    Raises InputError for several configurations, a missing split, shard or column, a file that cannot be read, and
+    labels that are none of the classes.
     """
-    train, test = _shards(root, ("train",)), _shards(root, ("test", "validation"))
-    labels = {path: _labels(path) for path in (*train, *test)}
-    every = [value for path in train for value in labels[path]]
-    classes = columns.resolve_classes(_class_names(train[0]), every, str(train[0]))
-    for path, values in labels.items():
-        columns.check_labels(values, len(classes), str(path))
-    return Source(classes, _encoded(train, labels), _encoded(test, labels), (*train, *test))
-
-
-def _folders(root: Path) -> tuple[Path, Path]:
-    return root, root / "data"
-
-
-def _shards(root: Path, splits: tuple[str, ...]) -> list[Path]:
-    """The files of the first of `splits` that is there."""
-    for split in splits:
-        for folder in _folders(root):
-            found = sorted(path for path in folder.glob("*.parquet") if re.match(rf"{split}(-.*)?$", path.stem))
-            if found:
-                _check_complete(found)
-                return found
-    present = sorted(path.name for folder in _folders(root) for path in folder.glob("*.parquet"))
-    raise InputError(
-        f"{root} has no {splits[0]} split: expected files named {splits[0]}-*.parquet, found {', '.join(present[:5])}."
+    shards: dict[str, list[Path]] = {role: [] for role in ROLES}
+    nameless = []
+    for path in files:
+        role = role_of_file(path, root)
+        (nameless if role is None else shards[role]).append(path)
+    _check_one_configuration(root, [path for found in shards.values() for path in found])
+    for found in shards.values():
+        _check_complete(found)
+    missing = f": expected files named like train-*.parquet and test-*.parquet, found {few([p.name for p in files])}."
+    if not shards["train"]:
+        raise InputError(f"{root} has no train split{missing}")
+    notes = (
+        (f"left out: parquet files whose names say no split ({few([p.name for p in nameless])})",) if nameless else ()
     )
+    classes, parts = _read_parts(root, {role: found for role, found in shards.items() if found}, notes)
+    train, validation, test = cast(parts, root, missing)
+    return Source(classes, train, test, validation, tuple(path for found in shards.values() for path in found))
 
 
-def _check_complete(paths: list[Path]) -> None:
-    numbered = [match for match in (_SHARD.search(path.stem) for path in paths) if match]
-    if numbered and len(numbered) != int(numbered[0][2]):
+def _read_parts(
+    root: Path, shards: dict[str, list[Path]], notes: tuple[str, ...]
+) -> tuple[tuple[str, ...], dict[str, Encoded | Unlabelled]]:
+    read = {path: _labels(path) for found in shards.values() for path in found}
+    _check_all_or_none(shards, read)
+    labelled = [(path, labels) for path, labels in read.items() if labels is not None]
+    parts: dict[str, Encoded | Unlabelled] = {
+        role: Unlabelled(_origin(root, found), "every label is missing, null or -1")
+        for role, found in shards.items()
+        if read[found[0]] is None
+    }
+    if "train" in parts:
+        return (), parts
+    classes, counted, told = columns.unite(
+        [(str(path), labels) for path, labels in labelled], sum(path in shards["train"] for path, _ in labelled)
+    )
+    numbers = {path: values for (path, _), values in zip(labelled, counted, strict=True)}
+    said = {path: note for (path, _), note in zip(labelled, told, strict=True)}
+    for role, found in shards.items():
+        if role not in parts:
+            own = dict.fromkeys(f"{path.name}: {said[path]}" for path in found if said[path])
+            more = notes if role == "train" else ()
+            parts[role] = _encoded(found, [numbers[path] for path in found], _origin(root, found), (*more, *own))
+    return classes, parts
+
+
+def _check_all_or_none(shards: dict[str, list[Path]], read: dict[Path, columns.Labels | None]) -> None:
+    for found in shards.values():
+        without = [path for path in found if read[path] is None]
+        if without and len(without) < len(found):
+            raise InputError(f"{without[0]} has no labels, but other files of its split do. Give every image a label.")
+
+
+def _check_one_configuration(root: Path, files: Sequence[Path]) -> None:
+    """All files must lie in one folder, but for folders of splits."""
+    places = {tuple(part for part in path.relative_to(root).parts[:-1] if role_of(part) is None) for path in files}
+    if len(places) > 1:
+        names = sorted("/".join(place) or "." for place in places)
+        one = next(root.joinpath(*place) for place in sorted(places) if place)
         raise InputError(
-            f"{paths[0].parent} holds {len(numbered)} of {int(numbered[0][2])} files like {paths[0].name}. "
+            f"{root} holds several configurations of a set: {few(names)}. Give the path of one of them, such as {one}."
+        )
+
+
+def _origin(root: Path, paths: Sequence[Path]) -> str:
+    first = f"{root.resolve().name}/{paths[0].relative_to(root).as_posix()}"
+    return first if len(paths) == 1 else f"{first} and {len(paths) - 1} more"
+
+
+def _check_complete(paths: Sequence[Path]) -> None:
+    numbered = [match for match in (_SHARD.search(path.stem) for path in paths) if match]
+    if not numbered:
+        return
+    totals = {int(match[2]) for match in numbered}
+    places = {int(match[1]) for match in numbered}
+    if len(totals) > 1 or len(places) < len(numbered) or len(numbered) < len(paths):
+        raise InputError(
+            f"{paths[0].parent} holds files of different downloads: {few([path.name for path in paths])}. Keep one."
+        )
+    if len(numbered) != min(totals):
+        raise InputError(
+            f"{paths[0].parent} holds {len(numbered)} of {min(totals)} files like {paths[0].name}. "
             "Download the missing ones."
         )
 
@@ -68,45 +145,59 @@ def _readable(path: Path) -> Generator[None, None, None]:
     try:
         yield
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"cannot read {path} as parquet: {error}. Download or write it again.") from error
+        remedy = (
+            "Run `git lfs pull`: it is a pointer to the file." if _is_pointer(path) else "Download or write it again."
+        )
+        raise InputError(f"cannot read {path} as parquet: {error}. {remedy}") from error
 
 
-def _labels(path: Path) -> list[int]:
-    import pyarrow.parquet as pq
-
-    with _readable(path):
-        _, label = columns.find_columns(pq.read_schema(path).names, str(path))
-        column = pq.ParquetFile(path).read(columns=[label])[label]
-    return columns.read_labels(column, str(path))
-
-
-def _class_names(path: Path) -> list | None:
-    """Class names from the metadata that `datasets` writes into a file; None where there are none."""
-    import pyarrow.parquet as pq
-
-    with _readable(path):
-        schema = pq.read_schema(path)
-    _, label = columns.find_columns(schema.names, str(path))
+def _is_pointer(path: Path) -> bool:
+    """Whether a clone without git-lfs left a few lines of text in the place of the file."""
     try:
-        names = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][label]["names"]
-    except (KeyError, TypeError, ValueError):  # no such metadata, or of another shape: the labels themselves decide
+        with path.open("rb") as file:
+            return file.read(len(_POINTER)) == _POINTER
+    except OSError:
+        return False
+
+
+def _labels(path: Path) -> columns.Labels | None:
+    """The labels of one file; None where it has none."""
+    import pyarrow.parquet as pq
+
+    with _readable(path), pq.ParquetFile(path) as file:
+        check_room(file.metadata.num_rows * _LABEL_BYTES, f"the {file.metadata.num_rows:,} labels of {path}")
+        schema = file.schema_arrow
+        _, label = columns.find_columns(schema.names, str(path))
+        if label is None:
+            if role_of(path.stem.partition("-")[0]) == "train":
+                raise columns.no_column("label", schema.names, str(path))
+            return None
+        column = file.read(columns=[label])[label]
+        return columns.read_labels(column, _class_names(schema.metadata, label), str(path))
+
+
+def _class_names(metadata: dict[bytes, bytes] | None, label: str) -> list | None:
+    """Class names from the metadata that `datasets` writes into a file; None where there are none."""
+    try:
+        names = json.loads((metadata or {})[b"huggingface"])["info"]["features"][label]["names"]
+    except (KeyError, TypeError, ValueError, RecursionError):  # no such metadata, or of another shape
         return None
     return names if isinstance(names, list) else None
 
 
-def _encoded(paths: list[Path], labels: dict[Path, list[int]]) -> Encoded:
+def _encoded(paths: Sequence[Path], labels: Sequence[Tensor], origin: str, notes: tuple[str, ...]) -> Encoded:
     def images() -> Iterator[tuple[str, bytes | Path | None]]:
         for path in paths:
             yield from _images(path)
 
-    return Encoded([value for path in paths for value in labels[path]], images)
+    return Encoded(cat(list(labels)), images, origin, notes)
 
 
 def _images(path: Path) -> Iterator[tuple[str, bytes | Path | None]]:
     import pyarrow.parquet as pq
 
     row = 0
-    with _readable(path), pq.ParquetFile(path) as file:
+    with _readable(path), pq.ParquetFile(path, buffer_size=_READ_AHEAD) as file:
         name, _ = columns.find_columns(file.schema_arrow.names, str(path))
         for batch in file.iter_batches(columns.BATCH_ROWS, columns=[name]):
             for value in columns.image_values(batch.column(0), False, str(path)):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from blocklocal.data.decode import Raw
+from blocklocal.data.account import line
+from blocklocal.data.decode import Raw, Told
 from blocklocal.data.images import Images, ImageSet, channel_statistics
 from blocklocal.errors import InputError
 from blocklocal.seeds import generator
@@ -33,27 +34,59 @@ def split(
 ) -> ImageSet:
     """Cut a decoded set. One seeded permutation of the training images: validation first, then training.
 
-    A test subset is drawn from a fixed stream, so that runs with different split seeds are measured on the same images.
+    A set's own validation split takes the place of that share of the training images; a count takes so many of it, and
+    0 none. Subsets of it and of the test split are drawn from fixed streams, so that runs with different split seeds
+    are measured on the same images.
     """
-    total = len(raw.train)
+    total, own = len(raw.train), raw.validation is not None
     order = torch.randperm(total, generator=generator("validation split", split_seed))
-    held = round(validation * total) if isinstance(validation, float) else validation
+    held = 0 if own else round(validation * total) if isinstance(validation, float) else validation
     if held >= total:
         raise InputError(
             f"validation={validation!r} takes {held} of the {total} training images and leaves none to train."
         )
     chosen = _first(order[held:], train_size, "train_size", f"{total} training images, {held} of them for validation")
     train = raw.train.subset(chosen)
+    kept = _own_validation(raw.validation, validation) if raw.validation is not None else raw.train.subset(order[:held])
+    test = _subset(raw.test, test_size, "test")
     mean, std = channel_statistics(train.pixels)
     return ImageSet(
         name=name,
         train=train,
-        validation=raw.train.subset(order[:held]),
-        test=_test_subset(raw.test, test_size),
+        validation=kept,
+        test=test,
         classes=raw.classes,
         mean=mean,
         std=std,
         skipped=raw.skipped,
+        account=(
+            line("train", train, raw.told["train"], total),
+            _validation_line(raw, kept, split_seed),
+            line("test", test, raw.told["test"], len(raw.test)),
+        ),
+    )
+
+
+def _own_validation(images: Images, wanted: int | float) -> Images:
+    size = len(images) if isinstance(wanted, float) and wanted else int(wanted)
+    return _subset(images, size, "validation")
+
+
+def _validation_line(raw: Raw, kept: Images, split_seed: int) -> str:
+    if raw.validation is not None:
+        own = raw.told["validation"]
+        if not len(kept):
+            return f"validation: none; left out: {own.origin}, as validation is 0"
+        return line(
+            "validation",
+            kept,
+            Told(f"{own.origin} (the set's own validation split; no share of the training images is taken)", own.notes),
+            len(raw.validation),
+        )
+    if not len(kept):
+        return "validation: none"
+    return line(
+        "validation", kept, Told(f"the {len(raw.train):,} training images (drawn with split seed {split_seed})")
     )
 
 
@@ -64,11 +97,12 @@ def check_validation(validation: int | float) -> None:
         raise InputError(f"validation must be a count of 0 or more, or a fraction in [0, 1), not {validation!r}.")
 
 
-def _test_subset(test: Images, size: int | None) -> Images:
-    if size is None:
-        return test
-    order = torch.randperm(len(test), generator=generator("test subset"))
-    return test.subset(_first(order, size, "test_size", f"{len(test)} test images"))
+def _subset(images: Images, size: int | None, split: str) -> Images:
+    if size is None or (split == "validation" and size == len(images)):
+        return images
+    order = torch.randperm(len(images), generator=generator(f"{split} subset"))
+    name = {"test": "test_size"}.get(split, split)
+    return images.subset(_first(order, size, name, f"{len(images)} {split} images"))
 
 
 def _first(order: Tensor, size: int | None, name: str, available: str) -> Tensor:

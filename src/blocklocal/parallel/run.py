@@ -262,7 +262,7 @@ def _data(config: Config, plan: Plan, stage: Stage) -> ImageSet:
     blank = {
         name: Images(torch.empty(len(y), f.channels, 0, 0, dtype=torch.uint8), y) for name, y in plan.labels.items()
     }
-    return ImageSet(plan.name, classes=f.classes, mean=f.mean, std=f.std, skipped=plan.skipped, **blank)
+    return ImageSet(plan.name, classes=f.classes, mean=f.mean, std=f.std, skipped=plan.skipped, account=(), **blank)
 
 
 def _conclude(order: Order, plan: Plan, data: ImageSet, device: torch.device, threads: int) -> dict[str, Any]:

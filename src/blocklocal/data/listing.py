@@ -1,0 +1,86 @@
+"""Image files with the names of their classes: what class folders and tables of labels are read into."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from blocklocal.data.names import few
+from blocklocal.data.roles import cast
+from blocklocal.data.source import Encoded, Source, Unlabelled
+from blocklocal.data.splits import stratified
+from blocklocal.errors import InputError
+
+
+@dataclass(frozen=True)
+class Listing:
+    """One split: files and the class name of each, and `classes`, the different names in their order.
+
+    tables: the files that the labels were read from.
+    """
+
+    files: list[Path]
+    names: list[str]
+    classes: tuple[str, ...]
+    origin: str
+    notes: tuple[str, ...] = ()
+    tables: tuple[Path, ...] = ()
+
+
+def of_splits(parts: Mapping[str, Listing | Unlabelled], where: Path, missing: str) -> Source:
+    """A set that comes in splits, by role. Raises InputError for a class that the training split does not have."""
+    train = parts.get("train")
+    if not isinstance(train, Listing):
+        cast({role: part for role, part in parts.items() if isinstance(part, Unlabelled)}, where, missing)  # it refuses
+    assert isinstance(train, Listing)
+    encoded = {
+        role: part
+        if isinstance(part, Unlabelled)
+        else _encoded(part, range(len(part.files)), train.classes, part.origin)
+        for role, part in parts.items()
+    }
+    files = [path for part in parts.values() if isinstance(part, Listing) for path in (*part.files, *part.tables)]
+    training, validation, test = cast(encoded, where, missing)
+    return Source(train.classes, training, test, validation, tuple(files))
+
+
+def of_whole(listing: Listing, where: Path) -> Source:
+    """A set without splits: a fixed, stratified fifth of it becomes the test split."""
+    numbers = {name: number for number, name in enumerate(listing.classes)}
+    train, test = stratified([numbers[name] for name in listing.names])
+    if not test:
+        raise InputError(
+            f"{where} has one image per class: nothing is left for a test split. Add images or a test folder."
+        )
+    origin = f"{listing.origin} (a fixed fifth of every class; the set has no test split)"
+    return Source(
+        listing.classes,
+        _encoded(listing, train, listing.classes, listing.origin),
+        _encoded(listing, test, listing.classes, origin, notes=()),
+        files=(*listing.files, *listing.tables),
+    )
+
+
+def _encoded(
+    listing: Listing,
+    index: Sequence[int],
+    classes: tuple[str, ...],
+    origin: str,
+    notes: tuple[str, ...] | None = None,
+) -> Encoded:
+    numbers = {name: number for number, name in enumerate(classes)}
+    for name in listing.classes:
+        if name not in numbers:
+            raise InputError(
+                f"{listing.origin}: {name} is not one of the {len(classes)} classes of the training split: "
+                f"{few(classes)}."
+            )
+
+    def images() -> Iterator[tuple[str, Path]]:
+        return ((str(listing.files[i]), listing.files[i]) for i in index)
+
+    labels = torch.tensor([numbers[listing.names[i]] for i in index], dtype=torch.int64)
+    return Encoded(labels, images, origin, listing.notes if notes is None else notes)

@@ -1,0 +1,56 @@
+"""A data set that was found but not yet decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One split before decoding: a label per image, and a call that yields (where it is from, bytes or file).
+
+    Both are in the same order. An image that is missing in the source is None; it counts as one that cannot be decoded.
+    labels: int64 [N]. origin: where the split was found, for people. notes: what else they are to be told of it.
+    """
+
+    labels: Tensor
+    images: Callable[[], Iterable[tuple[str, bytes | Path | None]]]
+    origin: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    """A split that is there but cannot be used, because no image has a label.
+
+    why: how that shows ("its 3 images lie in no class folder"); remedy: what its owner can do.
+    """
+
+    origin: str
+    why: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set found but not yet decoded. `files` are all the files it is made of."""
+
+    classes: tuple[str, ...]
+    train: Encoded
+    test: Encoded
+    validation: Encoded | None = None
+    files: tuple[Path, ...] = ()
+
+    @property
+    def splits(self) -> dict[str, Encoded]:
+        """The splits by name; training comes first."""
+        own = {} if self.validation is None else {"validation": self.validation}
+        return {"train": self.train, **own, "test": self.test}
+
+    def told(self) -> list[str]:
+        """All that is said of where the images come from: other words mean another set to the cache."""
+        return [text for split in self.splits.values() for text in (split.origin, *split.notes)]

@@ -1,0 +1,220 @@
+"""Oracle: the labels that a table gives. Images without class folders are read with their table, or refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from data_files import all_train, class_folders, first_pixels, picture
+
+from blocklocal.data import load_images
+from blocklocal.errors import InputError
+
+LABELS = [*["cat", "dog"] * 5]  # of image i
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("BLOCKLOCAL_CACHE", str(tmp_path / "cache"))
+
+
+def pictures(folder, count: int = 10, start: int = 0) -> None:
+    """Files 0.png … whose first pixels count from `start`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+        picture(start + i).save(folder / f"{i}.png")
+
+
+def table(path, names=LABELS, head="file_name,label", form="{i}.png,{name}", start="") -> None:
+    rows = [form.format(i=i, name=name) for i, name in enumerate(names)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(start + "\n".join([head, *rows]) + "\n")
+
+
+def named(images, classes) -> dict[int, str]:
+    return dict(zip(first_pixels(images), [classes[label] for label in images.labels.tolist()], strict=True))
+
+
+def assert_alternating(data) -> None:
+    assert data.classes == ("cat", "dog")
+    for images in (data.train, data.test):
+        assert named(images, data.classes) == {i: LABELS[i % 10] for i in first_pixels(images)}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("labels.csv", {}),
+        ("labels.csv", {"start": "\ufeff"}),
+        ("Labels.CSV", {"head": "Label;IMAGE", "form": "{name};{i}.png"}),
+        ("metadata.csv", {"head": "id,filename,class,size", "form": "x{i},images/{i}.png,{name},3"}),
+        ("labels.csv", {"head": "path\tcategory", "form": "{i}.png\t{name}"}),
+        ("labels.csv", {"form": '"{i}.png","{name}"'}),
+    ],
+    ids=["plain", "byte order mark", "semicolons, other case", "more columns", "tabs", "quotes"],
+)
+def test_images_beside_a_table_are_read_with_its_labels(tmp_path, name, options):
+    pictures(tmp_path / "set" / "images")
+    table(tmp_path / "set" / name, **options)
+    data = all_train(tmp_path / "set")
+    assert_alternating(data)
+    assert (len(data.train), len(data.test)) == (8, 2)
+    assert f"labels from {name}" in data.account[0]
+
+
+def test_a_table_directly_beside_its_images_is_read(tmp_path):
+    pictures(tmp_path / "set")
+    table(tmp_path / "set" / "labels.csv")
+    assert_alternating(all_train(tmp_path / "set"))
+
+
+def test_json_lines_are_read_as_the_hub_writes_them(tmp_path):
+    for split, start in (("train", 0), ("test", 100)):
+        pictures(tmp_path / "set" / split, start=start)
+        rows = [json.dumps({"file_name": f"{i}.png", "label": i % 2, "boxes": [1]}) for i in range(10)]
+        (tmp_path / "set" / split / "metadata.jsonl").write_text("\n".join(rows))
+    data = all_train(tmp_path / "set")
+    assert data.classes == ("0", "1")
+    assert all(label == first % 2 for first, label in zip(first_pixels(data.test), data.test.labels, strict=True))
+
+
+def test_one_table_per_split_is_read(tmp_path):
+    pictures(tmp_path / "set" / "images")
+    table(tmp_path / "set" / "train.csv", LABELS[:6])
+    table(tmp_path / "set" / "test_labels.csv", LABELS[6:8], form="{i}.png,{name}")
+    data = all_train(tmp_path / "set")
+    assert (len(data.train), len(data.test)) == (6, 2)
+
+
+def test_one_table_per_split_beside_folders_of_the_splits_is_read(tmp_path):
+    for split, start in (("train", 0), ("test", 100)):
+        pictures(tmp_path / "set" / split, start=start)
+        table(tmp_path / "set" / f"{split}.csv")
+    data = all_train(tmp_path / "set")
+    assert_alternating(data)
+    assert min(first_pixels(data.test)) == 100
+
+
+def test_one_table_whose_paths_lead_into_the_splits_is_read(tmp_path):
+    for split, start in (("train", 0), ("test", 100)):
+        pictures(tmp_path / "set" / split, start=start)
+    rows = [f"{split}/{i}.png,{LABELS[i]}" for split in ("train", "test") for i in range(10)]
+    (tmp_path / "set" / "metadata.csv").write_text("\n".join(["file_name,label", *rows]))
+    data = all_train(tmp_path / "set")
+    assert_alternating(data)
+    assert (len(data.train), min(first_pixels(data.test))) == (10, 100)
+
+
+def test_a_column_of_splits_is_followed(tmp_path):
+    pictures(tmp_path / "set" / "images")
+    rows = [f"{i}.png,{LABELS[i]},{'Train' if i < 6 else 'test'}" for i in range(10)]
+    (tmp_path / "set" / "labels.csv").write_text("\n".join(["file,label,split", *rows]))
+    data = all_train(tmp_path / "set")
+    assert sorted(first_pixels(data.train)) == list(range(6))
+    assert sorted(first_pixels(data.test)) == list(range(6, 10))
+
+
+def test_numbers_are_classes_in_order_of_their_value(tmp_path):
+    pictures(tmp_path / "set" / "images")
+    table(tmp_path / "set" / "labels.csv", ["10", "9"] * 5)
+    assert all_train(tmp_path / "set").classes == ("9", "10")
+
+
+def test_minus_one_and_one_alone_are_two_classes(tmp_path):
+    pictures(tmp_path / "set" / "images")
+    table(tmp_path / "set" / "labels.csv", ["1", "-1"] * 5)
+    assert all_train(tmp_path / "set").classes == ("-1", "1")
+
+
+def test_images_that_a_table_does_not_name_are_left_out_and_said(tmp_path):
+    pictures(tmp_path / "set" / "images", count=12)
+    table(tmp_path / "set" / "labels.csv")
+    data = all_train(tmp_path / "set")
+    assert len(data.train) + len(data.test) == 10
+    assert "left out: 2 images that the table does not name" in data.account[0]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["a.png,cat"], r"line 2: there is no file 'a.png' in .*set, .*images\. Correct"),
+        (["0,cat"], r"line 2: there is no file '0' .*need their suffix"),
+        (["0.png,cat", "1.png,"], r"line 3: 1.png has no label"),
+        (["0.png,cat", "1.png,-1"], r"line 3: 1.png has no label"),
+        (["0.png,cat", "0.png,dog"], r"line 3: 0.png is named a second time"),
+        (["0.png,cat", ",dog"], r"line 3: the file name is empty"),
+        (["0.png"], r"holds one class, 'images'.*labels.csv"),
+    ],
+)
+def test_rows_that_cannot_be_right_are_named_by_line(tmp_path, rows, message):
+    pictures(tmp_path / "set" / "images")
+    (tmp_path / "set" / "labels.csv").write_text("\n".join(["file,label", *rows]))
+    with pytest.raises(InputError, match=message):
+        load_images(str(tmp_path / "set"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"file_name": "0.png", "label": ["cat"]}', "label is .*Expected one name"),
+        ('{"file_name": "0.png"', "line 1: this is no JSON"),
+        ('["0.png", "cat"]', "line 1: expected an object like"),
+    ],
+)
+def test_json_lines_that_cannot_be_right_are_named(tmp_path, text, message):
+    pictures(tmp_path / "set" / "images")
+    (tmp_path / "set" / "metadata.jsonl").write_text(text)
+    with pytest.raises(InputError, match=message):
+        load_images(str(tmp_path / "set"))
+
+
+def test_images_without_a_table_are_refused_with_the_layouts(tmp_path):
+    pictures(tmp_path / "set" / "images")
+    with pytest.raises(InputError, match=r"'images'.*Expected two or more class folders, or a labels\.csv"):
+        load_images(str(tmp_path / "set"))
+    (tmp_path / "set" / "masks").mkdir()
+    pictures(tmp_path / "set" / "masks")
+    with pytest.raises(InputError, match=r"no class folders, only images, masks"):
+        load_images(str(tmp_path / "set"))
+    shutil.rmtree(tmp_path / "set")
+    pictures(tmp_path / "set")
+    with pytest.raises(InputError, match=r"10 images outside any class folder.*labels\.csv"):
+        load_images(str(tmp_path / "set"))
+
+
+def test_a_table_with_other_columns_is_named_with_those_it_has(tmp_path):
+    pictures(tmp_path / "set" / "images")
+    table(tmp_path / "set" / "labels.csv", head="file,caption")
+    with pytest.raises(InputError, match=r"labels.csv has the columns file, caption: none of them is called label"):
+        load_images(str(tmp_path / "set"))
+
+
+def test_class_folders_stay_the_classes_beside_a_table_that_says_the_same(tmp_path):
+    root = class_folders(tmp_path / "set", ("cat", "dog"))
+    rows = [f"{name}/{i}.png,{name}" for name in ("cat", "dog") for i in range(3)]
+    (root / "labels.csv").write_text("\n".join(["file,label", *rows]))
+    data = all_train(root)
+    assert len(data.train) + len(data.test) == 8
+
+
+def test_class_folders_and_a_table_that_disagree_are_refused(tmp_path):
+    root = class_folders(tmp_path / "set", ("part_1", "part_2"))
+    rows = [f"part_{k}/{i}.png,{['cat', 'dog'][i % 2]}" for k in (1, 2) for i in range(4)]
+    (root / "labels.csv").write_text("\n".join(["file,label", *rows]))
+    with pytest.raises(InputError, match=r"calls .*part_1/0.png 'cat', but .* holds the folders part_1, part_2"):
+        load_images(str(root))
+
+
+def test_a_table_without_labels_beside_class_folders_is_left_out_and_said(tmp_path):
+    root = class_folders(tmp_path / "set", ("cat", "dog"))
+    (root / "labels.csv").write_text("id,name\n0,cat\n1,dog\n")
+    assert "left out: 1 table that gives no labels (labels.csv)" in all_train(root).account[0]
+
+
+def test_a_changed_table_is_read_again(tmp_path):
+    pictures(tmp_path / "set" / "images")
+    table(tmp_path / "set" / "labels.csv")
+    load_images(str(tmp_path / "set"))
+    table(tmp_path / "set" / "labels.csv", ["hen", "owl"] * 5)
+    assert load_images(str(tmp_path / "set")).classes == ("hen", "owl")
