@@ -14,7 +14,7 @@ from torch import nn
 
 from blocklocal.errors import InputError
 from blocklocal.models import build_model
-from blocklocal.models.file import build_from_file, load_builder
+from blocklocal.models.file import load_builder, sources
 
 SIZES = {"classes": 3, "channels": 1, "image_size": (4, 4)}
 NET = "nn.Sequential(nn.Flatten(), nn.Linear(16, 3))"
@@ -214,13 +214,15 @@ class TestNeighbours:
         build(written(tmp_path, "from used_elsewhere import make as net"))
         assert sys.modules["used_elsewhere"] is own
 
-    def test_a_copy_of_the_file_finds_the_neighbours_of_the_original_place(self, tmp_path):
-        written(tmp_path / "original", self.HELPER, "helper_of_copy.py")
-        copied = written(tmp_path / "run", "from helper_of_copy import make as net")
-        with pytest.raises(InputError, match="helper_of_copy"):
-            load_builder(copied)
-        assert isinstance(load_builder(copied, beside=tmp_path / "original")(**SIZES), nn.Sequential)
-        assert isinstance(build_from_file(copied, beside=tmp_path / "original", **SIZES), nn.Sequential)
+    def test_the_sources_of_a_model_are_its_file_and_the_neighbours_it_imported_when_it_was_built(self, tmp_path):
+        written(tmp_path, self.HELPER, "helper_of_sources.py")
+        written(tmp_path, "WIDTH = 3\n", "not_imported.py")
+        reference = written(
+            tmp_path, "def net(**sizes):\n    from helper_of_sources import make\n    return make(**sizes)"
+        )
+        assert [path.name for path in sources(reference)] == ["net.py"]
+        build(reference)
+        assert [path.name for path in sources(reference)] == ["net.py", "helper_of_sources.py"]
 
 
 def test_what_the_file_defines_can_be_pickled_also_after_a_second_load(tmp_path):

@@ -168,6 +168,16 @@ def test_a_comparison_whose_model_has_changed_does_not_go_on(made, tmp_path):
     assert "is not the file that" in said.text
 
 
+def test_what_a_model_imports_from_beside_it_is_kept_with_it(made):
+    made.file.with_name("width.py").write_text("WIDTH = 8\n")
+    made.file.write_text("from width import WIDTH\n" + made.file.read_text().replace("8", "WIDTH"))
+    made.train()
+    made.file.with_name("width.py").write_text("WIDTH = 9\n")
+    assert cli("evaluate", made.run, "--trust").status == 0
+    saved = json.loads((made.run / "origin.json").read_text())
+    assert set(saved["code"]["digests"]) == {"net.py", "width.py"}
+
+
 def test_in_python_trust_is_an_argument(made):
     made.stop()
     assert resume_run(made.run, quiet=True, trust=True)["finished"]

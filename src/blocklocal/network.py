@@ -12,7 +12,7 @@ from blocklocal.assembly import build_units
 from blocklocal.edge import check_batch, check_finite, check_tensor, explained, taking_gradients
 from blocklocal.errors import InputError, unknown
 from blocklocal.local import LocalResult
-from blocklocal.models.base import check_input
+from blocklocal.models.base import check_input, input_shape
 from blocklocal.objectives import mixing
 from blocklocal.optim import Optimizer, sgd
 from blocklocal.rules import RULES
@@ -95,7 +95,7 @@ class BlockLocal(nn.Module):
         self._recipe = (optimizer or sgd(), "constant", 1)
         self._autocast: torch.dtype | None = None
         self._trials = Trials()
-        shape = getattr(self.split.model, "input_shape", None)
+        shape = input_shape(self.split.model)
         if example is None and shape is not None:
             example = torch.zeros(2, *shape, device=next((p.device for p in self.split.model.parameters()), None))
         if example is not None:

@@ -64,20 +64,6 @@ class ImageSet:
     skipped: int = 0
     account: tuple[str, ...] = ()
 
-    def fingerprint(self) -> dict[str, str]:
-        """Split → a digest of its pixels, labels and shape, and of the class names."""
-        import hashlib
-
-        found = {}
-        for name in ("train", "validation", "test"):
-            images = getattr(self, name)
-            digest = hashlib.blake2b(repr((tuple(images.pixels.shape), self.classes)).encode(), digest_size=16)
-            digest.update(images.labels.numpy().tobytes())
-            for chunk in images.pixels.split(_CHUNK):
-                digest.update(chunk.contiguous().numpy().tobytes())
-            found[name] = digest.hexdigest()
-        return found
-
     @property
     def channels(self) -> int:
         return self.train.pixels.shape[1]

@@ -110,15 +110,23 @@ def check_choice(name: str, given: object, known: Iterable[str]) -> None:
         raise unknown(name, given, known)
 
 
+def input_shape(model: nn.Module) -> tuple[int, ...] | None:
+    """The shape of one sample, where the model says it; a user's attribute of that name may be something else."""
+    shape: object = getattr(model, "input_shape", None)
+    if isinstance(shape, tuple) and all(isinstance(size, int) for size in shape):
+        return shape
+    return None
+
+
 def check_input(model: nn.Module, x: Tensor) -> None:
     """Refuse a batch whose shape the model does not take. Models without `input_shape` accept everything here."""
-    expected = getattr(model, "input_shape", None)
+    expected = input_shape(model)
     if expected is None:
         return
     wanted = "[B, " + ", ".join(str(n) for n in expected) + "]"
     if not isinstance(x, Tensor):
         raise InputError(f"the model takes a tensor {wanted}, not {type(x).__name__}.")
-    if tuple(x.shape[1:]) != tuple(expected) or x.dim() != len(expected) + 1:
+    if tuple(x.shape[1:]) != expected or x.dim() != len(expected) + 1:
         raise InputError(
             f"the input has shape {list(x.shape)}, the model takes {wanted}. "
             "Reshape the data, or build the model with these channels and this image_size."

@@ -22,6 +22,7 @@ from blocklocal.errors import InputError, unknown
 from blocklocal.models.neighbours import FreshLoader, Neighbours
 
 _numbers = count()
+_imported: dict[Path, list[Path]] = {}  # a user's file → its neighbours that were imported
 _built: "WeakValueDictionary[int, nn.Parameter]" = WeakValueDictionary()  # the weights of every model, by id
 
 
@@ -30,11 +31,9 @@ def is_reference(name: str) -> bool:
     return ".py:" in name
 
 
-def load_builder(reference: str, *, beside: Path | None = None) -> Callable[..., nn.Module]:
+def load_builder(reference: str) -> Callable[..., nn.Module]:
     """The function of a `file.py:function` reference. It is called with `classes`, `channels`, `image_size` (height,
     width in pixels) and the model's options, and returns the module. The file runs anew at every load.
-
-    beside: a folder in which the file's neighbours are looked for, after its own.
 
     Raises InputError where the file or the function is missing, or the file does not run.
     """
@@ -42,8 +41,9 @@ def load_builder(reference: str, *, beside: Path | None = None) -> Callable[...,
     path = Path(file).expanduser()
     if not path.is_file():
         raise InputError(f"there is no file {file}: --model takes a registered model, or path/to/file.py:function.")
-    neighbours = Neighbours([path.resolve().parent, *([] if beside is None else [beside.expanduser().resolve()])])
+    neighbours = Neighbours(path.resolve().parent)
     module = _ran(path, neighbours)
+    _imported[path.resolve()] = neighbours.files()
     functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
     if name not in functions:
         raise unknown(f"function in {file}", name, functions)
@@ -53,15 +53,18 @@ def load_builder(reference: str, *, beside: Path | None = None) -> Callable[...,
 
     @functools.wraps(builder, updated=())
     def build(*args: Any, **kwargs: Any) -> Any:
-        with neighbours.importable():
-            return builder(*args, **kwargs)
+        try:
+            with neighbours.importable():
+                return builder(*args, **kwargs)
+        finally:
+            _imported[path.resolve()] = neighbours.files()
 
     return build
 
 
-def build_from_file(reference: str, *, beside: Path | None = None, **arguments: object) -> nn.Module:
+def build_from_file(reference: str, **arguments: object) -> nn.Module:
     """Build a user's model; InputError where its function does not take the arguments, fails, or returns no module."""
-    builder, path = load_builder(reference, beside=beside), Path(reference.rpartition(":")[0]).expanduser()
+    builder, path = load_builder(reference), Path(reference.rpartition(":")[0]).expanduser()
     _check_takes(reference, builder, arguments)
     try:
         model = builder(**arguments)
@@ -133,5 +136,10 @@ def _check_new(reference: str, model: nn.Module) -> None:
 
 
 def sources(reference: str) -> list[Path]:
-    """The file that a `file.py:function` names."""
-    return [Path(reference.rpartition(":")[0]).expanduser().resolve()]
+    """The file that a `file.py:function` names, and the neighbours that it has imported so far, as absolute paths."""
+    path = _file(reference)
+    return [path, *_imported.get(path, ())]
+
+
+def _file(reference: str) -> Path:
+    return Path(reference.rpartition(":")[0]).expanduser().resolve()

@@ -6,7 +6,7 @@ keeps does not reach the next network.
 """
 
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
 from importlib.machinery import (
     EXTENSION_SUFFIXES,
@@ -32,18 +32,21 @@ class FreshLoader(SourceFileLoader):
 
 
 class Neighbours:
-    """The modules in `folders`, the first first. While `importable()` is open, this is a finder of Python's import."""
+    """The modules in `folder`. While `importable()` is open, this is a finder of Python's import."""
 
-    def __init__(self, folders: Sequence[Path]):
-        self.folders = [str(folder) for folder in folders]
+    def __init__(self, folder: Path):
+        self.folder = str(folder)
         self._loaded: dict[str, ModuleType] = {}
+
+    def files(self) -> list[Path]:
+        """The files that were imported so far."""
+        named = [Path(module.__file__) for module in self._loaded.values() if getattr(module, "__file__", None)]
+        return sorted(path for path in named if Path(self.folder) in path.parents)
 
     @contextmanager
     def importable(self) -> Generator[None]:
-        finders = [
-            FileFinder(f, (FreshLoader, [".py"]), (ExtensionFileLoader, EXTENSION_SUFFIXES)) for f in self.folders
-        ]
-        self._finders, self._found = finders, {name.partition(".")[0] for name in self._loaded}
+        self._finder = FileFinder(self.folder, (FreshLoader, [".py"]), (ExtensionFileLoader, EXTENSION_SUFFIXES))
+        self._found = {name.partition(".")[0] for name in self._loaded}
         hidden = _take(self._names())
         sys.modules.update(self._loaded)
         sys.meta_path.insert(0, self)  # type: ignore[arg-type]
@@ -59,18 +62,17 @@ class Neighbours:
         """The neighbour of that name; None for all else, which Python then looks for itself."""
         if path is not None or name in _KEPT:
             return None
-        specs = [spec for finder in self._finders if (spec := finder.find_spec(name)) is not None]
-        spec = next((spec for spec in specs if spec.loader is not None), None)
-        if spec is None and specs and getattr(PathFinder.find_spec(name), "loader", None) is None:
-            spec = specs[0]  # a folder without __init__.py, where no library has that name
+        spec = self._finder.find_spec(name)
+        if spec is not None and spec.loader is None and getattr(PathFinder.find_spec(name), "loader", None) is not None:
+            return None  # a folder without __init__.py, where a library has that name
         if spec is not None:
             self._found.add(name)
         return spec
 
     def _names(self) -> set[str]:
         """The names that mean a neighbour here, whatever was imported under them before."""
-        regular = {module.name for module in iter_modules(self.folders)}
-        plain = {name for name in _ours if any(Path(folder, name).is_dir() for folder in self.folders)}
+        regular = {module.name for module in iter_modules([self.folder])}
+        plain = {name for name in _ours if Path(self.folder, name).is_dir()}
         return (regular | plain) - _KEPT
 
     def _leave(self, foreign: dict[str, ModuleType]) -> None:

@@ -142,7 +142,7 @@ def make_plan(
         {name: getattr(data, name).labels for name in SPLITS},
     )
     if not order.quiet:
-        print(placement.said(), flush=True)
+        print(*data.account, placement.said(), sep="\n", flush=True)
     return plan, data, network
 
 

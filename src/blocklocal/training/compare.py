@@ -43,7 +43,7 @@ def parse_variant(text: str) -> Variant:
     """`rule`, or `rule:setting=value,setting=value` for settings of how blocks learn."""
     rule, _, rest = text.partition(":")
     RULES.get(rule)
-    kinds = {f.name: type(f.default) for f in fields(Learning)}
+    kinds: dict[str, Any] = {f.name: type(f.default) for f in fields(Learning)}
     changes = []
     for item in filter(None, rest.split(",")):
         name, _, value = item.partition("=")
@@ -91,6 +91,8 @@ def compare(
     if replace and not resume:
         shutil.rmtree(folder, ignore_errors=True)
     data = load_data(config)
+    if not quiet:
+        print(*data.account, sep="\n", flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     for seed in seeds:

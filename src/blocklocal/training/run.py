@@ -61,7 +61,7 @@ def start_run(
     session = open_session(config, data)
     create_run(output, session)
     with held(output):
-        return _train(session, output, None, quiet, should_stop)
+        return _train(session, output, None, quiet, should_stop, account=session.data.account if data is None else ())
 
 
 def create_run(output: Path, session: Session) -> None:
@@ -119,7 +119,7 @@ def resume_run(
         session = open_session(open_settings(folder, trust=trust), starts=load_cuts(folder))
         changes = check_same(session, folder, accept_changes=accept_changes)
         path = find_checkpoint(folder, checkpoint, required=False)
-        return _train(session, folder, path, quiet, should_stop, changes)
+        return _train(session, folder, path, quiet, should_stop, changes, session.data.account)
 
 
 def extend_run(folder: Path, epochs: int | None) -> None:
@@ -205,6 +205,7 @@ def _train(
     quiet: bool,
     wish: Callable[[], bool] | None,
     changes: Sequence[str] = (),
+    account: Sequence[str] = (),
 ) -> dict[str, Any]:
     config, network, batches = session.config, session.network, session.batches
     metrics = MetricsFile(folder / METRICS)
@@ -225,6 +226,8 @@ def _train(
     if len(session.data.validation):
         validation = evaluation_batches(config, session.data.validation, session.facts, session.device)
     with signals, progress:
+        for line in account:
+            progress.note(line)
         try:
             trainer.fit(batches, validation)
         except Stopped:
