@@ -189,7 +189,7 @@ def test_a_run_keeps_extra_state_with_its_weights_and_predicts_with_it(tmp_path:
     said = train(tmp_path, model=f"{tmp_path}/net.py:net", data="digits")
     assert said.status == 0, said.text
     assert any("_extra_state" in name for name in weights(tmp_path / "run"))
-    assert cli("evaluate", tmp_path / "run").status == 0
+    assert cli("evaluate", tmp_path / "run", "--trust").status == 0
 
 
 def test_a_run_of_a_module_that_cannot_be_kept_is_refused_before_it_starts(tmp_path: Path):

@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch
 import torch.nn as nn
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from blocklocal.assembly import build_units
 from blocklocal.edge import check_batch, check_finite, check_tensor, explained, taking_gradients
@@ -127,7 +128,8 @@ class BlockLocal(nn.Module):
         if self.units:
             return
         check_tensor("x", example, self.device)
-        if any(p.is_inference() for block in self.split.blocks for p in block.parameters()):
+        weights = [p for block in self.split.blocks for p in block.parameters() if not is_lazy(p)]
+        if any(p.is_inference() for p in weights):
             raise InputError(
                 "the model was built under torch.inference_mode(), so it cannot be trained: build it outside."
             )
