@@ -9,6 +9,8 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
+from parallel_helpers import command, finished, started
+from run_helpers import flags
 from splitting_helpers import ThreeLayers, assert_equals_forward, assert_trains_the_same, compose, rows
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -180,6 +182,38 @@ def test_a_context_that_raises_leaves_gradients_on():
     with pytest.raises(RuntimeError):
         block(torch.zeros(2, 7))
     assert torch.is_grad_enabled()
+
+
+def test_a_block_knows_that_some_of_its_weights_get_no_gradient():
+    """Replicas must know it, or they wait for gradients that never come."""
+    for kind, idle in ((ThreeLayers, [False, False]), (NoGrad, [True, False]), (WithBackbone, [True, False])):
+        network = BlockLocal(split(kind(), at=["c"]), classes=3, example=rows())
+        assert [unit.idle for unit in network.units] == idle
+
+
+@pytest.mark.slow
+def test_replicas_train_a_network_with_weights_under_no_grad(tmp_path):
+    (tmp_path / "net.py").write_text(FILE)
+    settings = flags(model=f"{tmp_path}/net.py:net", data="digits", blocks=1, width=8)
+    run = command("train", *settings, "--quiet", "--processes", 2, "--replicas", 2, "--output", tmp_path / "run")
+    with started([run]) as running:
+        ((status, _, err),) = finished(running)
+    assert status == 0, err
+
+
+FILE = """
+import torch
+from torch import nn
+class Net(nn.Module):
+    def __init__(self, classes, channels, image_size, width):
+        super().__init__()
+        self.first, self.second = nn.Linear(64, width), nn.Linear(width, classes)
+    def forward(self, x):
+        with torch.no_grad():
+            h = self.first(x.flatten(1))
+        return self.second(torch.relu(h))
+net = Net
+"""
 
 
 class Sign(torch.autograd.Function):

@@ -34,7 +34,7 @@ def build_units(split: Split, example: Tensor, targets: Targets, learning: Learn
     modules = [nn.Sequential(*split.blocks)] if rule.whole and len(split.blocks) > 1 else list(split.blocks)
     with seeded("lazy layers", seed), followed(modules, example) as axes:  # they draw when they first see a shape
         shapes = [example.shape, *output_shapes(modules, example)]
-    split.check(example)
+    idle = {id(p) for p in split.check(example)}
     check_batch_first(shapes)
     _check_output(shapes[-1], axes[-1], targets)
     seen = Seen(shapes, axes, getattr(split.model, "unit_axis", None))
@@ -49,6 +49,8 @@ def build_units(split: Split, example: Tensor, targets: Targets, learning: Learn
         BlockUnit(module, losses[k], index=k, trains=rule.trains(k, len(modules)), around=around[k])
         for k, module in enumerate(modules)
     ]
+    for unit in units:
+        unit.idle = any(id(p) in idle for p in unit.block.parameters())
     _delay_messages(units, torch.eye(targets.rows, device=example.device), learning.message_delay)
     return units
 

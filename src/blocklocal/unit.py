@@ -81,6 +81,7 @@ class BlockUnit(nn.Module):
     schedule: LRScheduler | None = None
     schedule_steps: int = 0
     clip: float | None = None
+    idle = False  # whether a weight of the block gets no gradient, as under no_grad
     _replica: nn.Module | None = None
 
     def __init__(
@@ -123,7 +124,8 @@ class BlockUnit(nn.Module):
         from torch.nn.parallel import DistributedDataParallel
 
         if self.trainable():
-            self.__dict__["_replica"] = DistributedDataParallel(_Learn(self), process_group=group)  # not a submodule
+            replica = DistributedDataParallel(_Learn(self), process_group=group, find_unused_parameters=self.idle)
+            self.__dict__["_replica"] = replica  # not a submodule
 
     # --- messages
 

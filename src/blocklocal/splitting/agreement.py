@@ -21,11 +21,14 @@ _CLOSE = 1e-3  # of the largest value: two ways to compute the same thing differ
 _GROWING = (dict, list, set)  # what a forward may add to
 
 
-def check_agreement(model: nn.Module, blocks: Sequence[nn.Module], example: Tensor) -> None:
-    """Raise InputError where `model` and its blocks in order differ on the first samples of `example`, [B, …]."""
+def check_agreement(model: nn.Module, blocks: Sequence[nn.Module], example: Tensor) -> list[nn.Parameter]:
+    """Raise InputError where `model` and its blocks in order differ on the first samples of `example`, [B, …].
+
+    Returns the parameters that require a gradient and get none, as far as that can be seen.
+    """
     x, kind = _samples(example), type(model).__name__
     if not x.numel() or kind_of_library(model):
-        return
+        return []
     wanted, wanted_gradients = _outcome(f"{kind} cannot run on the example", model, model, x)
     found, gradients = _outcome(f"the blocks of {kind} cannot run on what it can", nn.Sequential(*blocks), model, x)
     if wanted.shape != found.shape:
@@ -33,13 +36,14 @@ def check_agreement(model: nn.Module, blocks: Sequence[nn.Module], example: Tens
     if not _same(wanted, found):
         raise _differ(kind, "the network and its blocks in order give other values for the same input")
     if wanted_gradients is None or gradients is None:
-        return
-    names = [name for name, p in model.named_parameters() if p.requires_grad]
-    for name, one, other in zip(names, wanted_gradients, gradients, strict=True):
+        return []
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    for (name, _), one, other in zip(trained, wanted_gradients, gradients, strict=True):
         if (one is None) != (other is None):
             raise _differ(kind, f"only {'the network' if other is None else 'the blocks'} would train {name!r}")
         if one is not None and other is not None and not _same(one, other):
             raise _differ(kind, f"the network and its blocks give {name!r} other gradients")
+    return [p for (_, p), gradient in zip(trained, gradients, strict=True) if gradient is None]
 
 
 def kind_of_library(model: nn.Module) -> bool:

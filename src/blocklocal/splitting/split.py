@@ -47,9 +47,12 @@ class Split:
         """
         return copy_in_mode(self.model, training=False)
 
-    def check(self, example: Tensor) -> None:
-        """Raise InputError where the blocks in order and the model differ on two samples of `example`, [B, …]."""
-        check_agreement(self.model, self.blocks, example)
+    def check(self, example: Tensor) -> list[nn.Parameter]:
+        """Raise InputError where the blocks in order and the model differ on two samples of `example`, [B, …].
+
+        Returns the parameters that get no gradient (used under no_grad, or not at all).
+        """
+        return check_agreement(self.model, self.blocks, example)
 
 
 _Plan = Chain | TracedNetwork

@@ -127,7 +127,8 @@ def _prepared(name: str, model: nn.Module) -> nn.Module:
                 f"{name} gives {key!r} as {tensor.dtype}, and images are float32: return model.float(). "
                 "--precision bfloat16 computes in less without changing the weights."
             )
-    return model.cpu()
+    model.cpu()  # the run itself brings it to its device
+    return model
 
 
 def plain_model(config: Config, facts: Facts) -> nn.Module:

@@ -20,6 +20,7 @@ from blocklocal.shards import whole
 from blocklocal.unit import BlockUnit
 
 _PACKED = " (packed)"
+_ORDINARY = ("torch.nn.", "torch.fx.", "blocklocal.")  # modules whose state_dict and load_state_dict fit each other
 
 
 def pack(state: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -52,7 +53,10 @@ def check_savable(units: Sequence[BlockUnit]) -> None:
     """Raise InputError, before training, where a unit's state could not be saved, or not loaded again."""
     for unit in units:
         state = unit.state_dict()
-        for name, value in state.items():
+        odd = {name: value for name, value in state.items() if not _plain(value)}
+        if not odd and all(type(part).__module__.startswith(_ORDINARY) for part in unit.modules()):
+            continue  # nothing of a user's own has a say here, so the weights need not be copied
+        for name, value in odd.items():
             try:
                 unpack(pack({name: value}))
             except Exception as reason:  # the values are a user's own, and so is what they raise
