@@ -157,6 +157,49 @@ def test_autocast_in_forward_holds_in_the_block_whatever_surrounds_it(enabled):
             assert torch.equal(parts.blocks[0](rows()), wanted)
 
 
+def test_autocast_set_inside_a_module_holds_for_the_device_of_the_run():
+    class Rotary(nn.Module):
+        """As in language models: the type is asked for, and a trace could only answer "cpu"."""
+
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(8, 8)
+
+        def forward(self, x):
+            kind = x.device.type if isinstance(x.device.type, str) else "cuda"
+            with torch.autocast(kind, enabled=False):
+                return self.inner(x.float())
+
+    class Net(ThreeLayers):
+        def __init__(self):
+            super().__init__()
+            self.part = Rotary()
+
+        def forward(self, x):
+            return self.c(torch.relu(self.part(torch.relu(self.a(x)))))
+
+    model = Net()
+    parts = split(model, at=["part", "c"])
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+        assert torch.equal(compose(parts.blocks, rows()), model(rows()))
+
+
+def test_autocast_around_a_module_does_not_make_it_one_piece():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = ThreeLayers()
+
+        def forward(self, x):
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                return self.inner(x).float()
+
+    model = Net()
+    parts = split(model, at=["inner.b", "inner.c"])
+    with torch.no_grad():
+        assert torch.equal(compose(parts.blocks, rows()), model(rows()))
+
+
 def test_a_split_made_without_gradients_trains():
     model = ThreeLayers()
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):

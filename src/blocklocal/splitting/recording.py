@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from blocklocal.splitting.contexts import ordinary, state
+from blocklocal.splitting.contexts import State, ordinary, state
 from blocklocal.splitting.layers import has_hooks, is_layer, owns_train
 
 _APPLY = torch.autograd.Function.apply.__func__.__code__  # pyrefly: ignore
@@ -35,6 +35,7 @@ class Call:
 
     path: str
     events: "list[Call | fx.Node]" = field(default_factory=list)
+    entered: State = field(default_factory=state)
 
     def outline(self) -> list[tuple[str, Any]]:
         """What it does itself, without what the forwards do that it calls."""
@@ -77,7 +78,7 @@ class _Tracer(fx.Tracer):
     def __init__(self, pieces: Collection[str]) -> None:
         super().__init__()
         self.pieces = pieces
-        self.stack = [Call("")]
+        self.stack: list[Call] = []
         self.blamed: str | None = None
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -87,6 +88,7 @@ class _Tracer(fx.Tracer):
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
         """One tensor and nothing else, as in model(x); Python itself fills in all other arguments."""
+        self.stack.append(Call(""))
         return _forward, [self.root, self.create_proxy("placeholder", "x", (), {})]
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
@@ -111,7 +113,7 @@ class _Tracer(fx.Tracer):
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         node, call = super().create_node(*args, **kwargs), self.stack[-1]
-        node.meta.update(owner=call.path, state=state())
+        node.meta.update(owner=call.path, state=state(), entered=call.entered)
         node.meta["scope"] = str(node.target) if node.op == "call_module" else call.path
         if node.op not in ("placeholder", "get_attr"):
             call.events.append(node)

@@ -121,7 +121,12 @@ def _records(model: nn.Module, pieces: Collection[str]) -> tuple[Record, Record,
         not _equal(train.constants[name], evaluate.constants[name]) for name in names
     ):
         raise Trouble(_owner(train), "it makes a tensor that differs from call to call, which a trace would freeze")
-    casts = {a: b.meta["state"] for (a, _), (b, _) in zip(train.outline(), again.outline(), strict=True)}
+    pairs = [(a, b) for (a, _), (b, _) in zip(train.outline(), again.outline(), strict=True)]
+    for node in chain.from_iterable(pairs):
+        if node.meta["owner"] and node.meta["state"][2] != node.meta["entered"][2]:
+            # not recorded: it may have been set for another device than that of the run
+            raise Trouble(node.meta["owner"], "its forward sets autocast")
+    casts = {a: b.meta["state"] for a, b in pairs}
     return train, evaluate, [Mode.of(n.meta["state"], casts.get(n, n.meta["state"])) for n in train.nodes]
 
 
