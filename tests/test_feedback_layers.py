@@ -112,6 +112,7 @@ REFUSED = {
 }
 BY_HAND = {
     "a product and a sum": lambda m, x: (x.unsqueeze(-1) * m.weight).sum(-2),
+    "complex weights": lambda m, x: (torch.fft.fft(x) @ torch.view_as_complex(m.weight.view(2, 4, 2)).T).real,
     "a vector of weights": lambda m, x: (x @ m.bias).unsqueeze(-1),
     "two weights in one product": lambda m, x: torch.einsum("bd,de,ef->bf", x, m.weight, m.weight),
     "distances": prototypes,
@@ -120,6 +121,7 @@ BY_HAND = {
     "lookup in what weights make": lambda m, x: torch.special.xlogy(x, m.weight[: len(x)].abs()),
 }  # fmt: skip
 HARMLESS = {
+    "a learned mask": lambda m, x: F.scaled_dot_product_attention(x, x, x, attn_mask=m.weight[:3, :3]),
     "added": lambda m, x: x + m.weight[: len(x)],
     "a gain per unit": lambda m, x: x * m.bias,
     "looked up": lambda m, x: x + m.weight[x.argmax(-1)],

@@ -75,7 +75,7 @@ def _weights(block: nn.Module) -> Iterator[tuple[str, nn.Module, str, list[nn.Pa
     for path, module in block.named_modules():
         if not isinstance(module, WITHOUT):
             for own, p in module.named_parameters(recurse=False):
-                if p.dim() > 1 and p.numel() and id(p) not in owned:
+                if p.dim() > 1 and p.numel() and p.is_floating_point() and id(p) not in owned:
                     owned.add(id(p))
                     yield _buffer_name(f"{path}.{own}" if path else own), module, own, [p]
 

@@ -36,7 +36,10 @@ UNWEIGHTED = {
 }  # fmt: skip
 # A gain of its own for every unit or channel, which feedback alignment leaves alone as it does that of a norm.
 NORMS = {"layer_norm", "batch_norm", "group_norm", "instance_norm", "rms_norm", "prelu"}
-GAINS = {"mul", "rmul", "imul", "multiply", "div", "divide", "rdiv", "idiv", "truediv", "true_divide", "pow", "rpow"}
+GAINS = {
+    "mul", "rmul", "imul", "multiply", "div", "divide", "rdiv", "idiv", "truediv", "rtruediv", "itruediv",
+    "true_divide", "pow", "rpow",
+}  # fmt: skip
 
 Names = frozenset[str]
 
@@ -86,6 +89,11 @@ class FeedbackWeights(TorchFunctionMode):
             return self._attention(func, args, kwargs)
         if name in PRODUCTS:
             return self._product(func, name, args, kwargs)
+        if name == "scaled_dot_product_attention":  # where a mask, its fourth argument, is added
+            mask = kwargs.get("attn_mask", args[3] if len(args) > 3 else None)
+            weights = [t for t in weights if t is not mask]
+        if not weights:
+            return func(*args, **kwargs)
         wide = any(sum(size > 1 for size in t.shape) > 1 for t in weights)
         if name in UNWEIGHTED or name in NORMS or (name in GAINS and not wide):
             return func(*args, **kwargs)
