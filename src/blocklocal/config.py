@@ -13,7 +13,7 @@ from blocklocal.errors import InputError, shown, unknown
 from blocklocal.files import write_text
 from blocklocal.optim import SCHEDULES, Optimizer
 from blocklocal.ranges import COUNT, MANY, SEED, THREADS, WIDTH, Range, check_settings, whole
-from blocklocal.schemas import Text, check, read_json
+from blocklocal.schemas import Text, check, is_there, read_json
 from blocklocal.settings import Learning
 
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -191,7 +191,7 @@ def _groups() -> dict[str, str]:
 def load_config(path: Path) -> Config:
     """A saved `config.json`, or the one in a run folder."""
     file = path / "config.json" if path.is_dir() else path
-    if not file.exists():
+    if not is_there(file):
         raise InputError(f"no configuration at {file}: give a run folder or its config.json.")
     what = "one JSON object of settings, as a run folder has it in its config.json"
     flat = read_json(file, dict[str, Any], what=what)

@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from blocklocal.schemas import MIB, read_bytes
+from blocklocal.schemas import MIB, is_there, read_bytes
 
 MOST_LINES = 4096 * MIB
 
@@ -31,7 +31,7 @@ def write_text(path: Path, text: str) -> None:
 
 def cut_half_line(path: Path) -> None:
     """A kill or a full disk may have cut the last line short; what is appended would be lost with it."""
-    content = read_bytes(path, what="lines of JSON", most=MOST_LINES) if path.exists() else b""
+    content = read_bytes(path, what="lines of JSON", most=MOST_LINES) if is_there(path) else b""
     if content and not content.endswith(b"\n"):
         with path.open("r+b") as file:
             file.truncate(content.rfind(b"\n") + 1)

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from blocklocal.errors import InputError
-from blocklocal.schemas import MIB, NotJson, Setting, check, parse, read_bytes, read_json, read_rows
+from blocklocal.schemas import MIB, NotJson, Setting, check, is_there, parse, read_bytes, read_json, read_rows
 from blocklocal.schemas.run import Epoch, Examples, Known, Summary, Warned
 
 SERIES = ("train_top1", "validation_top1", "message")
@@ -56,8 +56,8 @@ def read_run(path: Path) -> Run:
     if not path.is_dir():
         raise InputError(f"{path} is not a folder. Expected a run folder, with config.json and metrics.jsonl in it.")
     epochs, warnings = _read_metrics(path / "metrics.jsonl")
-    summary = read_summary(path / "summary.json") if _is_there(path / "summary.json") else None
-    examples = _read_examples(path / "examples.json") if _is_there(path / "examples.json") else Examples([], [])
+    summary = read_summary(path / "summary.json") if is_there(path / "summary.json") else None
+    examples = _read_examples(path / "examples.json") if is_there(path / "examples.json") else Examples([], [])
     config = read_rows(path / "config.json", dict[str, Setting], what="an object of settings")
     check(config, Known, where=path / "config.json", what="an object of settings")
     return Run(path, config, epochs, warnings, summary, examples)
@@ -78,11 +78,6 @@ def read_summary(path: Path) -> dict[str, Any]:
 def run_folder(folder: Path, row: dict[str, Any]) -> Path:
     """Where a compare folder keeps the run of one summary: as it says itself, else in `<rule>-seed<seed>`."""
     return Path(folder) / str(row.get("run") or f"{row['rule']}-seed{row.get('seed')}")
-
-
-def _is_there(path: Path) -> bool:
-    """Whether anything is, be it a link that leads nowhere: what is there and cannot be read is said."""
-    return path.exists() or path.is_symlink()
 
 
 def _read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[str]]:

@@ -19,7 +19,7 @@ from blocklocal.schemas.kinds import (
     Text,
     Whole,
 )
-from blocklocal.schemas.reading import MIB, NotJson, check, parse, read_bytes, read_json, read_rows
+from blocklocal.schemas.reading import MIB, NotJson, check, is_there, parse, read_bytes, read_json, read_rows
 
 __all__ = [
     "MIB",
@@ -35,6 +35,7 @@ __all__ = [
     "Text",
     "Whole",
     "check",
+    "is_there",
     "parse",
     "read_bytes",
     "read_json",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import stat
 from pathlib import Path
@@ -20,6 +21,11 @@ MOST = 64 * MIB
 
 class NotJson(ValueError):
     """These bytes are no JSON text; says why."""
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is anything, be it a link to nowhere: what is there and cannot be read is no missing file."""
+    return os.path.lexists(path)
 
 
 def read_bytes(path: Path, *, what: str, most: int = MOST) -> bytes:

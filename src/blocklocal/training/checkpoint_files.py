@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load
 
 from blocklocal.errors import InputError
-from blocklocal.schemas import MIB, NotJson, check, parse, read_bytes, read_json
+from blocklocal.schemas import MIB, NotJson, check, is_there, parse, read_bytes, read_json
 from blocklocal.schemas.checkpoint import Checksum, State
 from blocklocal.training.unit_state import kinds
 
@@ -50,7 +50,7 @@ class Files:
     def open(cls, path: Path, older: Iterable[str] = ()) -> "Files":
         files = cls(path, None, tuple(older))
         file = path / CHECKSUMS
-        if not file.exists():
+        if not is_there(file):
             return files
         try:
             return cls(path, read_json(file, dict[str, Checksum], what="checksums"), files.older)

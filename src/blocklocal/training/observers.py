@@ -9,7 +9,7 @@ import torch
 
 from blocklocal.errors import InputError
 from blocklocal.files import MOST_LINES, cut_half_line
-from blocklocal.schemas import NotJson, check, parse, read_bytes
+from blocklocal.schemas import NotJson, check, is_there, parse, read_bytes
 from blocklocal.schemas.run import Warned
 from blocklocal.shards import own
 from blocklocal.training.checkpoint import save_checkpoint
@@ -31,7 +31,7 @@ class MetricsFile:
 
     def warnings(self) -> set[tuple[int, str]]:
         """(block, kind) of the warnings written so far."""
-        if not self.path.exists():
+        if not is_there(self.path):
             return set()
         lines = read_bytes(self.path, what="one JSON object a line", most=MOST_LINES).split(b"\n")
         said = [warned for line in lines if (warned := _warning(line)) is not None]

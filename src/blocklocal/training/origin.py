@@ -20,7 +20,7 @@ from blocklocal.data import ImageSet
 from blocklocal.errors import InputError
 from blocklocal.files import write_text
 from blocklocal.models.file import is_reference
-from blocklocal.schemas import Setting, Text, Whole, check, read_json
+from blocklocal.schemas import Setting, Text, Whole, check, is_there, read_json
 from blocklocal.training.code import Code, own_model
 from blocklocal.training.saved import SUMMARY, read_summary
 
@@ -88,7 +88,7 @@ class Origin:
 def read_origin(folder: Path) -> Origin | None:
     """None for a run of a version that did not keep it."""
     path = folder / ORIGIN
-    if not path.exists():
+    if not is_there(path):
         return None
     origin = read_json(path, Origin, what=WHAT)
     check(origin.settings, _Settings, where=f"{path}: settings", what=WHAT)
@@ -226,6 +226,6 @@ def complete_extension(folder: Path) -> None:
 
 def is_finished(folder: Path) -> bool:
     """Whether there is a summary, of all epochs that were asked for."""
-    if not (folder / SUMMARY).exists():
+    if not is_there(folder / SUMMARY):
         return False
     return read_summary(folder)["epochs"] >= load_settings(folder).optimisation.epochs

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from blocklocal.errors import InputError
-from blocklocal.schemas import Whole, read_json, read_rows
+from blocklocal.schemas import Whole, is_there, read_json, read_rows
 from blocklocal.schemas.kinds import MOST_BLOCKS
 from blocklocal.schemas.run import Summary
 from blocklocal.training.build import Facts
@@ -35,7 +35,7 @@ def load_facts(folder: Path) -> Facts:
 def load_cuts(folder: Path) -> list[int] | None:
     """Where the blocks of a run start, where that was measured; else None. `split` looks whether they are a cut."""
     file = folder / CUTS
-    if not file.exists() and not file.is_symlink():
+    if not is_there(file):
         return None
     what = "the numbers of the units where blocks start, as a run with --balance time writes them"
     return read_json(file, Cuts, what=what)
