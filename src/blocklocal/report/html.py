@@ -16,7 +16,7 @@ from blocklocal.report.timeline_section import timeline_section
 from blocklocal.schemas.run import Example
 from blocklocal.timeline.read import read_timeline
 
-MOST_PIXELS = 2**24
+MOST_PIXELS = 2**26
 FIGURES = (
     ("test_top1", "test top-1", 1, " %"),
     ("test_top3", "test top-3", 1, " %"),

@@ -16,7 +16,7 @@ from blocklocal.schemas import MIB, NotJson, Setting, check, is_there, parse, re
 from blocklocal.schemas.run import Epoch, Examples, Known, Summary, Warned
 
 SERIES = ("train_top1", "validation_top1", "message")
-MOST_METRICS = 256 * MIB
+MOST_METRICS, MOST_EXAMPLES = 256 * MIB, 1024 * MIB
 SUMMARY = "an object with rule, seed, test_top1, …, as a run writes it"
 
 
@@ -122,4 +122,5 @@ def _warning(record: Warned) -> str:
 
 
 def _read_examples(path: Path) -> Examples:
-    return read_json(path, Examples, what="an object with classes and examples, as a run writes it", gaps=True)
+    what = "an object with classes and examples, as a run writes it"
+    return read_json(path, Examples, what=what, gaps=True, most=MOST_EXAMPLES)

@@ -105,7 +105,7 @@ class Opinion(Struct):
 class Example(Struct):
     """A test image (`png`: base64), and what the output and every block say of it."""
 
-    png: Annotated[str, Meta(max_length=8 * 2**20)]
+    png: Annotated[str, Meta(max_length=2**27)]
     label: Whole
     predicted: Whole
     confidence: Share | None
