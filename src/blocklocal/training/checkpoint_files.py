@@ -86,7 +86,8 @@ class Files:
         for key in parameters & set(tensors):
             if not tensors[key].isfinite().all():
                 raise self.damaged(name, f"{key} is not finite")
-        return tensors
+        # In one order in all replicas, which divide them together; safetensors gives another one in every process.
+        return {key: tensors[key] for key in wanted}
 
     def tensors(self, name: str, keys: set[str]) -> dict[str, Any]:
         """What `torch.save` wrote: an object with these keys, of tensors and plain values."""
