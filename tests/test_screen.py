@@ -130,6 +130,12 @@ def test_no_control_code_of_a_name_is_printed(capsysbinary):
     assert file.getvalue() == SPELT + "\n\t" + r"\x1b[1mbold\x1b[0m"
 
 
+def test_the_cursor_can_be_shown_again():
+    file = StringIO()
+    Screen(file).write("\x1b[?25h")
+    assert file.getvalue() == "\x1b[?25h"
+
+
 def test_a_writer_of_colours_gets_colours_and_no_more():
     file = StringIO()
     Screen(file).allowing(COLOURS).write("\x1b[1;31mred\x1b[0m\x1b[2J\x1b[?25l")

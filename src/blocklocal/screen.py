@@ -23,7 +23,8 @@ PAIRS = '→ -> ← <- – - — - − - ± +- × x · - • * … ... ² 2 ┃ 
 SUBSTITUTES: dict[str, str] = dict(zip(PAIRS.split()[::2], PAIRS.split()[1::2], strict=True))
 # C0 but tab and line feed, DEL, C1, what turns the direction of writing, and halves of surrogate pairs.
 UNSAFE = "[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
-NO_CODES, COLOURS = "(?!)", r"\x1b\[[0-9;]*m"
+NO_CODES = r"\x1b\[\?25h"  # but the one that shows the cursor again, where a live table was cut off
+COLOURS = r"\x1b\[[0-9;]*m"
 GONE = (errno.EPIPE, errno.EIO, errno.ESHUTDOWN, errno.ECONNRESET)  # the reader has left: that is no fault
 
 
@@ -59,7 +60,7 @@ codecs.register_error(ESCAPING, _substitute)
 
 
 class Screen:
-    """A text stream that never raises, and lets through no control code but those that match `allowed` (None: all).
+    """A text stream that never raises, and lets through only those control codes that match `allowed` (None: all).
 
     A stream that fails is led to nowhere from then on. `troubles`: the errors it failed with.
     """

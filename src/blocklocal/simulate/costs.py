@@ -11,7 +11,7 @@ from blocklocal.splitting.partition import partition
 
 COST, SIGNED = Range(0, 1e18), Range(-1e18, 1e18)  # seconds or bytes
 BANDWIDTH = Range(1e-6, math.inf)  # bytes per second
-DEVICES, MICRO_BATCHES = whole(1, 1024), whole(1, 65_536)
+DEVICES, MICRO_BATCHES = whole(1, 1024), whole(1, 16_384)
 CHUNKS, QUEUE = whole(1, 64), whole(1, 1024)
 PER_DEVICE = whole(1, 2 * int(CHUNKS.high))
 MAY_BE_NEGATIVE = ("forward_overhead", "backward_input_overhead", "backward_weight_overhead")
