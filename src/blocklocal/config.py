@@ -36,11 +36,12 @@ class Data:
     """What is learned."""
 
     data: str = "digits"
-    """digits (embedded), a folder of parquet files or class folders, or a hub name such as ylecun/mnist."""
+    """digits (embedded), a folder of images or parquet files, or a name on the hub: ylecun/mnist, owner/name:config."""
     train_size: int | None = None
     """Training images to use; default: all that the validation split leaves."""
     validation: float = 0.1
-    """Validation split, taken from the training set: a fraction below 1, or a number of images; 0 for none."""
+    """Validation images: a fraction below 1, or a number; 0 for none. Held out of the training images, or of the own
+    validation split of a set that has a test split too."""
     test_size: int | None = None
     """Test images to use; default: all."""
     image_size: int | None = None

@@ -248,10 +248,15 @@ def recipes(arguments: list[str]) -> None:
 
 def default_folder(config: Config, what: str) -> Path:
     """A folder below runs/ that does not exist yet."""
-    model = re.sub(r"[^A-Za-z0-9.]+", "-", Path(config.model.model).name)  # the last part of path/file.py:function
-    base = Path("runs") / f"{Path(config.data.data).name}-{model}-{what}-seed{config.machine.seed}"
+    data, model = _last_part(config.data.data), _last_part(config.model.model)
+    base = Path("runs") / f"{data}-{model}-{what}-seed{config.machine.seed}"
     folder, count = base, 1
     while folder.exists():
         count += 1
         folder = base.with_name(f"{base.name}-{count}")
     return folder
+
+
+def _last_part(name: str) -> str:
+    """Of path/file.py:function or owner/name:configuration, as part of a folder's name."""
+    return re.sub(r"[^\w.]+", "-", Path(name).name, flags=re.ASCII)
