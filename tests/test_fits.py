@@ -157,7 +157,7 @@ def test_a_number_without_measure_is_refused_before_anything_begins(arguments, w
         (("--devices", 10**10), "devices must be"),
         (("--devices", *range(1, 102)), "from 1 to 100 numbers of devices, not 101"),
         (("--micro-batches", 10**10), "micro_batches must be"),
-        (("--micro-batches", 65536, "--devices", 1024), "takes too long to simulate"),
+        (("--micro-batches", 16384, "--devices", 1024, "--schedules", "zb-v"), "takes too long to simulate"),
         (("--chunks", 10**9), "chunks must be"),
         (("--bandwidth", "nan"), "bandwidth must be"),
         (("--forward", "1e308"), "forward must be"),
