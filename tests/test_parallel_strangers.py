@@ -73,12 +73,14 @@ def assert_not_shown(said: str) -> None:
 )
 def test_what_he_writes_ends_the_run_with_one_message_that_is_not_his(settings, moment, key, value):
     with visited(settings, moment) as (run, his):
-        if key.startswith(("settings", "shared")):
+        awaited = key.startswith(("settings", "shared"))
+        if awaited:
             wait_until(lambda: his.check([f"blocklocal/0/{key}"]))  # else the run's own value would come after his
         his.set(f"blocklocal/0/{key}", value)
+        if awaited:
+            run.file.unlink()  # the process reads it; the others are seen by those who watch, while it pauses
         if key.startswith("about"):
             os.kill(rank_of(run.mark, 0), 9)
-        run.file.unlink()
         status, said = run.ended()
     assert_not_shown(said)
     assert status in (1, 2), said
@@ -192,7 +194,9 @@ def test_a_run_on_one_machine_listens_there_alone_and_hides_its_secret(settings)
         assert not any(first.encode() in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in everybody)
 
 
-@pytest.mark.parametrize("more", [(), ("--replicas", 2, "--shard")])
+@pytest.mark.parametrize(
+    "more", [(), ("--replicas", 2, "--shard"), pytest.param(("--replicas", 2), marks=pytest.mark.slow)]
+)
 def test_no_python_object_travels_between_processes(settings, more):
     with launched(settings, *more, rank=1, action="no objects", moment="connect") as run:
         status, said = run.ended()

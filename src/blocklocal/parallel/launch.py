@@ -78,7 +78,7 @@ def launch(command: Sequence[str], processes: int) -> int:
             supervise(children, store)
             return outcome(children, store)
     except (InputError, OSError, dist.DistError) as error:  # of the store, or of the starts; all processes are gone
-        say(f"error: {first_line(error)} All processes were stopped.")
+        say(f"error: {first_line(error).removesuffix('.')}. All processes were stopped.")
         return 1
 
 

@@ -49,8 +49,12 @@ class Header:
     def unpack(cls, values: Tensor) -> "Header":
         kind, number, *losses = values.tolist()
         if kind not in (MESSAGE, STOP, END) or not float(number).is_integer():
-            raise InputError("what came from the process before is no message of this run.")
+            raise no_message()
         return cls(int(kind), int(number), losses)
+
+
+def no_message() -> InputError:
+    return InputError("what came from the process before is no message of this run, or not the next one.")
 
 
 @dataclass(frozen=True)
@@ -189,7 +193,8 @@ class Inbox:
     def take(self) -> Tensor:
         """The next forward message. Its buffer is used again after the next `take`."""
         header = self.peek()
-        assert (header.kind, header.number) == (MESSAGE, self._number), f"{header} in the place of {self._number}"
+        if (header.kind, header.number) != (MESSAGE, self._number):
+            raise no_message()
         if self._used is not None:
             kind, buffer = self._used
             self._free.setdefault(kind, []).append(buffer)

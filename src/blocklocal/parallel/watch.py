@@ -80,12 +80,10 @@ class Watch:
 
     def fail(self, text: str, status: int) -> None:
         """Report what went wrong in this process; the others stop with it."""
-        with (
-            self._lock,
-            suppress(InputError, dist.DistError),
-        ):  # somebody else has written there, or nobody can any more
+        with self._lock:
             self._over.set()
-            report(self.store, self.rank, text, status)
+            with suppress(InputError, dist.DistError):  # somebody else has written there, or nobody can any more
+                report(self.store, self.rank, text, status)
 
     def await_cause(self) -> None:
         """A message did not come because somebody failed: wait until the watch knows who, which ends this process."""
