@@ -26,9 +26,9 @@ def check_agreement(model: nn.Module, blocks: Sequence[nn.Module], example: Tens
 
     Returns the parameters that require a gradient and get none, as far as that can be seen.
     """
-    x, kind = _samples(example), type(model).__name__
-    if not x.numel() or kind_of_library(model):
+    if not example.numel() or kind_of_library(model):  # also on the meta device, where no value can be looked at
         return []
+    x, kind = _samples(example), type(model).__name__
     wanted, wanted_gradients = _outcome(f"{kind} cannot run on the example", model, model, x)
     found, gradients = _outcome(f"the blocks of {kind} cannot run on what it can", nn.Sequential(*blocks), model, x)
     if wanted.shape != found.shape:
