@@ -164,7 +164,7 @@ def test_a_recipe_and_a_configuration_at_once(tmp_path):
 
 
 def test_a_checkpoint_without_a_run_to_resume(tmp_path):
-    assert_refused(train(tmp_path, "--checkpoint", "step-00000003"), "give --resume RUN with it", folder=tmp_path)
+    assert_refused(train(tmp_path, "--checkpoint", "step-00000003"), "give --resume RUN with them", folder=tmp_path)
 
 
 @pytest.mark.parametrize("arguments", [("--list",), ("quickstart", "cifar-trial")])

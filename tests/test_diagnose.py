@@ -276,4 +276,4 @@ def test_sequences_are_refused(tmp_path):
     )
     with without_reports():
         run = whole(tiny(model=f"{tmp_path / 'net.py'}:net", width=None, epochs=1), tmp_path / "run")
-    assert_refused(cli("diagnose", run), "of shape [60, 1, 6]", "not made for sequences")
+    assert_refused(cli("diagnose", run, "--trust"), "of shape [60, 1, 6]", "not made for sequences")

@@ -111,9 +111,10 @@ class UnitAxes(TorchFunctionMode):
 
 def _numbers(x: Tensor, axes: Axes) -> Tensor:
     """Every value's unit, by number, in the shape of x."""
-    numbers = torch.zeros((), dtype=torch.float64, device=x.device)
+    device = "cpu" if x.is_meta else x.device
+    numbers = torch.zeros((), dtype=torch.float64, device=device)
     for axis in sorted(axes):
-        each = torch.arange(x.shape[axis], dtype=numbers.dtype, device=x.device)
+        each = torch.arange(x.shape[axis], dtype=numbers.dtype, device=device)
         numbers = numbers * len(each) + each.view([-1 if a == axis else 1 for a in range(x.dim())])
     return numbers.expand(x.shape)
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from blocklocal.config import Config
+from blocklocal.errors import InputError
 from blocklocal.limits import available_bytes
 from blocklocal.models.file import is_reference
 from blocklocal.network import BlockLocal
@@ -45,7 +46,8 @@ def check_fits(
             return
         try:
             parts = _parts(config, network(plain), example)
-        except (NotImplementedError, RuntimeError):  # something in it needs more than shapes: the weights are known
+        except (NotImplementedError, RuntimeError, InputError):
+            # Something in it needs more than shapes; the weights are known. A bad setting is said when it is built.
             parts = {"weights": FLOAT * sum(p.numel() for p in plain.parameters())}
     check_memory("this training" if example[0] else "this network", parts, REMEDY, free)
 
