@@ -239,7 +239,9 @@ def test_colours_in_a_file_are_no_live_table(tmp_path, monkeypatch, name):
     assert said.status == 0
     assert not re.search(r"\x1b\[[0-9;?]*[^0-9;?m]", said.out + said.err)
     lines = re.sub(r"\x1b\[[0-9;]*m", "", said.out).splitlines()
-    assert [line.split()[0] for line in lines] == ["block-local", "epoch", "epoch", "test", "report:"]
+    assert [line.split()[0] for line in lines] == [
+        *("block-local", "train:", "validation:", "test:", "epoch", "epoch", "test", "report:"),
+    ]
 
 
 # --- numbers that no check has foreseen
