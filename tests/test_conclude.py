@@ -64,6 +64,13 @@ def test_a_run_killed_between_summary_and_report_gets_its_report_from_resume(tmp
     assert cli("train", "--resume", tmp_path / "run").status == 2  # now there is nothing left to do
 
 
+def test_a_report_that_a_kill_prevented_is_written_also_where_processes_are_asked_for(tmp_path):
+    whole(tiny(epochs=1), tmp_path / "run")
+    (tmp_path / "run" / "report.html").unlink()
+    assert cli("train", "--resume", tmp_path / "run", "--processes", 2, "--quiet").status == 0
+    assert (tmp_path / "run" / "report.html").stat().st_size > 0
+
+
 def test_a_comparison_keeps_its_rows_where_its_report_fails(tmp_path, monkeypatch, caplog):
     with monkeypatch.context() as patch:
         patch.setattr("blocklocal.report.write_comparison", failing(OSError(28, "No space left on device")))

@@ -120,3 +120,42 @@ def test_a_kill_while_epochs_are_added_leaves_a_run_that_goes_on(tmp_path, monke
     assert_same_run(run, other)
     assert newest(run).name == "step-00000009"
     assert weights(run)
+
+
+def before_and_after(run: Path, *arguments: object) -> str:
+    """What a refused command says; the run must be left as it was."""
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    said = cli("train", "--resume", run, *arguments, "--quiet")
+    assert said.status == 2, said.text
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    return said.text
+
+
+@pytest.mark.parametrize("more", [(), ("--processes", 2)], ids=["one process", "two"])
+def test_a_run_that_may_not_go_on_keeps_its_result(tmp_path, more):
+    run = whole(tiny(), tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "lr": 0.01}))
+    assert "lr: 0.1 then, 0.01 now" in before_and_after(run, "--epochs", 4, *more)
+
+
+def test_epochs_that_were_raised_in_the_settings_do_not_cost_the_result(tmp_path):
+    run = whole(tiny(), tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "epochs": 3}))
+    assert "epochs: 2 then, 3 now" in before_and_after(run)
+
+
+def test_a_checkpoint_of_before_the_epochs_were_added_is_refused(tmp_path):
+    run = whole(tiny(), tmp_path / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("blocklocal.training.run.StopSignals", lambda: StopAfter(1))
+        with pytest.raises(Interrupted):
+            resume_run(run, epochs=4, quiet=True)
+    first = min(path.name for path in (run / "checkpoints").glob("step-*"))
+    assert first == "step-00000006"  # the last one of the first schedule
+    resume_run(run, checkpoint=first, quiet=True)
+    other = whole(tiny(), tmp_path / "other")
+    earlier = min(path.name for path in (other / "checkpoints").glob("step-*"))
+    with pytest.raises(InputError, match="its schedule has ended"):
+        resume_run(other, epochs=4, checkpoint=earlier, quiet=True)

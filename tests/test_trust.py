@@ -178,6 +178,27 @@ def test_what_a_model_imports_from_beside_it_is_kept_with_it(made):
     assert set(saved["code"]["digests"]) == {"net.py", "width.py"}
 
 
+@pytest.mark.parametrize("kind", ["file", "package", "link to a folder", "link to a file"])
+def test_a_file_that_was_put_beside_the_copies_is_never_imported(made, tmp_path, kind):
+    made.file.write_text("import planted_beside\n" + made.file.read_text())
+    made.file.with_name("planted_beside.py").write_text("")
+    made.train()
+    planted, code = made.run / "model" / "json5.py", f"from pathlib import Path\nPath({str(made.witness)!r}).touch()\n"
+    if kind == "file":
+        planted.write_text(code)
+    elif kind == "package":
+        (made.run / "model" / "json5").mkdir()
+        (made.run / "model" / "json5" / "__init__.py").write_text(code)
+    else:
+        (tmp_path / "json5").mkdir()
+        (tmp_path / "json5" / "__init__.py").write_text(code)
+        target = tmp_path / "json5" / ("" if "folder" in kind else "__init__.py")
+        (made.run / "model" / ("json5" if "folder" in kind else "json5.py")).symlink_to(target)
+    said = cli("evaluate", made.run, "--trust")
+    assert (said.status, made.ran) == (2, False)
+    assert "is none of the files" in said.text
+
+
 def test_in_python_trust_is_an_argument(made):
     made.stop()
     assert resume_run(made.run, quiet=True, trust=True)["finished"]

@@ -35,7 +35,7 @@ PROCESS_BYTES = 100 * 2**20  # of a process's own, before it has any data
 def train(arguments: list[str]) -> None:
     """Train one network block by block and write a run folder with a report."""
     from blocklocal.parallel.address import find_address
-    from blocklocal.training.run import resume_run, start_run
+    from blocklocal.training.run import start_run
 
     given = parse_with_base(TrainArguments, arguments, "blocklocal train")
     if given.resume is None and (given.checkpoint is not None or given.accept_changes):
@@ -52,14 +52,7 @@ def train(arguments: list[str]) -> None:
         if summary is None:
             return
     elif given.resume is not None:
-        summary = resume_run(
-            folder,
-            checkpoint=given.checkpoint,
-            epochs=_more_epochs(given, arguments),
-            quiet=given.quiet,
-            trust=given.trust,
-            accept_changes=given.accept_changes,
-        )
+        summary = _resume(given, arguments)
     else:
         summary = start_run(given.settings, folder, quiet=given.quiet)
     blocks = "  ".join(f"{accuracy:.1f}" for accuracy in summary["block_test_top1"])
@@ -68,6 +61,20 @@ def train(arguments: list[str]) -> None:
     ece = "" if summary["test_ece"] is None else f"  ECE {summary['test_ece']:.3f}"
     print(f"test accuracy {summary['test_top1']:.2f} %  (per block: {blocks}{of_all}){ece}")
     print(f"report: {folder / 'report.html'}")
+
+
+def _resume(given: TrainArguments, arguments: list[str]) -> dict[str, Any]:
+    from blocklocal.training.run import resume_run
+
+    assert given.resume is not None
+    return resume_run(
+        given.resume,
+        checkpoint=given.checkpoint,
+        epochs=_more_epochs(given, arguments),
+        quiet=given.quiet,
+        trust=given.trust,
+        accept_changes=given.accept_changes,
+    )
 
 
 def _train_spread(
@@ -82,20 +89,18 @@ def _train_spread(
     from blocklocal.parallel.processes import check_devices
     from blocklocal.parallel.run import train_share
     from blocklocal.training.build import find_device
-    from blocklocal.training.origin import open_settings
-    from blocklocal.training.run import Interrupted, check_free, check_unfinished, extend_run
+    from blocklocal.training.origin import adds_epochs, is_finished, open_settings
+    from blocklocal.training.run import Interrupted, check_free, check_run
 
     resume, wanted = given.resume is not None, given.launch.processes
-    if resume and (address is None or not address.quiet):  # once, before the processes of this run are there
-        more = _more_epochs(given, arguments)
-        if more is not None and address is not None:
-            raise InputError(
-                "torchrun cannot add epochs to a run: give --resume and --epochs without it (Ctrl-C once it trains), "
-                "then go on under torchrun without --epochs."
-            )
-        extend_run(folder, more)
-        check_unfinished(folder)
-    config = open_settings(folder, trust=given.trust) if resume else given.settings
+    config, epochs = given.settings, None
+    if resume:
+        check_run(folder)
+        epochs = _more_epochs(given, arguments)
+        if not adds_epochs(folder, epochs) and is_finished(folder):
+            return _resume(given, arguments)  # at most its report is left to be written
+        config = open_settings(folder, trust=given.trust)
+        config = config if epochs is None else config.edit(epochs=epochs)
     if address is None:
         if not resume:
             check_free(folder)
@@ -113,7 +118,7 @@ def _train_spread(
     try:
         return train_share(
             address,
-            Order(config, given.launch, folder, resume, given.checkpoint, given.quiet, given.accept_changes),
+            Order(config, given.launch, folder, resume, given.checkpoint, given.quiet, given.accept_changes, epochs),
         )
     except Interrupted:
         if address.rank == 0:

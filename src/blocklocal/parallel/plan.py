@@ -20,14 +20,23 @@ from blocklocal.parallel.processes import Processes
 from blocklocal.parallel.share import share
 from blocklocal.parallel.stage import check_placement, check_rule, passing_back
 from blocklocal.splitting.copying import copy_module
-from blocklocal.training.build import Facts, Session, draw_network, load_data, settle, training_batches
+from blocklocal.training.build import (
+    Facts,
+    Session,
+    check_memory_for,
+    draw_network,
+    load_data,
+    settle,
+    training_batches,
+)
 from blocklocal.training.checkpoint import clear_leftovers
 from blocklocal.training.lock import held
+from blocklocal.training.origin import adds_epochs
 from blocklocal.training.run import (
     CHECKPOINTS,
+    add_epochs,
     check_free,
     check_same,
-    check_unfinished,
     create_run,
     find_checkpoint,
     load_cuts,
@@ -47,6 +56,7 @@ class Order:
     checkpoint: str | None = None
     quiet: bool = False
     accept_changes: bool = False
+    epochs: int | None = None  # of a run that goes on: train it on to so many
 
 
 @dataclass(frozen=True)
@@ -106,11 +116,12 @@ def make_plan(
     resume = order.resume or again
     if resume:
         kept.enter_context(held(folder))
-        check_unfinished(folder)
+        adds_epochs(folder, order.epochs)  # says itself what is wrong with them
     else:
         check_free(folder)
     data = load_data(config)
     facts = Facts.of(data)
+    check_memory_for(config, facts, config.data.batch_size // processes.replicas, device)
     network = draw_network(config, facts, load_cuts(folder) if resume else None)
     check_rule(network.rule, network.learning, late=False)
     placement = _place(network, processes, order, facts, device)
@@ -125,6 +136,7 @@ def make_plan(
     changes: list[str] = []
     if resume:
         changes = check_same(session, folder, accept_changes=order.accept_changes)
+        add_epochs(folder, config, order.epochs)
         clear_leftovers(folder / CHECKPOINTS)
     else:
         create_run(folder, session)

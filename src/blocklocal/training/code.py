@@ -31,10 +31,6 @@ class Code:
         if self.file not in self.digests:
             raise InputError(f"the file {self.file!r} of a model must be one of those whose SHA-256 is known.")
 
-    @property
-    def original(self) -> Path:
-        return Path(self.source) / self.file
-
 
 def keep_code(folder: Path, model: str) -> Code | None:
     """Copy the files of a `file.py:function` into the run folder; None for a model of the library. After it was built,
@@ -62,10 +58,11 @@ def own_model(folder: Path, model: str, code: Code | None, *, trust: bool) -> st
     function = model.rpartition(":")[2]
     file = _file(model) if code is None else _checked(folder, code)
     if not trust:
-        said = "" if code is None else f" (a copy of {code.original}, SHA-256 {code.digests[code.file][:16]}…)"
+        sums = [] if code is None else [f"{name}, SHA-256 {known[:16]}…" for name, known in code.digests.items()]
+        what = f"{file}" if code is None else f"{file.parent} ({'; '.join(sums)})"
         raise InputError(
-            f"{folder} was trained with a model of its own: to open it, the code in {file}{said} must run on this "
-            "machine. Look at it, and give --trust (in Python trust=True) if you want that."
+            f"{folder} was trained with a model of its own: to open it, the code in {what} must run on this machine. "
+            "Look at it, and give --trust (in Python trust=True) if you want that."
         )
     return f"{file}:{function}"
 
@@ -85,7 +82,13 @@ def check_same_code(folder: Path, model: str, code: Code | None) -> None:
 
 
 def _checked(folder: Path, code: Code) -> Path:
-    """The run's copy of the file, all copies being what they were."""
+    """The run's copy of the file, all copies being what they were, and nothing beside them that could be imported."""
+    known_files = {PurePosixPath(name) for name in code.digests}
+    known_folders = {parent for name in known_files for parent in name.parents}
+    for path in sorted((folder / FOLDER).rglob("*")):
+        name = PurePosixPath(path.relative_to(folder / FOLDER).as_posix())
+        if path.is_symlink() or name not in (known_folders if path.is_dir() else known_files):
+            raise InputError(f"{path} is none of the files that the run was trained with: look at it, and remove it.")
     for name, known in code.digests.items():
         path = folder / FOLDER / name
         inside = not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts

@@ -145,6 +145,11 @@ class Trainer:
                 f"the checkpoint is of a run with {before} steps per epoch, and here there are {self.steps_per_epoch}: "
                 "give the same batches, and as many --replicas."
             )
+        if state["epoch"] < self.first_epoch:
+            raise InputError(
+                f"the checkpoint is of epoch {state['epoch'] + 1}, before epochs were added after epoch "
+                f"{self.first_epoch}: its schedule has ended. Give a later checkpoint, or train anew."
+            )
         self.epoch, self.step_in_epoch = state["epoch"], state["step_in_epoch"]
         self.seconds, self.images = state["seconds"], state["images"]
         self.records = list(state["records"])

@@ -27,8 +27,7 @@ from blocklocal.training.saved import SUMMARY, read_summary
 log = logging.getLogger("blocklocal")
 
 ORIGIN = "origin.json"
-
-
+FREE = ("tensorboard", "checkpoint_every", "device")  # settings on which no weight depends; the device counts by itself
 WHAT = "what a run was started with, as training writes it"
 
 
@@ -110,7 +109,7 @@ def open_settings(folder: Path, *, trust: bool = False) -> Config:
     Raises InputError where the user must say first that the model's code may run (`trust`).
     """
     config, origin = load_settings(folder), read_origin(folder)
-    model = own_model(folder, config.model.model, code_of(folder), trust=trust)
+    model = own_model(folder, config.model.model, origin.code if origin else None, trust=trust)
     if origin is None:
         return config.edit(model=model)
     edited = config.machine.threads != origin.settings["threads"]
@@ -177,6 +176,8 @@ def differences(then: Origin, now: Origin) -> list[str]:
     """`lr: 0.1 then, 0.2 now`, for everything on which the weights depend."""
     pairs: dict[str, tuple[Any, Any]] = {}
     for name in dict.fromkeys([*then.settings, *now.settings]):
+        if name in FREE:
+            continue
         pairs[name] = then.settings.get(name), now.settings.get(name)
     for name in dict.fromkeys([*then.versions, *now.versions]):
         pairs[name] = then.versions.get(name), now.versions.get(name)
@@ -188,17 +189,17 @@ def differences(then: Origin, now: Origin) -> list[str]:
     return [*found, *(f"pictures or labels of the {split} split have changed" for split in splits)]
 
 
-def extend(folder: Path, epochs: int) -> None:
-    """Let a finished run train on to `epochs` epochs, under a schedule that begins anew for those that are added.
+def adds_epochs(folder: Path, epochs: int | None) -> bool:
+    """Whether a finished run is to be trained on to `epochs` epochs; False where it was extended to as many before.
 
-    Its summary is kept as `summary-epoch-N.json`. A run that was extended to as many already only goes on. Raises
-    InputError for a run that is not finished, and for too few epochs.
+    Nothing is written (see `extend`). Raises InputError for a run that is not finished, and for too few epochs.
     """
+    if epochs is None:
+        return False
     config, origin = load_settings(folder), read_origin(folder)
     done, finished = config.optimisation.epochs, is_finished(folder)
     if epochs == done and not finished and origin is not None and origin.earlier:
-        complete_extension(folder)
-        return
+        return False
     if origin is None:
         raise InputError(f"{folder} is of an older version and cannot be trained longer: train anew.")
     if epochs <= done:
@@ -209,6 +210,16 @@ def extend(folder: Path, epochs: int) -> None:
             f"(blocklocal train --resume {folder}), then add epochs."
         )
     config.edit(epochs=epochs)  # says itself what is wrong with them
+    return True
+
+
+def extend(folder: Path, epochs: int) -> None:
+    """Let a finished run train on to `epochs` epochs, under a schedule that begins anew for those that are added.
+
+    Its summary is kept as `summary-epoch-N.json`. Everything else must have been checked before.
+    """
+    origin, done = read_origin(folder), load_settings(folder).optimisation.epochs
+    assert origin is not None
     write_text(folder / f"summary-epoch-{done}.json", (folder / SUMMARY).read_text(encoding="utf-8"))
     longer = {**origin.settings, "epochs": epochs}
     dataclasses.replace(origin, settings=longer, earlier=[*origin.earlier, done]).save(folder)
@@ -216,12 +227,15 @@ def extend(folder: Path, epochs: int) -> None:
 
 
 def complete_extension(folder: Path) -> None:
-    """Bring config.json and the summary after what `origin.json` says, also where a kill came between."""
+    """Bring config.json and the summary after what `origin.json` says, also where a kill came between.
+
+    A summary that goes is that of the schedule before, which was kept under another name.
+    """
     config = load_settings(folder)
     if config != load_config(folder):
         config.save(folder / "config.json")
-    if not is_finished(folder):
-        (folder / SUMMARY).unlink(missing_ok=True)
+    if is_there(folder / SUMMARY) and read_summary(folder)["epochs"] == cycle_of(folder):
+        (folder / SUMMARY).unlink()
 
 
 def is_finished(folder: Path) -> bool:

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from blocklocal.training.loop import CHECK_EVERY, Record, Stopped, Trainer
 from blocklocal.training.observers import Checkpoints, Console, MetricsFile, TensorBoard, Warnings
 from blocklocal.training.origin import (
     Origin,
+    adds_epochs,
     check_origin,
     complete_extension,
     cycle_of,
@@ -41,7 +43,6 @@ from blocklocal.training.saved import CUTS, FACTS, load_cuts, load_facts, read_s
 from blocklocal.training.signals import StopSignals
 
 CHECKPOINTS, METRICS = "checkpoints", "metrics.jsonl"
-LONGER = "To train it longer, give --epochs with more than it has."
 
 
 def start_run(
@@ -112,29 +113,33 @@ def resume_run(
     where data, settings or versions are not those that the run was started with. Raises InputError otherwise, and where
     there is nothing to do.
     """
-    extend_run(folder, epochs)
+    check_run(folder)  # what is no run gets no lock
     with held(folder):
-        if is_finished(folder):
+        more = adds_epochs(folder, epochs)
+        if is_finished(folder) and not more:
             return _show_again(folder, trust=trust)
         session = open_session(open_settings(folder, trust=trust), starts=load_cuts(folder))
         changes = check_same(session, folder, accept_changes=accept_changes)
         path = find_checkpoint(folder, checkpoint, required=False)
+        session = replace(session, config=add_epochs(folder, session.config, epochs))
         return _train(session, folder, path, quiet, should_stop, changes, session.data.account)
 
 
-def extend_run(folder: Path, epochs: int | None) -> None:
-    """As `extend`, where `epochs` are given; an extension that a kill has cut off is completed in any case."""
-    _check_run(folder)  # what is no run gets no lock
-    with held(folder):
-        if epochs is not None:
-            extend(folder, epochs)
-        complete_extension(folder)
+def add_epochs(folder: Path, config: Config, epochs: int | None) -> Config:
+    """The settings that a run goes on with, once all is checked: extended to `epochs` where that is asked for."""
+    if epochs is not None and adds_epochs(folder, epochs):
+        extend(folder, epochs)
+    complete_extension(folder)  # one that a kill has cut off
+    return config if epochs is None else config.edit(epochs=epochs)
 
 
 def _show_again(folder: Path, *, trust: bool) -> dict[str, Any]:
     """The report of a finished run that has none."""
     if (folder / REPORT).exists():
-        check_unfinished(folder)
+        raise InputError(
+            f"the run {folder} is finished: there is nothing to resume. To train it longer, give --epochs with more "
+            "than it has."
+        )
     config = open_settings(folder, trust=trust)
     session = open_session(config, starts=load_cuts(folder))
     path = find_checkpoint(folder)
@@ -144,14 +149,8 @@ def _show_again(folder: Path, *, trust: bool) -> dict[str, Any]:
     return read_summary(folder)
 
 
-def check_unfinished(folder: Path) -> None:
-    """Raise InputError where there is no run, or it is finished."""
-    _check_run(folder)
-    if is_finished(folder):
-        raise InputError(f"the run {folder} is finished: there is nothing to resume. {LONGER}")
-
-
-def _check_run(folder: Path) -> None:
+def check_run(folder: Path) -> None:
+    """Raise InputError where there is no run."""
     if not folder.is_dir():
         raise InputError(f"there is no run folder {folder}.")
     load_config(folder)
