@@ -218,3 +218,77 @@ def test_a_changed_table_is_read_again(tmp_path):
     load_images(str(tmp_path / "set"))
     table(tmp_path / "set" / "labels.csv", ["hen", "owl"] * 5)
     assert load_images(str(tmp_path / "set")).classes == ("hen", "owl")
+
+
+# --- what lies beside the files that a table names ----------------------------------------------------------------
+
+
+def a_common_table(root) -> None:
+    pictures(root / "images")
+    table(root / "labels.csv")
+
+
+def a_split_column(root) -> None:
+    pictures(root / "images")
+    rows = [f"{i}.png,{name},{'train' if i < 6 else 'test'}" for i, name in enumerate(LABELS)]
+    (root / "labels.csv").write_text("\n".join(["file,label,split", *rows]))
+
+
+def a_table_per_split(root) -> None:
+    pictures(root / "images")
+    table(root / "train.csv", LABELS[:6])
+    (root / "test.csv").write_text("file,label\n6.png,cat\n7.png,dog\n")
+
+
+def a_table_beside_each_split(root) -> None:
+    for split in ("train", "test"):
+        pictures(root / split)
+        table(root / f"{split}.csv")
+
+
+def a_table_in_each_split(root) -> None:
+    for split in ("train", "test"):
+        pictures(root / split)
+        table(root / split / "labels.csv")
+
+
+def a_common_table_of_splits(root) -> None:
+    for split in ("train", "test"):
+        pictures(root / split)
+    rows = [f"{split}/{i}.png,{name}" for split in ("train", "test") for i, name in enumerate(LABELS)]
+    (root / "labels.csv").write_text("\n".join(["file,label", *rows]))
+
+
+@pytest.mark.parametrize("make", [a_common_table, a_split_column, a_table_per_split])
+def test_hidden_folders_beside_a_table_are_said_once(tmp_path, make):
+    make(tmp_path / "set")
+    (tmp_path / "set" / ".thumbnails").mkdir()
+    account = all_train(tmp_path / "set").account
+    assert " ".join(account).count("1 hidden folder (.thumbnails)") == 1
+    assert "(.thumbnails)" in account[0]
+
+
+@pytest.mark.parametrize("make", [a_table_beside_each_split, a_table_in_each_split, a_common_table_of_splits])
+def test_folders_beside_splits_with_tables_are_said_once(tmp_path, make):
+    make(tmp_path / "set")
+    for name in (".thumbnails", "spare"):
+        (tmp_path / "set" / name).mkdir()
+    account = all_train(tmp_path / "set").account
+    assert "1 hidden folder (.thumbnails), 1 folder beside the splits (spare)" in account[0]
+    assert "left out" not in account[2]
+
+
+def test_hidden_folders_in_a_split_with_a_table_are_said_of_that_split(tmp_path):
+    a_table_in_each_split(tmp_path / "set")
+    (tmp_path / "set" / "test" / ".thumbnails").mkdir()
+    account = all_train(tmp_path / "set").account
+    assert "1 hidden folder (.thumbnails)" in account[2]
+    assert "left out" not in account[0]
+
+
+def test_a_folder_beside_the_splits_whose_images_a_table_names_is_not_left_out(tmp_path):
+    pictures(tmp_path / "set" / "images")
+    table(tmp_path / "set" / "train.csv")
+    pictures(tmp_path / "set" / "test")
+    table(tmp_path / "set" / "test" / "labels.csv")
+    assert "left out" not in " ".join(all_train(tmp_path / "set").account)

@@ -5,6 +5,7 @@ The class of an image is the name of the folder it lies in, or what a table of l
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from blocklocal.data.listing import Listing, of_splits, of_whole
@@ -52,9 +53,11 @@ def find_folder(root: Path) -> Source:
         parts = {role: list_table(table, (root, *_image_folders(folders)), name) for role, table in of_role.items()}
         for part in parts.values():
             _check_agrees(part, root)
-        return of_splits(parts, root, ". Expected a train.csv and a test.csv; name a lone table labels.csv.")
+        return of_splits(
+            _telling(parts, left), root, ". Expected a train.csv and a test.csv; name a lone table labels.csv."
+        )
     if common is not None and common.labelled:
-        return _by_table(root, name, common, folders)
+        return _by_table(root, name, common, folders, left)
     left = LeftOut()
     for table in tables.values():
         left.add(TABLE, table.path.name)
@@ -70,9 +73,6 @@ def _with_splits(
     tables: dict[str | None, Table],
     left: LeftOut,
 ) -> Source:
-    for each in folders.values():
-        if each not in splits.values():
-            left.add(BESIDE, each.name)
     for role, table in tables.items():
         if role in splits and not table.labelled:
             left.add(TABLE, table.path.name)
@@ -87,21 +87,37 @@ def _with_splits(
         if role in tables and role not in splits:
             parts[role] = list_table(tables[role], bases, name)
         elif role in tables and tables[role].labelled:
-            parts[role] = _prefer_folders(list_table(tables[role], bases, name), splits[role], name, left)
+            parts[role] = _prefer_folders(list_table(tables[role], bases, name), splits[role], name)
         else:
-            parts[role] = _read_split(splits[role], f"{name}/{splits[role].name}", root, tables.get(None), left)
-        left = LeftOut()  # what lies beside the splits is told once, of the first
-    return of_splits(parts, root, ", only a training split. Add a folder named 'test' or 'val' beside it.")
+            parts[role] = _read_split(splits[role], f"{name}/{splits[role].name}", root, tables.get(None))
+    used = {
+        place for part in parts.values() if isinstance(part, Listing) for file in part.files for place in file.parents
+    }
+    for each in folders.values():
+        if each not in splits.values() and each not in used:
+            left.add(BESIDE, each.name)
+    return of_splits(
+        _telling(parts, left), root, ", only a training split. Add a folder named 'test' or 'val' beside it."
+    )
 
 
-def _read_split(folder: Path, origin: str, root: Path, common: Table | None, left: LeftOut) -> Listing | Unlabelled:
+def _telling(parts: dict[str, Listing | Unlabelled], left: LeftOut) -> dict[str, Listing | Unlabelled]:
+    """The splits of a set; what was passed over beside them is told once, of the training split."""
+    return {role: _with_notes(part, left) if role == "train" else part for role, part in parts.items()}
+
+
+def _with_notes(part: Listing | Unlabelled, left: LeftOut) -> Listing | Unlabelled:
+    return replace(part, notes=(*left.notes(), *part.notes)) if isinstance(part, Listing) else part
+
+
+def _read_split(folder: Path, origin: str, root: Path, common: Table | None) -> Listing | Unlabelled:
     """The split of one folder: by its own table, by the common one beside it, or by its class folders."""
     own = find_tables(folder).get(None)
     if own is not None and own.labelled:
         bases = (folder, *_image_folders({each.name: each for each in subfolders(folder, LeftOut())}))
-        return _prefer_folders(list_table(own, bases, origin), folder, origin, left)
+        return _prefer_folders(list_table(own, bases, origin), folder, origin)
     if common is not None and common.labelled and common.names_files_in(folder, root):
-        return _prefer_folders(list_table(common, (root,), origin, within=folder), folder, origin, left)
+        return _prefer_folders(list_table(common, (root,), origin, within=folder), folder, origin)
     inner = subfolders(folder, LeftOut())
     loose = images_directly_in(folder)
     no_class = len(inner) == 1 and (inner[0].name.lower() in _NO_CLASS or inner[0].name == folder.name)
@@ -110,24 +126,30 @@ def _read_split(folder: Path, origin: str, root: Path, common: Table | None, lef
         return Unlabelled(origin, f"{many(count, 'image', 'images')} outside any class folder", _REMEDY)
     if role_of(folder.name) == "train":
         _check_several(folder, inner, {})
-    return _list_classes(folder, origin, left, {})
+    return _list_classes(folder, origin, LeftOut(), {})
 
 
-def _by_table(root: Path, name: str, table: Table, folders: dict[str, Path]) -> Source:
+def _by_table(root: Path, name: str, table: Table, folders: dict[str, Path], left: LeftOut) -> Source:
     bases = (root, *_image_folders(folders))
     if table.roles:
         parts = {role: list_table(table, bases, name, role=role) for role in table.roles}
         for part in parts.values():
             _check_agrees(part, root)
-        return of_splits(parts, root, f": the column {table.split_column!r} of {table.path.name} names none.")
-    listing = _prefer_folders(list_table(table, bases, name), root, name, LeftOut())
+        return of_splits(
+            _telling(parts, left), root, f": the column {table.split_column!r} of {table.path.name} names none."
+        )
+    listing = _prefer_folders(list_table(table, bases, name), root, name)
     assert isinstance(listing, Listing)  # a table without labels is not asked
     return of_whole(listing, root)
 
 
-def _prefer_folders(listing: Listing | Unlabelled, folder: Path, origin: str, left: LeftOut) -> Listing | Unlabelled:
+def _prefer_folders(listing: Listing | Unlabelled, folder: Path, origin: str) -> Listing | Unlabelled:
     """What a table says, or the class folders where the images lie in such: both must say the same."""
-    return _list_classes(folder, origin, left, {}) if _check_agrees(listing, folder) else listing
+    if _check_agrees(listing, folder):
+        return _list_classes(folder, origin, LeftOut(), {})
+    left = LeftOut()
+    subfolders(folder, left)
+    return _with_notes(listing, left)
 
 
 def _check_agrees(listing: Listing | Unlabelled, folder: Path) -> bool:
