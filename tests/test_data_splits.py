@@ -251,6 +251,15 @@ def test_parquet_layouts_of_the_hub_open(tmp_path, train, test):
     assert first_pixels(data.test) == list(range(50, 56))
 
 
+@pytest.mark.parametrize("name", ["train-00000-of-00001.parquet", "train/0000.parquet", "pets_train.parquet"])
+def test_a_training_file_without_a_label_column_is_refused_with_its_columns(tmp_path, name):
+    root = tmp_path / "set"
+    write(root, "test.parquet", "validation.parquet")
+    write_parquet(root / name, [png(picture(1))], [0], label="kind", names=None)
+    with pytest.raises(InputError, match=r"has no label column\. Its columns are: image, kind\. Rename the right one"):
+        all_train(root)
+
+
 def test_several_configurations_are_named_with_the_path_of_one(tmp_path):
     for name in ("small", "large"):
         write(tmp_path / "set" / name, "train.parquet", "test.parquet")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from blocklocal.data.names import MOST_CLASSES, check_count, class_names, in_order, renumber, showable
+from blocklocal.data.source import Encoded, Unlabelled
 from blocklocal.errors import InputError
 
 if TYPE_CHECKING:
@@ -41,6 +42,14 @@ def find_columns(present: Sequence[str], where: str) -> tuple[str, str | None]:
     if found[0] is None:
         raise no_column("image", present, where)
     return found[0], found[1]
+
+
+def label_column(present: Sequence[str], role: str, where: str) -> str | None:
+    """The label column of a file of the split `role`; None where it has none. A training split must have one."""
+    label = find_columns(present, where)[1]
+    if label is None and role == "train":
+        raise no_column("label", present, where)
+    return label
 
 
 def no_column(kind: str, present: Sequence[str], where: str) -> InputError:
@@ -129,6 +138,30 @@ def check_labels(labels: Tensor, names: Sequence[str] | None, where: str) -> Non
             f"{where}, row {row}: the label is {labels[row]}, but {there} go from 0 to {count - 1}. "
             "Correct the label or the list of class names."
         )
+
+
+def unite_splits(
+    read: Mapping[str, Sequence[tuple[str, Labels | None]]], origins: Mapping[str, str]
+) -> tuple[tuple[str, ...], dict[str, list[tuple[Tensor, str]]], dict[str, Encoded | Unlabelled]]:
+    """(classes, for each labelled split the numbers of its files and what is to be told of each, unlabelled splits).
+
+    read: (where, labels) of the files of every split, all with labels or all without. Without labelled training images
+    there are no classes, and nothing is counted in them.
+    """
+    unlabelled: dict[str, Encoded | Unlabelled] = {
+        role: Unlabelled(origins[role], "every label is missing, null or -1")
+        for role, files in read.items()
+        if files[0][1] is None
+    }
+    if "train" in unlabelled:
+        return (), {}, unlabelled
+    parts = [(role, where, labels) for role, files in read.items() for where, labels in files if labels is not None]
+    training = sum(role == "train" for role, _, _ in parts)
+    classes, counted, told = unite([(where, labels) for _, where, labels in parts], training)
+    united: dict[str, list[tuple[Tensor, str]]] = {}
+    for (role, _, _), values, note in zip(parts, counted, told, strict=True):
+        united.setdefault(role, []).append((values, note))
+    return classes, united, unlabelled
 
 
 def unite(parts: Sequence[tuple[str, Labels]], training: int) -> tuple[tuple[str, ...], list[Tensor], list[str]]:

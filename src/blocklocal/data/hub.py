@@ -50,17 +50,9 @@ def _read_parts(
     name: str, splits: dict[str, str], found: dict[str, Dataset], others: list[str]
 ) -> tuple[tuple[str, ...], dict[str, Encoded | Unlabelled]]:
     origins = {role: f"{name}, split {splits[role]}" for role in found}
-    read = {role: _labels(dataset, origins[role], role) for role, dataset in found.items()}
-    parts: dict[str, Encoded | Unlabelled] = {
-        role: Unlabelled(origins[role], "every label is missing, null or -1")
-        for role, labels in read.items()
-        if labels is None
-    }
-    if "train" in parts:
-        return (), parts
-    labelled = [(role, labels) for role, labels in read.items() if labels is not None]
-    classes, counted, told = columns.unite([(origins[role], labels) for role, labels in labelled], 1)
-    for (role, _), values, note in zip(labelled, counted, told, strict=True):
+    read = {role: [(origins[role], _labels(dataset, origins[role], role))] for role, dataset in found.items()}
+    classes, united, parts = columns.unite_splits(read, origins)
+    for role, [(values, note)] in united.items():
         rest = f"left out: the splits {', '.join(others)}" if others and role == "train" else ""
         parts[role] = _encoded(found[role], values, origins[role], tuple(filter(None, (rest, note))))
     return classes, parts
@@ -96,10 +88,8 @@ def _refused(name: str, error: Exception) -> InputError:
 
 def _labels(dataset: Dataset, where: str, role: str) -> columns.Labels | None:
     """The labels of one split; None where it has none."""
-    _, label = columns.find_columns(dataset.column_names, where)
+    label = columns.label_column(dataset.column_names, role, where)
     if label is None:
-        if role == "train":
-            raise columns.no_column("label", dataset.column_names, where)
         return None
     column = dataset.with_format("arrow").select_columns([label])[:][label]
     return columns.read_labels(column, getattr(dataset.features[label], "names", None), where)

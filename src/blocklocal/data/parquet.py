@@ -75,32 +75,21 @@ def find_parquet(root: Path, files: Sequence[Path]) -> Source:
 def _read_parts(
     root: Path, shards: dict[str, list[Path]], notes: tuple[str, ...]
 ) -> tuple[tuple[str, ...], dict[str, Encoded | Unlabelled]]:
-    read = {path: _labels(path) for found in shards.values() for path in found}
-    _check_all_or_none(shards, read)
-    labelled = [(path, labels) for path, labels in read.items() if labels is not None]
-    parts: dict[str, Encoded | Unlabelled] = {
-        role: Unlabelled(_origin(root, found), "every label is missing, null or -1")
-        for role, found in shards.items()
-        if read[found[0]] is None
-    }
-    if "train" in parts:
-        return (), parts
-    classes, counted, told = columns.unite(
-        [(str(path), labels) for path, labels in labelled], sum(path in shards["train"] for path, _ in labelled)
-    )
-    numbers = {path: values for (path, _), values in zip(labelled, counted, strict=True)}
-    said = {path: note for (path, _), note in zip(labelled, told, strict=True)}
-    for role, found in shards.items():
-        if role not in parts:
-            own = dict.fromkeys(f"{path.name}: {said[path]}" for path in found if said[path])
-            more = notes if role == "train" else ()
-            parts[role] = _encoded(found, [numbers[path] for path in found], _origin(root, found), (*more, *own))
+    read = {role: [(str(path), _labels(path, role)) for path in found] for role, found in shards.items()}
+    _check_all_or_none(read)
+    origins = {role: _origin(root, found) for role, found in shards.items()}
+    classes, united, parts = columns.unite_splits(read, origins)
+    for role, counted in united.items():
+        found = shards[role]
+        own = dict.fromkeys(f"{path.name}: {note}" for path, (_, note) in zip(found, counted, strict=True) if note)
+        more = notes if role == "train" else ()
+        parts[role] = _encoded(found, [values for values, _ in counted], origins[role], (*more, *own))
     return classes, parts
 
 
-def _check_all_or_none(shards: dict[str, list[Path]], read: dict[Path, columns.Labels | None]) -> None:
-    for found in shards.values():
-        without = [path for path in found if read[path] is None]
+def _check_all_or_none(read: dict[str, list[tuple[str, columns.Labels | None]]]) -> None:
+    for found in read.values():
+        without = [where for where, labels in found if labels is None]
         if without and len(without) < len(found):
             raise InputError(f"{without[0]} has no labels, but other files of its split do. Give every image a label.")
 
@@ -160,17 +149,15 @@ def _is_pointer(path: Path) -> bool:
         return False
 
 
-def _labels(path: Path) -> columns.Labels | None:
-    """The labels of one file; None where it has none."""
+def _labels(path: Path, role: str) -> columns.Labels | None:
+    """The labels of one file of the split `role`; None where it has none."""
     import pyarrow.parquet as pq
 
     with _readable(path), pq.ParquetFile(path) as file:
         check_room(file.metadata.num_rows * _LABEL_BYTES, f"the {file.metadata.num_rows:,} labels of {path}")
         schema = file.schema_arrow
-        _, label = columns.find_columns(schema.names, str(path))
+        label = columns.label_column(schema.names, role, str(path))
         if label is None:
-            if role_of(path.stem.partition("-")[0]) == "train":
-                raise columns.no_column("label", schema.names, str(path))
             return None
         column = file.read(columns=[label])[label]
         return columns.read_labels(column, _class_names(schema.metadata, label), str(path))
