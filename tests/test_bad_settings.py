@@ -31,6 +31,7 @@ BAD_NUMBERS = [
     ("momentum", 1),
     ("label_smoothing", 1),
     ("validation", 1.5),
+    ("image_size", 9460),  # pixels a side: 9460² are more than a picture may have
 ]
 
 

@@ -231,7 +231,7 @@ def test_a_system_that_does_not_say_what_it_has_left_refuses_nothing(tmp_path, m
 @pytest.mark.parametrize("data", ["digits", "set"])
 def test_an_image_size_beyond_all_measure_is_refused(tmp_path, data):
     parquet_set(tmp_path / "set")
-    with pytest.raises(InputError, match="image_size=1000000000 is above 9459"):
+    with pytest.raises(InputError, match="image_size must be a whole number of at least 1 and at most 9,459, not 10"):
         load_images("digits" if data == "digits" else str(tmp_path / "set"), image_size=10**9)
 
 

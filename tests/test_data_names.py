@@ -21,8 +21,9 @@ from data_files import (
 )
 
 from blocklocal.data import load_images
-from blocklocal.data.names import MOST_CLASSES, in_order, showable
+from blocklocal.data.names import in_order, showable
 from blocklocal.errors import InputError
+from blocklocal.ranges import MOST_CLASSES
 
 pa = pytest.importorskip("pyarrow")
 TURNED = ("owl", "dog", "cat")

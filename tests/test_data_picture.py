@@ -12,8 +12,9 @@ import pytest
 import torch
 from data_files import Image, all_train, folder_set, picture, png, replace_train
 
-from blocklocal.data.picture import MAX_PIXELS, BadImage, open_picture, resize_and_crop
+from blocklocal.data.picture import BadImage, open_picture, resize_and_crop
 from blocklocal.errors import InputError
+from blocklocal.ranges import MAX_PIXELS
 from blocklocal.training.build import Facts
 from blocklocal.training.predict import open_pixels
 

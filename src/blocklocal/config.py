@@ -12,7 +12,7 @@ import msgspec
 from blocklocal.errors import InputError, shown, unknown
 from blocklocal.files import write_text
 from blocklocal.optim import SCHEDULES, Optimizer
-from blocklocal.ranges import COUNT, MANY, SEED, THREADS, WIDTH, Range, check_settings, whole
+from blocklocal.ranges import COUNT, IMAGE_SIZE, MANY, SEED, THREADS, WIDTH, Range, check_settings, whole
 from blocklocal.schemas import Text, check, is_there, read_json
 from blocklocal.settings import Learning
 
@@ -23,7 +23,7 @@ BALANCES = ("count", "time", "flops", "bytes")
 RANGES = {
     **dict.fromkeys(("train_size", "test_size", "batch_size", "epochs", "checkpoint_every"), COUNT),
     "validation": Range(0, MANY),
-    "image_size": whole(1, 16_384),
+    "image_size": IMAGE_SIZE,
     **dict.fromkeys(("seed", "split_seed"), SEED),
     "width": WIDTH,
     "blocks": whole(1, 10_000),

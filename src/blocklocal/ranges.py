@@ -14,6 +14,8 @@ from blocklocal.errors import InputError, shown
 
 MANY = 10**9  # images, steps, epochs: more than anybody has
 LARGEST = 1e6  # of rates, weights and temperatures
+MAX_PIXELS = 89_478_485  # of a picture: Pillow's own limit, above which it warns of one made to fill the memory
+MOST_CLASSES = 65_536  # more than any set of labelled images has; above it stands a mistake in the labels
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ def whole(low: int, high: int) -> Range:
 COUNT = whole(1, MANY)
 SEED = whole(0, 2**63 - 1)
 WIDTH = whole(1, 10**6)
+IMAGE_SIZE = whole(1, math.isqrt(MAX_PIXELS))
+CLASSES = whole(1, MOST_CLASSES)
 THREADS = whole(1, 1024)
 WEIGHT = Range(0, LARGEST)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from blocklocal.config import Model
 from blocklocal.errors import InputError
-from blocklocal.ranges import THREADS, check_range, check_settings, whole
+from blocklocal.ranges import CLASSES, IMAGE_SIZE, THREADS, check_range, check_settings, whole
 from blocklocal.settings import Learning
 from blocklocal.simulate.costs import BANDWIDTH, CHUNKS, COST, DEVICES, MICRO_BATCHES, QUEUE, SIGNED
 from blocklocal.simulate.measure import REPEATS
@@ -20,9 +20,9 @@ RANGES = {
     "bandwidth": BANDWIDTH,
     "latency": COST,
     "batch_size": whole(1, 10**7),
-    "image_size": whole(1, 16_384),
+    "image_size": IMAGE_SIZE,
     "channels": whole(1, 65_536),
-    "classes": whole(1, 10**6),
+    "classes": CLASSES,
     "threads": THREADS,
     "repeats": REPEATS,
 }

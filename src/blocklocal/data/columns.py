@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blocklocal.data.names import MOST_CLASSES, check_count, class_names, in_order, renumber, showable
+from blocklocal.data.names import check_count, class_names, in_order, renumber, showable
 from blocklocal.data.source import Encoded, Unlabelled
 from blocklocal.errors import InputError
+from blocklocal.ranges import MOST_CLASSES
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,17 +18,16 @@ from blocklocal.data.hub import looks_like_hub_name, open_hub
 from blocklocal.data.images import ImageSet
 from blocklocal.data.names import few, showable
 from blocklocal.data.parquet import find_parquet, parquet_files, role_of_file
-from blocklocal.data.picture import MAX_PIXELS
 from blocklocal.data.scan import holds_images
 from blocklocal.data.source import Source
 from blocklocal.data.splits import check_validation, split
 from blocklocal.errors import InputError, check_positive
+from blocklocal.ranges import IMAGE_SIZE, check_range
 
 _KINDS = (
     "Give 'digits', a folder with parquet files or class folders, or a name on the Hugging Face hub (owner/name, or "
     "owner/name:configuration)."
 )
-_LARGEST = math.isqrt(MAX_PIXELS)
 
 
 def load_images(
@@ -63,11 +61,11 @@ def load_images(
     converted is said in `ImageSet.account`. Raises InputError for anything in the data or the arguments that cannot be
     used.
     """
-    for name, size in (("train_size", train_size), ("test_size", test_size), ("image_size", image_size)):
+    for name, size in (("train_size", train_size), ("test_size", test_size)):
         if size is not None:
             check_positive(name, size, integer=True)
-    if image_size is not None and image_size > _LARGEST:
-        raise InputError(f"image_size={image_size} is above {_LARGEST}, the largest that images are resized to.")
+    if image_size is not None:
+        check_range("image_size", image_size, IMAGE_SIZE)
     check_validation(validation)
     if data == "digits":
         return split(read_digits(image_size), data, train_size, validation, test_size, split_seed)

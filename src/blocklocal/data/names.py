@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from blocklocal.errors import InputError
+from blocklocal.ranges import MOST_CLASSES
 
-MOST_CLASSES = 65_536  # more than any set of labelled images has; above it stands a mistake in the labels
 _SHOWN = 10  # names that a message lists
 _DIGITS = 18  # a name of more digits is no number that somebody counts with
 _UNSHOWABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")

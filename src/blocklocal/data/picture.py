@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from blocklocal.ranges import MAX_PIXELS
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-MAX_PIXELS = 89_478_485  # Pillow's own limit, above which it warns of a picture made to fill the memory
 _TIFF_BITS = 258  # the tag BitsPerSample
 _SIXTEEN_BITS = ("PNG", "PPM")  # formats whose pixels of mode "I" always are 16 bits wide
 _GREY_MODES = ("1", "L", "LA", "La", "I")

@@ -4,9 +4,9 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from blocklocal.ranges import MOST_CLASSES
 from blocklocal.schemas.kinds import MOST_BLOCKS, Name, Number, Percent, Seconds, Seed, Share, Text, Whole
 
-MOST_CLASSES = 1_000_000
 _PerBlock = Meta(max_length=MOST_BLOCKS)
 Figures = Annotated[list[Number | None], _PerBlock]
 Percents = Annotated[list[Percent | None], _PerBlock]

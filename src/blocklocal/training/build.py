@@ -15,6 +15,7 @@ from blocklocal.data.batches import per_channel
 from blocklocal.errors import InputError, unknown
 from blocklocal.models import build_model
 from blocklocal.network import BlockLocal
+from blocklocal.ranges import MOST_CLASSES
 from blocklocal.schemas import Number, Text
 from blocklocal.seeds import seeded
 from blocklocal.splitting import split
@@ -34,7 +35,7 @@ Side = Annotated[int, Meta(ge=1, le=100_000)]
 class Facts:
     """What a network must know of its data set; saved with the run, so that `predict` needs no data set."""
 
-    classes: Annotated[tuple[Text, ...], Meta(min_length=1, max_length=1_000_000)]
+    classes: Annotated[tuple[Text, ...], Meta(min_length=1, max_length=MOST_CLASSES)]
     channels: Annotated[int, Meta(ge=1, le=1_000)]
     height: Side
     width: Side
