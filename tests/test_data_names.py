@@ -21,9 +21,10 @@ from data_files import (
 )
 
 from blocklocal.data import load_images
-from blocklocal.data.names import in_order, showable
+from blocklocal.data.names import in_order
 from blocklocal.errors import InputError
 from blocklocal.ranges import MOST_CLASSES
+from blocklocal.screen import printable
 
 pa = pytest.importorskip("pyarrow")
 TURNED = ("owl", "dog", "cat")
@@ -214,11 +215,12 @@ def test_a_class_that_the_test_folder_lacks_is_said(tmp_path):
         ("\ud800", r"\ud800"),
         ("a\nb\x1b[31m", r"a\x0ab\x1b[31m"),
         ("café 猫 \\xe9", "café 猫 \\xe9"),
+        ("dog\u202egod\u2066", r"dog\u202egod\u2066"),
     ],
 )
 def test_names_are_shown_as_text_that_every_file_takes(name, text):
-    assert showable(name) == text
-    assert showable(text).encode() == text.encode()
+    assert printable(name, lines=False) == text
+    assert printable(text, lines=False).encode() == text.encode()
 
 
 def test_folders_whose_names_are_no_utf8_become_classes_that_can_be_written(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import socket
 from dataclasses import asdict
 
@@ -15,13 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from parallel_helpers import garbage, listening_on
 
-from blocklocal.errors import InputError, printable
+from blocklocal.errors import InputError
 from blocklocal.parallel.address import SECRET, Address, find_address
 from blocklocal.parallel.links import Header
 from blocklocal.parallel.placement import Placement
 from blocklocal.parallel.plan import Decided
 from blocklocal.parallel.store import Forged, SealedStore, decode, hold_store, is_loopback
 from blocklocal.parallel.watch import FAILURE, Failure, about, first_failure, introduce, remedy, report
+from blocklocal.screen import UNSAFE, one_line
 from blocklocal.training.build import Facts
 
 OURS, THEIRS = "0123456789abcdef" * 2, "fedcba9876543210" * 2
@@ -252,15 +254,16 @@ def test_a_header_that_is_none_is_refused(values):
 
 @given(st.text(), st.integers(10, 100))
 def test_printed_text_has_one_line_no_control_characters_and_an_end(text, most):
-    shown = printable(text, most)
-    assert shown == "" or shown.isprintable()
+    shown = one_line(text, most)
+    assert "\n" not in shown
+    assert re.search(UNSAFE, shown) is None
     assert len(shown) <= most
 
 
 @pytest.mark.parametrize("text", ["", "error: block 1–2 (48 %) → é", "two  spaces", "x" * 2000])
 def test_ordinary_text_is_printed_as_it_is(text):
-    assert printable(text) == text
+    assert one_line(text) == text
 
 
 def test_terminal_codes_are_spelt_out():
-    assert printable("\x1b[31mred\x07\nsecond\u202e\udcff") == r"\x1b[31mred\x07 second\u202e\udcff"
+    assert one_line("\x1b[31mred\x07\nsecond\u202e\udcff") == r"\x1b[31mred\x07 second\u202e\xff"

@@ -295,4 +295,4 @@ def test_blocks_of_a_process_are_few_and_different(tmp_path, blocks):
 
 def test_what_is_no_utf_8_is_written_with_a_replacement(tmp_path):
     write_text(tmp_path / "x.txt", "caf\udce9\n")
-    assert (tmp_path / "x.txt").read_text(encoding="utf-8") == "caf\ufffd\n"
+    assert (tmp_path / "x.txt").read_text(encoding="utf-8") == "caf\\udce9\n"

@@ -15,7 +15,7 @@ from blocklocal.cli.main import COMMANDS, Command
 from blocklocal.screen import COLOURS, ESCAPING, Screen, printable
 
 EVIL = "x\x1b]0;owned\x07\x1b[2J\r\x9b2J\u202e\udce9"
-SPELT = r"x\x1b]0;owned\x07\x1b[2J\x0d\x9b2J\u202e\udce9"
+SPELT = r"x\x1b]0;owned\x07\x1b[2J\x0d\x9b2J\u202e\xe9"
 
 
 def blocklocal(*arguments: object, python: str = "", **options) -> subprocess.CompletedProcess:
@@ -88,9 +88,9 @@ def test_every_encoding_can_say_everything(encoding):
     Screen(file).write("a → b – ± × … ┃ ė \udce9\n")
     file.flush()
     said = file.buffer.getvalue().decode(encoding)
-    assert said.endswith("\\udce9\n")
+    assert said.endswith("\\xe9\n")
     if encoding == "ascii":
-        assert said == "a -> b - +- x ... | \\u0117 \\udce9\n"
+        assert said == "a -> b - +- x ... | \\u0117 \\xe9\n"
     if encoding == "utf-8":
         assert said.startswith("a → b – ± × … ┃ ė ")
 
@@ -115,8 +115,8 @@ def test_a_run_may_have_a_name_that_is_not_utf_8_and_words_that_cannot_be_encode
     train = ("train", *flags(epochs=1), "--output", b"caf\xe9")
     done = blocklocal(*train, capture_output=True, cwd=tmp_path, env=environment)
     assert (done.returncode, done.stderr) == (0, b"")
-    assert rb"seed 0 -> caf\udce9" in done.stdout
-    assert rb"report: caf\udce9/report.html" in done.stdout
+    assert rb"seed 0 -> caf\xe9" in done.stdout
+    assert rb"report: caf\xe9/report.html" in done.stdout
     assert os.listdir(os.fsencode(tmp_path)) == [b"caf\xe9"]
 
 

@@ -1,7 +1,6 @@
 """Text files: small ones that are there whole or not at all, and ones that are appended to line by line."""
 
 import os
-import re
 from pathlib import Path
 
 from blocklocal.schemas import MIB, is_there, read_bytes
@@ -9,20 +8,14 @@ from blocklocal.schemas import MIB, is_there, read_bytes
 MOST_LINES = 4096 * MIB
 
 
-def readable(text: str) -> str:
-    """`text` with a replacement character for what is no letter: bytes of a name that is not UTF-8, control characters.
-
-    Everything that is shown to people or written as text goes through here; Python cannot write the former at all.
-    """
-    return re.sub(r"[\ud800-\udfff\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", "\ufffd", text)
-
-
 def write_text(path: Path, text: str) -> None:
-    """Write `text` (UTF-8) in the place of `path`: a kill or a full disk (OSError) leaves what was there before."""
-    text = readable(text)
+    """Write `text` (UTF-8) in the place of `path`: a kill or a full disk (OSError) leaves what was there before.
+
+    Half a surrogate pair, which Python cannot write, becomes its escape, so that JSON stays the JSON it was.
+    """
     draft = path.with_name(f".{path.name}.part")
     try:
-        draft.write_text(text, encoding="utf-8")
+        draft.write_bytes(text.encode("utf-8", "backslashreplace"))
         os.replace(draft, path)
     except BaseException:
         draft.unlink(missing_ok=True)

@@ -28,9 +28,12 @@ COLOURS = r"\x1b\[[0-9;]*m"
 GONE = (errno.EPIPE, errno.EIO, errno.ESHUTDOWN, errno.ECONNRESET)  # the reader has left: that is no fault
 
 
-def printable(text: object) -> str:
-    """Text in which control characters and bytes that are no text are written out, such as \\x1b."""
-    return re.sub(UNSAFE, lambda found: _escaped(found[0]), str(text))
+def printable(text: object, *, lines: bool = True) -> str:
+    """Text in which control characters and bytes that are no text are written out, such as \\x1b.
+
+    lines: tabs and line ends stay as they are. Without it, for a name, they are written out as well.
+    """
+    return re.sub(UNSAFE if lines else f"{UNSAFE}|[\t\n]", lambda found: _escaped(found[0]), str(text))
 
 
 def one_line(text: str, most: int = 2000) -> str:
@@ -45,7 +48,10 @@ def encodable(text: str, encoding: str) -> str:
 
 
 def _escaped(character: str) -> str:
-    return character.encode("ascii", "backslashreplace").decode() if character > "\x7f" else f"\\x{ord(character):02x}"
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # how Python keeps a byte of a file name that is no UTF-8
+        code -= 0xDC00
+    return f"\\x{code:02x}" if code < 0x80 else chr(code).encode("ascii", "backslashreplace").decode()
 
 
 def _substitute(error: UnicodeError) -> tuple[str, int]:

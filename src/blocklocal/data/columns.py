@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blocklocal.data.names import check_count, class_names, in_order, renumber, showable
+from blocklocal.data.names import check_count, class_names, in_order, renumber
 from blocklocal.data.source import Encoded, Unlabelled
 from blocklocal.errors import InputError
 from blocklocal.ranges import MOST_CLASSES
+from blocklocal.screen import printable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -55,7 +56,7 @@ def label_column(present: Sequence[str], role: str, where: str) -> str | None:
 
 def no_column(kind: str, present: Sequence[str], where: str) -> InputError:
     """The error for a table without an "image" or "label" column."""
-    names = ", ".join(map(showable, present))
+    names = ", ".join(printable(name, lines=False) for name in present)
     return InputError(f"{where} has no {kind} column. Its columns are: {names}. Rename the right one to {kind!r}.")
 
 
@@ -101,7 +102,7 @@ def _texts(column: pa.ChunkedArray, declared: tuple[str, ...] | None, where: str
     different = compute.unique(column)
     check_count(len(different), where)
     shown = [
-        showable(value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value)
+        printable(value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value, lines=False)
         for value in different.to_pylist()
     ]
     names = tuple(in_order(shown))

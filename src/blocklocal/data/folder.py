@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from blocklocal.data.listing import Listing, of_splits, of_whole
-from blocklocal.data.names import class_names, few, many, showable
+from blocklocal.data.names import class_names, few, many
 from blocklocal.data.roles import ROLES, by_role, role_of
 from blocklocal.data.scan import (
     BESIDE,
@@ -24,7 +24,8 @@ from blocklocal.data.scan import (
 )
 from blocklocal.data.source import Source, Unlabelled
 from blocklocal.data.tables import Table, find_tables, list_table
-from blocklocal.errors import InputError
+from blocklocal.errors import InputError, shown
+from blocklocal.screen import printable
 
 LAYOUT = "train/<class>/*.png with test/<class>/*.png, <class>/*.png, or images beside a labels.csv (see docs/data.md)"
 _REMEDY = (
@@ -161,7 +162,7 @@ def _check_agrees(listing: Listing | Unlabelled, folder: Path) -> bool:
     if not any(places):
         return False
     for path, label, place in zip(listing.files, listing.names, places, strict=True):
-        if place is None or showable(place) != label:
+        if place is None or printable(place, lines=False) != label:
             raise InputError(
                 f"{listing.tables[0]} calls {path} {label!r}, but {folder} holds the folders "
                 f"{few([each.name for each in inner])}. If these are the classes, move the table away; if not, put all "
@@ -240,8 +241,8 @@ def _check_several(root: Path, folders: list[Path], tables: dict[str | None, Tab
             f"Did you mean {folders[0]}?"
         )
     raise InputError(
-        f"{root} holds one class, {showable(folders[0].name)!r}: there is nothing to tell it from. Expected two or "
-        f"more class folders, or a labels.csv that names every file and its label: {LAYOUT}.{_columns(tables)}"
+        f"{root} holds one class, {shown(folders[0].name)}: there is nothing to tell it from. Expected two or more "
+        f"class folders, or a labels.csv that names every file and its label: {LAYOUT}.{_columns(tables)}"
     )
 
 

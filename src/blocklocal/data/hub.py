@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from blocklocal.data import columns
-from blocklocal.data.names import few, showable
+from blocklocal.data.names import few
 from blocklocal.data.roles import ROLES, by_role, cast
 from blocklocal.data.source import Encoded, Source, Unlabelled
 from blocklocal.errors import InputError
+from blocklocal.screen import one_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -81,7 +82,7 @@ def _refused(name: str, error: Exception) -> InputError:
     lines = str(error).strip().splitlines() or ["no reason given"]
     return InputError(
         f"cannot load {name!r}: there is no folder of that name here, and the Hugging Face hub gave "
-        f"{type(error).__name__}: {showable(lines[0])}. Check the spelling (owner/name) and the network, or give the "
+        f"{type(error).__name__}: {one_line(lines[0])}. Check the spelling (owner/name) and the network, or give the "
         "path of a folder of parquet files or images."
     )
 

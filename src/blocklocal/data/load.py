@@ -16,13 +16,14 @@ from blocklocal.data.digits import read_digits
 from blocklocal.data.folder import find_folder
 from blocklocal.data.hub import looks_like_hub_name, open_hub
 from blocklocal.data.images import ImageSet
-from blocklocal.data.names import few, showable
+from blocklocal.data.names import few
 from blocklocal.data.parquet import find_parquet, parquet_files, role_of_file
 from blocklocal.data.scan import holds_images
 from blocklocal.data.source import Source
 from blocklocal.data.splits import check_validation, split
 from blocklocal.errors import InputError, check_positive
 from blocklocal.ranges import IMAGE_SIZE, check_range
+from blocklocal.screen import printable
 
 _KINDS = (
     "Give 'digits', a folder with parquet files or class folders, or a name on the Hugging Face hub (owner/name, or "
@@ -118,7 +119,7 @@ def _locate(data: str) -> tuple[str, list, Callable[[], Source]]:
     path = Path(os.path.expanduser(data))
     if data and os.path.isdir(path):
         source = _find(path)
-        return showable(path.resolve().name), [file_identity(source.files), source.told()], lambda: source
+        return printable(path.resolve().name, lines=False), [file_identity(source.files), source.told()], lambda: source
     if data and os.path.exists(path):
         raise InputError(f"{data} is a file. Give the folder it is in: a parquet set is all its train and test files.")
     if not looks_like_hub_name(data):

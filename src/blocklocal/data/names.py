@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -10,22 +9,10 @@ from torch import Tensor
 
 from blocklocal.errors import InputError
 from blocklocal.ranges import MOST_CLASSES
+from blocklocal.screen import printable
 
 _SHOWN = 10  # names that a message lists
 _DIGITS = 18  # a name of more digits is no number that somebody counts with
-_UNSHOWABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-
-
-def showable(name: object) -> str:
-    r"""A name that every terminal, file and page can take: what is no UTF-8, or a control character, becomes \xe9."""
-    return _UNSHOWABLE.sub(_escaped, str(name))
-
-
-def _escaped(found: re.Match[str]) -> str:
-    code = ord(found[0])
-    if 0xDC80 <= code <= 0xDCFF:  # how Python keeps a byte of a file name that is no UTF-8
-        code -= 0xDC00
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 def class_names(names: Sequence[object], where: str) -> tuple[str, ...]:
@@ -33,7 +20,7 @@ def class_names(names: Sequence[object], where: str) -> tuple[str, ...]:
     if len(names) == 0:
         raise InputError(f"{where} has an empty list of class names. Name its classes, or remove the list.")
     check_count(len(names), where)
-    shown = tuple(map(showable, names))
+    shown = tuple(printable(name, lines=False) for name in names)
     if len(set(shown)) < len(shown):
         seen: set[str] = set()
         twice = next(name for name in shown if name in seen or seen.add(name))
@@ -60,8 +47,8 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 def few(names: Sequence[str]) -> str:
     """The names as a message lists them."""
-    rest = len(names) - _SHOWN
-    return ", ".join(map(showable, names[:_SHOWN])) + (f", … ({len(names):,} in all)" if rest > 0 else "")
+    listed = [printable(name, lines=False) for name in names[:_SHOWN]]
+    return ", ".join(listed) + (f", … ({len(names):,} in all)" if len(names) > _SHOWN else "")
 
 
 def renumber(labels: Tensor, theirs: tuple[str, ...], ours: tuple[str, ...], where: str, first: str) -> Tensor:

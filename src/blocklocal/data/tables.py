@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import TextIO
 
 from blocklocal.data.listing import Listing
-from blocklocal.data.names import class_names, few, in_order, showable
+from blocklocal.data.names import class_names, few, in_order
 from blocklocal.data.roles import role_of
 from blocklocal.data.room import check_room
 from blocklocal.data.scan import UNNAMED, LeftOut, files_directly_in, is_image, list_images
 from blocklocal.data.source import Unlabelled
-from blocklocal.errors import InputError
+from blocklocal.errors import InputError, shown
+from blocklocal.screen import printable
 
 FILE_COLUMNS = ("file_name", "filename", "file", "image", "image_name", "image_path", "img", "path", "file_path")
 LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "target")
@@ -124,7 +125,7 @@ def list_table(
             raise InputError(f"{table.path}, line {line}: {path.name} has no label. Give it one, or remove the line.")
         if path in files:
             raise InputError(f"{table.path}, line {line}: {path.name} is named a second time. Keep one of the lines.")
-        files[path] = showable(label)
+        files[path] = printable(label, lines=False)
     if not files:
         raise InputError(f"{table.path} names no files of {origin}. Name every image and its label.")
     classes = class_names(in_order(files.values()), str(table.path))
@@ -167,8 +168,8 @@ def _locate(table: Table, line: int, name: str, bases: Sequence[Path]) -> Path:
             continue
     hint = "" if is_image(Path(name)) else " Names need their suffix, such as .png."
     raise InputError(
-        f"{table.path}, line {line}: there is no file {showable(name)!r} in {', '.join(map(str, bases))}.{hint} "
-        "Correct the name, or remove the line."
+        f"{table.path}, line {line}: there is no file {shown(name)} in {', '.join(map(str, bases))}.{hint} Correct the "
+        "name, or remove the line."
     )
 
 

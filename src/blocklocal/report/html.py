@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from blocklocal.errors import InputError
-from blocklocal.files import readable, write_text
+from blocklocal.files import write_text
 from blocklocal.report import plots, words
 from blocklocal.report.read import Run, read_comparison, read_run, run_folder
 from blocklocal.report.table import BACKPROP, HEADINGS, NOTHING, aggregate, cells, condition, mean, notes, number
 from blocklocal.report.timeline_section import timeline_section
 from blocklocal.schemas.run import Example
+from blocklocal.screen import printable
 from blocklocal.timeline.read import read_timeline
 
 MOST_PIXELS = 2**26
@@ -251,5 +252,5 @@ def _write(path: Path, page: dict[str, Any]) -> Path:
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     text = environment.get_template("report.html.jinja").render(page)
-    write_text(path, readable(text))
+    write_text(path, printable(text))
     return path

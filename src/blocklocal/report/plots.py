@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blocklocal.errors import InputError
-from blocklocal.files import readable
 from blocklocal.report.drawing import LONGEST, own_style
 from blocklocal.report.read import Run, read_run, run_folder
 from blocklocal.report.table import BACKPROP, CONTROL, aggregate
+from blocklocal.screen import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -184,7 +184,7 @@ def plot_comparison(rows: list[dict[str, Any]], path: Path, *, runs: Path | None
     left, right = (part.subplots() for part in figure.subfigures(1, 2, squeeze=False)[0])
     kind = "validation" if key == "validation_top1" else "training"
     _draw_lines(left, block_curves(run, key), "epoch", f"{kind} top-1 (%)")
-    title = readable(f"{row['rule']}, seed {row.get('seed')}: every block")
+    title = printable(f"{row['rule']}, seed {row.get('seed')}: every block")
     left.set_title(title[:LONGEST], fontsize=10, parse_math=False)
     _draw_dots(right, known)
     right.set_title("last block, test set", fontsize=10)
@@ -283,6 +283,7 @@ def _legend_columns(labels: Sequence[str]) -> int:
 def _escape(label: str) -> str:
     if not label:
         return "_nolegend_"
-    label = readable(label if len(label) <= LONGEST else f"{label[:LONGEST]}…")
+    label = printable(label)
+    label = label if len(label) <= LONGEST else f"{label[:LONGEST]}…"
     # matplotlib reads text between dollar signs as a formula, and drops labels that begin with an underscore.
     return label.replace("$", r"\$") if not label.startswith("_") else " " + label.replace("$", r"\$")

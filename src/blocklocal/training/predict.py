@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from blocklocal.data.names import showable
 from blocklocal.data.picture import BadImage, open_picture, resize_and_crop, to_array, to_mode
 from blocklocal.errors import InputError
 from blocklocal.network import BlockLocal, Prediction
+from blocklocal.screen import printable
 from blocklocal.training.build import Facts, normalise
 from blocklocal.training.run import block_names, load_network
 
@@ -63,7 +63,7 @@ def _lines(run: Path, network: BlockLocal, facts: Facts, paths: list[Path], pixe
     _check_numbers(prediction, run)
     names = block_names(network)
     for i, path in enumerate(paths):
-        yield f"{showable(path)}: {said(prediction, i, facts)}"
+        yield f"{printable(path, lines=False)}: {said(prediction, i, facts)}"
         for name, block in zip(names, prediction.blocks, strict=True):
             if block is not None and len(names) > 1:
                 yield f"    {name:32} {said(block, i, facts)}"
