@@ -207,24 +207,28 @@ def test_a_set_that_does_not_fit_into_memory_is_refused_at_its_first_image(tmp_p
     opened: list[int] = []
     decode = pytest.importorskip("PIL.Image").open
     monkeypatch.setattr("PIL.Image.open", lambda *args: opened.append(1) or decode(*args))
-    monkeypatch.setattr("blocklocal.data.room.available_bytes", lambda: 2 * 18 * 30 - 1)
+    monkeypatch.setattr("blocklocal.limits.available_bytes", lambda: 2 * 18 * 30 - 1)
     with pytest.raises(
-        InputError, match=r"18 images with the training split of set \(1x5x6 each\) need .*--image-size"
+        InputError,
+        match=r"18 images with the training split of set \(1x5x6 each\) would need .*: pass a smaller --image-size",
     ):
         load_images(str(root))
     assert len(opened) == 1
-    monkeypatch.setattr("blocklocal.data.room.available_bytes", lambda: 2 * 18 * 30)
+    monkeypatch.setattr("blocklocal.limits.available_bytes", lambda: 2 * 18 * 30)
     assert len(load_images(str(root)).test) == 6
 
 
 def test_labels_that_do_not_fit_into_memory_are_refused_unread(tmp_path, monkeypatch):
-    monkeypatch.setattr("blocklocal.data.room.available_bytes", lambda: 12 * 8 - 1)
-    with pytest.raises(InputError, match=r"the 12 labels of .*train-00000-of-00001\.parquet need"):
+    monkeypatch.setattr("blocklocal.limits.available_bytes", lambda: 12 * 8 - 1)
+    with pytest.raises(
+        InputError,
+        match=r"the 12 labels of .*train-.*\.parquet would need at least 96\.0 B of memory, and 95\.0 B are free",
+    ):
         load_images(str(parquet_set(tmp_path / "set")))
 
 
 def test_a_system_that_does_not_say_what_it_has_left_refuses_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr("blocklocal.data.room.available_bytes", lambda: None)
+    monkeypatch.setattr("blocklocal.limits.available_bytes", lambda: None)
     assert len(load_images(str(parquet_set(tmp_path / "set"))).test) == 6
 
 

@@ -6,9 +6,8 @@ from run_helpers import assert_refused, cli, flags, tiny
 
 from blocklocal.config import Config
 from blocklocal.errors import InputError
-from blocklocal.limits import available_bytes
+from blocklocal.limits import available_bytes, check_memory
 from blocklocal.memory import saved_bytes
-from blocklocal.sizes import check_memory
 from blocklocal.training import fits
 from blocklocal.training.build import Facts, check_memory_for, draw_network
 

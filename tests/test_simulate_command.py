@@ -8,9 +8,9 @@ from simulate_helpers import PIPELINES
 
 from blocklocal.cli.simulate import simulate as command
 from blocklocal.errors import InputError
+from blocklocal.limits import in_bytes
 from blocklocal.simulate import BlockCosts, Link, simulate, uniform_costs
 from blocklocal.simulate.costs_file import CostsFile, load_costs, save_costs
-from blocklocal.sizes import in_bytes
 
 
 def rows(tmp_path: Path, *flags: object) -> list[dict]:

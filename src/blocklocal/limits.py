@@ -1,8 +1,10 @@
-"""What this machine can hold."""
+"""What this machine can hold, and whether something fits into it."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+from blocklocal.errors import InputError
 
 _MEMINFO = Path("/proc/meminfo")
 _MEMBERSHIP = Path("/proc/self/cgroup")
@@ -17,6 +19,32 @@ def available_bytes() -> int | None:
     """
     known = [size for size in (_free(), _left_in_group()) if size is not None]
     return min(known) if known else None
+
+
+def check_memory(what: str, parts: int | dict[str, int], remedy: str, available: int | None = None) -> None:
+    """Raise InputError where something needs more bytes than are free (`available`; default: of main memory).
+
+    parts: the bytes, or those of each part by name.
+    """
+    free = available_bytes() if available is None else available
+    needed = parts if isinstance(parts, int) else sum(parts.values())
+    if free is None or needed <= free:
+        return
+    named = {} if isinstance(parts, int) else parts
+    each = ", ".join(f"{name} {in_bytes(size)}" for name, size in named.items() if size)
+    raise InputError(
+        f"{what} would need at least {in_bytes(needed)} of memory{f' ({each})' if each else ''}, and {in_bytes(free)} "
+        f"are free here: {remedy}."
+    )
+
+
+def in_bytes(size: float) -> str:
+    """A size with a unit: 1536 → 1.5 KiB."""
+    units = ["B", "KiB", "MiB", "GiB", "TiB"]
+    while size >= 1000 and len(units) > 1:
+        size /= 1024
+        units.pop(0)
+    return f"{size:.{0 if size >= 100 else 1}f} {units[0]}"
 
 
 def _free() -> int | None:

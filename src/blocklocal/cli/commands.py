@@ -18,10 +18,10 @@ from blocklocal.cli.arguments import (
 )
 from blocklocal.config import Config
 from blocklocal.errors import InputError, unknown
+from blocklocal.limits import check_memory
 from blocklocal.parallel.launch import Launch
 from blocklocal.recipes import RECIPES
 from blocklocal.screen import console
-from blocklocal.sizes import check_memory
 from blocklocal.written import check_target, signed_json, write_file
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from blocklocal.data.decode import COPIES, Raw, Told
+from blocklocal.data.decode import COPIES, SMALLER, Raw, Told
 from blocklocal.data.images import Images
-from blocklocal.data.room import check_room
+from blocklocal.limits import check_memory
 
 log = logging.getLogger("blocklocal")
 
@@ -58,7 +58,7 @@ def cached(path: Path, decode: Callable[[], Raw], skip_bad: bool) -> Raw:
     A file made with images left out is not used where that is not allowed: decoding again gives the error.
     """
     if path.is_file():
-        check_room(COPIES * path.stat().st_size, f"the images kept in {path}")
+        check_memory(f"the images kept in {path}", COPIES * path.stat().st_size, SMALLER)
     kept = _read(path)
     if kept is not None and (skip_bad or kept.skipped == 0):
         return kept

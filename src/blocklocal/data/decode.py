@@ -14,9 +14,9 @@ import torch
 from blocklocal.data.images import Images
 from blocklocal.data.names import many
 from blocklocal.data.picture import BadImage, open_picture, resize_and_crop, to_array, to_mode
-from blocklocal.data.room import check_room
 from blocklocal.data.source import Encoded, Source
 from blocklocal.errors import InputError
+from blocklocal.limits import check_memory
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("blocklocal")
 
 COPIES = 2  # of the pixels in memory at once: as decoded, and cut into splits (or on their way to the cache)
-_SMALLER = "Pass a smaller --image-size, or use fewer images."
+SMALLER = "pass a smaller --image-size, or use fewer images"
 
 
 @dataclass(frozen=True)
@@ -168,11 +168,11 @@ class _Stack:
     def _room(self, shape: tuple[int, ...]) -> np.ndarray:
         channels, height, width = shape
         size = f"the {self.total:,} images with {self.what} ({channels}x{height}x{width} each)"
-        check_room(COPIES * self.total * channels * height * width, size, _SMALLER)
+        check_memory(size, COPIES * self.total * channels * height * width, SMALLER)
         try:
             return np.empty((self.count, *shape), dtype=np.uint8)
         except MemoryError as error:
-            raise InputError(f"there is not enough memory for {size}. {_SMALLER}") from error
+            raise InputError(f"there is not enough memory for {size}: {SMALLER}.") from error
 
 
 def _notes(changes: Counter[str], skipped: int) -> tuple[str, ...]:

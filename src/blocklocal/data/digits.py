@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from blocklocal.data.decode import COPIES, Raw, Told
+from blocklocal.data.decode import COPIES, SMALLER, Raw, Told
 from blocklocal.data.images import Images
 from blocklocal.data.picture import resize_and_crop
-from blocklocal.data.room import check_room
 from blocklocal.data.splits import stratified
+from blocklocal.limits import check_memory
 
 _MAX_VALUE = 16  # the set's own grey scale is 0..16
 _LEVELS = 255
@@ -35,7 +35,7 @@ def _resized(pixels: torch.Tensor, size: int | None) -> torch.Tensor:
         return pixels
     from PIL import Image
 
-    check_room(COPIES * len(pixels) * size * size, f"{len(pixels):,} digits of {size}x{size} pixels")
+    check_memory(f"{len(pixels):,} digits of {size}x{size} pixels", COPIES * len(pixels) * size * size, SMALLER)
     height, width = pixels.shape[2:]
     data = b"".join(
         resize_and_crop(Image.frombytes("L", (width, height), bytes(image.flatten().tolist())), (size, size)).tobytes()

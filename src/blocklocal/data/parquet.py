@@ -16,10 +16,10 @@ from torch import Tensor, cat
 from blocklocal.data import columns
 from blocklocal.data.names import few
 from blocklocal.data.roles import ROLES, cast, role_of
-from blocklocal.data.room import check_room
 from blocklocal.data.scan import LeftOut, files_directly_in, subfolders
 from blocklocal.data.source import Encoded, Source, Unlabelled
 from blocklocal.errors import InputError
+from blocklocal.limits import check_memory
 
 _SHARD = re.compile(r"-(\d+)-of-(\d+)(?=-|$)")
 _DEPTH = 3  # folders below the set's own in which files are looked for: data, configuration, split
@@ -154,7 +154,8 @@ def _labels(path: Path, role: str) -> columns.Labels | None:
     import pyarrow.parquet as pq
 
     with _readable(path), pq.ParquetFile(path) as file:
-        check_room(file.metadata.num_rows * _LABEL_BYTES, f"the {file.metadata.num_rows:,} labels of {path}")
+        rows = file.metadata.num_rows
+        check_memory(f"the {rows:,} labels of {path}", rows * _LABEL_BYTES, "use fewer images")
         schema = file.schema_arrow
         label = columns.label_column(schema.names, role, str(path))
         if label is None:

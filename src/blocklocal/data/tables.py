@@ -17,10 +17,10 @@ from typing import TextIO
 from blocklocal.data.listing import Listing
 from blocklocal.data.names import class_names, few, in_order
 from blocklocal.data.roles import role_of
-from blocklocal.data.room import check_room
 from blocklocal.data.scan import UNNAMED, LeftOut, files_directly_in, is_image, list_images
 from blocklocal.data.source import Unlabelled
 from blocklocal.errors import InputError, shown
+from blocklocal.limits import check_memory
 from blocklocal.screen import printable
 
 FILE_COLUMNS = ("file_name", "filename", "file", "image", "image_name", "image_path", "img", "path", "file_path")
@@ -183,7 +183,7 @@ def _find(candidates: Sequence[str], columns: Sequence[str]) -> str:
 
 
 def _read(path: Path) -> Table:
-    check_room(_ROW_COST * path.stat().st_size, f"the rows of {path}", "Move it away if it names no images.")
+    check_memory(f"the rows of {path}", _ROW_COST * path.stat().st_size, "move it away if it names no images")
     read = _read_json if path.suffix.lower() == ".jsonl" else _read_csv
     try:
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from blocklocal.limits import in_bytes
 from blocklocal.simulate.run import Result
-from blocklocal.sizes import in_bytes
 
 if TYPE_CHECKING:
     from rich.console import Console

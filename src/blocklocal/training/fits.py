@@ -12,10 +12,9 @@ from torch import nn
 
 from blocklocal.config import Config
 from blocklocal.errors import InputError
-from blocklocal.limits import available_bytes
+from blocklocal.limits import available_bytes, check_memory
 from blocklocal.models.file import is_reference
 from blocklocal.network import BlockLocal
-from blocklocal.sizes import check_memory
 
 FLOAT = 4  # bytes
 SURELY = 1 / 2  # of the free memory: a rough estimate below it needs no exact one, which costs seconds
