@@ -1,9 +1,10 @@
 """What the program writes on standard output and standard error, whatever they are: a terminal, a pipe, a file, closed.
 
 Three things are made impossible in one place. A character that the stream cannot show is written another way (`→` as
-`->`) instead of raising. A stream that is gone or full falls silent instead of stopping what is under way. And of
-names and messages no control character reaches the terminal; only what draws colours or a live table asks to be let
-through (`Screen.allowing`).
+`->`) instead of raising. A stream that is gone or full falls silent instead of stopping what is under way. And
+standard output lets no control character through, but for what draws colours or a live table and asks for it
+(`Screen.allowing`). Standard error lets all through, for the programs of others that write there: our own messages to
+it go through `printable` or `one_line`.
 """
 
 import codecs

@@ -19,8 +19,8 @@ LONGEST = 200  # letters of a name that a picture shows
 def import_matplotlib() -> Any:
     """The module `matplotlib`. Where nothing has imported it yet, what the surroundings name cannot make that fail.
 
-    The user's backend is kept for the user's own plots where matplotlib knows it. What imports matplotlib by itself
-    (torchmetrics does) is safe after this call.
+    The user's backend is kept for the user's own plots where matplotlib knows it. A library that imports matplotlib by
+    itself is safe after this call.
     """
     if "matplotlib" not in sys.modules:
         _import_first()
