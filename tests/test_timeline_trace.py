@@ -245,5 +245,5 @@ def test_missing_folder_no_steps_and_a_folder_as_output_are_refused(tmp_path):
     with pytest.raises(InputError, match="no step is recorded"):
         write_trace(tmp_path)
     write_lines(tmp_path, 0, [STEP])
-    with pytest.raises(InputError, match=r"is a folder\. Expected the name of a file"):
+    with pytest.raises(InputError, match=r"is a folder: give the name of a file in it"):
         write_trace(tmp_path, tmp_path)

@@ -4,7 +4,8 @@ import json
 import re
 from typing import Any
 
-LONGEST = 60  # letters of a value that are shown
+from blocklocal.errors import LONGEST
+
 _LOST: Any = object()  # nothing is known to stand there
 TYPES = {
     "int": "a whole number",
@@ -30,7 +31,7 @@ def explain(error: str, value: Any) -> str:
     wanted = _wanted(text)
     if wanted is None:  # said by a check of this library
         return f"{_within(path)}{text.rstrip('.')}"
-    return f"{path or 'what it holds'} must be {wanted}" + ("" if found is _LOST else f", not {shown(found)}")
+    return f"{path or 'what it holds'} must be {wanted}" + ("" if found is _LOST else f", not {_as_json(found)}")
 
 
 def _follow(path: str, value: Any, got: str) -> tuple[str, Any]:
@@ -80,7 +81,7 @@ def _bound(rest: str, counted: str) -> str:
     return ""
 
 
-def shown(value: Any) -> str:
+def _as_json(value: Any) -> str:
     """A value as JSON, cut to a length that can be read."""
     if isinstance(value, list) and len(value) > LONGEST:
         return f"a list of {len(value):,}"

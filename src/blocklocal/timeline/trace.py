@@ -12,7 +12,7 @@ from typing import Any
 
 from blocklocal.errors import InputError
 from blocklocal.timeline.read import WAITS, Segment, Span, Timeline, read_timeline
-from blocklocal.written import check_target, signed_json, write_file
+from blocklocal.written import signed_json, write_file
 
 Event = dict[str, Any]
 COMPUTING, WAITING = 1, 2
@@ -35,10 +35,7 @@ def write_trace(run: Path, output: Path | None = None, *, overwrite: bool = Fals
     if not any(segment.steps for segment in timeline.segments):
         raise InputError(f"no step is recorded in {run / 'timeline'} yet. Let the run do its first steps.")
     path = Path(output) if output is not None else run / "trace.json"
-    if path.is_dir():
-        raise InputError(f"--output {path} is a folder. Expected the name of a file, such as {path / 'trace.json'}.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    check_target(path, overwrite=overwrite or output is None)
     events = trace_events(timeline)
     content = signed_json({"traceEvents": events, "displayTimeUnit": "ms"}, ensure_ascii=False)
     write_file(path, content, overwrite=overwrite or output is None)
