@@ -41,6 +41,12 @@ def unknown(kind: str, given: object, known: Iterable[str]) -> InputError:
     return InputError(f"unknown {kind} {shown(given)}.{hint} Known: {', '.join(names)}.")
 
 
+def first_line(error: BaseException) -> str:
+    """What went wrong, without what torch writes below it (its stack); of an error without words, its kind."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 def check_positive(name: str, value: float, *, integer: bool = False) -> None:
     """Refuse zero, negative and non-finite numbers, and fractions where a count is meant."""
     whole = isinstance(value, int) and not isinstance(value, bool)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from blocklocal.errors import InputError
+from blocklocal.errors import InputError, first_line
 
 
 @dataclass(frozen=True)
@@ -152,10 +152,9 @@ def _output(module: nn.Module, a: Tensor, name: str) -> Tensor:
     try:
         output = module(a)
     except Exception as reason:  # a user's own forward may fail in any way
-        lines = str(reason).strip().split("\n")
         raise InputError(
             f"{name} cannot run on what reaches it, shape {list(a.shape)} and {a.dtype}{_of_another_type(module, a)}: "
-            f"{type(reason).__name__}: {lines[0]}. Give inputs that the model takes, or build it for these."
+            f"{type(reason).__name__}: {first_line(reason)}. Give inputs that the model takes, or build it for these."
         ) from reason
     if not isinstance(output, Tensor):
         raise InputError(f"{name} gives {type(output).__name__}: every block, and the model, must give one tensor.")

@@ -10,9 +10,8 @@ from typing import Any
 
 import torch.distributed as dist
 
-from blocklocal.errors import InputError
+from blocklocal.errors import InputError, first_line
 from blocklocal.parallel.store import ANSWER_SECONDS, SealedStore, hold_store
-from blocklocal.parallel.wire import first_line
 
 LAUNCHED = "BLOCKLOCAL_LAUNCHED"  # set by `--processes`, whose parent holds the store and speaks for its processes
 SECRET = "BLOCKLOCAL_SECRET"  # of the run; `--processes` draws one, under torchrun the user may give one

@@ -8,6 +8,8 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
+from blocklocal.errors import first_line
+
 
 class LinkError(Exception):
     """A message to or from process `peer` did not get through. late: it took longer than `Processes.stall`."""
@@ -39,12 +41,6 @@ def wait(work: Any, peer: int, stall: float, on: Tensor | None = None) -> None:
             work.wait(timedelta(seconds=stall))
     except (dist.DistError, RuntimeError) as error:
         raise LinkError(peer, time.monotonic() - begun > 0.9 * stall, first_line(error)) from error
-
-
-def first_line(error: BaseException) -> str:
-    """What went wrong, without torch's dump of its stack."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def is_lost_connection(error: BaseException) -> bool:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from blocklocal.errors import InputError
+from blocklocal.errors import InputError, first_line
 from blocklocal.group_norm import guarded
 from blocklocal.seeds import generator, seeded
 from blocklocal.splitting.contexts import ordinary
@@ -92,10 +92,9 @@ def _outcome(
         with ordinary(autocast=False), undisturbed(module), guarded(x.device), seeded("agreement"):
             output = module(x.clone())
     except Exception as reason:  # the user's own forward
-        text = str(reason).strip().split("\n")[0]
         raise InputError(
-            f"{trouble} of shape {list(x.shape)}, {x.dtype}: {type(reason).__name__}: {text}. Give inputs "
-            "that the model takes, or build it for these."
+            f"{trouble} of shape {list(x.shape)}, {x.dtype}: {type(reason).__name__}: {first_line(reason)}. Give "
+            "inputs that the model takes, or build it for these."
         ) from reason
     if not isinstance(output, Tensor):
         raise InputError(f"{type(model).__name__} gives {type(output).__name__}: its output must be one tensor.")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from blocklocal.errors import first_line
 from blocklocal.splitting.contexts import State, ordinary, state
 from blocklocal.splitting.layers import has_hooks, is_layer, owns_train
 
@@ -144,8 +145,7 @@ def record(model: nn.Module, pieces: Collection[str], *, autocast: bool = False)
         with ordinary(autocast=autocast):
             graph = tracer.trace(model)
     except Exception as reason:  # tracing runs the user's forward, which may fail in any way
-        text = str(reason).strip().split("\n")[0]
-        raise Trouble(tracer.blamed or "", text or type(reason).__name__) from reason
+        raise Trouble(tracer.blamed or "", first_line(reason)) from reason
     nodes = [node for node in graph.nodes if node.op != "get_attr" or node.users]
     return Record(nodes, _constants(model, nodes), tracer.stack[0], _kept(before, _attributes(model)))
 
