@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from blocklocal.errors import InputError, first_line
+from blocklocal.modes import kept_modes
 
 
 @dataclass(frozen=True)
@@ -134,17 +135,12 @@ def output_shapes(modules: Sequence[nn.Module], example: Tensor) -> list[torch.S
 
     Raises InputError where a module does not run on what reaches it, or gives something else than one tensor.
     """
-    modes = {m: m.training for module in modules for m in module.modules()}
     shapes, a = [], example
-    try:
-        with torch.no_grad():
-            for k, module in enumerate(modules):
-                module.eval()
-                a = _output(module, a, f"block {k + 1} of {len(modules)}")
-                shapes.append(a.shape)
-    finally:
-        for m, mode in modes.items():
-            m.training = mode
+    with torch.no_grad(), kept_modes(modules):
+        for k, module in enumerate(modules):
+            module.eval()
+            a = _output(module, a, f"block {k + 1} of {len(modules)}")
+            shapes.append(a.shape)
     return shapes
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from blocklocal.edge import explained
 from blocklocal.errors import InputError
 from blocklocal.local import HiddenLoss
+from blocklocal.modes import kept_modes
 from blocklocal.normalising import one_value
 from blocklocal.rules.base import target_messages
 from blocklocal.seeds import seeded
@@ -39,7 +40,9 @@ class Trials:
 
 @torch.no_grad()
 def _try(units: Sequence[BlockUnit], x: Tensor, rows: Tensor) -> torch.Size:
-    with seeded("trial"), _norms_watched(units, alone=len(x) == 1), _in_evaluation(units):
+    with seeded("trial"), _norms_watched(units, alone=len(x) == 1), kept_modes(units):
+        for unit in units:
+            unit.eval()
         try:
             with explained([unit.block for unit in units], x):
                 return _run(units, x, rows)
@@ -60,18 +63,6 @@ def _run(units: Sequence[BlockUnit], a: Tensor, rows: Tensor) -> torch.Size:
             for decoder in unit.local.decoders.values():
                 decoder(features)
     return a.shape[1:]
-
-
-@contextmanager
-def _in_evaluation(units: Sequence[BlockUnit]) -> Generator[None, None, None]:
-    modes = {module: module.training for unit in units for module in unit.modules()}
-    try:
-        for unit in units:
-            unit.eval()
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+from blocklocal.modes import kept_modes
 from blocklocal.rules.base import RULES, Rule, local_step
 from blocklocal.rules.feedback_mode import FeedbackWeights
 from blocklocal.rules.feedback_proof import check_errors
@@ -56,11 +57,8 @@ class FeedbackLayers(Around):
 
 def _like(module: nn.Module, own: str) -> Tensor:
     """Memory for a weight of this shape. Asked for in evaluation mode: spectral_norm changes itself otherwise."""
-    modes = {each: each.training for each in module.modules()}
-    weight = getattr(module.eval(), own)
-    for each, mode in modes.items():
-        each.training = mode
-    return torch.empty_like(weight)
+    with kept_modes([module]):
+        return torch.empty_like(getattr(module.eval(), own))
 
 
 def _weights(block: nn.Module) -> Iterator[tuple[str, nn.Module, str, list[nn.Parameter]]]:

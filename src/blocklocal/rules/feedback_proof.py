@@ -13,6 +13,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from blocklocal.errors import InputError
+from blocklocal.modes import kept_modes
 from blocklocal.rules.feedback_mode import FeedbackWeights
 from blocklocal.seeds import seeded
 
@@ -75,13 +76,12 @@ def _lost(weights: Sequence[nn.Parameter]) -> Generator[None, None, None]:
 @contextmanager
 def _as_in_training(block: nn.Module) -> Generator[None, None, None]:
     """In training mode; modes and buffers (BatchNorm's statistics) are put back."""
-    modes, buffers = {m: m.training for m in block.modules()}, {b: b.clone() for b in block.buffers()}
+    buffers = {b: b.clone() for b in block.buffers()}
     try:
-        block.train()
-        yield
+        with kept_modes([block]):
+            block.train()
+            yield
     finally:
-        for m, mode in modes.items():
-            m.training = mode
         with torch.no_grad():
             for b, value in buffers.items():
                 b.copy_(value)
