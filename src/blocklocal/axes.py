@@ -5,13 +5,14 @@ last. From there on the axis is followed through whatever moves axes (transpose,
 (activations, sums, pooling). Where layers disagree, or none of them is known, nothing is told.
 """
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from blocklocal.torch_calls import name_of, replaced, tensors_in
 
 Axes = frozenset[int]  # more than one while a unit's number is spread over several axes (the heads of attention)
 
@@ -47,10 +48,10 @@ class UnitAxes(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        name = getattr(func, "__name__", "").split(".")[0].strip("_")
-        given = list(_tensors((args, tuple(kwargs.values()))))
+        name = name_of(func)
+        given = list(tensors_in((args, kwargs)))
         result = func(*args, **kwargs)
-        made = list(_tensors(result))
+        made = list(tensors_in(result))
         if name in MOVES and given:
             self._move(func, args, kwargs, given[0], made)
         elif made:
@@ -103,8 +104,9 @@ class UnitAxes(TorchFunctionMode):
         axes = self._axes(x)
         if not axes:
             return
-        moved = _replaced((args, kwargs), x, _numbers(x, axes))
-        for t, where in zip(made, _tensors(func(*moved[0], **moved[1])), strict=False):
+        numbers = _numbers(x, axes)
+        moved = replaced((args, kwargs), lambda t: numbers if t is x else t)
+        for t, where in zip(made, tensors_in(func(*moved[0], **moved[1])), strict=False):
             varying = Axes(a for a in range(where.dim()) if bool((where != where.narrow(a, 0, 1)).any()))
             self._known[id(t)] = (t, varying if where.shape == t.shape else Axes())
 
@@ -117,23 +119,6 @@ def _numbers(x: Tensor, axes: Axes) -> Tensor:
         each = torch.arange(x.shape[axis], dtype=numbers.dtype, device=device)
         numbers = numbers * len(each) + each.view([-1 if a == axis else 1 for a in range(x.dim())])
     return numbers.expand(x.shape)
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, list | tuple):
-        for each in value:
-            yield from _tensors(each)
-
-
-def _replaced(value: Any, x: Tensor, other: Tensor) -> Any:
-    """Nested arguments with another tensor in the place of x."""
-    if isinstance(value, list | tuple) and type(value) in (list, tuple):
-        return type(value)(_replaced(each, x, other) for each in value)
-    if isinstance(value, dict):
-        return {key: _replaced(each, x, other) for key, each in value.items()}
-    return other if value is x else value
 
 
 @contextmanager

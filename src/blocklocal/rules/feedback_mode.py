@@ -7,7 +7,7 @@ back through a weight's own values without a word.
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from blocklocal.errors import InputError
 from blocklocal.rules.feedback_functions import Fed, FedLinear, autocast, conv2d
+from blocklocal.torch_calls import name_of, replaced, tensors_in
 
 # Products that are linear in their weight, and the argument (by position) that is added to them.
 PRODUCTS: dict[str, int | None] = {
@@ -63,11 +64,11 @@ class FeedbackWeights(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        tensors = list(_tensors((args, kwargs)))
+        tensors = list(tensors_in((args, kwargs)))
         weights = [t for t in tensors if self._names(t)]
         if all(id(t) in self._made for t in tensors):
             return self._keep(func(*args, **kwargs), Names().union(*(self._names(t) for t in weights)))
-        name = _name(func)
+        name = name_of(func)
         result = self._mixed(func, name, args, kwargs, weights) if weights else func(*args, **kwargs)
         if "out" in kwargs or name in ("setitem", "copy") or _in_place(func):
             self._made.pop(id(kwargs.get("out", args[0] if args else None)), None)  # it holds data now
@@ -78,7 +79,7 @@ class FeedbackWeights(TorchFunctionMode):
         return self._made[id(t)][1] if id(t) in self._made else Names()
 
     def _keep(self, result: Any, names: Names) -> Any:
-        for t in _tensors(result):
+        for t in tensors_in(result):
             self._made[id(t)] = (t, self._names(t) | names)
         return result
 
@@ -98,7 +99,7 @@ class FeedbackWeights(TorchFunctionMode):
         if name in UNWEIGHTED or name in NORMS or (name in GAINS and not wide):
             return func(*args, **kwargs)
         result = func(*args, **kwargs)
-        if any(t.is_floating_point() or t.is_complex() for t in _tensors(result)):
+        if any(t.is_floating_point() or t.is_complex() for t in tensors_in(result)):
             raise self._refused(weights, name)
         return result
 
@@ -106,7 +107,7 @@ class FeedbackWeights(TorchFunctionMode):
         """A product with its weight's feedback weight; what is added to it is no weight."""
         place = PRODUCTS[name]
         added = [] if place is None else [kwargs.get("input" if place == 0 else "bias"), *args[place : place + 1]]
-        tensors = _tensors((args, kwargs))
+        tensors = tensors_in((args, kwargs))
         weights = [t for t in tensors if self._names(t) and not any(t is other for other in added)]
         if not weights:
             return func(*args, **kwargs)
@@ -197,42 +198,15 @@ def _conv2d(known: Tensor, input: Tensor, weight: Tensor, bias: Tensor | None = 
 
 def _fed(func, args: tuple, kwargs: dict, weight: Tensor, known: Tensor) -> Tensor:
     """Any other product: called anew with the tensors that it is given."""
-    others = [t for t in _tensors((args, kwargs)) if t is not weight]
+    others = [t for t in tensors_in((args, kwargs)) if t is not weight]
 
     def call(w: Tensor, *tensors: Tensor) -> Tensor:
         left = iter(tensors)
-        new_args, new_kwargs = _replaced((args, kwargs), lambda t: w if t is weight else next(left))
+        new_args, new_kwargs = replaced((args, kwargs), lambda t: w if t is weight else next(left))
         return func(*new_args, **new_kwargs)
 
     weight_and_others = autocast(weight, known, *others)
     return Fed.apply(call, weight_and_others[1], weight_and_others[0], *weight_and_others[2:])
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors of nested arguments, in order."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, list | tuple):
-        for each in value:
-            yield from _tensors(each)
-    elif isinstance(value, dict):
-        yield from _tensors(tuple(value.values()))
-
-
-def _replaced(value: Any, new: Callable[[Tensor], Tensor]) -> Any:
-    """Nested arguments with other tensors, in the order of `_tensors`."""
-    if isinstance(value, Tensor):
-        return new(value)
-    if isinstance(value, list | tuple):
-        return type(value)([_replaced(each, new) for each in value])
-    if isinstance(value, dict):
-        return {key: _replaced(each, new) for key, each in value.items()}
-    return value
-
-
-def _name(func: Any) -> str:
-    """add of add, add_, __add__, __iadd__ stays iadd; mm of torch.ops.aten.mm.default."""
-    return getattr(func, "__name__", str(func)).split(".")[0].strip("_")
 
 
 def _in_place(func: Any) -> bool:
