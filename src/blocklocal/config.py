@@ -10,10 +10,10 @@ from typing import Any, get_type_hints
 import msgspec
 
 from blocklocal.errors import InputError, shown, unknown
-from blocklocal.files import write_text
+from blocklocal.files import is_there, write_text
 from blocklocal.optim import SCHEDULES, Optimizer
 from blocklocal.ranges import COUNT, IMAGE_SIZE, MANY, SEED, THREADS, WIDTH, Range, check_settings, whole
-from blocklocal.schemas import Text, check, is_there, read_json
+from blocklocal.schemas import Text, check, read_json
 from blocklocal.settings import Learning
 
 PRECISIONS = ("auto", "float32", "bfloat16")

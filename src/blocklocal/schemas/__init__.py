@@ -7,6 +7,7 @@ a folder, a pipe, too large, not UTF-8, no JSON, nested too deeply, a wrong type
 unknown key) is an `InputError` that names the file, the key, what stands there and what may. What comes out is trusted.
 """
 
+from blocklocal.files import MIB, is_there, read_bytes
 from blocklocal.schemas.kinds import (
     Name,
     Number,
@@ -19,7 +20,7 @@ from blocklocal.schemas.kinds import (
     Text,
     Whole,
 )
-from blocklocal.schemas.reading import MIB, NotJson, check, is_there, parse, read_bytes, read_json, read_rows
+from blocklocal.schemas.reading import NotJson, check, parse, read_json, read_rows
 
 __all__ = [
     "MIB",

@@ -13,7 +13,8 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 
 from blocklocal.errors import InputError
-from blocklocal.schemas import MIB, NotJson, Seconds, Text, Whole, check, parse, read_bytes
+from blocklocal.files import MIB, read_bytes
+from blocklocal.schemas import NotJson, Seconds, Text, Whole, check, parse
 from blocklocal.schemas.kinds import MOST_BLOCKS
 
 WAITS = {

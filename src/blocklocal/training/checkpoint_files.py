@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load
 
 from blocklocal.errors import InputError
-from blocklocal.schemas import MIB, NotJson, check, is_there, parse, read_bytes, read_json
+from blocklocal.files import MIB, is_there, read_bytes
+from blocklocal.schemas import NotJson, check, parse, read_json
 from blocklocal.schemas.checkpoint import Checksum, State
 from blocklocal.training.unit_state import kinds
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from blocklocal.errors import InputError
-from blocklocal.files import MOST_LINES, cut_half_line
-from blocklocal.schemas import NotJson, check, is_there, parse, read_bytes
+from blocklocal.files import MOST_LINES, cut_half_line, is_there, read_bytes
+from blocklocal.schemas import NotJson, check, parse
 from blocklocal.schemas.run import Warned
 from blocklocal.shards import own
 from blocklocal.training.checkpoint import save_checkpoint

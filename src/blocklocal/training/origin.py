@@ -18,9 +18,9 @@ import blocklocal
 from blocklocal.config import Config, load_config
 from blocklocal.data import ImageSet
 from blocklocal.errors import InputError
-from blocklocal.files import write_text
+from blocklocal.files import is_there, write_text
 from blocklocal.models.file import is_reference
-from blocklocal.schemas import Setting, Text, Whole, check, is_there, read_json
+from blocklocal.schemas import Setting, Text, Whole, check, read_json
 from blocklocal.training.code import Code, own_model
 from blocklocal.training.saved import SUMMARY, read_summary
 

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from blocklocal.errors import InputError
-from blocklocal.schemas import Whole, is_there, read_json, read_rows
+from blocklocal.files import is_there
+from blocklocal.schemas import Whole, read_json, read_rows
 from blocklocal.schemas.kinds import MOST_BLOCKS
 from blocklocal.schemas.run import Summary
 from blocklocal.training.build import Facts
