@@ -16,7 +16,8 @@ from blocklocal.errors import InputError
 from blocklocal.files import cut_half_line, write_text
 from blocklocal.report import write_comparison, write_report
 from blocklocal.report.read import read_run
-from blocklocal.schemas import Percent, Plain, Text, Whole, check, parse, read_json, read_rows
+from blocklocal.schemas import Text, Whole, check, parse, read_json, read_rows
+from blocklocal.schemas.kinds import Percent, Plain
 from blocklocal.timeline import read_timeline, shares
 from blocklocal.training.build import Facts
 from blocklocal.training.observers import MetricsFile

@@ -17,7 +17,7 @@ from blocklocal.cli.arguments import (
     parse_with_base,
 )
 from blocklocal.config import Config
-from blocklocal.errors import InputError, unknown
+from blocklocal.errors import InputError, Interrupted, unknown
 from blocklocal.limits import check_memory
 from blocklocal.parallel.launch import Launch
 from blocklocal.recipes import RECIPES
@@ -90,14 +90,14 @@ def _train_spread(
     from blocklocal.parallel.run import train_share
     from blocklocal.training.build import find_device
     from blocklocal.training.origin import adds_epochs, is_finished, open_settings
-    from blocklocal.training.run import Interrupted, check_free, check_run
+    from blocklocal.training.run import check_free, check_run
 
     resume, wanted = given.resume is not None, given.launch.processes
     config, epochs = given.settings, None
     if resume:
         check_run(folder)
         epochs = _more_epochs(given, arguments)
-        if not adds_epochs(folder, epochs) and is_finished(folder):
+        if address is None and is_finished(folder) and not adds_epochs(folder, epochs):
             return _resume(given, arguments)  # at most its report is left to be written
         config = open_settings(folder, trust=given.trust)
         config = config if epochs is None else config.edit(epochs=epochs)

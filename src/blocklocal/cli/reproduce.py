@@ -8,11 +8,10 @@ from typing import Annotated
 import tyro
 
 from blocklocal.cli.arguments import parse
-from blocklocal.errors import InputError
+from blocklocal.errors import InputError, Interrupted
 from blocklocal.reproduce.runner import Launch, choose
 from blocklocal.reproduce.runner import reproduce as run_experiment
 from blocklocal.reproduce.store import Store
-from blocklocal.training.run import Interrupted
 
 
 @dataclass(frozen=True)

@@ -39,8 +39,8 @@ from blocklocal.training.run import (
     check_same,
     create_run,
     find_checkpoint,
-    load_cuts,
 )
+from blocklocal.training.saved import load_cuts
 
 SPLITS = ("train", "validation", "test")
 

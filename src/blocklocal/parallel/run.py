@@ -15,7 +15,7 @@ import torch
 
 from blocklocal.config import Config
 from blocklocal.data import Images, ImageSet
-from blocklocal.errors import InputError
+from blocklocal.errors import InputError, Interrupted
 from blocklocal.network import BlockLocal
 from blocklocal.parallel.address import Address
 from blocklocal.parallel.placement import block_range
@@ -46,7 +46,6 @@ from blocklocal.training.origin import cycle_of
 from blocklocal.training.run import (
     CHECKPOINTS,
     METRICS,
-    Interrupted,
     find_checkpoint,
     new_progress,
     new_trainer,

@@ -18,12 +18,11 @@ from multiprocessing.synchronize import Event
 
 import torch
 
-from blocklocal.errors import InputError
+from blocklocal.errors import InputError, Interrupted
 from blocklocal.reproduce.experiment import EXPERIMENTS, Job, Place, Row
 from blocklocal.starting import safe_spawning
 from blocklocal.training.build import find_device
 from blocklocal.training.loop import Stopped
-from blocklocal.training.run import Interrupted
 from blocklocal.training.tally import NotFinite
 
 POLL = 0.2  # seconds between two looks at the wish to stop

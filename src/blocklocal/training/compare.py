@@ -10,7 +10,7 @@ from typing import Any
 
 from blocklocal.config import Config, load_config
 from blocklocal.data import ImageSet
-from blocklocal.errors import InputError, unknown
+from blocklocal.errors import InputError, Interrupted, unknown
 from blocklocal.files import write_text
 from blocklocal.rules import RULES
 from blocklocal.settings import Learning
@@ -18,7 +18,7 @@ from blocklocal.training.build import load_data
 from blocklocal.training.code import check_same_code
 from blocklocal.training.conclude import only_shows
 from blocklocal.training.origin import code_of, is_finished
-from blocklocal.training.run import Interrupted, resume_run, start_run
+from blocklocal.training.run import resume_run, start_run
 from blocklocal.training.saved import read_summary
 
 
