@@ -177,7 +177,7 @@ class BlockLocal(nn.Module):
         run.
         """
         check_tensor("x", x, self.device)
-        check_input(self.split.model, x)
+        check_input(self.split.model, x)  # before the targets are: of a sample without its batch, this says more
         x, y = check_batch(x, y, self.targets, self.device, first=self.steps == 0)
         self.materialize(x)
         self.train()
@@ -206,7 +206,6 @@ class BlockLocal(nn.Module):
             x = unit(x)
         return x
 
-    @torch.no_grad()
     def block_logits(self, x: Tensor) -> list[Tensor | None]:
         """Every block's own logits for a batch, None where a block cannot predict. Modes are left as they are.
 
@@ -216,6 +215,11 @@ class BlockLocal(nn.Module):
         check_tensor("x", x, self.device)
         if not x.is_cuda:
             check_finite(x)
+        return self._logits(x)
+
+    @torch.no_grad()
+    def _logits(self, x: Tensor) -> list[Tensor | None]:
+        """`block_logits` of a batch whose values were looked at before."""
         self.materialize(x)
         logits: list[Tensor | None] = []
         with explained(self.split.blocks, x):
@@ -232,7 +236,7 @@ class BlockLocal(nn.Module):
         mode = self.training
         try:
             self.eval()
-            logits = self.block_logits(x)
+            logits = self._logits(x)
         finally:
             self.train(mode)
         *blocks, together = [
