@@ -101,7 +101,7 @@ def _measure(given: SimulateArguments) -> "CostsFile":
     facts = Facts(names, m.channels, m.image_size, m.image_size, (0.0,) * m.channels, (1.0,) * m.channels)
     config = Config(model=given.model, learning=given.learning, machine=Machine(threads=m.threads))
     check_memory_for(config, facts, m.batch_size)
-    network = build_network(config, facts, torch.device("cpu"))
+    network = build_network(config, facts, torch.device("cpu"), fits=True)
     draw = torch.Generator().manual_seed(0)
     x = torch.randn(m.batch_size, m.channels, m.image_size, m.image_size, generator=draw)
     x = x.contiguous(memory_format=torch.channels_last)

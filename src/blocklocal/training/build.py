@@ -86,17 +86,23 @@ def set_threads(threads: int | None) -> int:
 
 
 def build_network(
-    config: Config, facts: Facts, device: torch.device, starts: Sequence[int] | None = None
+    config: Config, facts: Facts, device: torch.device, starts: Sequence[int] | None = None, *, fits: bool = False
 ) -> BlockLocal:
-    """The network of a configuration, its weights drawn from the seed. starts: of a cut that was measured before."""
-    network = draw_network(config, facts, starts)
+    """The network of a configuration, its weights drawn from the seed.
+
+    starts: of a cut that was measured before. fits: it is known to fit into the machine's memory.
+    """
+    network = draw_network(config, facts, starts, fits=fits)
     settle(network, config, device)
     return network
 
 
-def draw_network(config: Config, facts: Facts, starts: Sequence[int] | None = None) -> BlockLocal:
+def draw_network(
+    config: Config, facts: Facts, starts: Sequence[int] | None = None, *, fits: bool = False
+) -> BlockLocal:
     """As `build_network`, on the CPU and not yet in the layout and precision of training."""
-    check_memory_for(config, facts)
+    if not fits:
+        check_memory_for(config, facts)
     with seeded("model", config.machine.seed):
         model = plain_model(config, facts)
     network = _cut(_prepared(config.model.model, model), config, facts, starts)
@@ -226,4 +232,6 @@ def open_session(config: Config, data: ImageSet | None = None, starts: Sequence[
     facts = Facts.of(data)
     check_memory_for(config, facts, min(config.data.batch_size, len(data.train)), device)
     batches = training_batches(config, data, device)
-    return Session(config, data, facts, build_network(config, facts, device, starts), batches, device, threads)
+    fits = device.type == "cpu"  # else it was the device's memory that was looked at
+    network = build_network(config, facts, device, starts, fits=fits)
+    return Session(config, data, facts, network, batches, device, threads)
