@@ -31,7 +31,7 @@ from blocklocal.training.build import (
 )
 from blocklocal.training.checkpoint import clear_leftovers
 from blocklocal.training.lock import held
-from blocklocal.training.origin import adds_epochs
+from blocklocal.training.origin import adds_epochs, is_finished
 from blocklocal.training.run import (
     CHECKPOINTS,
     add_epochs,
@@ -116,7 +116,8 @@ def make_plan(
     resume = order.resume or again
     if resume:
         kept.enter_context(held(folder))
-        adds_epochs(folder, order.epochs)  # says itself what is wrong with them
+        if not adds_epochs(folder, order.epochs) and is_finished(folder):
+            raise InputError(f"the run {folder} is finished: there is nothing to resume.")
     else:
         check_free(folder)
     data = load_data(config)
