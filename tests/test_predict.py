@@ -93,7 +93,7 @@ def test_a_network_that_predicts_no_numbers_is_refused(run, files, monkeypatch):
     config, facts, network = load_network(run)
     with torch.no_grad():
         next(network.parameters()).fill_(float("nan"))
-    monkeypatch.setattr(predict, "load_network", lambda *_: (config, facts, network))
+    monkeypatch.setattr(predict, "load_network", lambda *_, **__: (config, facts, network))
     said = cli("predict", run, files[0])
     assert_refused(said, "probabilities that are no numbers", "weights are damaged, or its training diverged")
     assert "nan %" not in said.text

@@ -214,7 +214,7 @@ def test_a_network_that_cannot_run_on_the_example_is_one_line_with_the_shape():
     assert "\n" not in str(refused.value)
     with pytest.raises(InputError, match=r"cannot run on what reaches it.*\[2, 7\].*float32"):
         BlockLocal(split(ThreeLayers(), blocks=2), classes=3, example=torch.zeros(4, 7))
-    with pytest.raises(InputError, match=r"float32 \(its weights are torch.float64\)"):
+    with pytest.raises(InputError, match=r"float32 and the network's weights are torch.float64"):
         BlockLocal(split(ThreeLayers().double(), blocks=2), classes=3, example=rows())
 
 
