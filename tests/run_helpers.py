@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from blocklocal.cli import main
 from blocklocal.config import Config
+from blocklocal.errors import Interrupted
 from blocklocal.report.read import read_run
 from blocklocal.training.checkpoint import list_checkpoints
 from blocklocal.training.run import start_run
@@ -144,6 +145,22 @@ class StopAfter:
 
     def __exit__(self, *_: object) -> None:
         return None
+
+
+@contextlib.contextmanager
+def stopping(steps: int) -> Iterator[None]:
+    """The run that goes on in here is stopped by its user during step `steps`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("blocklocal.training.run.StopSignals", lambda: StopAfter(steps))
+        with pytest.raises(Interrupted):
+            yield
+
+
+def stopped(config: Config, folder: Path, steps: int = 4) -> Path:
+    """A run that its user stopped during step `steps`."""
+    with stopping(steps):
+        start_run(config, folder, quiet=True)
+    return folder
 
 
 def newest(folder: Path) -> Path:

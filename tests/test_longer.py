@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 from run_helpers import (
-    StopAfter,
     assert_same_run,
     cli,
     equal,
     metrics,
     newest,
+    stopped,
+    stopping,
     summary,
     tiny,
     weights,
@@ -22,7 +23,7 @@ from run_helpers import (
 from blocklocal.config import load_config
 from blocklocal.errors import InputError
 from blocklocal.training import origin
-from blocklocal.training.run import Interrupted, resume_run
+from blocklocal.training.run import resume_run
 
 
 @pytest.fixture(autouse=True)
@@ -48,10 +49,8 @@ def test_a_run_that_is_trained_longer_can_be_stopped_and_ends_alike(tmp_path, sc
     run, other = (whole(tiny(schedule=schedule), tmp_path / name) for name in ("run", "other"))
     resume_run(other, epochs=4, quiet=True)
     for steps in (1, 2, 1):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("blocklocal.training.run.StopSignals", lambda steps=steps: StopAfter(steps))
-            with pytest.raises(Interrupted):
-                resume_run(run, epochs=4, quiet=True)
+        with stopping(steps):
+            resume_run(run, epochs=4, quiet=True)
     resume_run(run, quiet=True)
     assert_same_run(run, other)
 
@@ -87,12 +86,9 @@ def test_epochs_that_add_nothing_are_refused(tmp_path, epochs):
 
 
 def test_a_run_that_is_not_finished_is_finished_first(tmp_path):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("blocklocal.training.run.StopSignals", lambda: StopAfter(2))
-        with pytest.raises(Interrupted):
-            whole(tiny(), tmp_path / "run")
+    run = stopped(tiny(), tmp_path / "run", steps=2)
     with pytest.raises(InputError, match="finish it first"):
-        resume_run(tmp_path / "run", epochs=4, quiet=True)
+        resume_run(run, epochs=4, quiet=True)
 
 
 class Killed(BaseException):
@@ -148,10 +144,8 @@ def test_epochs_that_were_raised_in_the_settings_do_not_cost_the_result(tmp_path
 
 def test_a_checkpoint_of_before_the_epochs_were_added_is_refused(tmp_path):
     run = whole(tiny(), tmp_path / "run")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("blocklocal.training.run.StopSignals", lambda: StopAfter(1))
-        with pytest.raises(Interrupted):
-            resume_run(run, epochs=4, quiet=True)
+    with stopping(1):
+        resume_run(run, epochs=4, quiet=True)
     first = min(path.name for path in (run / "checkpoints").glob("step-*"))
     assert first == "step-00000006"  # the last one of the first schedule
     resume_run(run, checkpoint=first, quiet=True)

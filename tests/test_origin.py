@@ -11,12 +11,13 @@ import pytest
 import torch
 from data_files import picture
 from run_helpers import (
-    StopAfter,
     assert_same_run,
     cli,
     flags,
     metrics,
     newest,
+    stopped,
+    stopping,
     tiny,
     whole,
     without_reports,
@@ -26,7 +27,7 @@ from blocklocal.config import Config
 from blocklocal.errors import InputError
 from blocklocal.training import origin
 from blocklocal.training.lock import held
-from blocklocal.training.run import Interrupted, resume_run, start_run
+from blocklocal.training.run import resume_run, start_run
 
 
 @pytest.fixture(autouse=True)
@@ -40,15 +41,6 @@ def _threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
-
-
-def stopped(config: Config, folder: Path, steps: int = 4) -> Path:
-    """A run that its user stopped during step `steps`."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("blocklocal.training.run.StopSignals", lambda: StopAfter(steps))
-        with pytest.raises(Interrupted):
-            start_run(config, folder, quiet=True)
-    return folder
 
 
 def photos(folder: Path, each: int = 12) -> Path:
@@ -114,10 +106,8 @@ def test_an_edited_setting_is_named_and_refused(tmp_path, change):
 def test_an_accepted_change_is_recorded_and_not_asked_again(tmp_path):
     run = stopped(tiny(), tmp_path / "run")
     edit(run, clip=0.5)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("blocklocal.training.run.StopSignals", lambda: StopAfter(1))
-        with pytest.raises(Interrupted):
-            resume_run(run, quiet=True, accept_changes=True)
+    with stopping(1):
+        resume_run(run, quiet=True, accept_changes=True)
     (record,) = [line for line in metrics(run) if line["event"] == "resumed"]
     assert record["changes"] == ["clip: None then, 0.5 now"]
     assert resume_run(run, quiet=True)["finished"]

@@ -8,12 +8,13 @@ import pytest
 import torch
 from run_helpers import (
     STEPS,
-    StopAfter,
     assert_same_run,
     cli,
     equal,
     metrics,
     newest,
+    stopped,
+    stopping,
     tiny,
     weights,
     whole,
@@ -26,22 +27,13 @@ from blocklocal.errors import InputError
 from blocklocal.report.read import read_run
 from blocklocal.training.checkpoint import list_checkpoints
 from blocklocal.training.observers import Checkpoints, Console
-from blocklocal.training.run import Interrupted, resume_run, start_run
+from blocklocal.training.run import resume_run, start_run
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _no_reports() -> Iterator[None]:
     with without_reports():
         yield
-
-
-def stopped(config: Config, folder: Path, steps: int, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run that its user stopped during step `steps`."""
-    with monkeypatch.context() as patch:
-        patch.setattr("blocklocal.training.run.StopSignals", lambda: StopAfter(steps))
-        with pytest.raises(Interrupted):
-            start_run(config, folder, quiet=True)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +46,8 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("steps", range(1, STEPS + 1))
-def test_a_run_stopped_after_any_step_ends_as_the_uninterrupted_one(tmp_path, monkeypatch, reference, steps):
-    run = stopped(with_dropout(), tmp_path / "run", steps, monkeypatch)
+def test_a_run_stopped_after_any_step_ends_as_the_uninterrupted_one(tmp_path, reference, steps):
+    run = stopped(with_dropout(), tmp_path / "run", steps)
     assert newest(run).name == f"step-{steps:08d}"
     assert not (run / "summary.json").exists()
     resume_run(run, quiet=True)
@@ -67,13 +59,11 @@ def test_the_reference_depends_on_dropout_and_augmentation(tmp_path, reference):
     assert not equal(weights(plain), weights(reference))
 
 
-def test_a_run_stopped_again_and_again_ends_as_the_uninterrupted_one(tmp_path, monkeypatch, reference):
-    run = stopped(with_dropout(), tmp_path / "run", 1, monkeypatch)
+def test_a_run_stopped_again_and_again_ends_as_the_uninterrupted_one(tmp_path, reference):
+    run = stopped(with_dropout(), tmp_path / "run", 1)
     for _ in range(STEPS - 1):
-        with monkeypatch.context() as patch:
-            patch.setattr("blocklocal.training.run.StopSignals", lambda: StopAfter(1))
-            with pytest.raises(Interrupted):
-                resume_run(run, quiet=True)
+        with stopping(1):
+            resume_run(run, quiet=True)
     resume_run(run, quiet=True)
     assert_same_run(run, reference)
 
@@ -94,9 +84,9 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_resuming_in_the_second_epoch_is_exact_with(tmp_path, monkeypatch, kind):
+def test_resuming_in_the_second_epoch_is_exact_with(tmp_path, kind):
     config = tiny(**KINDS[kind])
-    run = stopped(config, tmp_path / "run", 4, monkeypatch)
+    run = stopped(config, tmp_path / "run", 4)
     resume_run(run, quiet=True)
     assert_same_run(run, whole(config, tmp_path / "whole"))
 
@@ -160,8 +150,8 @@ def test_a_run_killed_after_its_last_epoch_is_finished_by_resuming(tmp_path, mon
     assert_same_run(tmp_path / "run", whole(config, tmp_path / "whole"))
 
 
-def test_a_half_written_line_of_metrics_is_cut_before_more_is_appended(tmp_path, monkeypatch):
-    run = stopped(tiny(), tmp_path / "run", 4, monkeypatch)
+def test_a_half_written_line_of_metrics_is_cut_before_more_is_appended(tmp_path):
+    run = stopped(tiny(), tmp_path / "run", 4)
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"event": "epo')
     resume_run(run, quiet=True)
@@ -172,8 +162,8 @@ def test_a_half_written_line_of_metrics_is_cut_before_more_is_appended(tmp_path,
 # --- another checkpoint, or none to go on from
 
 
-def test_a_damaged_checkpoint_is_refused_and_the_older_one_named_goes_on(tmp_path, monkeypatch, reference):
-    run = stopped(with_dropout(), tmp_path / "run", 5, monkeypatch)
+def test_a_damaged_checkpoint_is_refused_and_the_older_one_named_goes_on(tmp_path, reference):
+    run = stopped(with_dropout(), tmp_path / "run", 5)
     (newest(run) / "block-1.safetensors").write_bytes(b"nothing")
     refused = cli("train", "--resume", run)
     assert refused.status == 2
@@ -184,8 +174,8 @@ def test_a_damaged_checkpoint_is_refused_and_the_older_one_named_goes_on(tmp_pat
     assert_same_run(run, reference)
 
 
-def test_an_unknown_checkpoint_is_refused_with_those_that_are_there(tmp_path, monkeypatch):
-    run = stopped(tiny(), tmp_path / "run", 4, monkeypatch)
+def test_an_unknown_checkpoint_is_refused_with_those_that_are_there(tmp_path):
+    run = stopped(tiny(), tmp_path / "run", 4)
     with pytest.raises(InputError, match=r"no checkpoint 'step-9'\. There: step-00000003, step-00000004"):
         resume_run(run, checkpoint="step-9")
 
@@ -200,8 +190,8 @@ def test_a_finished_run_is_not_resumed(tmp_path):
 
 
 @pytest.mark.parametrize("flag", [("--batch-size", "3"), ("--lr=0.2",), ("--recipe", "quickstart"), ("--output", "x")])
-def test_resume_refuses_other_settings_instead_of_ignoring_them(tmp_path, monkeypatch, flag):
-    run = stopped(tiny(), tmp_path / "run", 4, monkeypatch)
+def test_resume_refuses_other_settings_instead_of_ignoring_them(tmp_path, flag):
+    run = stopped(tiny(), tmp_path / "run", 4)
     said = cli("train", "--resume", run, *flag)
     assert said.status == 2
     assert f"leave out {flag[0].partition('=')[0]}" in said.text
@@ -216,8 +206,8 @@ def test_a_folder_that_is_no_run_is_not_resumed(tmp_path):
     assert not list((tmp_path / "empty").iterdir())
 
 
-def test_a_run_is_not_resumed_on_a_data_set_that_has_changed(tmp_path, monkeypatch):
-    run = stopped(tiny(), tmp_path / "run", 4, monkeypatch)
+def test_a_run_is_not_resumed_on_a_data_set_that_has_changed(tmp_path):
+    run = stopped(tiny(), tmp_path / "run", 4)
     facts = (run / "data.json").read_text()
     (run / "data.json").write_text(facts.replace('"height": 8', '"height": 9'))
     with pytest.raises(InputError, match="not what the run"):
