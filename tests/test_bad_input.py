@@ -198,16 +198,17 @@ def test_an_unknown_split_or_checkpoint(run):
     assert_refused(cli("evaluate", run, "--checkpoint", "last"), "no checkpoint 'last'", "step-00000003")
 
 
-def test_a_place_that_cannot_be_written_ends_with_1_and_says_where(run, tmp_path):
+@pytest.mark.parametrize(("command", "status"), [("train", 1), ("evaluate", 2)])
+def test_a_place_that_cannot_be_written_is_named(run, tmp_path, command, status):
     (tmp_path / "file").write_text("")
-    for arguments in (
-        ("train", *flags(), "--output", tmp_path / "file" / "run"),
-        ("evaluate", run, "--json", tmp_path / "no" / "figures.json"),
-    ):
-        said = cli(*arguments)
-        assert said.status == 1
-        assert str(tmp_path) in said.err
-        assert "Traceback" not in said.err
+    arguments = {
+        "train": (*flags(), "--output", tmp_path / "file" / "run"),
+        "evaluate": (run, "--json", tmp_path / "no" / "figures.json"),
+    }
+    said = cli(command, *arguments[command])
+    assert said.status == status
+    assert str(tmp_path) in said.err
+    assert "Traceback" not in said.err
 
 
 def test_damaged_metrics_are_named_by_line(run, tmp_path):

@@ -146,7 +146,7 @@ def test_images_in_folders_inside_a_class_count_to_it_and_that_is_said(tmp_path)
     class_folders(root / "cat", ("black", "white"), count=3, start=50)
     data = all_train(root)
     assert data.classes == ("cat", "dog", "owl")
-    assert "6 images lie in folders inside a class folder and count to that class" in data.account[0]
+    assert "6 images in folders inside a class folder: of that class" in data.account[0]
 
 
 # --- colours ---------------------------------------------------------------------------------------------------------

@@ -292,3 +292,14 @@ def test_a_folder_beside_the_splits_whose_images_a_table_names_is_not_left_out(t
     pictures(tmp_path / "set" / "test")
     table(tmp_path / "set" / "test" / "labels.csv")
     assert "left out" not in " ".join(all_train(tmp_path / "set").account)
+
+
+def test_a_split_column_with_an_empty_cell_among_splits_is_refused_with_its_line(tmp_path):
+    (tmp_path / "images").mkdir()
+    rows = ["file,label,split"]
+    for i in range(12):
+        picture(i).save(tmp_path / "images" / f"{i}.png")
+        rows.append(f"{i}.png,{'ab'[i % 2]},{['train', 'test', ''][i // 2 % 3]}")
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    with pytest.raises(InputError, match=r"labels.csv, line 6: split is '', which is no split"):
+        load_images(str(tmp_path), cache=False)

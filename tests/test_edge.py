@@ -405,3 +405,48 @@ def test_between_two_networks_that_do_not_know_their_shapes_weights_go():
             p.add_(1.0)
     other.load_state_dict(one.state_dict())
     assert same(parameters(one), parameters(other))
+
+
+class Counting(nn.Module):
+    """Counts its calls in a buffer, in training and in evaluation."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls += 1
+        return x
+
+
+def test_the_trial_of_a_batch_leaves_the_users_buffers_as_they_were():
+    counting = Counting()
+    model = nn.Sequential(counting, nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+    network = BlockLocal(split(model, blocks=2), classes=3)
+    for step in (1, 2, 3):
+        network.step(torch.randn(4, 6), torch.tensor([0, 1, 2, 0]))
+        assert counting.calls == step
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (6,), (2, 3, 6)], ids=str)
+def test_a_prediction_for_another_shape_is_one_sentence(shape):
+    model = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3))
+    network = BlockLocal(split(model, blocks=2), classes=3, example=torch.zeros(2, 6))
+    with pytest.raises(InputError):
+        network.predict(torch.zeros(shape))
+
+
+def test_a_batch_of_one_is_still_refused_in_training_after_it_was_predicted():
+    model = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3))
+    network = BlockLocal(split(model, blocks=2), classes=3, example=torch.zeros(2, 6))
+    network.predict(torch.zeros(1, 6))
+    with pytest.raises(InputError, match="BatchNorm"):
+        network.step(torch.zeros(1, 6), torch.tensor([0]))
+
+
+@pytest.mark.parametrize("x", [{"image": torch.zeros(4, 6)}, torch.zeros(4, 6).to_sparse()], ids=["dict", "sparse"])
+def test_what_is_no_dense_tensor_is_named(x):
+    model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+    network = BlockLocal(split(model, blocks=2), classes=3)
+    with pytest.raises(InputError, match=r"with the keys image|to_dense"):
+        network.step(x, torch.tensor([0, 1, 2, 0]))

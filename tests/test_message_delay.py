@@ -65,5 +65,5 @@ def test_messages_under_way_are_part_of_the_weights():
 
 @pytest.mark.parametrize("bad", [-1, 1.5, True])
 def test_a_delay_is_a_whole_number_of_steps(bad):
-    with pytest.raises(InputError, match="message_delay must be a whole number of steps"):
+    with pytest.raises(InputError, match="message_delay must be a whole number of at least 0"):
         Learning(message_delay=bad)

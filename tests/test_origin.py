@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from blocklocal.config import Config
 from blocklocal.errors import InputError
 from blocklocal.training import origin
 from blocklocal.training.lock import held
-from blocklocal.training.run import resume_run, start_run
+from blocklocal.training.run import load_network, resume_run, start_run
 
 
 @pytest.fixture(autouse=True)
@@ -237,6 +238,35 @@ def test_a_run_folder_that_is_removed_in_mid_run_is_noticed_at_the_next_write(tm
         start_run(tiny(), tmp_path / "run", quiet=True, should_stop=remove)
     assert len(steps) == 3  # of the first epoch
     assert not (tmp_path / "run").exists()
+
+
+def test_processes_do_not_make_a_run_folder_again_that_is_gone(tmp_path):
+    run, words = tmp_path / "run", [*flags(epochs=100_000, train_size=600), "--processes", "2", "--quiet"]
+    program = [sys.executable, "-m", "blocklocal", "train", *words, "--output", str(run)]
+    other = subprocess.Popen(program, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    try:
+        while not (run / "checkpoints").exists() and other.poll() is None:
+            time.sleep(0.05)
+        run.rename(tmp_path / "gone")
+        _, said = other.communicate(timeout=60)
+        assert other.returncode == 1, said
+        assert "No such file or directory" in said
+        assert not run.exists()
+    finally:
+        other.terminate()
+        other.communicate(timeout=60)
+
+
+# --- what is looked at
+
+
+def test_a_run_with_edited_settings_is_looked_at_with_a_warning(tmp_path, caplog):
+    run = whole(tiny(), tmp_path / "run")
+    load_network(run)
+    assert "not looked at as it was trained" not in caplog.text
+    edit(run, temperature=5.0)
+    load_network(run)
+    assert "temperature: 1.0 then, 5.0 now" in caplog.text
 
 
 # --- differences

@@ -242,7 +242,7 @@ def test_json_of_another_type_is_refused(value, kind):
 
 def test_what_is_decided_comes_back_as_it_was():
     facts = Facts(("a", os.fsdecode(b"\xff")), 1, 8, 8, (0.1,), (1 / 3,))
-    decided = Decided(facts, "digits", 0, [1, 2], Placement((1, 1), (0.1, 0.2)), None)
+    decided = Decided(facts, "digits", 0, [1, 2], Placement((1, 1), (0.1, 0.2)), None, ["lr: 0.1 then, 0.2 now"])
     assert decode(json.dumps(asdict(decided)).encode(), Decided) == decided
 
 

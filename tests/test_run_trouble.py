@@ -112,16 +112,16 @@ def test_a_disk_that_really_takes_no_more_ends_with_1_and_no_traceback(tmp_path)
 
 
 def test_a_summary_that_could_not_be_written_is_not_there_and_the_run_can_be_finished(tmp_path, monkeypatch):
-    real = Path.write_text
+    real = Path.write_bytes
 
-    def full(self, text, **kwargs):
+    def full(self, content):
         if "summary" in self.name:
-            real(self, text[:10], **kwargs)
+            real(self, content[:10])
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return real(self, text, **kwargs)
+        return real(self, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_text", full)
+        patch.setattr(Path, "write_bytes", full)
         assert cli("train", *flags(), "--quiet", "--output", tmp_path / "run").status == 1
     assert not [path for path in (tmp_path / "run").iterdir() if "summary" in path.name]
     assert cli("train", "--resume", tmp_path / "run", "--quiet").status == 0
@@ -129,10 +129,10 @@ def test_a_summary_that_could_not_be_written_is_not_there_and_the_run_can_be_fin
 
 
 def test_a_folder_that_could_not_be_set_up_is_not_there(tmp_path, monkeypatch):
-    def full(self, text, **kwargs):
+    def full(self, content):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     assert cli("train", *flags(), "--quiet", "--output", tmp_path / "run").status == 1
     assert list(tmp_path.iterdir()) == []
 

@@ -135,7 +135,7 @@ def test_a_folder_is_refused(tmp_path):
 
 
 def test_a_folder_that_is_not_there_is_found_out_beforehand(tmp_path):
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(InputError, match="is not there: make it"):
         check_target(tmp_path / "no" / "file.json")
 
 

@@ -38,6 +38,10 @@ def _came(batch: object) -> str:
 
 def check_tensor(name: str, t: object, device: torch.device) -> None:
     """Refuse what is no tensor with samples, on the network's device."""
+    if isinstance(t, Mapping):
+        raise InputError(f"{name} must be a tensor; what came is {_came(t)}: give one of its values.")
+    if isinstance(t, Tensor) and t.layout is not torch.strided:
+        raise InputError(f"{name} is a sparse tensor ({t.layout}): give {name}.to_dense().")
     if not isinstance(t, Tensor):
         raise InputError(f"{name} must be a tensor, not {type(t).__name__}: give torch.as_tensor({name}).")
     if t.dim() == 0 or len(t) == 0:
@@ -53,8 +57,8 @@ def check_finite(x: Tensor) -> None:
     bad = (~torch.isfinite(x)).flatten(1).any(1) if x.dim() > 1 else ~torch.isfinite(x)
     first, count = int(bad.nonzero()[0]), int(bad.sum())
     raise InputError(
-        f"the input holds NaN or infinite values, in {count} of {len(x)} samples (the first: {first}): one step with "
-        "them would ruin every weight. Mend or leave out these samples."
+        f"the input holds NaN or infinite values, in {count} of {len(x)} samples (the first: {first}): a step with "
+        "them would ruin every weight, and a prediction means nothing. Mend or leave out these samples."
     )
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from blocklocal.errors import InputError, first_line
-from blocklocal.modes import kept_modes
+from blocklocal.modes import kept_buffers, kept_modes
 
 
 @dataclass(frozen=True)
@@ -131,12 +131,12 @@ def is_map(shape: torch.Size) -> bool:
 
 
 def output_shapes(modules: Sequence[nn.Module], example: Tensor) -> list[torch.Size]:
-    """The shape after every module of a chain; modes and statistics stay as they are.
+    """The shape after every module of a chain; modes, statistics and counters stay as they are.
 
     Raises InputError where a module does not run on what reaches it, or gives something else than one tensor.
     """
     shapes, a = [], example
-    with torch.no_grad(), kept_modes(modules):
+    with torch.no_grad(), kept_modes(modules), kept_buffers(modules):
         for k, module in enumerate(modules):
             module.eval()
             a = _output(module, a, f"block {k + 1} of {len(modules)}")

@@ -1,9 +1,11 @@
-"""Training and evaluation mode of modules, as they were found."""
+"""Modes and buffers of modules, as they were found."""
 
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 
+import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 
 @contextmanager
@@ -15,3 +17,20 @@ def kept_modes(modules: Iterable[nn.Module]) -> Generator[None, None, None]:
     finally:
         for part, mode in modes.items():
             part.training = mode
+
+
+@contextmanager
+def kept_buffers(modules: Iterable[nn.Module]) -> Generator[None]:
+    """Put the values of all buffers back afterwards: some modules count their calls in one, in evaluation too.
+
+    A lazy layer's buffer that gets its shape meanwhile stays what it is then.
+    """
+    buffers = [buffer for module in modules for buffer in module.buffers() if not is_lazy(buffer)]
+    before = [(buffer, buffer._version, buffer.detach().clone()) for buffer in buffers]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, version, value in before:
+                if buffer._version != version:
+                    buffer.copy_(value)

@@ -221,6 +221,7 @@ class BlockLocal(nn.Module):
     def _logits(self, x: Tensor) -> list[Tensor | None]:
         """`block_logits` of a batch whose values were looked at before."""
         self.materialize(x)
+        self._trials.output(self.units, x, self._rows, training=self.training)
         logits: list[Tensor | None] = []
         with explained(self.split.blocks, x):
             a = x

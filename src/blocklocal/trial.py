@@ -3,7 +3,7 @@ a later block would find the earlier ones changed.
 """
 
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from blocklocal.edge import explained
 from blocklocal.errors import InputError
 from blocklocal.local import HiddenLoss
-from blocklocal.modes import kept_modes
 from blocklocal.normalising import one_value
 from blocklocal.rules.base import target_messages
 from blocklocal.seeds import seeded
+from blocklocal.splitting.agreement import undisturbed
 from blocklocal.unit import BlockUnit
 
 Kind = tuple[torch.Size, torch.dtype, bool]
@@ -27,12 +27,13 @@ class Trials:
     def __init__(self):
         self._outputs: dict[Kind, torch.Size] = {}
 
-    def output(self, units: Sequence[BlockUnit], x: Tensor, rows: Tensor) -> torch.Size:
+    def output(self, units: Sequence[BlockUnit], x: Tensor, rows: Tensor, *, training: bool = True) -> torch.Size:
         """The shape of the network's output for one sample. A kind of batch that is new is tried first, on two samples.
 
-        Raises InputError where a block, readout or decoder cannot run on it in training.
+        Nothing stays of it: a buffer that counts its calls has the value from before. Raises InputError where a block,
+        readout or decoder cannot run on it, in `training` or only to predict.
         """
-        kind = (x.shape[1:], x.dtype, len(x) == 1)
+        kind = (x.shape[1:], x.dtype, len(x) == 1 and training)
         if kind not in self._outputs:
             self._outputs[kind] = _try(units, x[:2], rows)
         return self._outputs[kind]
@@ -40,9 +41,11 @@ class Trials:
 
 @torch.no_grad()
 def _try(units: Sequence[BlockUnit], x: Tensor, rows: Tensor) -> torch.Size:
-    with seeded("trial"), _norms_watched(units, alone=len(x) == 1), kept_modes(units):
+    with ExitStack() as kept:
+        kept.enter_context(seeded("trial"))
+        kept.enter_context(_norms_watched(units, alone=len(x) == 1))
         for unit in units:
-            unit.eval()
+            kept.enter_context(undisturbed(unit))
         try:
             with explained([unit.block for unit in units], x):
                 return _run(units, x, rows)

@@ -33,13 +33,13 @@ def signed_json(content: dict[str, Any], **options: Any) -> bytes:
 
 
 def check_target(path: Path, *, overwrite: bool = False) -> None:
-    """Raise InputError where `write_file` would: for a folder, a disk, and a file that we did not write.
-
-    OSError where the folder that it is to be in is not there.
+    """Raise InputError where `write_file` would: for a folder, a disk, a file that we did not write, and where the
+    folder that it is to be in is not there.
     """
     found = _status(path)
     if found is None:
-        os.stat(os.path.dirname(os.path.realpath(path)))
+        if not os.path.isdir(os.path.dirname(os.path.realpath(path))):
+            raise InputError(f"the folder that {path} is to be in is not there: make it, or give another name.")
         return
     if _standard_stream(found) is not None:
         return

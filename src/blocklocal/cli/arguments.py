@@ -140,7 +140,9 @@ def parse_with_base(kind: type[T], arguments: Sequence[str], prog: str) -> T:
     if base.recipe:
         settings = get_recipe(base.recipe)
     elif base.config:
+        from blocklocal.config import load_config
         from blocklocal.training.origin import open_config
 
-        settings = open_config(base.config, trust=base.trust or base.model is not None)
+        own = base.model is not None  # then the model that the configuration names does not matter
+        settings = load_config(base.config) if own else open_config(base.config, trust=base.trust)
     return parse(kind, arguments, prog, kind(settings=settings))  # type: ignore[call-arg]

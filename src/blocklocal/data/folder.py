@@ -194,7 +194,7 @@ def _list_classes(root: Path, origin: str, left: LeftOut, tables: dict[str | Non
     if loose:
         left.add(LOOSE, loose[0].name, len(loose))
     deeper = sum(len(path.relative_to(root).parts) > 2 for path in files)
-    nested = (f"{deeper:,} images lie in folders inside a class folder and count to that class",) if deeper else ()
+    nested = (f"{many(deeper, 'image', 'images')} in folders inside a class folder: of that class",) if deeper else ()
     return Listing(files, names, shown, origin, (*left.notes(), *nested))
 
 

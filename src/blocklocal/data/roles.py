@@ -20,7 +20,7 @@ _NAMES = {
 }
 _PATTERN = re.compile(
     f"(?:{'|'.join(f'(?P<{role}>{names})' for role, names in _NAMES.items())})"
-    r"(?:[ _.-]?(?:set|data|images?|imgs?|split|(?:19|20)\d\d))?",
+    r"(?:[ _.-]?(?:set|data|images?|imgs?|split|\d{1,4}))?",
     re.IGNORECASE,
 )
 

@@ -71,7 +71,14 @@ class Table:
         """The splits that its split column names, if it has one and all that it names are splits."""
         if not self.split_column:
             return []
-        found = {role_of(str(cells[self.split_column]).strip()) for _, cells in self.rows}
+        named = [(line, self.text(line, cells, self.split_column)) for line, cells in self.rows]
+        found = {role_of(name) for _, name in named}
+        if None in found and len(found) > 1:
+            line, other = next((line, name) for line, name in named if role_of(name) is None)
+            raise InputError(
+                f"{self.path}, line {line}: {self.split_column} is {other!r}, which is no split, and other lines name "
+                "splits. Give every line train, validation or test, or rename the column."
+            )
         return [] if None in found else sorted(role for role in found if role)
 
     def names_files_in(self, folder: Path, root: Path) -> bool:

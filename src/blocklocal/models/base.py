@@ -67,6 +67,8 @@ def build_model(
         given: dict[str, Any] = {"classes": classes, "channels": channels, "image_size": (height, image_width)}
         given |= options if width is None else {"width": width, **options}
         return build_from_file(name, **given)
+    if name.endswith(".py"):
+        raise InputError(f"{name} is a file: name the function in it that builds the model, such as {name}:net.")
     builder = MODELS.get(name)
     known = _options(builder)
     for option in options:

@@ -44,10 +44,10 @@ def load_builder(reference: str) -> Callable[..., nn.Module]:
     neighbours = Neighbours(path.resolve().parent)
     module = _ran(path, neighbours)
     _imported[path.resolve()] = neighbours.files()
-    functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-    if name not in functions:
-        raise unknown(f"function in {file}", name, functions)
-    builder = vars(module)[name]
+    builder = vars(module).get(name)
+    if not callable(builder):
+        own = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
+        raise InputError(f"{file}: {unknown('function', name, own)}")
     if isinstance(builder, nn.Module):
         raise InputError(f"{reference} is a module that is built already: give a function that builds a new one.")
 

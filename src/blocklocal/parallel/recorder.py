@@ -34,7 +34,7 @@ class Recorder:
         self._cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
         self._file = None
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(exist_ok=True)  # never the run folder again, where it is gone
             cut_half_line(path)
             self._file = path.open("a", buffering=1)
         self._clock, start = time.perf_counter(), time.time()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from blocklocal.errors import InputError, first_line
 from blocklocal.group_norm import guarded
+from blocklocal.modes import kept_buffers
 from blocklocal.seeds import generator, seeded
 from blocklocal.splitting.contexts import ordinary
 
@@ -57,11 +58,11 @@ def undisturbed(module: nn.Module) -> Generator[None]:
     parts = list(module.modules())
     attributes = [dict(vars(part)) for part in parts]
     held = [(value, copy.copy(value)) for kept in attributes for value in kept.values() if isinstance(value, _GROWING)]
-    buffers = [(buffer, buffer._version, buffer.detach().clone()) for part in parts for buffer in part.buffers(False)]
     try:
-        for part in parts:
-            part.training = False
-        yield
+        with kept_buffers([module]):
+            for part in parts:
+                part.training = False
+            yield
     finally:
         for part, kept in zip(parts, attributes, strict=True):
             vars(part).clear()
@@ -69,10 +70,6 @@ def undisturbed(module: nn.Module) -> Generator[None]:
         for value, before in held:
             value.clear()
             value.extend(before) if isinstance(value, list) else value.update(before)
-        with torch.no_grad():
-            for buffer, version, value in buffers:
-                if buffer._version != version:
-                    buffer.copy_(value)
 
 
 def _samples(example: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ class Draft:
     @classmethod
     def open(cls, folder: Path, step: int) -> "Draft":
         """Choose the name and make the temporary folder."""
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)  # never the run folder again, where it is gone
         draft, count = cls(folder / f"step-{step:08d}", step), 1
         # Never the name of an older checkpoint, which must stay until the new one is complete, or of one in the making.
         while draft.partial.exists() or draft.final.exists():  # in this order: the one becomes the other

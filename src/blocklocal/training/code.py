@@ -56,6 +56,8 @@ def own_model(folder: Path, model: str, code: Code | None, *, trust: bool) -> st
     if not is_reference(model):
         return model
     function = model.rpartition(":")[2]
+    if code is None and (folder / FOLDER).exists():
+        raise InputError(f"{folder / FOLDER} holds code, and no origin.json says what it was: put origin.json back.")
     file = _file(model) if code is None else _checked(folder, code)
     if not trust:
         sums = [] if code is None else [f"{name}, SHA-256 {known[:16]}…" for name, known in code.digests.items()]

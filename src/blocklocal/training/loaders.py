@@ -51,7 +51,7 @@ def steps_of(train: Loader) -> int:
     check_lasting("training", train)
     try:
         steps = len(train)
-    except TypeError:  # no __len__, or one that refuses (a DataLoader of an IterableDataset)
+    except (TypeError, NotImplementedError):  # no __len__, or one that refuses (a DataLoader of an IterableDataset)
         steps = 0
     if steps < 1:
         raise InputError(

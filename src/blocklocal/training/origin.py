@@ -7,6 +7,7 @@ labels, threads and versions of the libraries meet. What differs is named and re
 import dataclasses
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -61,7 +62,7 @@ class Origin:
     ) -> "Origin":
         """Of a run that starts here and now."""
         return cls(
-            settings=json.loads(json.dumps(settings.flat())),  # as it is read back: a tuple is a list
+            settings=_plain(settings),
             data=data.fingerprint(),
             threads=torch.get_num_threads(),
             device=device.type,
@@ -172,21 +173,37 @@ def check_origin(
     return found
 
 
+def edited_settings(folder: Path) -> list[str]:
+    """`temperature: 1.0 then, 5.0 now`, for the settings that were changed since a run was started or extended."""
+    origin = read_origin(folder)
+    if origin is None:
+        return []
+    return _said(_settings(origin.settings, _plain(load_settings(folder))))
+
+
+def _plain(config: Config) -> dict[str, Any]:
+    """The settings as they are read back: a tuple is a list."""
+    return json.loads(json.dumps(config.flat()))
+
+
+def _settings(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    return {name: (then.get(name), now.get(name)) for name in dict.fromkeys([*then, *now]) if name not in FREE}
+
+
+def _said(pairs: Mapping[str, tuple[Any, Any]]) -> list[str]:
+    return [f"{name}: {a} then, {b} now" for name, (a, b) in pairs.items() if a != b]
+
+
 def differences(then: Origin, now: Origin) -> list[str]:
     """`lr: 0.1 then, 0.2 now`, for everything on which the weights depend."""
-    pairs: dict[str, tuple[Any, Any]] = {}
-    for name in dict.fromkeys([*then.settings, *now.settings]):
-        if name in FREE:
-            continue
-        pairs[name] = then.settings.get(name), now.settings.get(name)
+    pairs = _settings(then.settings, now.settings)
     for name in dict.fromkeys([*then.versions, *now.versions]):
         pairs[name] = then.versions.get(name), now.versions.get(name)
     if pairs["threads"][0] == pairs["threads"][1]:
         pairs["threads"] = then.threads, now.threads
     pairs |= {"device": (then.device, now.device), "replicas": (then.replicas, now.replicas)}
-    found = [f"{name}: {a} then, {b} now" for name, (a, b) in pairs.items() if a != b]
     splits = [split for split in now.data if then.data.get(split) != now.data[split]]
-    return [*found, *(f"pictures or labels of the {split} split have changed" for split in splits)]
+    return [*_said(pairs), *(f"pictures or labels of the {split} split have changed" for split in splits)]
 
 
 def adds_epochs(folder: Path, epochs: int | None) -> bool:

@@ -1,6 +1,7 @@
 """One run: a folder that holds its settings, metrics, checkpoints, summary and report."""
 
 import json
+import logging
 import math
 import shutil
 from collections.abc import Callable, Sequence
@@ -34,6 +35,7 @@ from blocklocal.training.origin import (
     check_origin,
     complete_extension,
     cycle_of,
+    edited_settings,
     extend,
     is_finished,
     open_settings,
@@ -41,6 +43,8 @@ from blocklocal.training.origin import (
 from blocklocal.training.progress import NullProgress, Progress
 from blocklocal.training.saved import CUTS, FACTS, load_cuts, load_facts, read_summary
 from blocklocal.training.signals import StopSignals
+
+log = logging.getLogger("blocklocal")
 
 CHECKPOINTS, METRICS = "checkpoints", "metrics.jsonl"
 
@@ -190,6 +194,9 @@ def load_network(
 ) -> tuple[Config, Facts, BlockLocal]:
     """A run's trained network, without its data set. trust: the code of a user's own model may run."""
     config, facts = open_settings(folder, trust=trust), load_facts(folder)
+    edited = edited_settings(folder)
+    if edited:
+        log.warning("%s is not looked at as it was trained: %s", folder, "; ".join(edited))
     network = build_network(config, facts, find_device(device or config.machine.device), load_cuts(folder))
     path = find_checkpoint(folder, checkpoint)
     assert path is not None
