@@ -145,6 +145,18 @@ def test_an_origin_that_names_files_elsewhere_is_refused(made, name):
     assert (said.status, made.ran) == (2, False)
 
 
+def test_an_origin_whose_file_has_no_sum_is_refused(made, tmp_path):
+    made.train()
+    elsewhere = tmp_path / "elsewhere.py"
+    elsewhere.write_text(made.file.read_text())
+    saved = json.loads((made.run / "origin.json").read_text())
+    saved["code"]["file"] = "../../elsewhere.py"
+    (made.run / "origin.json").write_text(json.dumps(saved))
+    said = cli("evaluate", made.run, "--trust")
+    assert (said.status, made.ran) == (2, False)
+    assert "names no SHA-256" in said.text
+
+
 def test_a_model_that_the_command_names_itself_needs_no_trust(made, tmp_path):
     made.train()
     said = cli("train", "--config", made.run, "--model", f"{made.file}:net", "--output", tmp_path / "new", "--quiet")
