@@ -154,7 +154,7 @@ def test_an_origin_whose_file_has_no_sum_is_refused(made, tmp_path):
     (made.run / "origin.json").write_text(json.dumps(saved))
     said = cli("evaluate", made.run, "--trust")
     assert (said.status, made.ran) == (2, False)
-    assert "names no SHA-256" in said.text
+    assert "must be one of those whose SHA-256 is known" in said.text
 
 
 def test_a_model_that_the_command_names_itself_needs_no_trust(made, tmp_path):

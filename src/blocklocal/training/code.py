@@ -85,8 +85,6 @@ def check_same_code(folder: Path, model: str, code: Code | None) -> None:
 
 def _checked(folder: Path, code: Code) -> Path:
     """The run's copy of the file, all copies being what they were, and nothing beside them that could be imported."""
-    if code.file not in code.digests:
-        raise InputError(f"{folder}: origin.json names no SHA-256 of {code.file!r}, the file of the model.")
     known_files = {PurePosixPath(name) for name in code.digests}
     known_folders = {parent for name in known_files for parent in name.parents}
     for path in sorted((folder / FOLDER).rglob("*")):
