@@ -2,11 +2,10 @@
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from run_helpers import StopAfter, assert_same_run, cli, flags, summary, timeless, tiny, without_reports
+from run_helpers import StopAfter, assert_same_run, cli, flags, summary, timeless, tiny
 
 from blocklocal.errors import InputError
 from blocklocal.training.compare import Variant, compare, parse_variant
@@ -15,10 +14,7 @@ from blocklocal.training.run import Interrupted, start_run
 RULES = ("block-local:objective=variational,family=bernoulli", "block-local", "backprop", "frozen")
 
 
-@pytest.fixture(autouse=True)
-def _no_reports() -> Iterator[None]:
-    with without_reports():
-        yield
+pytestmark = pytest.mark.usefixtures("no_reports")
 
 
 def run(output: Path, rules=("backprop", "frozen"), seeds=(0,), **options) -> list[dict]:

@@ -27,9 +27,7 @@ pq = pytest.importorskip("pyarrow.parquet")
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("BLOCKLOCAL_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("empty_cache")
 
 
 # --- real sets -------------------------------------------------------------------------------------------------------

@@ -24,10 +24,7 @@ from data_files import (
 from blocklocal.data import Images, ImageSet, load_images
 from blocklocal.errors import InputError
 
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("BLOCKLOCAL_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("empty_cache")
 
 
 # --- the account -----------------------------------------------------------------------------------------------------

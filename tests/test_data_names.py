@@ -30,9 +30,7 @@ pa = pytest.importorskip("pyarrow")
 TURNED = ("owl", "dog", "cat")
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("BLOCKLOCAL_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("empty_cache")
 
 
 def pictures(first: int, count: int) -> list[bytes]:

@@ -22,9 +22,7 @@ PngInfo = pytest.importorskip("PIL.PngImagePlugin").PngInfo
 XMP = '<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/"><tiff:Orientation>6</tiff:Orientation></rdf:Description>'
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("BLOCKLOCAL_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("empty_cache")
 
 
 def same_images(root: Path, image: bytes) -> Path:

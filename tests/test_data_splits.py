@@ -24,10 +24,7 @@ from blocklocal.data import load_images
 from blocklocal.data.roles import role_of
 from blocklocal.errors import InputError
 
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("BLOCKLOCAL_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("empty_cache")
 
 
 # --- names -----------------------------------------------------------------------------------------------------------

@@ -14,9 +14,7 @@ from blocklocal.errors import InputError
 LABELS = [*["cat", "dog"] * 5]  # of image i
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("BLOCKLOCAL_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("empty_cache")
 
 
 def pictures(folder, count: int = 10, start: int = 0) -> None:

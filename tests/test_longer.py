@@ -1,7 +1,6 @@
 """Oracle: a run of its own schedule. `--resume RUN --epochs MORE` trains a finished run on."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,6 @@ from run_helpers import (
     tiny,
     weights,
     whole,
-    without_reports,
 )
 
 from blocklocal.config import load_config
@@ -25,11 +23,7 @@ from blocklocal.errors import InputError
 from blocklocal.training import origin
 from blocklocal.training.run import resume_run
 
-
-@pytest.fixture(autouse=True)
-def _no_reports() -> Iterator[None]:
-    with without_reports():
-        yield
+pytestmark = pytest.mark.usefixtures("no_reports")
 
 
 def rates(folder: Path) -> list[float]:

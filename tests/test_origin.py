@@ -21,7 +21,6 @@ from run_helpers import (
     stopping,
     tiny,
     whole,
-    without_reports,
 )
 
 from blocklocal.config import Config
@@ -30,11 +29,7 @@ from blocklocal.training import origin
 from blocklocal.training.lock import held
 from blocklocal.training.run import load_network, resume_run, start_run
 
-
-@pytest.fixture(autouse=True)
-def _no_reports() -> Iterator[None]:
-    with without_reports():
-        yield
+pytestmark = pytest.mark.usefixtures("no_reports")
 
 
 @pytest.fixture(autouse=True)

@@ -2,11 +2,10 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from run_helpers import StopAfter, assert_same_run, cli, flags, summary, without_reports
+from run_helpers import StopAfter, assert_same_run, cli, flags, summary
 
 from blocklocal.report.html import write_report
 from blocklocal.training.run import load_network, resume_run
@@ -24,10 +23,7 @@ def net(classes, channels, image_size):
 """
 
 
-@pytest.fixture(autouse=True)
-def _no_reports() -> Iterator[None]:
-    with without_reports():
-        yield
+pytestmark = pytest.mark.usefixtures("no_reports")
 
 
 class Made:

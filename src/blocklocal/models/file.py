@@ -31,6 +31,11 @@ def is_reference(name: str) -> bool:
     return ".py:" in name
 
 
+def file_of(reference: str) -> Path:
+    """The file of a `file.py:function`."""
+    return Path(reference.rpartition(":")[0]).expanduser()
+
+
 def load_builder(reference: str) -> Callable[..., nn.Module]:
     """The function of a `file.py:function` reference. It is called with `classes`, `channels`, `image_size` (height,
     width in pixels) and the model's options, and returns the module. The file runs anew at every load.
@@ -38,7 +43,7 @@ def load_builder(reference: str) -> Callable[..., nn.Module]:
     Raises InputError where the file or the function is missing, or the file does not run.
     """
     file, _, name = reference.rpartition(":")
-    path = Path(file).expanduser()
+    path = file_of(reference)
     if not path.is_file():
         raise InputError(f"there is no file {file}: --model takes a registered model, or path/to/file.py:function.")
     neighbours = Neighbours(path.resolve().parent)
@@ -64,7 +69,7 @@ def load_builder(reference: str) -> Callable[..., nn.Module]:
 
 def build_from_file(reference: str, **arguments: object) -> nn.Module:
     """Build a user's model; InputError where its function does not take the arguments, fails, or returns no module."""
-    builder, path = load_builder(reference), Path(reference.rpartition(":")[0]).expanduser()
+    builder, path = load_builder(reference), file_of(reference)
     _check_takes(reference, builder, arguments)
     try:
         model = builder(**arguments)
@@ -137,9 +142,5 @@ def _check_new(reference: str, model: nn.Module) -> None:
 
 def sources(reference: str) -> list[Path]:
     """The file that a `file.py:function` names, and the neighbours that it has imported so far, as absolute paths."""
-    path = _file(reference)
+    path = file_of(reference).resolve()
     return [path, *_imported.get(path, ())]
-
-
-def _file(reference: str) -> Path:
-    return Path(reference.rpartition(":")[0]).expanduser().resolve()

@@ -13,6 +13,7 @@ import blocklocal
 from blocklocal.config import Config, load_config
 from blocklocal.data import ImageSet
 from blocklocal.errors import InputError
+from blocklocal.models.file import file_of, is_reference
 from blocklocal.network import BlockLocal
 from blocklocal.parallel.launch import Launch
 from blocklocal.parallel.placement import Placement, place, step_seconds
@@ -95,9 +96,8 @@ def agreed(order: Order) -> dict[str, Any]:
     for file in sorted(Path(blocklocal.__file__).parent.rglob("*.py")):
         digest.update(file.read_bytes())
     model = order.config.model.model
-    source, _, function = model.rpartition(":")
-    if function and Path(source).is_file():
-        digest.update(Path(source).read_bytes())
+    if is_reference(model) and file_of(model).is_file():
+        digest.update(file_of(model).read_bytes())
     launch = asdict(replace(order.launch, processes=1))
     place = {"output": str(order.output), "resume": order.resume, "checkpoint": order.checkpoint}
     versions = {"sources of blocklocal and of the model": digest.hexdigest(), "torch": torch.__version__}

@@ -12,7 +12,8 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from blocklocal.errors import InputError
-from blocklocal.schemas import MIB, NotJson, Setting, check, is_there, parse, read_bytes, read_json, read_rows
+from blocklocal.files import MIB, is_there, read_bytes
+from blocklocal.schemas import NotJson, Setting, check, parse, read_json, read_rows
 from blocklocal.schemas.run import Epoch, Examples, Known, Summary, Warned
 
 SERIES = ("train_top1", "validation_top1", "message")

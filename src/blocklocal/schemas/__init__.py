@@ -7,7 +7,6 @@ a folder, a pipe, too large, not UTF-8, no JSON, nested too deeply, a wrong type
 unknown key) is an `InputError` that names the file, the key, what stands there and what may. What comes out is trusted.
 """
 
-from blocklocal.files import MIB, is_there, read_bytes
 from blocklocal.schemas.kinds import (
     Name,
     Number,
@@ -20,7 +19,6 @@ from blocklocal.schemas.kinds import (
 from blocklocal.schemas.reading import NotJson, check, parse, read_json, read_rows
 
 __all__ = [
-    "MIB",
     "Name",
     "NotJson",
     "Number",
@@ -30,9 +28,7 @@ __all__ = [
     "Text",
     "Whole",
     "check",
-    "is_there",
     "parse",
-    "read_bytes",
     "read_json",
     "read_rows",
 ]

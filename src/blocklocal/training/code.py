@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from blocklocal.errors import InputError
-from blocklocal.models.file import is_reference, sources
+from blocklocal.models.file import file_of, is_reference, sources
 
 FOLDER = "model"
 
@@ -37,7 +37,7 @@ def keep_code(folder: Path, model: str) -> Code | None:
     so that what it imports is known."""
     if not is_reference(model):
         return None
-    file = _file(model).resolve()
+    file = file_of(model).resolve()
     digests = {}
     for path in sources(model):
         name = path.relative_to(file.parent).as_posix()
@@ -58,7 +58,7 @@ def own_model(folder: Path, model: str, code: Code | None, *, trust: bool) -> st
     function = model.rpartition(":")[2]
     if code is None and (folder / FOLDER).exists():
         raise InputError(f"{folder / FOLDER} holds code, and no origin.json says what it was: put origin.json back.")
-    file = _file(model) if code is None else _checked(folder, code)
+    file = file_of(model) if code is None else _checked(folder, code)
     if not trust:
         sums = [] if code is None else [f"{name}, SHA-256 {known[:16]}…" for name, known in code.digests.items()]
         what = f"{file}" if code is None else f"{file.parent} ({'; '.join(sums)})"
@@ -73,7 +73,7 @@ def check_same_code(folder: Path, model: str, code: Code | None) -> None:
     """Raise InputError where the user's own `model` is not the code that a run in `folder` was trained with."""
     if code is None or not is_reference(model):
         return
-    file = _file(model)
+    file = file_of(model)
     for name, known in code.digests.items():
         path = file.parent / name
         if not path.is_file() or digest(path) != known:
@@ -100,10 +100,6 @@ def _checked(folder: Path, code: Code) -> Path:
                 f"{known[:16]}…). Put the file back; the weights belong to it."
             )
     return folder / FOLDER / code.file
-
-
-def _file(model: str) -> Path:
-    return Path(model.rpartition(":")[0]).expanduser()
 
 
 def digest(path: Path) -> str:

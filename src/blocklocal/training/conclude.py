@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from blocklocal.errors import first_line
 from blocklocal.files import write_text
 from blocklocal.training.build import Session, normalise
 from blocklocal.training.examples import choose_examples
@@ -49,11 +50,10 @@ def only_shows(what: str, folder: Path) -> Generator[None]:
     try:
         yield
     except Exception as error:  # plots and pages are made by several libraries, which fail in any way
-        reason = (str(error).strip() or "no reason given").splitlines()[0]
         log.warning(
             "%s could not be written (%s: %s). The result is safe; `blocklocal report %s` writes the report again.",
             what,
             type(error).__name__,
-            reason,
+            first_line(error),
             folder,
         )
