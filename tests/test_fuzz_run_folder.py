@@ -27,7 +27,8 @@ from blocklocal.training.compare import finish_run
 from blocklocal.training.run import load_network, resume_run
 
 CHECKPOINT = ("state.json", "checksums.json", "rng.pt", "block-0.safetensors", "block-0.optimizer")
-RUN = ("config.json", "data.json", "origin.json", "cuts.json", "metrics.jsonl", "summary.json", "examples.json")
+RUN = ("config.json", "data.json", "origin.json", "cuts.json", "metrics.jsonl")
+RUN += ("summary.json", "examples.json", "confusion.json")
 TIMELINE = tuple(f"timeline/process-{rank}.jsonl" for rank in range(2))
 # As JSON text: some of it no library writes. Strings name nothing that could be there, or be asked for on a network.
 VALUES = (
@@ -72,6 +73,7 @@ CALLS: dict[str, tuple[Call, ...]] = {
     "metrics.jsonl": (resumed, lambda f: write_report(f / "run")),
     "summary.json": (finished, lambda f: write_report(f / "run")),
     "examples.json": (lambda f: write_report(f / "run"),),
+    "confusion.json": (lambda f: write_report(f / "run"),),
     "compare.json": (write_comparison, lambda f: write_report(f / "run")),
     **dict.fromkeys(TIMELINE, (lambda f: write_trace(f / "run"), lambda f: write_report(f / "run"))),
     **dict.fromkeys(CHECKPOINT, (opened, resumed, resumed_from_older)),

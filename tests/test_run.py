@@ -137,6 +137,7 @@ def test_tensorboard_events_hold_one_point_per_epoch(run):
 def test_the_folder_holds_report_examples_and_two_checkpoints_and_nothing_half_written(run):
     present = {path.name for path in run.iterdir()}
     expected = {"config.json", "data.json", "metrics.jsonl", "summary.json", "examples.json", "report.html"}
+    expected |= {"confusion.json"}
     assert present == expected | {"checkpoints", "tensorboard", "origin.json", ".lock"}
     assert [path.name for path in list_checkpoints(run / "checkpoints")] == ["step-00000003", "step-00000006"]
     assert [path for path in run.parent.iterdir() if path != run] == []

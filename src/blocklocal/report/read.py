@@ -1,6 +1,7 @@
 """Read a run folder back: every figure of a report comes from these files and from nowhere else.
 
-A run folder holds `config.json`, `metrics.jsonl` and, once the run is over, `summary.json` and `examples.json`.
+A run folder holds `config.json`, `metrics.jsonl` and, once the run is over, `summary.json`, `examples.json` and
+`confusion.json`, which runs of older versions do not have.
 Files are checked here, once, by their schemas (`blocklocal.schemas.run`); what comes out is trusted by the tables and
 plots.
 """
@@ -14,7 +15,7 @@ from msgspec import Meta
 from blocklocal.errors import InputError
 from blocklocal.files import MIB, is_there, read_bytes
 from blocklocal.schemas import NotJson, Setting, check, parse, read_json, read_rows
-from blocklocal.schemas.run import Epoch, Examples, Known, Summary, Warned
+from blocklocal.schemas.run import Confusion, Epoch, Examples, Known, Summary, Warned
 
 SERIES = ("train_top1", "validation_top1", "message")
 MOST_METRICS, MOST_EXAMPLES = 256 * MIB, 1024 * MIB
@@ -31,6 +32,7 @@ class Run:
     warnings: list[str]
     summary: dict[str, Any] | None = None
     examples: Examples = field(default_factory=lambda: Examples([], []))
+    confusion: Confusion | None = None
 
     @property
     def row(self) -> dict[str, Any]:
@@ -59,9 +61,10 @@ def read_run(path: Path) -> Run:
     epochs, warnings = _read_metrics(path / "metrics.jsonl")
     summary = read_summary(path / "summary.json") if is_there(path / "summary.json") else None
     examples = _read_examples(path / "examples.json") if is_there(path / "examples.json") else Examples([], [])
+    confusion = _read_confusion(path / "confusion.json") if summary and is_there(path / "confusion.json") else None
     config = read_rows(path / "config.json", dict[str, Setting], what="an object of settings")
     check(config, Known, where=path / "config.json", what="an object of settings")
-    return Run(path, config, epochs, warnings, summary, examples)
+    return Run(path, config, epochs, warnings, summary, examples, confusion)
 
 
 def read_comparison(folder: Path) -> list[dict[str, Any]]:
@@ -125,3 +128,8 @@ def _warning(record: Warned) -> str:
 def _read_examples(path: Path) -> Examples:
     what = "an object with classes and examples, as a run writes it"
     return read_json(path, Examples, what=what, gaps=True, most=MOST_EXAMPLES)
+
+
+def _read_confusion(path: Path) -> Confusion:
+    what = "an object with of, names and counts ([row asked for, row answered, how often]), as a run writes it"
+    return read_json(path, Confusion, what=what, most=MOST_EXAMPLES)

@@ -1,6 +1,6 @@
 """Schemas of what a run writes while it trains and when it is over. A key that does not apply is null or absent."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
@@ -92,6 +92,31 @@ class Summary(Known):
     """`summary.json`, and an entry of `compare.json` (where `run` names its folder)."""
 
     rule: Name  # pyrefly: ignore[bad-override]
+
+
+Count = tuple[Whole, Whole, Ordinal]
+
+
+class Confusion(Struct):
+    """`confusion.json`: what the output takes for what on the test split, without the zeros of the matrix.
+
+    counts: (row asked for, row answered, how often), each pair of rows once. A class is its own row; binary label j has
+    row 2j for "no" and 2j + 1 for "yes".
+    """
+
+    of: Literal["classes", "labels"]
+    names: Classes
+    counts: Annotated[list[Count], Meta(max_length=10_000_000)]
+
+    def __post_init__(self) -> None:
+        rows = len(self.names) * (2 if self.of == "labels" else 1)
+        for asked, answered, _ in self.counts:
+            if max(asked, answered) >= rows:
+                raise ValueError(f"counts has the row {max(asked, answered)}, and there are {rows} rows")
+            if self.of == "labels" and asked // 2 != answered // 2:
+                raise ValueError(f"counts answers row {asked} with row {answered}, which is of another label")
+        if len({count[:2] for count in self.counts}) < len(self.counts):
+            raise ValueError("counts has a pair of rows twice")
 
 
 class Opinion(Struct):

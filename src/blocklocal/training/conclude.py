@@ -14,7 +14,7 @@ from blocklocal.training.build import Session, normalise
 from blocklocal.training.examples import choose_examples
 from blocklocal.training.loop import Trainer
 from blocklocal.training.origin import load_settings
-from blocklocal.training.saved import SUMMARY
+from blocklocal.training.saved import CONFUSION, SUMMARY
 from blocklocal.training.summary import summarise
 
 log = logging.getLogger("blocklocal")
@@ -23,9 +23,10 @@ REPORT = "report.html"
 
 
 def conclude(session: Session, folder: Path, trainer: Trainer) -> dict[str, Any]:
-    """Evaluate once on the test split and write the summary; then examples and report, as far as they succeed."""
+    """Evaluate once on the test split and write the result; then examples and report, as far as they succeed."""
     session = replace(session, config=load_settings(folder))  # as the user gave them, not as they are found here
-    summary = summarise(session, trainer)
+    summary, confusion = summarise(session, trainer)
+    write_text(folder / CONFUSION, json.dumps(confusion) + "\n")  # first: a run with a summary is finished
     write_text(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
     show(session, folder)
     return summary

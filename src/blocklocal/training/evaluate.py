@@ -10,6 +10,7 @@ from blocklocal.edge import check_tensor, pair
 from blocklocal.errors import InputError
 from blocklocal.network import BlockLocal
 from blocklocal.targets import MISSING, Classes, combined
+from blocklocal.training.confusion import Counts, confusion_counts
 from blocklocal.training.learner import Learner
 from blocklocal.uncertainty import calibration_error
 
@@ -20,7 +21,8 @@ class Evaluation:
 
     block_top1: one entry per unit, None where a block cannot predict. combined_top1: of all blocks together (`combined`
     of a prediction), None where only the output predicts. top3 is None for fewer than 4 classes and for binary labels;
-    ece is None for binary labels and for a single class.
+    ece is None for binary labels and for a single class. confusion: what the output took for what, see
+    `confusion_counts`.
     """
 
     top1: float
@@ -29,6 +31,7 @@ class Evaluation:
     ece: float | None
     block_top1: list[float | None]
     combined_top1: float | None
+    confusion: Counts
 
 
 @torch.no_grad()
@@ -91,9 +94,11 @@ def evaluate(network: BlockLocal, batches: Iterable[tuple[Tensor, Tensor]]) -> E
     blocks = block_accuracy(network, batches, look)
     targets = torch.cat(wanted)
     network.targets.check(targets)
-    top3, nll, ece = _of_output(network, torch.cat(logits), targets)
+    outputs = torch.cat(logits)
+    top3, nll, ece = _of_output(network, outputs, targets)
     assert blocks[-1] is not None
-    return Evaluation(blocks[-1], top3, nll, ece, blocks, _percent(together))
+    confusion = confusion_counts(network.targets, outputs, targets)
+    return Evaluation(blocks[-1], top3, nll, ece, blocks, _percent(together), confusion)
 
 
 def _of_output(network: BlockLocal, logits: Tensor, wanted: Tensor) -> tuple[float | None, float, float | None]:

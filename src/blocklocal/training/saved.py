@@ -14,7 +14,7 @@ from blocklocal.training.build import Facts
 
 CUTS, FACTS = "cuts.json", "data.json"
 MOST_VALUES = 2**26  # numbers in one image: a batch to measure with is 8 GiB then
-SUMMARY = "summary.json"
+SUMMARY, CONFUSION = "summary.json", "confusion.json"
 Cuts = Annotated[list[Whole], Meta(min_length=1, max_length=MOST_BLOCKS)]
 
 

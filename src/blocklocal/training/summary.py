@@ -1,4 +1,4 @@
-"""The result of a run: `summary.json`."""
+"""The result of a run: `summary.json`, and `confusion.json` beside it."""
 
 import time
 from dataclasses import asdict
@@ -12,9 +12,10 @@ from blocklocal.training.evaluate import Evaluation, evaluate
 from blocklocal.training.loop import Trainer
 
 
-def summarise(session: Session, trainer: Trainer) -> dict[str, Any]:
+def summarise(session: Session, trainer: Trainer) -> tuple[dict[str, Any], dict[str, Any]]:
     """A finished run in one flat object, measured on the test split; a key that does not apply is None.
 
+    The second object is its confusion matrix (`schemas.run.Confusion`), which is too large for a row of a table.
     Accuracies in percent. train_top1 is of as many training images as the test split has: enough to see overfitting.
     """
     config, network, data = session.config, session.network, session.data
@@ -22,7 +23,8 @@ def summarise(session: Session, trainer: Trainer) -> dict[str, Any]:
     test = _evaluate(session, data.test)
     train = _evaluate(session, data.train.subset(slice(0, len(data.test))))
     validation = trainer.records[-1]["validation_top1"][-1] if trainer.records else None
-    return {
+    confusion = {"of": "classes", "names": list(data.classes), "counts": test.confusion}
+    summary = {
         "rule": config.learning.rule,
         **_local_settings(session),
         "model": config.model.model,
@@ -57,6 +59,7 @@ def summarise(session: Session, trainer: Trainer) -> dict[str, Any]:
         "evaluation_seconds": time.perf_counter() - started,
         "finished": True,
     }
+    return summary, confusion
 
 
 def _evaluate(session: Session, images: Images) -> Evaluation:
