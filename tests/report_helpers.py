@@ -6,7 +6,7 @@ import re
 from io import BytesIO
 from pathlib import Path
 
-SECTIONS = ["result", "comparison", "learning", "depth", "messages", "examples", "warnings", "settings"]
+SECTIONS = ["result", "comparison", "learning", "depth", "classes", "messages", "examples", "warnings", "settings"]
 BLOCKS = 3
 COMMON = {"model": "mlp", "width": 32, "data": "digits", "train_size": 1400, "test_size": 397, "epochs": 4}
 
@@ -59,6 +59,13 @@ def epoch(number: int, accuracy: float = 50.0) -> dict:
         "message": [0.5, 0.6, None],
         "parts": [{"evidence": 0.7, "reconstruction": 0.1}, {"evidence": 0.5}, {"cross-entropy": 0.8}],
     }
+
+
+CONFUSION = {
+    "of": "classes",
+    "names": ["cat & dog", "<b>fish</b>", "bird"],
+    "counts": [[0, 0, 9], [0, 1, 1], [1, 1, 2], [1, 2, 6], [2, 2, 4]],
+}
 
 
 def write_run(folder: Path, *, row: dict | None, epochs: list[dict], examples: bool = False) -> Path:

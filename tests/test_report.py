@@ -46,7 +46,7 @@ class Tags(HTMLParser):
 def test_every_section_is_there_and_filled(run):
     text = page(write_report(run))
     assert [name for name in SECTIONS if f'<section id="{name}">' in text] == SECTIONS
-    assert all("<svg" in section(text, name) for name in ("comparison", "learning", "depth", "messages"))
+    assert all("<svg" in section(text, name) for name in ("learning", "depth", "messages"))
     assert section(text, "learning").count("<svg") == 2
     assert section(text, "examples").count("<img") == 2
 
@@ -57,6 +57,64 @@ def test_headline_carries_the_conditions(run):
         assert words in result, words
     assert "torch 2.13.0" in result
     assert "12.5 s" in result
+
+
+def test_all_blocks_together_have_a_tile_and_a_row(tmp_path):
+    row = summary(combined_test_top1=93.4)
+    text = page(write_report(write_run(tmp_path / "run", row=row, epochs=[epoch(1), epoch(2)])))
+    assert re.search(r"ensemble\).*?<dd[^>]*>93\.4 %", section(text, "result"), re.DOTALL)
+    assert re.search(r"ensemble\).*?93\.4", section(text, "depth"), re.DOTALL)
+
+
+def test_a_run_whose_output_alone_predicts_has_no_tile_for_all_together(run):
+    assert "ensemble" not in page(write_report(run))
+
+
+def test_a_comparison_has_a_tile_per_rule_with_all_its_blocks_together(compared):
+    rows = json.loads((compared / "compare.json").read_text())
+    for row in rows:
+        if row["rule"] == "block-local":
+            row["combined_test_top1"] = 94.0 + 2 * row["seed"]
+    (compared / "compare.json").write_text(json.dumps(rows))
+    tiles = section(page(write_comparison(compared)), "result").replace("\u00a0", " ")
+    assert tiles.count("all blocks together: 95.0 ± 1.4 %") == 1
+    assert [tiles.count(f"{value} %</dd>") for value in ("91.0 ± 1.4", "95.5 ± 0.7", "71.0 ± 1.4")] == [1, 1, 1]
+
+
+def test_a_single_accuracy_is_a_row_of_the_table_and_no_picture(run, compared):
+    assert "track" not in section(page(write_report(run)), "comparison")
+    assert section(page(write_report(compared / "frozen-seed0")), "comparison").count('class="track"') == 3
+
+
+def test_curves_of_a_single_epoch_are_a_sentence(tmp_path):
+    text = page(write_report(write_run(tmp_path / "run", row=summary(), epochs=[epoch(1)])))
+    for name in ("learning", "messages"):
+        assert "<svg" not in section(text, name)
+        assert "One epoch is recorded" in section(text, name)
+    assert "99.0" not in section(text, "depth")
+    assert "51.0" in section(text, "depth")  # of the epoch, in the table of blocks
+
+
+def test_axes_of_accuracies_run_from_0_to_100(run, compared, monkeypatch):
+    from blocklocal.report import plots
+
+    limits = []
+    draw = plots.to_svg
+    monkeypatch.setattr(plots, "to_svg", lambda figure, name: limits.append(figure.axes[0]) or draw(figure, name))
+    write_report(run)
+    write_comparison(compared)
+    of_accuracy = [axes.get_ylim() for axes in limits if "top-1" in axes.get_ylabel()]
+    assert len(of_accuracy) == 2 + 4
+    assert all(low <= 0 and high >= 100 for low, high in of_accuracy)
+    of_messages = [axes.get_ylim()[0] for axes in limits if "|b|" in axes.get_ylabel()]
+    assert of_messages == [0.0] * 4
+
+
+def test_contents_name_the_sections_of_the_page(run):
+    text = page(write_report(run))
+    listed = re.search(r"<nav.*?</nav>", text, re.DOTALL)
+    assert listed
+    assert re.findall(r'href="#(\w+)"', listed[0]) == re.findall(r'<section id="(\w+)"', text) == SECTIONS
 
 
 def test_page_loads_nothing_from_elsewhere(run, compared):

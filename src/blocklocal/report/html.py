@@ -3,30 +3,36 @@
 import base64
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from blocklocal.errors import InputError
 from blocklocal.files import write_text
-from blocklocal.report import plots, words
+from blocklocal.report import gallery, plots, words
+from blocklocal.report.bars import accuracy_bars
+from blocklocal.report.classes import class_section
 from blocklocal.report.read import Run, read_comparison, read_run, run_folder
-from blocklocal.report.table import BACKPROP, HEADINGS, NOTHING, aggregate, cells, condition, mean, notes, number
+from blocklocal.report.table import HEADINGS, NOTHING, aggregate, cells, condition, notes, number
+from blocklocal.report.tiles import rule_tiles, run_tiles
 from blocklocal.report.timeline_section import timeline_section
 from blocklocal.schemas.run import Example
 from blocklocal.screen import printable
 from blocklocal.timeline.read import read_timeline
 
 MOST_PIXELS = 2**26
-FIGURES = (
-    ("test_top1", "test top-1", 1, " %"),
-    ("test_top3", "test top-3", 1, " %"),
-    ("train_top1", "training top-1", 1, " %"),
-    ("validation_top1", "validation top-1", 1, " %"),
-    ("test_nll", "negative log-likelihood (test)", 3, " nat"),
-    ("test_ece", "expected calibration error (test, 0 to 1)", 3, ""),
-)
-Picture = dict[str, str]
+CONTENTS = {
+    "result": "Result",
+    "comparison": "Comparison",
+    "learning": "Learning curves",
+    "depth": "Blocks",
+    "classes": "Classes",
+    "messages": "Messages",
+    "timeline": "Timeline",
+    "examples": "Examples",
+    "warnings": "Warnings",
+    "settings": "Settings",
+}
 
 
 def write_report(run: Path, *, beside: Sequence[Path] = ()) -> Path:
@@ -68,7 +74,7 @@ def _run_page(run: Run, others: list[dict[str, Any]]) -> dict[str, Any]:
     verdict = words.verdict(own) if own else ""
     timeline = read_timeline(run.path)
     last = run.epochs[-1]["validation_top1"][-1] if run.epochs else None
-    seconds = row.get("seconds")
+    seconds, together = row.get("seconds"), run.row.get("combined_test_top1")
     if seconds is None and run.epochs:
         seconds = sum(record.get("seconds") or 0.0 for record in run.epochs)
     return {
@@ -76,13 +82,17 @@ def _run_page(run: Run, others: list[dict[str, Any]]) -> dict[str, Any]:
         "headline": words.run_headline(row, len(run.epochs), last),
         "verdicts": [verdict] if verdict else [],
         "conditions": words.conditions([{**row, "seconds": seconds}]),
-        "figures": _figures(row),
+        "figures": run_tiles(row),
         **_table(lines),
         "compared": bool(others),
-        "learning": _learning(run, "run"),
-        "depth": _depth([(row, run)], lines, plots.levels(own)),
+        "learning": gallery.learning_curves(run, "run"),
+        "learning_missing": gallery.no_curves([run]),
+        "depth": gallery.accuracy_by_depth([(row, run)], lines, [*plots.levels(own), *gallery.together_level(row)]),
         "blocks": _block_table(run),
-        "messages": _messages(run, "run"),
+        "together": "" if together is None else number(together),
+        "classes": [("", found)] if (found := class_section(run.confusion)) else [],
+        "messages": gallery.message_curves(run, "run"),
+        "messages_missing": gallery.no_messages([run]),
         "timeline": timeline_section(timeline) if timeline else None,
         "examples": _examples(run),
         "examples_of": "",
@@ -103,13 +113,17 @@ def _comparison_page(folder: Path, rows: list[dict[str, Any]], runs: list[Run]) 
         "headline": words.comparison_headline(lines),
         "verdicts": [text for text in verdicts if text],
         "conditions": words.conditions(rows),
-        "figures": [],
+        "figures": rule_tiles(lines, rows),
         **_table(lines),
         "compared": True,
-        "learning": [p for i, (name, run) in enumerate(shown) for p in _learning(run, f"run{i}", f"{name}: ")],
-        "depth": _depth(list(zip(rows, runs, strict=True)), lines, []),
+        "learning": _of_each(gallery.learning_curves, shown),
+        "depth": gallery.accuracy_by_depth(list(zip(rows, runs, strict=True)), lines, []),
+        "learning_missing": gallery.no_curves([run for _, run in shown]),
         "blocks": [],
-        "messages": [p for i, (name, run) in enumerate(shown) for p in _messages(run, f"run{i}", f"{name}: ")],
+        "together": "",
+        "classes": [(name, found) for name, run in shown if (found := class_section(run.confusion))],
+        "messages": _of_each(gallery.message_curves, shown),
+        "messages_missing": gallery.no_messages([run for _, run in shown]),
         "timeline": None,
         "examples": _examples(speaking[1]) if speaking else [],
         "examples_of": speaking[0] if speaking else "",
@@ -118,14 +132,9 @@ def _comparison_page(folder: Path, rows: list[dict[str, Any]], runs: list[Run]) 
     }
 
 
-def _figures(row: dict[str, Any]) -> list[tuple[str, str]]:
-    known = [(label, f"{number(row[key], digits)}{unit}") for key, label, digits, unit in FIGURES if _is(row.get(key))]
-    parameters = row.get("parameters")
-    return [*known, ("parameters", f"{parameters:,}")] if isinstance(parameters, int) else known
-
-
-def _is(value: object) -> bool:
-    return value is not None
+def _of_each(curves: Callable[[Run, str, str], list[gallery.Picture]], shown: Sequence[tuple[str, Run]]) -> list:
+    """The pictures that `curves` makes of every (name, run)."""
+    return [picture for i, (name, run) in enumerate(shown) for picture in curves(run, f"run{i}", f"{name}: ")]
 
 
 def _table(lines: list[dict[str, Any]]) -> dict[str, Any]:
@@ -133,48 +142,8 @@ def _table(lines: list[dict[str, Any]]) -> dict[str, Any]:
         "headings": HEADINGS,
         "rows": [cells(line) for line in lines],
         "notes": notes(lines),
-        "dots": _pictures([("dots", plots.dot_plot(lines), "Test top-1 per rule; every seed is a dot.")]),
+        "bars": accuracy_bars(lines),
     }
-
-
-def _pictures(made: Sequence[tuple[str, Any, str]]) -> list[Picture]:
-    return [{"svg": plots.to_svg(figure, name), "caption": text} for name, figure, text in made if figure is not None]
-
-
-def _learning(run: Run, name: str, before: str = "") -> list[Picture]:
-    def curve(key: str, label: str, text: str) -> tuple[str, Any, str]:
-        return f"{name}-{key}", plots.line_plot(plots.block_curves(run, key), "epoch", label), before + text
-
-    return _pictures(
-        [
-            curve("loss", "local loss", "local loss of every block, mean over the epoch."),
-            curve("validation_top1", "validation top-1 (%)", "validation accuracy of every block."),
-        ]
-    )
-
-
-def _messages(run: Run, name: str, before: str = "") -> list[Picture]:
-    figure = plots.line_plot(plots.block_curves(run, "message"), "epoch", "mean |b|")
-    return _pictures([(f"{name}-message", figure, f"{before}mean size of the backward message b of every block.")])
-
-
-def _depth(pairs: list[tuple[dict[str, Any], Run]], lines: list[dict[str, Any]], levels: list) -> list[Picture]:
-    colours = plots.rule_colours(lines)
-    curves = []
-    for i, line in enumerate(lines):
-        tests = [row.get("block_test_top1") or [] for row, _ in pairs if condition(row) == line["condition"]]
-        depth = max(map(len, tests), default=0)
-        means = [mean(test[k] for test in tests if k < len(test)) for k in range(depth)]
-        marker = plots.MARKERS[i % len(plots.MARKERS)]
-        known = [value for value in means if value is not None]
-        # One known block (backprop, whose inner blocks say nothing) is a level, not a curve over depth.
-        if len(known) > 1:
-            curves.append(plots.depth_curve(line["label"], means, colours[line["label"]], marker))
-        elif known:
-            dashed = line["rule"] != BACKPROP
-            curves.append(plots.Curve(line["label"], known, colour=colours[line["label"]], dashed=dashed))
-    figure = plots.line_plot([*curves, *levels], "block", "test top-1 (%)")
-    return _pictures([("depth", figure, "Test accuracy of the prediction that every block makes by itself.")])
 
 
 def _block_table(run: Run) -> list[list[str]]:
@@ -251,6 +220,7 @@ def _write(path: Path, page: dict[str, Any]) -> Path:
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    text = environment.get_template("report.html.jinja").render(page)
+    contents = [(key, name) for key, name in CONTENTS.items() if key != "timeline" or page["timeline"]]
+    text = environment.get_template("report.html.jinja").render({**page, "contents": contents})
     write_text(path, printable(text))
     return path

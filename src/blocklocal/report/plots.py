@@ -30,6 +30,9 @@ LEGEND_LETTERS = 64  # that fit side by side in a panel, line samples included
 MOST_NAMED = 8  # more curves than this are named in part: the first, the middle and the last
 # A panel this wide (inches) keeps its letters readable when a phone scales it down.
 PANEL = (4.8, 3.5)
+Limits = tuple[float | None, float | None]
+PERCENT: Limits = (-1.5, 101.5)  # all that an accuracy can be, with room for a marker: a small difference looks small
+FROM_ZERO: Limits = (0.0, None)
 
 
 @dataclass(frozen=True)
@@ -49,11 +52,14 @@ class Curve:
 
 @own_style()
 def block_colours(blocks: int) -> list[str]:
-    """One colour per block, dark to light with depth (the yellow end of the map is too pale on white)."""
+    """One colour per block, dark to light with depth.
+
+    The yellow end of the map is left out: it is too pale on white, and too dark where dark mode inverts it.
+    """
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
-    return [to_hex(colormaps["viridis"](0.85 * k / max(blocks - 1, 1))) for k in range(blocks)]
+    return [to_hex(colormaps["viridis"](0.7 * k / max(blocks - 1, 1))) for k in range(blocks)]
 
 
 def rule_colours(lines: Sequence[dict[str, Any]]) -> dict[str, str]:
@@ -93,8 +99,8 @@ def levels(line: dict[str, Any] | None) -> list[Curve]:
 
 
 @own_style()
-def line_plot(curves: Sequence[Curve], x_label: str, y_label: str) -> "Figure | None":
-    """A figure with one panel; None where there is nothing to draw."""
+def line_plot(curves: Sequence[Curve], x_label: str, y_label: str, limits: Limits = (None, None)) -> "Figure | None":
+    """A figure with one panel; None where there is nothing to draw. limits: of the y axis; None follows the values."""
     drawn = [curve for curve in curves if any(_finite(curve.y))]
     if not any(len(curve.x) for curve in drawn):
         return None
@@ -102,6 +108,7 @@ def line_plot(curves: Sequence[Curve], x_label: str, y_label: str) -> "Figure | 
     rows = math.ceil(len(labels) / _legend_columns(labels))
     figure = _figure((PANEL[0], PANEL[1] + 0.2 * (rows - 1)))
     _draw_lines(figure.subplots(), drawn, x_label, y_label)
+    figure.axes[0].set_ylim(*limits)
     return figure
 
 
@@ -150,7 +157,7 @@ def to_svg(figure: "Figure", name: str) -> str:
     buffer = StringIO()
     # A fixed salt: the same run gives the same page, byte for byte.
     with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "path"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)
@@ -184,6 +191,7 @@ def plot_comparison(rows: list[dict[str, Any]], path: Path, *, runs: Path | None
     left, right = (part.subplots() for part in figure.subfigures(1, 2, squeeze=False)[0])
     kind = "validation" if key == "validation_top1" else "training"
     _draw_lines(left, block_curves(run, key), "epoch", f"{kind} top-1 (%)")
+    left.set_ylim(*PERCENT)
     title = printable(f"{row['rule']}, seed {row.get('seed')}: every block")
     left.set_title(title[:LONGEST], fontsize=10, parse_math=False)
     _draw_dots(right, known)
@@ -262,7 +270,7 @@ def _draw_dots(axes: "Axes", lines: Sequence[dict[str, Any]]) -> None:
         axes.annotate(text, (line["test_mean"], i), (0, 8), textcoords="offset points", ha="center", fontsize=9)
     axes.set_yticks(range(len(lines)), [_escape("\n".join(textwrap.wrap(line["label"], 22))) for line in lines])
     axes.set_ylim(len(lines) - 0.5, -0.6)
-    axes.margins(x=0.12)
+    axes.set_xlim(*PERCENT)
     several = any(len(line["tests"]) > 1 for line in lines)
     _style(axes, "test top-1 (%)" + ("\ndots: seeds; bar: mean ± deviation" if several else ", one seed each"), "")
     axes.grid(False, axis="y")

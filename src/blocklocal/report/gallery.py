@@ -1,0 +1,84 @@
+"""The pictures of a page with their captions, and the sentence that stands where there is nothing to draw."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from blocklocal.report import plots
+from blocklocal.report.read import Run
+from blocklocal.report.table import BACKPROP, condition, mean
+
+ONE_EPOCH = "One epoch is recorded, and a curve needs two."
+Picture = dict[str, str]
+
+
+def _pictures(made: Sequence[tuple[str, Any, str]]) -> list[Picture]:
+    return [{"svg": plots.to_svg(figure, name), "caption": text} for name, figure, text in made if figure is not None]
+
+
+def learning_curves(run: Run, name: str, before: str = "") -> list[Picture]:
+    """Loss and validation accuracy of every block over the epochs. before: whose they are, in the captions."""
+    if len(run.epochs) < 2:
+        return []
+    losses, accuracies = plots.block_curves(run, "loss"), plots.block_curves(run, "validation_top1")
+    loss = plots.line_plot(losses, "epoch", "local loss")
+    accuracy = plots.line_plot(accuracies, "epoch", "validation top-1 (%)", plots.PERCENT)
+    return _pictures(
+        [
+            (f"{name}-loss", loss, _sentence(f"{before}local loss of every block, mean over the epoch.")),
+            (f"{name}-validation_top1", accuracy, _sentence(f"{before}validation accuracy of every block.")),
+        ]
+    )
+
+
+def message_curves(run: Run, name: str, before: str = "") -> list[Picture]:
+    """Size of the backward message of every block over the epochs, as `learning_curves`."""
+    if len(run.epochs) < 2:
+        return []
+    figure = plots.line_plot(plots.block_curves(run, "message"), "epoch", "mean |b|", plots.FROM_ZERO)
+    text = _sentence(f"{before}mean size of the backward message b of every block.")
+    return _pictures([(f"{name}-message", figure, text)])
+
+
+def no_curves(runs: Sequence[Run]) -> str:
+    """Why there is no learning curve."""
+    return ONE_EPOCH if any(run.epochs for run in runs) else "No epoch is recorded yet."
+
+
+def no_messages(runs: Sequence[Run]) -> str:
+    """Why there is no curve of messages."""
+    recorded = [value for run in runs for record in run.epochs for value in record["message"]]
+    if any(value is not None for value in recorded):
+        return ONE_EPOCH
+    return "No backward message was recorded: the rule sends none, or no epoch is over."
+
+
+def accuracy_by_depth(
+    pairs: list[tuple[dict[str, Any], Run]], lines: list[dict[str, Any]], levels: list
+) -> list[Picture]:
+    """Test accuracy of every block by itself, a curve per line of the comparison; `levels` lie across the plot."""
+    colours = plots.rule_colours(lines)
+    curves = []
+    for i, line in enumerate(lines):
+        tests = [row.get("block_test_top1") or [] for row, _ in pairs if condition(row) == line["condition"]]
+        depth = max(map(len, tests), default=0)
+        means = [mean(test[k] for test in tests if k < len(test)) for k in range(depth)]
+        marker = plots.MARKERS[i % len(plots.MARKERS)]
+        known = [value for value in means if value is not None]
+        # One known block (backprop, whose inner blocks say nothing) is a level, not a curve over depth.
+        if len(known) > 1:
+            curves.append(plots.depth_curve(line["label"], means, colours[line["label"]], marker))
+        elif known:
+            dashed = line["rule"] != BACKPROP
+            curves.append(plots.Curve(line["label"], known, colour=colours[line["label"]], dashed=dashed))
+    figure = plots.line_plot([*curves, *levels], "block", "test top-1 (%)", plots.PERCENT)
+    return _pictures([("depth", figure, "Test accuracy of the prediction that every block makes by itself.")])
+
+
+def together_level(row: dict[str, Any]) -> list[plots.Curve]:
+    """All blocks together as a level across the plot over depth."""
+    value = row.get("combined_test_top1")
+    return [] if value is None else [plots.Curve("all blocks together", [value], colour="#009E73", dashed=True)]
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,40 @@
+"""The figures at the top of a page, a tile each."""
+
+from typing import Any
+
+from blocklocal.report.table import NOTHING, condition, mean_spread, number
+
+FIGURES = (
+    ("test_top1", "test top-1", 1, " %"),
+    ("combined_test_top1", "all blocks together (ensemble), test top-1", 1, " %"),
+    ("test_top3", "test top-3", 1, " %"),
+    ("train_top1", "training top-1", 1, " %"),
+    ("validation_top1", "validation top-1", 1, " %"),
+    ("test_nll", "negative log-likelihood (test)", 3, " nat"),
+    ("test_ece", "expected calibration error (test, 0 to 1)", 3, ""),
+)
+Tile = tuple[str, str, str]
+"""What, how much, and a note (or nothing)."""
+
+
+def run_tiles(row: dict[str, Any]) -> list[Tile]:
+    """The figures of one run, as far as they are known."""
+    known = [
+        (label, f"{number(row[key], digits)}{unit}", "")
+        for key, label, digits, unit in FIGURES
+        if row.get(key) is not None
+    ]
+    parameters = row.get("parameters")
+    return [*known, ("parameters", f"{parameters:,}", "")] if isinstance(parameters, int) else known
+
+
+def rule_tiles(lines: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[Tile]:
+    """A tile per rule: its test accuracy, and below it that of all its blocks together."""
+    tiles = []
+    for line in lines:
+        own = [row for row in rows if condition(row) == line["condition"] and row.get("finished", True)]
+        together = mean_spread(row.get("combined_test_top1") for row in own)
+        note = "" if together == NOTHING else f"all blocks together: {together} %".replace(" ±", "\u00a0±")
+        if line["n"]:
+            tiles.append((line["label"], f"{mean_spread(line['tests'])} %", note))
+    return tiles
