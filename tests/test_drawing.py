@@ -131,6 +131,15 @@ def test_any_figure_that_a_run_may_hold_can_be_drawn(tmp_path, value):
     assert "<svg" in page(write_report(run))
 
 
+def test_an_axis_without_limits_follows_what_is_drawn_later():
+    figure = line_plot([Curve("a", [1, 2], [1, 2])], "x", "y")
+    assert figure is not None
+    figure.axes[0].errorbar([1], [1], yerr=[5])
+    low, high = figure.axes[0].get_ylim()
+    assert low < -4
+    assert high > 6
+
+
 def test_a_report_whose_file_cannot_be_written_leaves_nothing_half_written(tmp_path):
     run = folder_of(tmp_path / "run")
     (run / "report.html").mkdir()

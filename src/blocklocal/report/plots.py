@@ -31,6 +31,7 @@ MOST_NAMED = 8  # more curves than this are named in part: the first, the middle
 # A panel this wide (inches) keeps its letters readable when a phone scales it down.
 PANEL = (4.8, 3.5)
 Limits = tuple[float | None, float | None]
+FREE: Limits = (None, None)
 PERCENT: Limits = (-1.5, 101.5)  # all that an accuracy can be, with room for a marker: a small difference looks small
 FROM_ZERO: Limits = (0.0, None)
 
@@ -99,7 +100,7 @@ def levels(line: dict[str, Any] | None) -> list[Curve]:
 
 
 @own_style()
-def line_plot(curves: Sequence[Curve], x_label: str, y_label: str, limits: Limits = (None, None)) -> "Figure | None":
+def line_plot(curves: Sequence[Curve], x_label: str, y_label: str, limits: Limits = FREE) -> "Figure | None":
     """A figure with one panel; None where there is nothing to draw. limits: of the y axis; None follows the values."""
     drawn = [curve for curve in curves if any(_finite(curve.y))]
     if not any(len(curve.x) for curve in drawn):
@@ -108,7 +109,8 @@ def line_plot(curves: Sequence[Curve], x_label: str, y_label: str, limits: Limit
     rows = math.ceil(len(labels) / _legend_columns(labels))
     figure = _figure((PANEL[0], PANEL[1] + 0.2 * (rows - 1)))
     _draw_lines(figure.subplots(), drawn, x_label, y_label)
-    figure.axes[0].set_ylim(*limits)
+    if limits != FREE:  # set_ylim would hold the axis as it is, and bars of errors may be drawn later
+        figure.axes[0].set_ylim(*limits)
     return figure
 
 
