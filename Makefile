@@ -3,7 +3,7 @@ PYTHON ?= python3
 PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check
 QUICKSTART_SEEDS ?= 0 1
 
-.PHONY: train test lint slow results clean
+.PHONY: train test lint slow results docs clean
 
 ## train: block-local, backprop and the frozen control on the embedded digits, into runs/quickstart
 train: .venv/.package
@@ -25,6 +25,14 @@ slow: .venv/.tools
 ## results: docs/results.md, its tables and figures, from the rows in docs/results
 results: .venv/.package
 	.venv/bin/python docs/make_results.py docs/results
+
+## docs: the documentation site, into docs/_build; warnings are errors
+docs: .venv/.docs
+	.venv/bin/python -m sphinx -W --keep-going --quiet docs docs/_build
+
+.venv/.docs: .venv/.package pyproject.toml
+	$(PIP) --editable '.[docs]'
+	touch $@
 
 .venv/.package: pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -17,7 +17,7 @@ class Decoder(nn.Module):
 
     Maps → maps (lines → lines, with `line`): BatchNorm, and two 3×3 convolutions, `hidden` wide, at the block's own
     resolution. Otherwise two dense layers. Without the norm the size of a residual stream, which nothing bounds, makes
-    the loss jump at usual learning rates (`docs/accuracy.md`).
+    the loss jump at usual learning rates (`experiments/accuracy`).
     """
 
     def __init__(self, given: torch.Size, wanted: torch.Size, hidden: int = 32, line: bool = False):

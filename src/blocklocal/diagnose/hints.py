@@ -32,7 +32,7 @@ class _Flags:
 
     @property
     def readout(self) -> list[str]:
-        """One layer more, up to the default: beyond it more layers gained nothing (docs/accuracy.md)."""
+        """One layer more, up to the default: beyond it more layers gained nothing (experiments/accuracy)."""
         now = self.learning.readout
         return [f"--readout {now + 1}"] if self.parts and now < Learning().readout else []
 

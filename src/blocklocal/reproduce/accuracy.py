@@ -33,7 +33,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "neighbour": {**_CUT, "scope": "neighbour"},
     "evidence-bare": {**_CUT, "readout": 0},
     "greedy": _GREEDY,
-    "predsim": {**_GREEDY, "similarity": 1.0},  # equal weights, chosen on validation images (docs/accuracy.md)
+    "predsim": {**_GREEDY, "similarity": 1.0},  # equal weights, chosen on validation images (experiments/accuracy)
     "target-projection": {**_CUT, "rule": "target-projection"},
     "direct-feedback-alignment": {**_CUT, "rule": "direct-feedback-alignment"},
     "feedback-alignment": {"rule": "feedback-alignment", "lr": 0.02},  # as in Table 1
