@@ -1,8 +1,8 @@
 """Readouts h_k: a small network between a block's output a_k and the latent on which messages are matched (method §3).
 
 A readout stands for what the rest of the network makes of a_k: the less of that it can do, the more of the answer the
-block itself must give, and the less it keeps for later blocks (`experiments/accuracy`). It is trained by the block's own
-loss, is not on the forward path, and its weights are its own.
+block itself must give, and the less it keeps for later blocks (`experiments/accuracy`). It is trained by the block's
+own loss, is not on the forward path, and its weights are its own.
 """
 
 from collections.abc import Callable, Sequence
@@ -71,8 +71,8 @@ def _map_readout(channels: int, side: int, layers: int, space: Space) -> nn.Modu
     """The rest of a convolutional network in small: per layer two 3x3 convolutions with BatchNorm, each behind a ReLU.
 
     The first of them halves the side and doubles the channels. Average pooling halves the side before them where they
-    would leave more than one pixel: a quarter of the cost, and no less accurate (`experiments/accuracy`). At one pixel the
-    channels stay as they are, and none goes beyond `WIDEST`.
+    would leave more than one pixel: a quarter of the cost, and no less accurate (`experiments/accuracy`). At one pixel
+    the channels stay as they are, and none goes beyond `WIDEST`.
     """
     parts: list[nn.Module] = []
     if side > 2**layers:

@@ -1,0 +1,37 @@
+"""The examples run as a reader runs them, and the blocks have learned."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def output_of(name: str) -> str:
+    ended = subprocess.run([sys.executable, EXAMPLES / name], capture_output=True, text=True, timeout=110)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+@pytest.mark.parametrize(("name", "chance"), [("own_images.py", 50), ("own_model.py", 10), ("sequences.py", 10)])
+def test_an_example_ends_with_blocks_far_above_chance(name: str, chance: float) -> None:
+    found = re.search(r"in percent: \[(.*)\]", output_of(name))
+    assert found is not None
+    assert float(found[1].split(",")[-1]) > min(2 * chance, 90)
+
+
+@pytest.mark.xdist_group("processes")
+def test_the_example_of_several_processes_ends_with_the_weights_of_one() -> None:
+    assert "the same weights: True" in output_of("several_processes.py")
+
+
+def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path) -> None:
+    nbclient = pytest.importorskip("nbclient")
+    nbformat = pytest.importorskip("nbformat")
+    notebook = nbformat.read(EXAMPLES / "first_steps.ipynb", as_version=4)
+    nbclient.NotebookClient(
+        notebook, timeout=100, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+    ).execute()
