@@ -37,23 +37,9 @@ def student(freedom: int, confidence: float = CONFIDENCE) -> float:
     """The t within which, both ways, Student's distribution with `freedom` degrees of freedom has this share."""
     assert freedom >= 1
     assert 0 < confidence < 1
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):  # halved down to the precision of a double
-        middle = (low + high) / 2
-        low, high = (middle, high) if _share(middle, freedom) < confidence else (low, middle)
-    return math.tan(low) * math.sqrt(freedom)
+    from scipy.special import stdtrit
 
-
-def _share(angle: float, freedom: int) -> float:
-    """P(|T| ≤ t) with t = √freedom · tan(angle): Abramowitz & Stegun 26.7.3 and 26.7.4, a finite sum."""
-    odd = freedom % 2
-    cosine = math.cos(angle)
-    term, total = (cosine if odd else 1.0), 0.0
-    for power in range(odd, freedom - 1, 2):
-        total += term
-        term *= cosine**2 * (power + 1) / (power + 2)
-    share = math.sin(angle) * total
-    return (angle + share) * 2 / math.pi if odd else share
+    return float(stdtrit(freedom, (1 + confidence) / 2))
 
 
 def by_seed(rows: Sequence[Mapping[str, object]], key: str = "test_top1") -> dict[int, float]:
