@@ -9,16 +9,21 @@ from typing import Any, get_type_hints
 
 import msgspec
 
+from blocklocal.choices import (
+    BalanceName,
+    ModelName,
+    OptimizerName,
+    PrecisionName,
+    ScheduleName,
+    check_choices,
+    is_choice,
+)
 from blocklocal.errors import InputError, shown, unknown
 from blocklocal.files import is_there, write_text
-from blocklocal.optim import SCHEDULES, Optimizer
+from blocklocal.optim import Optimizer
 from blocklocal.ranges import COUNT, IMAGE_SIZE, MANY, SEED, THREADS, WIDTH, Range, check_settings, whole
 from blocklocal.schemas import Text, check, read_json
 from blocklocal.settings import Learning
-
-PRECISIONS = ("auto", "float32", "bfloat16")
-BALANCES = ("count", "time", "flops", "bytes")
-
 
 RANGES = {
     **dict.fromkeys(("train_size", "test_size", "batch_size", "epochs", "checkpoint_every"), COUNT),
@@ -75,8 +80,8 @@ class Data:
 class Model:
     """Which network, and where it is cut."""
 
-    model: str = "resnet18"
-    """mlp, resnet18/34/50, resnet20/32/56/110, vgg8b, or a function of your own: path/to/file.py:function."""
+    model: ModelName | str = "resnet18"
+    """A model of the library, or a function of your own: path/to/file.py:function."""
     width: int | None = None
     """Channels (or units) of the first layer; default: the model's usual width."""
     model_options: dict[str, str] = field(default_factory=dict)
@@ -85,13 +90,12 @@ class Model:
     """Number of blocks."""
     at: tuple[str, ...] = ()
     """Names of the units where blocks 2, 3, … start, instead of a number of blocks."""
-    balance: str = "count"
+    balance: BalanceName = "count"
     """How cuts are placed: equal count of units, or equal time, flops or bytes (measured)."""
 
     def __post_init__(self) -> None:
         check_settings(self, RANGES)
-        if self.balance not in BALANCES:
-            raise unknown("balance", self.balance, BALANCES)
+        check_choices(self)
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ class Optimisation:
     epochs: int = 10
     """Passes over the training split. With --resume RUN: train a finished run on to so many; for the added epochs the
     schedule begins anew."""
-    optimizer: str = "sgd"
+    optimizer: OptimizerName = "sgd"
     """sgd (Nesterov momentum), adam or adamw."""
     lr: float = 0.1
     """Peak learning rate."""
@@ -111,13 +115,12 @@ class Optimisation:
     """Weight decay, on everything."""
     clip: float | None = None
     """Largest gradient norm per block; default: no clipping."""
-    schedule: str = "one-cycle"
-    """one-cycle, cosine or constant, per step."""
+    schedule: ScheduleName = "one-cycle"
+    """Learning-rate schedule, per training step."""
 
     def __post_init__(self) -> None:
         check_settings(self, RANGES)
-        if self.schedule not in SCHEDULES:
-            raise unknown("schedule", self.schedule, SCHEDULES)
+        check_choices(self)
         self.build()
 
     def build(self) -> Optimizer:
@@ -134,7 +137,7 @@ class Machine:
     """auto, cpu or cuda."""
     threads: int | None = None
     """CPU threads; default: torch's own choice (all cores, or OMP_NUM_THREADS)."""
-    precision: str = "auto"
+    precision: PrecisionName = "auto"
     """float32, bfloat16 (autocast), or auto: bfloat16 on CUDA, float32 on CPU."""
     channels_last: bool = True
     """Memory layout of convolutions."""
@@ -145,8 +148,7 @@ class Machine:
 
     def __post_init__(self) -> None:
         check_settings(self, RANGES)
-        if self.precision not in PRECISIONS:
-            raise unknown("precision", self.precision, PRECISIONS)
+        check_choices(self)
 
 
 @dataclass(frozen=True)
@@ -208,8 +210,12 @@ def load_config(path: Path) -> Config:
 
 @cache
 def _schema() -> type[msgspec.Struct]:
-    """The type of each setting, as its group has it; options of a model are what JSON has for a word or a number."""
+    """The type of each setting, as its group has it; options of a model are what JSON has for a word or a number.
+
+    A setting with choices is any text here: its group says which there are.
+    """
     kinds: dict[Any, Any] = {str: Text, dict[str, str]: dict[Text, Text | int | float | bool]}
     hints = [get_type_hints(group.default_factory) for group in dataclasses.fields(Config)]  # type: ignore[arg-type]
-    fields = [(name, kinds.get(kind, kind), msgspec.UNSET) for each in hints for name, kind in each.items()]
+    given = [(name, str if is_choice(kind) else kind) for each in hints for name, kind in each.items()]
+    fields = [(name, kinds.get(kind, kind), msgspec.UNSET) for name, kind in given]
     return msgspec.defstruct("Settings", fields)

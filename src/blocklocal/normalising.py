@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from blocklocal.choices import NormaliseName, values
 from blocklocal.errors import InputError
 from blocklocal.layout import from_positions, to_positions
 
-NORMALISATIONS = ("none", "units", "batch")
+NORMALISATIONS = values(NormaliseName)
 
 
 def one_value(where: str) -> str:

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from blocklocal.choices import OrderName, values
 from blocklocal.errors import InputError
 from blocklocal.families import Family
 from blocklocal.registry import Registry
 from blocklocal.targets import Targets
 
-ORDERS = ("exact", "second", "first")
+ORDERS = values(OrderName)
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,14 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_origin
 
 import tyro
 
+from blocklocal.choices import values
 from blocklocal.config import Config
 from blocklocal.errors import InputError
 from blocklocal.parallel.launch import Launch
@@ -122,8 +123,29 @@ def parse(kind: type[T], arguments: Sequence[str], prog: str, default: T | None 
     """Flags → dataclass. The dataclasses check the settings themselves; tyro prints their message and exits with 2."""
     extra: dict[str, Any] = {} if default is None else {"default": default}
     out, err = (allowing(stream, COLOURS) for stream in (sys.stdout, sys.stderr))  # what was given is printed again
-    with redirect_stdout(out), redirect_stderr(err):
+    completing = any(argument.startswith("--tyro-") for argument in arguments)  # a shell is to know the choices
+    names = nullcontext() if completing else _names_for_the_settings()
+    with redirect_stdout(out), redirect_stderr(err), names:
         return tyro.cli(tyro.conf.OmitArgPrefixes[kind], prog=prog, args=list(arguments), **extra)
+
+
+def _names_for_the_settings() -> tyro.constructors.ConstructorRegistry:
+    """The names of a closed set (`choices`) stand in the help; which of them is meant, the settings say themselves."""
+    registry = tyro.constructors.ConstructorRegistry()
+
+    @registry.primitive_rule
+    def one_of(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[str] | None:
+        if get_origin(info.type) is not Literal:
+            return None
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="{" + ",".join(values(info.type)) + "}",
+            instance_from_str=lambda given: given[0],
+            is_instance=lambda given: isinstance(given, str),
+            str_from_instance=lambda given: [given],
+        )
+
+    return registry
 
 
 def parse_with_base(kind: type[T], arguments: Sequence[str], prog: str) -> T:

@@ -43,4 +43,4 @@ def _build(classes: int, input_shape: Shape, width: int = 512, depth: int = 3, n
     return MLP(classes, input_shape, width, depth, norm)
 
 
-MODELS.add("mlp", _build)
+MODELS.add("mlp", _build, "dense layers with ReLU (width, depth)")

@@ -168,6 +168,8 @@ _IMAGENET: dict[str, tuple[Unit, tuple[int, ...]]] = {
     "resnet50": (BottleneckUnit, (3, 4, 6, 3)),
 }
 for _name, (_unit, _depths) in _IMAGENET.items():
-    MODELS.add(_name, partial(_build, name=_name, unit=_unit, depths=_depths))
+    _summary = f"ResNet-{_name[6:]} (He et al. 2016), four stages"
+    MODELS.add(_name, partial(_build, name=_name, unit=_unit, depths=_depths), _summary)
 for _layers in (20, 32, 56, 110):  # 6n + 2 layers: three stages of n units of two convolutions, a stem and a head
-    MODELS.add(f"resnet{_layers}", partial(_build_cifar, name=f"resnet{_layers}", depths=((_layers - 2) // 6,) * 3))
+    _builder = partial(_build_cifar, name=f"resnet{_layers}", depths=((_layers - 2) // 6,) * 3)
+    MODELS.add(f"resnet{_layers}", _builder, f"ResNet-{_layers} (He et al. 2016), three narrow stages, for CIFAR")

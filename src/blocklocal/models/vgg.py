@@ -61,4 +61,4 @@ def _build(classes: int, input_shape: Shape, width: int = 128, dropout: float = 
     return VGG8B(classes, input_shape, width, dropout)
 
 
-MODELS.add("vgg8b", _build)
+MODELS.add("vgg8b", _build, "VGG-8B, six convolutions and two dense layers (Nøkland & Eidnes 2019)")

@@ -14,7 +14,11 @@ from torch import Tensor
 from blocklocal.unit import BlockUnit
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
-KEPT = {"SGD": ("momentum_buffer",), "Adam": MOMENTS, "AdamW": MOMENTS}
+KEPT: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
+    torch.optim.SGD: ("momentum_buffer",),
+    torch.optim.Adam: MOMENTS,
+    torch.optim.AdamW: MOMENTS,
+}
 
 
 def check_learner(saved: dict[str, Any], unit: BlockUnit) -> None:
@@ -42,14 +46,23 @@ def _check_optimizer(saved: Any, optimizer: torch.optim.Optimizer) -> None:
         if group["params"] != wanted["params"]:
             raise ValueError("optimizer is of other parameters")
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    kept = KEPT[type(optimizer).__name__]
+    kept = _kept(optimizer)
     for index, state in states.items():
         if not isinstance(index, int) or not 0 <= index < len(parameters) or not isinstance(state, dict):
             raise ValueError(f"optimizer: there is no parameter {index!r}")
+        if kept is None:
+            continue
         if not set(kept) >= set(state) or (len(kept) > 1 and len(state) != len(kept)):
             raise ValueError(f"optimizer keeps {', '.join(map(str, state))} of a parameter, not {', '.join(kept)}")
         for name, value in state.items():
             _check_tensor(f"{name} of parameter {index}", value, parameters[index], scalar=name == "step")
+
+
+def _kept(optimizer: torch.optim.Optimizer) -> tuple[str, ...] | None:
+    """What it keeps of a parameter; None for an optimiser that a user's function made, which is torch's to judge."""
+    kept = KEPT.get(type(optimizer))
+    amsgrad = kept is MOMENTS and any(group.get("amsgrad") for group in optimizer.param_groups)
+    return (*MOMENTS, "max_exp_avg_sq") if amsgrad else kept
 
 
 def _check_tensor(what: str, value: Any, parameter: Tensor, *, scalar: bool) -> None:
