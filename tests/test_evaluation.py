@@ -98,3 +98,44 @@ def test_evaluating_imports_no_plotting_library():
         "assert not {'matplotlib', 'torchmetrics'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def _modes(net):
+    return [module.training for module in net.modules()]
+
+
+def test_an_evaluation_puts_back_the_mode_of_every_part():
+    net = network(example=X)
+    norm = next(module for module in net.modules() if isinstance(module, nn.BatchNorm1d))
+    norm.eval()
+    before = _modes(net)
+    assert net.training
+    evaluate(net, BATCHES)
+    assert _modes(net) == before
+    assert not norm.training
+
+
+@pytest.mark.parametrize("wrong", [(X[:, :2], Y), (X, Y + 9), (X, None)], ids=["shape", "target", "no target"])
+def test_an_evaluation_that_fails_puts_back_the_mode_of_every_part(wrong):
+    net = network(example=X)
+    net.units[0].eval()
+    before = _modes(net)
+    with pytest.raises(InputError):
+        evaluate(net, [*BATCHES, wrong])
+    assert _modes(net) == before
+
+
+def test_an_evaluation_in_which_the_users_module_fails_puts_back_the_mode_of_every_part():
+    net = network(example=X)
+    net.units[0].eval()
+    before = _modes(net)
+
+    def fail(*_):
+        raise RuntimeError("out of memory")
+
+    handle = net.units[1].block.register_forward_hook(fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        evaluate(net, BATCHES)
+    assert _modes(net) == before
+    handle.remove()
+    assert len(evaluate(net, BATCHES).block_top1) == 2

@@ -1,5 +1,6 @@
-"""Optimisers: one per block, clipping, weight decay and schedules against torch's own; label smoothing."""
+"""Optimisers: one per block, clipping, weight decay and schedules against torch's own; label smoothing; factories."""
 
+import functools
 import math
 
 import pytest
@@ -8,8 +9,10 @@ import torch.nn.functional as F
 from rule_helpers import data, network, parameters, same, state
 from torch import nn
 
-from blocklocal import InputError, adam, sgd
+from blocklocal import InputError, Optimizer, Trainer, adam, sgd
 from blocklocal.optim import build_schedule
+from blocklocal.training.checkpoint import load_checkpoint, save_checkpoint
+from blocklocal.training.loop import Stopped
 
 
 def test_every_block_has_its_own_with_all_that_it_trains_once():
@@ -110,3 +113,144 @@ def test_training_may_go_on_after_the_schedule_at_its_last_learning_rate(schedul
         rates.append([unit.optimizer.param_groups[0]["lr"] for unit in net.units])
     assert rates[2] == rates[3] == rates[4]
     assert (rates[0] == rates[2]) == (schedule == "constant")
+
+
+# --- optimisers and schedulers of torch's or of the user's own
+
+BATCHES = [data(seed=seed) for seed in range(3)]
+RMSPROP = functools.partial(torch.optim.RMSprop, lr=0.01)
+FACTORIES = {
+    "class": torch.optim.RMSprop,
+    "partial": functools.partial(torch.optim.SGD, lr=0.1, momentum=0.5),
+    "function": lambda parameters: torch.optim.Adagrad(parameters, lr=0.05),
+    "amsgrad": functools.partial(torch.optim.Adam, amsgrad=True),
+    "factored": torch.optim.Adafactor,
+}
+SCHEDULERS = {
+    "step": lambda optimizer, steps: torch.optim.lr_scheduler.StepLR(optimizer, 2),
+    "lambda": lambda optimizer, steps: torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps),
+    "milestones": lambda optimizer, steps: torch.optim.lr_scheduler.MultiStepLR(optimizer, [2, 4]),
+    "one after another": lambda optimizer, steps: torch.optim.lr_scheduler.SequentialLR(
+        optimizer,
+        [
+            torch.optim.lr_scheduler.LinearLR(optimizer, total_iters=2),
+            torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps),
+        ],
+        [2],
+    ),
+}
+
+
+@pytest.mark.parametrize("factory", FACTORIES.values(), ids=FACTORIES)
+def test_every_block_builds_its_own_optimiser_from_a_factory(factory):
+    net = network("mlp")
+    Trainer(net, optimizer=factory, epochs=1, schedule="constant").fit(BATCHES)
+    wanted = factory([nn.Parameter(torch.zeros(2, 2))])
+    for unit in net.units:
+        assert type(unit.optimizer) is type(wanted)
+        group = unit.optimizer.param_groups[0]
+        assert {id(p) for p in group["params"]} == {id(p) for p in unit.parameters()}
+        assert {k: v for k, v in group.items() if k not in ("params", "initial_lr")} == {
+            k: v for k, v in wanted.param_groups[0].items() if k != "params"
+        }
+
+
+def test_a_factory_that_makes_the_same_optimiser_trains_the_same_weights():
+    nets = [network("mlp") for _ in range(2)]
+    recipes = (sgd(lr=0.1), lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9, nesterov=True))
+    for net, recipe in zip(nets, recipes, strict=True):
+        Trainer(net, optimizer=recipe, epochs=2).fit(BATCHES)
+    assert same(state(nets[0]), state(nets[1]))
+
+
+def test_a_factory_clips_where_it_is_asked_to():
+    net = network("mlp", optimizer=Optimizer.of(functools.partial(torch.optim.SGD, lr=1.0), clip=1e-3))
+    before = [parameters(unit) for unit in net.units]
+    net.step(*data())
+    for unit, kept in zip(net.units, before, strict=True):
+        moved = torch.stack([(p - kept[name]).norm() for name, p in unit.named_parameters()]).norm()
+        assert moved.item() == pytest.approx(1e-3, rel=1e-2)
+
+
+@pytest.mark.parametrize("factory", SCHEDULERS.values(), ids=SCHEDULERS)
+def test_a_scheduler_factory_gives_every_block_torchs_learning_rates(factory):
+    net = network("mlp")
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+    schedule, wanted = factory(optimizer, 6), []
+    net.units[0].configure(sgd(lr=0.1), factory, 6)
+    for _ in range(6):
+        assert net.units[0].optimizer.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"]
+        wanted.append(optimizer.param_groups[0]["lr"])
+        net.step(*data())
+        optimizer.step()
+        schedule.step()
+    assert len(set(wanted)) > 1
+
+
+@pytest.mark.parametrize("schedule", ["one-cycle", *SCHEDULERS.values()], ids=["one-cycle", *SCHEDULERS])
+@pytest.mark.parametrize("optimizer", [RMSPROP, FACTORIES["amsgrad"], FACTORIES["factored"]], ids=["rms", "ams", "ada"])
+def test_a_run_of_factories_resumes_bit_for_bit_under_the_same_factories(tmp_path, optimizer, schedule):
+    whole, first, second = (network("mlp") for _ in range(3))
+
+    def trainer(net):
+        made = Trainer(net, optimizer=optimizer, schedule=schedule, epochs=2)
+        made.prepare(BATCHES)
+        return made
+
+    trainer(whole).fit(BATCHES)
+    stopped = Trainer(first, optimizer=optimizer, schedule=schedule, epochs=2, should_stop=lambda: first.steps == 4)
+    with pytest.raises(Stopped):
+        stopped.fit(BATCHES)
+    path = save_checkpoint(tmp_path / "checkpoints", first, stopped.state())
+    resumed = trainer(second)
+    resumed.restore(load_checkpoint(path, second))
+    resumed.fit(BATCHES)
+    assert second.steps == 6
+    assert same(state(whole), state(second))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (3, "not 3"),
+        ("sgd", "not 'sgd'"),
+        (torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1), "ready SGD"),
+        (lambda parameters: None, "made None"),
+        (lambda: None, "could not be built"),
+        (lambda parameters: torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1), "other parameters"),
+        (torch.optim.LBFGS, "closure"),
+        (functools.partial(torch.optim.SGD, lr=-1.0), "could not be built: Invalid learning rate"),
+    ],
+)
+def test_what_gives_no_optimiser_is_refused_and_the_blocks_keep_theirs(wrong, words):
+    net = network("mlp")
+    before = [(unit.optimizer, unit.schedule) for unit in net.units]
+    with pytest.raises(InputError, match=words):
+        Trainer(net, optimizer=wrong, epochs=1).fit(BATCHES)
+    assert [(unit.optimizer, unit.schedule) for unit in net.units] == before
+    Trainer(net, optimizer=sgd(lr=0.1), epochs=1).fit(BATCHES)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ("cosin", "Did you mean 'cosine'"),
+        (3, "unknown schedule 3"),
+        (lambda optimizer, steps: None, "made None"),
+        (lambda optimizer: None, "could not be built"),
+        (lambda optimizer, steps: torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer), "measurement"),
+        (
+            build_schedule("constant", sgd().build([nn.Parameter(torch.zeros(1))]), 1),
+            "ready scheduler",
+        ),
+    ],
+)
+def test_what_gives_no_schedule_is_refused(wrong, words):
+    with pytest.raises(InputError, match=words):
+        Trainer(network("mlp"), epochs=1, schedule=wrong).fit(BATCHES)
+
+
+def test_one_cycle_takes_an_optimiser_with_nothing_to_cycle():
+    net = network("mlp")
+    Trainer(net, optimizer=functools.partial(torch.optim.Adagrad, lr=0.1), epochs=1).fit(BATCHES)
+    assert net.steps == len(BATCHES)

@@ -104,7 +104,7 @@ def killed_at(step: int, config: Config, folder: Path, monkeypatch: pytest.Monke
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(Console, "on_step", kill)
+        patch.setattr(Console, "step", kill)
         with pytest.raises(Killed):
             start_run(config, folder, quiet=True)
     return folder
@@ -131,7 +131,7 @@ def test_an_epoch_whose_checkpoint_was_not_saved_is_recorded_again_and_counts_on
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(Checkpoints, "on_epoch", kill)
+        patch.setattr(Checkpoints, "epoch", kill)
         with pytest.raises(Killed):
             start_run(config, tmp_path / "run", quiet=True)
     resume_run(tmp_path / "run", quiet=True)

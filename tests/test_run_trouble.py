@@ -38,7 +38,7 @@ def poison(block: int, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
             with torch.no_grad():
                 next(trainer.network.units[block - 1].block.parameters()).view(-1)[0] = float("nan")
 
-    monkeypatch.setattr(Console, "on_step", ruin)
+    monkeypatch.setattr(Console, "step", ruin)
 
 
 def finite(folder: Path) -> bool:
@@ -185,7 +185,7 @@ def test_a_warning_is_said_once_also_by_a_resumed_run(tmp_path):
     for _ in range(2):
         watcher = Warnings([1.0, None], MetricsFile(file.path), said)
         for epoch in (1, 2):
-            watcher.on_epoch(SimpleNamespace(records=[]), {"epoch": epoch, **record([0.01, None], [50, 50])})
+            watcher.epoch(SimpleNamespace(records=[]), {"epoch": epoch, **record([0.01, None], [50, 50])})
     assert len(said.lines) == 1
     lines = [json.loads(line) for line in file.path.read_text().splitlines()]
     assert [(line["event"], line["epoch"], line["block"], line["kind"]) for line in lines] == [

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from blocklocal.rules import RULES
     from blocklocal.settings import Learning
     from blocklocal.splitting import Split, split
-    from blocklocal.training import Evaluation, Trainer, evaluate
+    from blocklocal.training import Callback, Evaluation, Trainer, evaluate
 
 __version__ = "0.1.0"
 
@@ -30,6 +30,7 @@ __all__ = [
     "RULES",
     "Batches",
     "BlockLocal",
+    "Callback",
     "Evaluation",
     "Family",
     "ImageSet",
@@ -61,7 +62,7 @@ _HOMES = {
     "rules": ("RULES",),
     "settings": ("Learning",),
     "splitting": ("Split", "split"),
-    "training": ("Evaluation", "Trainer", "evaluate"),
+    "training": ("Callback", "Evaluation", "Trainer", "evaluate"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -14,8 +14,9 @@ from blocklocal.errors import InputError
 from blocklocal.parallel.processes import Processes
 from blocklocal.parallel.stage import Stage
 from blocklocal.parallel.store import as_text, decode
+from blocklocal.training.callbacks import Callback, Record
 from blocklocal.training.checkpoint import Draft, Saved, describe
-from blocklocal.training.loop import Record, Trainer
+from blocklocal.training.loop import Trainer
 from blocklocal.training.observers import check_finite
 from blocklocal.training.progress import NullProgress, Progress
 from blocklocal.training.tally import merge
@@ -66,16 +67,16 @@ class Relay:
         return said
 
 
-class Records:
+class Records(Callback):
     """Comes first among the observers: in the last stage, the records that the others see are those of all blocks."""
 
     def __init__(self, relay: Relay, stage: Stage):
         self.relay, self.stage = relay, stage
 
-    def on_step(self, trainer: Trainer, losses: Sequence[float]) -> None:
+    def step(self, trainer: Trainer, losses: Sequence[float]) -> None:
         self.stage.losses(losses)
 
-    def on_epoch(self, trainer: Trainer, record: Record) -> None:
+    def epoch(self, trainer: Trainer, record: Record) -> None:
         self.stage.recorder.totals(record["epoch"])
         if self.stage.processes.replica > 0:  # what is reported is of the first replica's part of the batches
             return
@@ -87,22 +88,22 @@ class Records:
         record.update({name: [value for piece in pieces for value in piece[name]] for name in PER_BLOCK})
 
 
-class Console:
+class Console(Callback):
     """The live table, with the losses of all blocks."""
 
     def __init__(self, stage: Stage, progress: Progress | NullProgress):
         self.stage, self.progress = stage, progress
 
-    def on_step(self, trainer: Trainer, losses: Sequence[float]) -> None:
+    def step(self, trainer: Trainer, losses: Sequence[float]) -> None:
         known = self.stage.losses(losses)
         if not any(map(isnan, known)):  # at the start, those of earlier blocks are not there yet
             self.progress.step(trainer.step, known)
 
-    def on_epoch(self, trainer: Trainer, record: Record) -> None:
+    def epoch(self, trainer: Trainer, record: Record) -> None:
         self.progress.epoch(record)
 
 
-class SharedCheckpoints:
+class SharedCheckpoints(Callback):
     """As `training.observers.Checkpoints`: every stage writes its own blocks, the last one completes the checkpoint.
 
     shared: whether replicas share the parameters.
@@ -147,9 +148,9 @@ class SharedCheckpoints:
             )
         return draft
 
-    def on_step(self, trainer: Trainer, losses: Sequence[float]) -> None:
+    def step(self, trainer: Trainer, losses: Sequence[float]) -> None:
         if self.every and trainer.step % self.every == 0:
             self.save(trainer)
 
-    def on_epoch(self, trainer: Trainer, record: Record) -> None:
+    def epoch(self, trainer: Trainer, record: Record) -> None:
         self.save(trainer)

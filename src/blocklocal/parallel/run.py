@@ -38,9 +38,10 @@ from blocklocal.training.build import (
     settle,
     training_batches,
 )
+from blocklocal.training.callbacks import Callback
 from blocklocal.training.checkpoint import load_checkpoint
 from blocklocal.training.conclude import conclude
-from blocklocal.training.loop import Observer, Stopped, Trainer
+from blocklocal.training.loop import Stopped, Trainer
 from blocklocal.training.observers import MetricsFile, TensorBoard, Warnings
 from blocklocal.training.origin import cycle_of
 from blocklocal.training.run import (
@@ -172,11 +173,11 @@ def _fit(
     validation = None
     if len(data.validation):
         validation = stage.announced(evaluation_batches(config, data.validation, plan.facts, device), training=False)
-    trainer.observers = [Records(relay, stage)]
+    trainer.callbacks = [Records(relay, stage)]
     with ExitStack() as open_books:
         if processes.last and processes.replica == 0:
-            trainer.observers += _keep_books(order, plan, stage, trainer, books, len(batches), open_books)
-        trainer.observers.append(saver)
+            trainer.callbacks += _keep_books(order, plan, stage, trainer, books, len(batches), open_books)
+        trainer.callbacks.append(saver)
         stopped = False
         try:
             trainer.fit(stage.announced(batches, training=True), validation)
@@ -193,14 +194,14 @@ def _fit(
 
 def _keep_books(
     order: Order, plan: Plan, stage: Stage, trainer: Trainer, books: Books, steps: int, opened: ExitStack
-) -> list[Observer]:
+) -> list[Callback]:
     """Metrics, console, warnings and TensorBoard, as in a run in one process."""
     metrics = MetricsFile(order.output / METRICS)
     if plan.checkpoint is not None:
         metrics.write(resumed(trainer, plan.changes))
     progress = new_progress(order.config, plan.name, books.names, order.output, steps, trainer.step, order.quiet)
     opened.enter_context(progress)
-    watchers: list[Observer] = [metrics, Console(stage, progress), Warnings(books.first_sizes, metrics, progress)]
+    watchers: list[Callback] = [metrics, Console(stage, progress), Warnings(books.first_sizes, metrics, progress)]
     if order.config.machine.tensorboard:
         board = TensorBoard(order.output / "tensorboard")
         opened.callback(board.close)

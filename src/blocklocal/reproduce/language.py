@@ -14,8 +14,9 @@ from blocklocal.report.table import markdown_lines, mean, mean_spread, number
 from blocklocal.reproduce.experiment import Job, Place, Row
 from blocklocal.reproduce.streams import LABELS, WAYS, build
 from blocklocal.training.build import find_device
+from blocklocal.training.callbacks import Callback, Record
 from blocklocal.training.learner import Learner
-from blocklocal.training.loop import Record, Trainer
+from blocklocal.training.loop import Trainer
 
 BLOCKS = (1, 2, 4, 8)
 LINES = ("backprop", "frozen", "evidence", "evidence-readout", "batch")
@@ -93,16 +94,14 @@ def _batches(corpus: Corpus, settings: dict[str, Any], device: torch.device) -> 
     return training, *fixed
 
 
-class _Validation:
+class _Validation(Callback):
     """Watches a training run: bits per character of the output on the validation windows after every epoch."""
 
     def __init__(self, batches: SequenceBatches):
         self.batches = batches
         self.bits: list[float | None] = []
 
-    def on_step(self, trainer: Trainer, losses: Sequence[float]) -> None: ...
-
-    def on_epoch(self, trainer: Trainer, record: Record) -> None:
+    def epoch(self, trainer: Trainer, record: Record) -> None:
         self.bits.append(bits_per_character(trainer.network, self.batches)[-1])
 
 

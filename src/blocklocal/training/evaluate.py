@@ -11,7 +11,7 @@ from blocklocal.errors import InputError
 from blocklocal.network import BlockLocal
 from blocklocal.targets import MISSING, Classes, combined
 from blocklocal.training.confusion import Counts, confusion_counts
-from blocklocal.training.learner import Learner
+from blocklocal.training.learner import Learner, kept_mode
 from blocklocal.uncertainty import calibration_error
 
 
@@ -40,14 +40,22 @@ def block_accuracy(
     batches: Iterable[tuple[Tensor, Tensor]],
     look: Callable[[list[Tensor | None], Tensor], None] | None = None,
 ) -> list[float | None]:
-    """Percent correct of every block in evaluation mode, None where it cannot predict; the mode is restored.
+    """Percent correct of every block in evaluation mode, None where it cannot predict.
 
-    look: gets every batch's logits (one entry per block) and targets. A network that does not know its shapes takes
-    them from the first batch. Raises InputError for no batches, none with a target, and batches that are not (x, y);
-    the values of targets are checked on the CPU, and on CUDA in the first batch alone.
+    The mode of every part of the network is put back afterwards, also after an error. A network that does not know its
+    shapes takes them from the first batch. The values of targets are checked on the CPU, and on CUDA in the first batch
+    alone.
+
+    Args:
+        network: a network, or a process's share of one.
+        batches: (x, y) pairs, x [B, …], y [B] (or [B, T], [B, L]).
+        look: gets every batch's logits (one entry per block) and targets.
+
+    Raises:
+        InputError: there is no batch, none has a target, or one is not (x, y).
     """
-    mode, counts = network.training, []
-    try:
+    counts: list[list[Tensor | None]] = []
+    with kept_mode(network):
         network.train(False)
         for x, y in map(pair, batches):
             scores = network.block_logits(x)
@@ -57,8 +65,6 @@ def block_accuracy(
             counts.append([None if s is None else torch.stack(network.targets.correct(s, y)) for s in scores])
             if look is not None:
                 look(scores, y)
-    finally:
-        network.train(mode)
     if not counts:
         raise InputError("nothing to evaluate: there is no batch.")
     return [_percent(list(pairs)) for pairs in zip(*counts, strict=True)]
@@ -75,9 +81,20 @@ def _percent(pairs: list[Tensor | None]) -> float | None:
 
 
 def evaluate(network: BlockLocal, batches: Iterable[tuple[Tensor, Tensor]]) -> Evaluation:
-    """Run a network in evaluation mode over (x, y) batches; its mode is restored afterwards.
+    """Measure a network in evaluation mode. It works before any training too.
 
-    It works before any training too. Raises InputError as `block_accuracy` does, and for a target out of range.
+    The mode of every part of the network is put back afterwards, also after an error: a BatchNorm that was in
+    evaluation mode stays there.
+
+    Args:
+        network: the network.
+        batches: (x, y) pairs on its device, x [B, …], y [B] (or [B, T] for sequences, [B, L] for binary labels).
+
+    Returns:
+        Accuracies of the output, of every block and of all together, likelihood and calibration of the output.
+
+    Raises:
+        InputError: there is no batch, no sample has a target, a batch is not (x, y), or a target is out of range.
     """
     logits: list[Tensor] = []
     wanted: list[Tensor] = []

@@ -1,9 +1,11 @@
 """What is trained, evaluated and saved: a whole network, or the share of its blocks that one process has."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from blocklocal.local import LocalResult
 from blocklocal.optim import Optimizer
@@ -40,7 +42,7 @@ class Learner(Protocol):
 
     def materialize(self, example: Tensor) -> None: ...
 
-    def configure(self, optimizer: Optimizer, schedule: str = "constant", steps: int = 1) -> None: ...
+    def configure(self, optimizer: Optimizer, schedule: Any = "constant", steps: int = 1) -> None: ...
 
     def train(self, mode: bool = True) -> Any: ...
 
@@ -49,3 +51,22 @@ class Learner(Protocol):
     def block_logits(self, x: Tensor) -> list[Tensor | None]: ...
 
     def message_sizes(self) -> list[float | None]: ...
+
+
+@contextmanager
+def kept_mode(network: Learner, *, after_failure: bool = False) -> Generator[None, None, None]:
+    """Put back the mode of the network and of every part of it afterwards, each its own, also after an error.
+
+    Parts that are made meanwhile get the mode of the network. after_failure: put back after an error alone.
+    """
+    mode, done = network.training, False
+    modules = [network] if isinstance(network, nn.Module) else network.units
+    modes = {part: part.training for module in modules for part in module.modules()}
+    try:
+        yield
+        done = True
+    finally:
+        if not (done and after_failure):
+            network.train(mode)
+            for part, own in modes.items():
+                part.training = own

@@ -2,30 +2,23 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from blocklocal.edge import pair
-from blocklocal.errors import InputError, check_positive, unknown
-from blocklocal.optim import SCHEDULES, Optimizer
+from blocklocal.errors import InputError, check_positive
+from blocklocal.optim import Optimizer, OptimizerFactory, Schedule, as_optimizer, as_schedule
+from blocklocal.training.callbacks import Callback, Record, check_callbacks, running
 from blocklocal.training.evaluate import block_accuracy
-from blocklocal.training.learner import Learner
+from blocklocal.training.learner import Learner, kept_mode
 from blocklocal.training.loaders import Loader, batches, check_lasting, first_batch, nothing_came, steps_of
 from blocklocal.training.tally import Tally
 
 logger = logging.getLogger("blocklocal")
-Record = dict[str, Any]
 CHECK_EVERY = 20
-
-
-class Observer(Protocol):
-    """What may watch a training run: the console, the metrics file, the checkpoints."""
-
-    def on_step(self, trainer: "Trainer", losses: Sequence[float]) -> None: ...
-
-    def on_epoch(self, trainer: "Trainer", record: Record) -> None: ...
 
 
 class _Start(NamedTuple):
@@ -46,39 +39,53 @@ class Trainer:
         trainer = Trainer(network, optimizer=sgd(lr=0.1), epochs=10)
         records = trainer.fit(train_loader, validation_loader)
 
-    network: a `BlockLocal`, or the share of one that this process trains (`parallel.Stage`). Loaders give (x, y)
-    batches, two tensors, and have a length: a `torch.utils.data.DataLoader`, `Batches`, or a list. With `Batches`,
-    whose order depends on seed and epoch alone, `state()` and `restore()` continue in mid-epoch bit for bit. The
-    schedule is made for the length at the start; an epoch of another number of batches is warned of.
+    With `Batches`, whose order depends on seed and epoch alone, `state()` and `restore()` continue in mid-epoch bit for
+    bit. The schedule is made for the length at the start; an epoch of another number of batches is warned of.
 
-    optimizer: default, the network's own. schedule: one-cycle, cosine or constant, per training step. should_stop is
-    asked after every step. look_every: steps between two calls of the observers' `on_step` on CUDA, where a look
-    at the losses waits for the device; on the CPU it is called at every step. Raises InputError for unknown or
-    impossible settings, NotFinite when a loss is, Stopped when should_stop said so.
+    A `fit` that fails (a batch that does not fit, an error in a callback, Ctrl-C) leaves the network as the last
+    finished step left it, in the modes that it had; another `fit` goes on after that step. Only what interrupts a
+    step between two blocks can leave earlier blocks an update ahead.
 
-    first_epoch: the epoch, counted from 0, in which the schedule begins. Where training goes on after the end of an
-    earlier schedule, `restore` begins a new one there, for the epochs that are left; momenta are kept.
+    Args:
+        network: a `BlockLocal`, or the share of one that this process trains (`parallel.Stage`).
+        optimizer: default, the network's own. Also a `torch.optim` class or any function that makes an optimiser of a
+            list of parameters: every block builds its own.
+        epochs: passes over the training batches.
+        schedule: one-cycle, cosine or constant, per training step; or a function of a block's optimiser and the number
+            of training steps that makes a torch scheduler.
+        callbacks: what watches the training, in the order in which it is called.
+        observers: an older name of `callbacks`; they come after those.
+        should_stop: asked after every step.
+        look_every: steps between two calls of the callbacks' `step` on CUDA, where a look at the losses waits for the
+            device; on the CPU it is called at every step.
+        first_epoch: the epoch, counted from 0, in which the schedule begins. Where training goes on after the end of an
+            earlier schedule, `restore` begins a new one there, for the epochs that are left; momenta are kept.
+
+    Raises:
+        InputError: a setting is unknown or impossible.
     """
 
     def __init__(
         self,
         network: Learner,
         *,
-        optimizer: Optimizer | None = None,
+        optimizer: Optimizer | OptimizerFactory | None = None,
         epochs: int = 10,
-        schedule: str = "one-cycle",
-        observers: Sequence[Observer] = (),
+        schedule: Schedule = "one-cycle",
+        callbacks: Iterable[Callback] = (),
+        observers: Iterable[Callback] = (),
         should_stop: Callable[[], bool] | None = None,
         look_every: int = CHECK_EVERY,
         first_epoch: int = 0,
     ):
         check_positive("epochs", epochs, integer=True)
-        if schedule not in SCHEDULES:
-            raise unknown("schedule", schedule, SCHEDULES)
-        self.network, self.optimizer = network, optimizer or network.optimizer
-        self.epochs, self.schedule, self.first_epoch = epochs, schedule, first_epoch
+        self.network = network
+        self.optimizer = as_optimizer(network.optimizer if optimizer is None else optimizer)
+        self.epochs, self.first_epoch = epochs, first_epoch
+        self.schedule: Any = as_schedule(schedule)
         self.look_every = look_every
-        self.observers, self.should_stop = list(observers), should_stop or (lambda: False)
+        self.callbacks = check_callbacks([*callbacks, *observers])
+        self.should_stop = should_stop or (lambda: False)
         self.epoch, self.step_in_epoch = 0, 0
         self.tally: Tally | None = None
         self.records: list[Record] = []
@@ -94,28 +101,51 @@ class Trainer:
         return self.network.steps
 
     def fit(self, train: Loader, validation: Iterable[tuple[Tensor, Tensor]] | None = None) -> list[Record]:
-        """Train to the last epoch; returns one record per epoch (the metrics of a run, see `docs/runs.md`)."""
+        """Train to the last epoch, from where training stands.
+
+        Args:
+            train: (x, y) batches, two tensors, with a length: a `torch.utils.data.DataLoader`, `Batches`, or a list.
+            validation: batches on which every block is measured after each epoch.
+
+        Returns:
+            One record per epoch (the metrics of a run, see `docs/runs.md`).
+
+        Raises:
+            InputError: a loader or a batch cannot be used.
+            NotFinite: a loss became NaN or infinite.
+            Stopped: should_stop said so.
+        """
         check_lasting("validation", validation)
-        self.prepare(train)
+        with kept_mode(self.network, after_failure=True):
+            self.prepare(train)
+            with running(self.callbacks, self):
+                self._run(train, validation)
+        return self.records
+
+    def _run(self, train: Loader, validation: Iterable[tuple[Tensor, Tensor]] | None) -> None:
         for epoch in range(self.epoch, self.epochs):
             self.epoch = self.network.epoch = epoch
             record = self._run_epoch(train)
             record |= self._validate(validation)
             self.epoch, self.step_in_epoch, self.tally, self._start = epoch + 1, 0, None, None
             self.records.append(record)
-            for observer in self.observers:
-                observer.on_epoch(self, record)
-        return self.records
+            for callback in self.callbacks:
+                callback.epoch(self, record)
 
     def prepare(self, train: Loader) -> None:
-        """Make what needs the shapes of a batch or the number of steps; `fit` does it, unless it is done already."""
+        """Make what needs the shapes of a batch or the number of steps; `fit` does it, unless it is done already.
+
+        Raises:
+            InputError: the loader has no length, or an optimiser or a schedule cannot be built; the blocks keep theirs.
+        """
         if self._prepared:
             return
         steps = steps_of(train)
         if not self.network.units:
             self.network.materialize(self._to_device(first_batch(train)[0]))
         self.steps_per_epoch = steps
-        self.network.configure(self.optimizer, self.schedule, (self.epochs - self.first_epoch) * steps)
+        with _learners_after_failure(self.network):
+            self.network.configure(self.optimizer, self.schedule, (self.epochs - self.first_epoch) * steps)
         self._prepared = True
 
     def state(self) -> dict[str, Any]:
@@ -135,7 +165,13 @@ class Trainer:
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a saved `state`; the network (and its optimisers, after `prepare`) must have been loaded.
 
-        Raises InputError where epochs have another number of steps than those of the saved run.
+        An optimiser or a schedule that a function makes is not in the state: give the new trainer the same function.
+
+        Args:
+            state: what `state()` gave.
+
+        Raises:
+            InputError: epochs have another number of steps than those of the saved run.
         """
         if "epoch" not in state:
             raise InputError("the checkpoint is of a network alone, without a position in training: train anew.")
@@ -169,8 +205,9 @@ class Trainer:
         started, before, looked = time.perf_counter(), self.seconds, True
         for x, y in batches(train, self.epoch, self.step_in_epoch):
             x, y = self._to_device(x), self._to_device(y)
-            tally.add(self.step + 1, self.network.step(x, y), y)
+            results = self.network.step(x, y)
             self.step_in_epoch += 1
+            tally.add(self.step, results, y)
             self.images += len(x) * self.network.shares
             looked = self._look(tally, last=self.step_in_epoch == self.steps_per_epoch)
             self.seconds = before + time.perf_counter() - started
@@ -207,8 +244,8 @@ class Trainer:
         if not (last or self.network.device.type == "cpu" or self.step % self.look_every == 0):
             return False
         losses = tally.check()
-        for observer in self.observers:
-            observer.on_step(self, losses)
+        for callback in self.callbacks:
+            callback.step(self, losses)
         return True
 
     def _validate(self, validation: Iterable[tuple[Tensor, Tensor]] | None) -> Record:
@@ -227,7 +264,20 @@ class Trainer:
     def _lr(self) -> float | None:
         """The learning rate at the start of the epoch (of the last block, which learns under every rule)."""
         optimizer = self.network.units[-1].optimizer
-        return optimizer.param_groups[0]["lr"] if optimizer else None
+        return optimizer.param_groups[0].get("lr") if optimizer else None
 
     def _to_device(self, t: Tensor) -> Tensor:
         return t.to(self.network.device, non_blocking=True)
+
+
+@contextmanager
+def _learners_after_failure(network: Learner) -> Generator[None, None, None]:
+    """Where a block's new optimiser or schedule cannot be built, give all blocks back what they had."""
+    units = network.units
+    before = [(unit.optimizer, unit.schedule, unit.schedule_steps, unit.clip) for unit in units]
+    try:
+        yield
+    except BaseException:
+        for unit, kept in zip(units, before, strict=True):
+            unit.optimizer, unit.schedule, unit.schedule_steps, unit.clip = kept
+        raise

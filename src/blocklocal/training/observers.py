@@ -12,9 +12,10 @@ from blocklocal.files import MOST_LINES, cut_half_line, is_there, read_bytes
 from blocklocal.schemas import NotJson, check, parse
 from blocklocal.schemas.run import Warned
 from blocklocal.shards import own
+from blocklocal.training.callbacks import Callback, Record
 from blocklocal.training.checkpoint import save_checkpoint
 from blocklocal.training.learner import Learner
-from blocklocal.training.loop import Record, Trainer
+from blocklocal.training.loop import Trainer
 from blocklocal.training.progress import NullProgress, Progress
 from blocklocal.training.tally import NotFinite
 
@@ -22,7 +23,7 @@ COLLAPSED = 0.1  # of the message's first size: a warning below
 LAGS = 2.0  # points that a block may be less accurate than the block before it
 
 
-class MetricsFile:
+class MetricsFile(Callback):
     """Appends every record to `metrics.jsonl`, flushed line by line."""
 
     def __init__(self, path: Path):
@@ -41,10 +42,7 @@ class MetricsFile:
         with self.path.open("a") as file:
             file.write(json.dumps(record) + "\n")
 
-    def on_step(self, trainer: Trainer, losses: Sequence[float]) -> None:
-        """Nothing: steps are not logged."""
-
-    def on_epoch(self, trainer: Trainer, record: Record) -> None:
+    def epoch(self, trainer: Trainer, record: Record) -> None:
         self.write(record)
 
 
@@ -57,7 +55,7 @@ def _warning(line: bytes) -> Warned | None:
         return None
 
 
-class TensorBoard:
+class TensorBoard(Callback):
     """Scalars per block, one point per epoch."""
 
     def __init__(self, folder: Path):
@@ -65,10 +63,7 @@ class TensorBoard:
 
         self.writer = SummaryWriter(str(folder))
 
-    def on_step(self, trainer: Trainer, losses: Sequence[float]) -> None:
-        """Nothing: one point per epoch."""
-
-    def on_epoch(self, trainer: Trainer, record: Record) -> None:
+    def epoch(self, trainer: Trainer, record: Record) -> None:
         for name in ("loss", "train_top1", "validation_top1", "message"):
             for k, value in enumerate(record[name]):
                 if value is not None:
@@ -80,20 +75,20 @@ class TensorBoard:
         self.writer.close()
 
 
-class Console:
+class Console(Callback):
     """Feeds the live table."""
 
     def __init__(self, progress: Progress | NullProgress):
         self.progress = progress
 
-    def on_step(self, trainer: Trainer, losses: Sequence[float]) -> None:
+    def step(self, trainer: Trainer, losses: Sequence[float]) -> None:
         self.progress.step(trainer.step, losses)
 
-    def on_epoch(self, trainer: Trainer, record: Record) -> None:
+    def epoch(self, trainer: Trainer, record: Record) -> None:
         self.progress.epoch(record)
 
 
-class Checkpoints:
+class Checkpoints(Callback):
     """Saves after every epoch, and every so many steps where asked for."""
 
     def __init__(self, folder: Path, every: int | None = None):
@@ -104,11 +99,11 @@ class Checkpoints:
         check_finite(trainer.network)
         return save_checkpoint(self.folder, trainer.network, trainer.state())
 
-    def on_step(self, trainer: Trainer, losses: Sequence[float]) -> None:
+    def step(self, trainer: Trainer, losses: Sequence[float]) -> None:
         if self.every and trainer.step % self.every == 0:
             self.save(trainer)
 
-    def on_epoch(self, trainer: Trainer, record: Record) -> None:
+    def epoch(self, trainer: Trainer, record: Record) -> None:
         self.save(trainer)
 
 
@@ -120,7 +115,7 @@ def check_finite(network: Learner) -> None:
             raise NotFinite(f"weights of block {unit.index + 1} are not finite after step {network.steps}")
 
 
-class Warnings:
+class Warnings(Callback):
     """Says when a block's message has collapsed, or its accuracy has lagged that of the block before for two epochs."""
 
     def __init__(self, first: Sequence[float | None], metrics: MetricsFile, progress: Progress | NullProgress):
@@ -128,10 +123,7 @@ class Warnings:
         self.metrics, self.progress = metrics, progress
         self.said = metrics.warnings()  # of a resumed run: nothing is said twice
 
-    def on_step(self, trainer: Trainer, losses: Sequence[float]) -> None:
-        """Nothing: looked at once per epoch."""
-
-    def on_epoch(self, trainer: Trainer, record: Record) -> None:
+    def epoch(self, trainer: Trainer, record: Record) -> None:
         lagged = {block for block, kind, _ in self._before(trainer) if kind == "lags"}
         for block, kind, text in find_warnings(record, self.first):
             passing = kind == "lags" and block not in lagged  # BatchNorm's statistics wander in the first epochs

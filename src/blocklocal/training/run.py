@@ -227,7 +227,7 @@ def _train(
     board = TensorBoard(folder / "tensorboard") if config.machine.tensorboard else None
     # The checkpoint comes last: what it says is done has been written by all others, and is written again if it fails.
     watchers = [metrics, Console(progress), Warnings(first_sizes, metrics, progress), board, saver]
-    trainer.observers = [watcher for watcher in watchers if watcher is not None]
+    trainer.callbacks = [watcher for watcher in watchers if watcher is not None]
     validation = None
     if len(session.data.validation):
         validation = evaluation_batches(config, session.data.validation, session.facts, session.device)
