@@ -3,7 +3,7 @@ PYTHON ?= python3
 PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check
 QUICKSTART_SEEDS ?= 0 1
 
-.PHONY: train test lint slow results docs clean
+.PHONY: train test quick lint slow mutants results docs clean
 
 ## train: block-local, backprop and the frozen control on the embedded digits, into runs/quickstart
 train: .venv/.package
@@ -11,7 +11,11 @@ train: .venv/.package
 
 ## test: lint, types, tests and the documentation's examples
 test: .venv/.tools lint
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --dist loadgroup
+
+## quick: one case of every test that starts no process, under a minute
+quick: .venv/.tools
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --quick
 
 lint: .venv/.tools
 	.venv/bin/ruff check .
@@ -20,7 +24,11 @@ lint: .venv/.tools
 
 ## slow: the tests that take minutes
 slow: .venv/.tools
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 -m slow
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --dist loadgroup -m slow
+
+## mutants: small mistakes in the heart of the library, each of which a test must notice; hours
+mutants: .venv/.tools
+	OMP_NUM_THREADS=1 .venv/bin/python tests/mutants/run.py $(FILES)
 
 ## results: docs/results.md, its tables and figures, from the rows in docs/results
 results: .venv/.package

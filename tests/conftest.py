@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from quick import select
 from run_helpers import without_reports
 
 torch.set_num_threads(1)
@@ -16,6 +17,18 @@ torch.set_num_threads(1)
 # A script that starts the tests in the background has them ignore Ctrl-C, and what they start inherits that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="only what `quick.py` chooses: under a minute")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--quick"):
+        chosen, left = select(items)
+        items[:] = chosen
+        config.hook.pytest_deselected(items=left)
 
 
 @pytest.fixture(autouse=True)

@@ -26,13 +26,17 @@ MARK = "BLOCKLOCAL_TEST_MARK"  # in the environment of what a test has started, 
 
 @contextlib.contextmanager
 def started(commands: Sequence[Sequence[str]], **environment: str) -> Iterator[list[subprocess.Popen[str]]]:
-    """Run commands at the same time; what is still there at the end is killed, with all that it has started."""
+    """Run commands at the same time; what is still there at the end is killed, with all that it has started.
+
+    They hear a hangup, also where the tests themselves run under nohup, which has it ignored.
+    """
     known = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", MARK: uuid4().hex, **environment}
     running: list[subprocess.Popen[str]] = []
     try:
         for command in commands:
             pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-            running.append(subprocess.Popen(command, env=known, start_new_session=True, **pipes))
+            argv = ["env", "--default-signal=HUP", *command]
+            running.append(subprocess.Popen(argv, env=known, start_new_session=True, **pipes))
         yield running
     finally:
         for process in running:

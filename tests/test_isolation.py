@@ -5,6 +5,7 @@ Neighbour scope reaches one block back. The rules that are not local stand besid
 
 import pytest
 import torch
+from batteries import thinned
 from rule_helpers import (
     ARCHITECTURES,
     LOCAL_RULES,
@@ -38,8 +39,7 @@ def learned(unit):
     return state(unit)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("rule", LOCAL_RULES)
+@pytest.mark.parametrize(("rule", "architecture"), thinned(LOCAL_RULES, ARCHITECTURES))
 def test_a_block_learns_the_same_whatever_the_later_blocks_are(architecture, rule):
     plain, other = network(architecture, rule), network(architecture, rule)
     x, y = data(architecture)

@@ -13,7 +13,11 @@ from rule_helpers import same
 pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.timeout(180)]
 
 
-@pytest.fixture(scope="module", params=[2, 3, 4])
+# Three: a first, a middle and a last process, one of which has several blocks.
+SLOW = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", params=[pytest.param(2, marks=SLOW), 3, pytest.param(4, marks=SLOW)])
 def spread(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, Path]:
     """Every case, trained in 2, 3 and 4 processes."""
     folder = tmp_path_factory.mktemp(f"processes{request.param}")

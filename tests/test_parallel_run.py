@@ -62,6 +62,7 @@ def test_one_flag_spreads_a_run_and_changes_nothing_else(tmp_path, reference, pr
     assert not any(map(is_running, pids(out)))
 
 
+@pytest.mark.slow  # test_parallel_faults has torchrun start such a run twice
 def test_torchrun_spreads_a_run_too(tmp_path, reference):
     at, out = settings(tmp_path), tmp_path / "run"
     status, _, err = run(torchrun(2, "train", "--config", at, "--output", out, "--placement", 1, 2, "--queue", 1))
@@ -70,7 +71,7 @@ def test_torchrun_spreads_a_run_too(tmp_path, reference):
     assert summary(out)["placement"] == [1, 2]
 
 
-@pytest.mark.parametrize("more", [("--placement", 2, 1), ("--replicas", 2)])
+@pytest.mark.parametrize("more", [("--placement", 2, 1), pytest.param(("--replicas", 2), marks=pytest.mark.slow)])
 def test_a_chained_twin_needs_no_delay_where_its_messages_cross_no_link(tmp_path, more):
     at, out = settings(tmp_path, message_delay=0, test_size=20), tmp_path / "run"
     status, _, err = run(command("train", "--config", at, "--output", out, "--processes", 2, *more, "--quiet"))
@@ -117,31 +118,40 @@ def test_measured_cuts_are_kept_with_the_run(tmp_path):
     assert cli("evaluate", out).status == 0
 
 
-def test_replicas_share_the_batches(tmp_path):
+REPLICAS = ("--processes", 2, "--replicas", 2, "--quiet")
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two replicas, each of which has a copy of the parameters."""
+    folder = tmp_path_factory.mktemp("replicas")
+    status, _, err = run(command("train", "--config", settings(folder, width=3), "--output", folder / "run", *REPLICAS))
+    assert status == 0, err
+    return folder / "run"
+
+
+def test_replicas_share_the_batches(tmp_path, copied):
     """Of the last batch of 10, the two halves; what is drawn for dropout differs between them."""
-    at, outs = settings(tmp_path), [tmp_path / "two", tmp_path / "four"]
-    for out, processes in zip(outs, (2, 4), strict=True):
-        spread = ["--processes", processes, "--replicas", 2, "--quiet"]
-        status, _, err = run(command("train", "--config", at, "--output", out, *spread))
-        assert status == 0, err
-    assert_same_run(*outs)  # the same shares of the batches, whether the blocks share a process or not
-    assert summary(outs[1])["replicas"] == 2
+    at, out = settings(tmp_path, width=3), tmp_path / "four"
+    spread = ["--processes", 4, "--replicas", 2, "--quiet"]
+    status, _, err = run(command("train", "--config", at, "--output", out, *spread))
+    assert status == 0, err
+    assert_same_run(copied, out)  # the same shares of the batches, whether the blocks share a process or not
+    assert summary(out)["replicas"] == 2
 
 
-def test_replicas_may_share_the_parameters(tmp_path):
+def test_replicas_may_share_the_parameters(tmp_path, copied):
     """As with a copy each, up to rounding; a checkpoint is whole, and a run goes on from it bit for bit."""
-    at, copied, shared = settings(tmp_path, width=3), tmp_path / "copied", tmp_path / "shared"
-    spread = ["--processes", 2, "--replicas", 2, "--quiet"]
-    for out, flag in ((copied, []), (shared, ["--shard"])):
-        status, _, err = run(command("train", "--config", at, "--output", out, *spread, *flag))
-        assert status == 0, err
+    at, shared = settings(tmp_path, width=3), tmp_path / "shared"
+    status, _, err = run(command("train", "--config", at, "--output", shared, *REPLICAS, "--shard"))
+    assert status == 0, err
     torch.testing.assert_close(weights(shared), weights(copied), rtol=1e-2, atol=1e-4)
     assert cli("evaluate", shared).status == 0
 
     stopped = shutil.copytree(shared, tmp_path / "stopped")
     shutil.rmtree(newest(stopped))
     (stopped / "summary.json").unlink()
-    status, _, err = run(command("train", "--resume", stopped, *spread, "--shard"))
+    status, _, err = run(command("train", "--resume", stopped, *REPLICAS, "--shard"))
     assert status == 0, err
     assert_same_run(stopped, shared)
 
@@ -153,15 +163,15 @@ def test_only_replicas_can_share_parameters(tmp_path):
 
 
 def test_a_run_does_not_go_on_with_epochs_of_another_length(tmp_path, monkeypatch):
-    """The last batch of 3 images is none for four replicas."""
+    """The last batch of 2 images is none for three replicas."""
     out = tmp_path / "run"
     monkeypatch.setattr("blocklocal.training.run.StopSignals", lambda: StopAfter(1))
     with pytest.raises(Interrupted):
-        start_run(config(train_size=23), out, quiet=True)
-    again = ("train", "--resume", out, "--processes", 4, "--replicas", 4, "--quiet")
+        start_run(config(train_size=22), out, quiet=True)
+    again = ("train", "--resume", out, "--processes", 3, "--replicas", 3, "--quiet")
     status, _, err = run(command(*again))
     assert status == 2
-    assert "replicas: 1 then, 4 now" in err
+    assert "replicas: 1 then, 3 now" in err
     status, _, err = run(command(*again, "--accept-changes"))
     assert status == 2
     assert "a run with 2 steps per epoch, and here there are 1" in err

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.timeout(180)]
 # In the order in which a process comes there. The first one has moments of its own.
 MOMENTS = ("start", "import", "connect", "connected", "settings", "group", "sharing", "step", "end", "left")
 OF_THE_FIRST = ("planning", "concluding")
-QUICK = {("import", 0), ("connected", 1), ("group", 0), ("end", 1)}
+QUICK = {("import", 0), ("group", 1)}
 EVERY = [(moment, rank) for moment in MOMENTS for rank in (0, 1)] + [(moment, 0) for moment in OF_THE_FIRST]
 KILLS = [each if each in QUICK else pytest.param(*each, marks=pytest.mark.slow) for each in EVERY]
 
@@ -40,7 +40,7 @@ def test_a_process_killed_at_any_moment_is_named_and_ends_all(settings, moment, 
     assert re.search(rf"error: process {rank} (\(.*\) )?was ended by SIGKILL", said), said
 
 
-@pytest.mark.parametrize("code", [0, 130])
+@pytest.mark.parametrize("code", [0, pytest.param(130, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_process_that_ends_early_is_no_success_whatever_its_status(settings, rank, code):
     with launched(settings, rank=rank, action=f"exit {code}", moment="settings") as run:
@@ -87,7 +87,7 @@ def test_a_process_that_is_asked_to_stop_stops_all_in_good_order(settings, numbe
 
 
 ALONE = [(moment, rank) for moment, rank in EVERY if moment != "left"]  # then the launcher waits for one process only
-QUICK_ALONE = {("start", 1), ("import", 0), ("connect", 1)}
+QUICK_ALONE = {("start", 1), ("connect", 0)}
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_a_stopped_process_does_not_outlive_its_launcher(settings):
 @pytest.mark.parametrize(
     ("number", "moment"),
     [
-        (signal.SIGHUP, "import"),
+        pytest.param(signal.SIGHUP, "import", marks=pytest.mark.slow),
         (signal.SIGHUP, "step"),  # which does not end
         pytest.param(signal.SIGQUIT, "step", marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, "import", marks=pytest.mark.slow),

@@ -34,6 +34,7 @@ from blocklocal.parallel.watch import Watch, first_failure
 
 pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.timeout(180)]
 TEXT = "\x1b[31mHACKED\x07"
+SLOW = pytest.mark.slow
 
 
 @pytest.fixture
@@ -63,11 +64,11 @@ def assert_not_shown(said: str) -> None:
     ("moment", "key", "value"),
     [
         ("settings", "failure", json.dumps({"rank": 0, "text": TEXT, "status": 0})),
-        ("settings", "settings/0", json.dumps({"lr": TEXT})),
-        ("sharing", "shared/1", json.dumps([{"name": TEXT}, 0, ""])),
+        pytest.param("settings", "settings/0", json.dumps({"lr": TEXT}), marks=SLOW),
+        pytest.param("sharing", "shared/1", json.dumps([{"name": TEXT}, 0, ""]), marks=SLOW),
         ("step", "asked to stop", "1"),
-        pytest.param("step", "left/0", TEXT, marks=pytest.mark.slow),
-        pytest.param("sharing", "about/0", TEXT, marks=pytest.mark.slow),
+        pytest.param("step", "left/0", TEXT, marks=SLOW),
+        pytest.param("sharing", "about/0", TEXT, marks=SLOW),
     ],
     ids=["failure", "settings", "plan", "a wish to stop", "leaving", "a name"],
 )
@@ -195,7 +196,7 @@ def test_a_run_on_one_machine_listens_there_alone_and_hides_its_secret(settings)
 
 
 @pytest.mark.parametrize(
-    "more", [(), ("--replicas", 2, "--shard"), pytest.param(("--replicas", 2), marks=pytest.mark.slow)]
+    "more", [pytest.param((), marks=SLOW), ("--replicas", 2, "--shard"), pytest.param(("--replicas", 2), marks=SLOW)]
 )
 def test_no_python_object_travels_between_processes(settings, more):
     with launched(settings, *more, rank=1, action="no objects", moment="connect") as run:

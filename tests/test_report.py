@@ -302,7 +302,8 @@ def test_picture_for_the_readme_is_a_small_png(compared, tmp_path):
     rows = json.loads((compared / "compare.json").read_text())
     path = plot_comparison(rows, compared / "picture.png")
     assert path.stat().st_size < 300_000
-    assert Image.open(path).width > 1000
+    with Image.open(path) as picture:
+        assert picture.width > 1000
     assert plot_comparison(rows, tmp_path / "other.png", runs=compared).exists()
 
 

@@ -71,7 +71,7 @@ def test_two_processes_give_the_rows_of_one(tmp_path, monkeypatch):
     assert [row["job"] for row in two.rows] == [row["job"] for row in one.rows]
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("jobs", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_signal_saves_the_running_jobs_and_ends_their_processes(tmp_path, jobs):
     with endless(tmp_path, jobs) as (process, children):
         process.send_signal(signal.SIGINT)

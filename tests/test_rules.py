@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from batteries import thinned
 from rule_helpers import (
     ALL_RULES,
     ARCHITECTURES,
@@ -34,8 +35,7 @@ def running(block):
     return {name: t.clone() for name, t in block.named_buffers() if "running" in name}
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("rule", ALL_RULES)
+@pytest.mark.parametrize(("rule", "architecture"), thinned(ALL_RULES, ARCHITECTURES))
 class TestEveryRuleOnEveryModel:
     def test_a_step_moves_all_weights_of_the_blocks_that_learn_and_of_no_other(self, rule, architecture):
         net = network(architecture, rule, optimizer=sgd(lr=0.1))

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from batteries import thinned
 from splitting_helpers import assert_equals_forward, batch, small
 from torch import nn
 
@@ -13,8 +14,7 @@ torch.set_num_threads(1)
 
 
 class TestLibraryModels:
-    @pytest.mark.parametrize("name", MODELS.names())
-    @pytest.mark.parametrize("balance", ["count", "time", "flops", "bytes"])
+    @pytest.mark.parametrize(("name", "balance"), thinned(MODELS.names(), ["count", "time", "flops", "bytes"]))
     def test_blocks_in_order_equal_forward(self, name, balance):
         if name == "resnet110" and balance == "time":
             pytest.skip("the other depths show it")

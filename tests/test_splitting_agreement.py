@@ -146,6 +146,7 @@ def test_what_is_no_plain_module_is_refused_with_the_way_out(wrap, message):
         split(wrap(ThreeLayers()), blocks=2)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch.compile looks at it
 @pytest.mark.parametrize("compiled", [lambda m: torch.compile(m, backend="eager"), torch.jit.script])
 def test_a_compiled_module_inside_is_one_layer(compiled):
     model = ThreeLayers()

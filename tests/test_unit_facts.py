@@ -1,0 +1,73 @@
+"""What one block does with its step, looked at without a network around it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from rule_helpers import batch_of, data, network
+
+from blocklocal import sgd
+from blocklocal.rules.base import receive, target_messages
+
+
+def first_block(**settings):
+    """(the network, its first block, its target message, a batch)."""
+    net = network("mlp", **settings)
+    net.train()
+    x, y = data()
+    batch = batch_of(net, x, y)
+    return net, net.units[0], target_messages(net.units, batch.rows)[0], batch
+
+
+@pytest.mark.parametrize("reach_back", [False, True])
+def test_a_block_cuts_what_arrives_from_its_graph_whoever_sent_it(reach_back):
+    """The sender cuts its message too; a caller's own tensor, or a sender that forgets it, must not matter."""
+    _, unit, message, batch = first_block()
+    weight = torch.ones(1, requires_grad=True)
+    arriving = batch.x * weight
+    pending = receive(unit, arriving, batch, message, reach_back)
+    assert pending.source.grad_fn is None
+    assert pending.source.requires_grad == reach_back
+    unit.local_backward(pending)
+    assert weight.grad is None
+    assert any(p.grad is not None for p in unit.block.parameters())
+
+
+def test_the_input_that_a_block_reconstructs_is_data():
+    """Its gradient at the input, which the block before learns from, is that of the output alone."""
+    _, unit, message, batch = first_block(reconstruction=1.0, reconstruct="input")
+    pending = receive(unit, batch.x, batch, message, reach_back=True)
+    source = batch.x.clone().requires_grad_()
+    output = unit(source)
+    wanted = {"input": batch.x.clone(), "image": batch.x}
+    loss = unit.local(output, batch.y, message=message, wanted=wanted, mix=1.0).loss
+    (expected,) = torch.autograd.grad(loss, source)
+    torch.testing.assert_close(unit.local_backward(pending), expected, rtol=0, atol=0)
+
+
+def test_a_step_leaves_the_tensor_that_arrived_as_it_was():
+    _, unit, message, batch = first_block()
+    arriving = batch.x.clone()
+    receive(unit, arriving, batch, message, reach_back=True)
+    assert torch.equal(arriving, batch.x)
+    assert not arriving.requires_grad
+    assert arriving.grad is None
+
+
+def test_gradients_are_clipped_at_the_norm_that_was_asked_for():
+    _, unit, message, batch = first_block()
+    unit.configure(sgd(lr=1.0, momentum=0.0, clip=1e-3), "constant", 1)
+    before = [p.detach().clone() for p in unit.trainable()]
+    unit.local_backward(receive(unit, batch.x, batch, message))
+    unit.update()
+    moved = torch.cat([(p.detach() - kept).flatten() for p, kept in zip(unit.trainable(), before, strict=True)])
+    assert moved.norm().item() == pytest.approx(1e-3, rel=1e-2)
+
+
+@pytest.mark.parametrize("scope", ["local", "neighbour"])
+def test_what_a_step_returns_is_data(scope):
+    """A program that keeps the results of all steps keeps no graph with them."""
+    net = network("mlp", scope=scope, readout=1, reconstruction=1.0, similarity=0.5)
+    for result in net.step(*data()):
+        told = [result.loss, *result.parts.values(), result.scores, result.message_size]
+        assert not any(value.requires_grad for value in told if value is not None)
