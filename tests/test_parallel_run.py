@@ -163,15 +163,15 @@ def test_only_replicas_can_share_parameters(tmp_path):
 
 
 def test_a_run_does_not_go_on_with_epochs_of_another_length(tmp_path, monkeypatch):
-    """The last batch of 2 images is none for three replicas."""
+    """The last batch of 3 images is none for four replicas."""
     out = tmp_path / "run"
     monkeypatch.setattr("blocklocal.training.run.StopSignals", lambda: StopAfter(1))
     with pytest.raises(Interrupted):
-        start_run(config(train_size=22), out, quiet=True)
-    again = ("train", "--resume", out, "--processes", 3, "--replicas", 3, "--quiet")
+        start_run(config(train_size=23), out, quiet=True)
+    again = ("train", "--resume", out, "--processes", 4, "--replicas", 4, "--quiet")
     status, _, err = run(command(*again))
     assert status == 2
-    assert "replicas: 1 then, 3 now" in err
+    assert "replicas: 1 then, 4 now" in err
     status, _, err = run(command(*again, "--accept-changes"))
     assert status == 2
     assert "a run with 2 steps per epoch, and here there are 1" in err

@@ -71,3 +71,40 @@ def test_what_a_step_returns_is_data(scope):
     for result in net.step(*data()):
         told = [result.loss, *result.parts.values(), result.scores, result.message_size]
         assert not any(value.requires_grad for value in told if value is not None)
+
+
+def test_a_schedule_begun_anew_starts_at_its_first_rate_and_keeps_the_momenta():
+    net, unit, _, batch = first_block()
+    recipe = sgd(lr=0.1, momentum=0.9)
+    unit.configure(recipe, "one-cycle", 4)
+    first = unit.optimizer.param_groups[0]["lr"]
+    for _ in range(3):
+        fresh = target_messages(net.units, batch.rows)[0]
+        unit.local_backward(receive(unit, batch.x, batch, fresh))
+        unit.update()
+    kept = [state["momentum_buffer"].clone() for state in unit.optimizer.state.values()]
+    assert unit.optimizer.param_groups[0]["lr"] != first
+    unit.begin_schedule(recipe, "one-cycle")
+    assert unit.optimizer.param_groups[0]["lr"] == first
+    assert unit.schedule.last_epoch == 0
+    assert kept
+    assert all(map(torch.equal, kept, [state["momentum_buffer"] for state in unit.optimizer.state.values()]))
+
+
+def test_a_block_that_does_not_train_has_no_schedule_to_begin_anew():
+    unit = network("mlp", "frozen").units[0]
+    unit.begin_schedule(sgd(lr=0.1), "one-cycle")
+    assert unit.optimizer is None
+
+
+def test_a_readout_reads_the_mean_of_the_forward_message():
+    """As the next block would; the message of a Bernoulli block is a logit, its mean the sigmoid."""
+    _net, unit, _, _ = first_block(family="bernoulli", readout=1)
+    a = torch.randn(3, 4)
+    torch.testing.assert_close(unit.local.features(a), a.sigmoid())
+
+
+def test_a_greedy_block_predicts_by_its_classifier_without_a_twin():
+    unit = network("mlp", "greedy").units[0]
+    assert unit.twin is None
+    assert unit.local.predicts
