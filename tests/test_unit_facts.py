@@ -7,6 +7,7 @@ import torch
 from rule_helpers import batch_of, data, network
 
 from blocklocal import sgd
+from blocklocal.errors import InputError
 from blocklocal.rules.base import receive, target_messages
 
 
@@ -108,3 +109,25 @@ def test_a_greedy_block_predicts_by_its_classifier_without_a_twin():
     unit = network("mlp", "greedy").units[0]
     assert unit.twin is None
     assert unit.local.predicts
+
+
+class Refusing(torch.nn.Linear):
+    """Raises what it is given."""
+
+    said = ""
+
+    def forward(self, x):
+        raise ValueError(self.said)
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [("Expected more than 1 value per channel when training", InputError), ("no such thing", ValueError)],
+)
+def test_a_batch_too_small_for_batchnorm_is_explained_and_no_other_error_is_taken_for_it(said, expected):
+    _, unit, message, batch = first_block()
+    unit.block = Refusing(1, 1)
+    unit.block.said = said
+    with pytest.raises(ValueError, match=r"block 1|no such thing") as caught:
+        receive(unit, batch.x, batch, message)
+    assert type(caught.value) is expected

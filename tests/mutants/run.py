@@ -25,7 +25,7 @@ from operators import mutants
 if sys.version_info >= (3, 11):
     import tomllib
 else:
-    import tomli as tomllib
+    import tomli as tomllib  # comes with pytest there
 
 HERE = Path(__file__).resolve().parent
 TESTS, PACKAGE = HERE.parent, HERE.parents[1] / "src" / "blocklocal"
