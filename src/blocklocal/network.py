@@ -15,7 +15,7 @@ from blocklocal.errors import InputError, unknown
 from blocklocal.local import LocalResult
 from blocklocal.models.base import check_input, input_shape
 from blocklocal.objectives import mixing
-from blocklocal.optim import Optimizer, sgd
+from blocklocal.optim import Optimizer, OptimizerFactory, Schedule, as_optimizer, as_schedule, sgd
 from blocklocal.rules import RULES
 from blocklocal.rules.base import Batch, StepFunction, local_step, neighbour_step, target_messages
 from blocklocal.settings import Learning
@@ -74,7 +74,7 @@ class BlockLocal(nn.Module):
         classes: int | None = None,
         labels: int | None = None,
         learning: Learning | None = None,
-        optimizer: Optimizer | None = None,
+        optimizer: Optimizer | OptimizerFactory | None = None,
         example: Tensor | None = None,
         seed: int = 0,
         **settings: Any,
@@ -93,7 +93,7 @@ class BlockLocal(nn.Module):
         self.rule = RULES.get(self.learning.rule)
         self.seed, self.epoch, self.steps = seed, 0, 0
         self._units = nn.ModuleList()
-        self._recipe = (optimizer or sgd(), "constant", 1)
+        self._recipe: tuple[Optimizer, Schedule, int] = (as_optimizer(optimizer or sgd()), "constant", 1)
         self._autocast: torch.dtype | None = None
         self._trials = Trials()
         shape = input_shape(self.split.model)
@@ -153,11 +153,14 @@ class BlockLocal(nn.Module):
         """Which optimiser every block has."""
         return self._recipe[0]
 
-    def configure(self, optimizer: Optimizer, schedule: str = "constant", steps: int = 1) -> None:
+    def configure(
+        self, optimizer: Optimizer | OptimizerFactory, schedule: Schedule = "constant", steps: int = 1
+    ) -> None:
         """Give every block its own optimiser and learning-rate schedule of `steps` steps."""
-        self._recipe = (optimizer, schedule, steps)
+        recipe = (as_optimizer(optimizer), as_schedule(schedule), steps)
         for unit in self.units:
-            unit.configure(optimizer, schedule, steps)
+            unit.configure(*recipe)
+        self._recipe = recipe
 
     def autocast(self, dtype: torch.dtype | None) -> None:
         """Run blocks in this precision (for example torch.bfloat16); None: as the parameters are."""

@@ -26,7 +26,7 @@ from blocklocal.errors import InputError
 from blocklocal.group_norm import guarded
 from blocklocal.local import HiddenLoss, LocalResult, OutputLoss
 from blocklocal.normalising import one_value
-from blocklocal.optim import Optimizer, build_schedule
+from blocklocal.optim import Optimizer, Schedule, build_schedule
 from blocklocal.seeds import seeded
 from blocklocal.twin import Twin
 
@@ -103,7 +103,7 @@ class BlockUnit(nn.Module):
     def trainable(self) -> list[nn.Parameter]:
         return [p for p in self.parameters() if p.requires_grad] if self.trains else []
 
-    def configure(self, optimizer: Optimizer, schedule: str, steps: int) -> None:
+    def configure(self, optimizer: Optimizer, schedule: Schedule, steps: int) -> None:
         """Build this block's own optimiser and schedule; a frozen block, or one without parameters, gets none."""
         parameters = self.trainable()
         self.optimizer = optimizer.build(parameters) if parameters else None
@@ -111,7 +111,7 @@ class BlockUnit(nn.Module):
         self.schedule_steps = steps
         self.clip = optimizer.clip
 
-    def begin_schedule(self, optimizer: Optimizer, schedule: str) -> None:
+    def begin_schedule(self, optimizer: Optimizer, schedule: Schedule) -> None:
         """Begin a schedule anew, at the learning rate it starts with; the optimiser keeps its momenta."""
         if self.optimizer is None:
             return

@@ -20,7 +20,7 @@ from blocklocal.errors import InputError
 from blocklocal.local import HiddenLoss, LocalResult
 from blocklocal.network import BlockLocal
 from blocklocal.objectives import mixing
-from blocklocal.optim import Optimizer
+from blocklocal.optim import Optimizer, OptimizerFactory, Schedule, as_optimizer, as_schedule
 from blocklocal.parallel.late import BackReceiver, BackSender
 from blocklocal.parallel.links import END, STOP, Inbox, Outbox
 from blocklocal.parallel.processes import Processes
@@ -76,7 +76,7 @@ class Stage(nn.Module):
         self._stream = stream_seed("replica", network.seed, processes.replica) if processes.replica else network.seed
         first = starts[processes.stage]
         mine = network.units[first : first + placement[processes.stage]]
-        self._recipe = (network.optimizer, "constant", 1)
+        self._recipe: tuple[Optimizer, Schedule, int] = (network.optimizer, "constant", 1)
         self._units = nn.ModuleList(mine)
         self.register_buffer("_rows", network._rows.clone(), persistent=False)
         self.to(device)
@@ -127,14 +127,17 @@ class Stage(nn.Module):
     def materialize(self, example: Tensor) -> None:
         """Nothing: a stage is made of units that are there."""
 
-    def configure(self, optimizer: Optimizer, schedule: str = "constant", steps: int = 1) -> None:
+    def configure(
+        self, optimizer: Optimizer | OptimizerFactory, schedule: Schedule = "constant", steps: int = 1
+    ) -> None:
         """Give every block its own optimiser and learning-rate schedule of `steps` steps."""
-        self._recipe = (optimizer, schedule, steps)
+        recipe = (as_optimizer(optimizer), as_schedule(schedule), steps)
         if self._mesh is not None and self._shards is None:  # now, in the layout and on the device of training
             shards.check_average(self._mesh)
             self._shards = [module for unit in self.units for module in shards.shard(unit, self._mesh)]
         for unit in self.units:
-            unit.configure(optimizer, schedule, steps)
+            unit.configure(*recipe)
+        self._recipe = recipe
 
     def autocast(self, dtype: torch.dtype | None) -> None:
         """Run blocks in this precision; None: as the parameters are."""
