@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from blocklocal.memory import saved_bytes
-from blocklocal.network import BlockLocal
+from blocklocal._common.memory import saved_bytes
+from blocklocal.network.network import BlockLocal
 
 Row = dict
 

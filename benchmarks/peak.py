@@ -23,7 +23,7 @@ import torch
 from memory_networks import Case, Method, build
 from torch import Tensor
 
-from blocklocal.network import BlockLocal
+from blocklocal.network.network import BlockLocal
 
 KINDS = ("peak", "in_use")
 STEPS = 3

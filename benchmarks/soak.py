@@ -15,7 +15,7 @@ from torch import Tensor
 
 import blocklocal as bl
 from blocklocal.parallel import Address, Stage, join
-from blocklocal.parallel.recorder import Recorder
+from blocklocal.timeline.recorder import Recorder
 
 GROWTH_LIMIT = 4  # MiB from the end of the warm-up, a tenth of the steps, to the last step
 POINTS = 10

@@ -10,9 +10,9 @@ import json
 import sys
 from pathlib import Path
 
-from blocklocal.errors import InputError
-from blocklocal.files import write_text
-from blocklocal.reproduce.experiment import EXPERIMENTS, Row
+from blocklocal._common.errors import InputError
+from blocklocal._common.files import write_text
+from experiments.experiment import EXPERIMENTS, Row
 
 INTRODUCTION = """# The paper's experiments, re-made
 

@@ -7,8 +7,8 @@ from rule_helpers import ARCHITECTURES, CLASSES, build, side
 from torch import nn
 
 from blocklocal import BlockLocal, adam, sgd, split
+from blocklocal.network.settings import Learning
 from blocklocal.rules import RULES
-from blocklocal.settings import Learning
 
 BLOCKS = 4
 PARTS = {"readout": 1, "reconstruction": 0.5, "similarity": 0.3}

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from parallel_cases import CASES, batches, make, plain
 
+from blocklocal.block.shards import own
 from blocklocal.parallel import Address, Processes, Stage, join
 from blocklocal.parallel.links import STOP, Inbox, Outbox, is_dense
-from blocklocal.shards import own
 from blocklocal.training.checkpoint import Saved
 
 PLACEMENTS = {1: (4,), 2: (1, 3), 3: (1, 2, 1), 4: (1, 1, 1, 1)}

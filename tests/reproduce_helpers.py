@@ -6,8 +6,8 @@ from typing import Any
 
 from data_files import parquet_set
 
-from blocklocal.reproduce.experiment import Experiment, Job, Place, Row
-from blocklocal.reproduce.table1 import METHODS, Table1
+from experiments.experiment import Experiment, Job, Place, Row
+from experiments.table1 import METHODS, Table1
 
 CHANGES: dict[str, Any] = {
     "width": 4,

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from blocklocal import BlockLocal, build_model, sgd, split
+from blocklocal.block.learner import Moment
 from blocklocal.models import MODELS
 from blocklocal.rules import RULES
 from blocklocal.rules.base import Batch, receive, target_messages
-from blocklocal.unit import Moment
 
 CLASSES = 5
 SAMPLES = 4

@@ -16,12 +16,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from blocklocal._common.errors import Interrupted
 from blocklocal.cli import main
-from blocklocal.config import Config
-from blocklocal.errors import Interrupted
 from blocklocal.report.read import read_run
+from blocklocal.runs.config import Config
+from blocklocal.runs.run import start_run
 from blocklocal.training.checkpoint import list_checkpoints
-from blocklocal.training.run import start_run
 
 TIMES = ("seconds", "images_per_second", "evaluation_seconds")
 SPREAD = ("processes", "placement")  # how it was run, of a summary
@@ -151,7 +151,7 @@ class StopAfter:
 def stopping(steps: int) -> Iterator[None]:
     """The run that goes on in here is stopped by its user during step `steps`."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("blocklocal.training.run.StopSignals", lambda: StopAfter(steps))
+        patch.setattr("blocklocal.runs.run.StopSignals", lambda: StopAfter(steps))
         with pytest.raises(Interrupted):
             yield
 

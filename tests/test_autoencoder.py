@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from blocklocal.errors import InputError
+from blocklocal._common.errors import InputError
+from blocklocal._common.seeds import generator, seeded
+from blocklocal.block.optim import adam, sgd
 from blocklocal.families import family
-from blocklocal.folded import EndToEnd, Folded, Learner, Recipe, build_reader, gaussian_kl
-from blocklocal.models.autoencoder import Autoencoder, Sizes, certain, moments
-from blocklocal.optim import adam, sgd
-from blocklocal.seeds import generator, seeded
+from experiments.autoencoder import Autoencoder, Sizes, certain, moments
+from experiments.folded import EndToEnd, Folded, Learner, Recipe, build_reader, gaussian_kl
 
 SMALL = Sizes(height=8, width=8, wide=3, hidden=10, bottleneck=4)
 LEVELS = range(1, 4)

@@ -9,7 +9,7 @@ from data_files import CLASSES, labels, parquet_set, picture, png, replace_train
 from run_helpers import assert_refused, cli, flags, metrics, summary, train
 
 from blocklocal import BlockLocal
-from blocklocal.errors import InputError
+from blocklocal._common.errors import InputError
 from blocklocal.splitting import split
 
 DATA = {"validation": 2, "batch_size": 4, "train_size": 8, "test_size": 4, "epochs": 1}

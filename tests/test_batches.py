@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from blocklocal._common.errors import InputError
+from blocklocal._common.seeds import generator, seeded, stream_seed
 from blocklocal.data import Batches, Images, augmenter, cutout, random_crop, random_flip
-from blocklocal.errors import InputError
-from blocklocal.seeds import generator, seeded, stream_seed
-from blocklocal.training.build import Facts, normalise
+from blocklocal.runs.build import Facts, normalise
 
 torch.set_num_threads(1)
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 import blocklocal as bl
-from blocklocal.memory import saved_bytes
+from blocklocal._common.memory import saved_bytes
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 CPU = torch.device("cpu")

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from maths_helpers import configurations
 from torch import Tensor
 
+from blocklocal.block.objectives import OBJECTIVES, Terms, evidence
+from blocklocal.block.targets import Classes
 from blocklocal.families import family
-from blocklocal.objectives import OBJECTIVES, Terms, evidence
-from blocklocal.targets import Classes
 
 BERNOULLI, CATEGORICAL = family("bernoulli"), family("categorical", size=3)
 INPUTS, WIDTH, CLASSES = 3, 4, 3

@@ -13,9 +13,9 @@ import torch
 from run_helpers import equal, file_limit
 
 from blocklocal import BlockLocal
-from blocklocal.errors import InputError
+from blocklocal._common.errors import InputError
+from blocklocal.block.optim import adam, sgd
 from blocklocal.models import build_model
-from blocklocal.optim import adam, sgd
 from blocklocal.splitting import split
 from blocklocal.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 

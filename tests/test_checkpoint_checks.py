@@ -15,10 +15,10 @@ from run_helpers import equal
 from safetensors.torch import load_file, save_file
 from test_checkpoint import network, saved, states
 
-from blocklocal.errors import InputError
-from blocklocal.optim import adam
+from blocklocal._common.errors import InputError
+from blocklocal.block.optim import adam
+from blocklocal.runs.run import find_checkpoint
 from blocklocal.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
-from blocklocal.training.run import find_checkpoint
 
 FILES = ("block-0.safetensors", "block-1.safetensors", "block-0.optimizer", "block-1.optimizer", "rng.pt", "state.json")
 FLIPS = 40  # per file

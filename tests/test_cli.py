@@ -13,12 +13,12 @@ from run_helpers import cli, flags, summary
 from blocklocal import __version__
 from blocklocal.cli.commands import default_folder
 from blocklocal.cli.main import COMMANDS
-from blocklocal.config import Config
 from blocklocal.data import load_images
-from blocklocal.recipes import RECIPES, get_recipe
-from blocklocal.training.build import evaluation_batches, load_data
-from blocklocal.training.predict import open_pixels
-from blocklocal.training.run import load_network
+from blocklocal.runs.build import evaluation_batches, load_data
+from blocklocal.runs.config import Config
+from blocklocal.runs.predict import open_pixels
+from blocklocal.runs.recipes import RECIPES, get_recipe
+from blocklocal.runs.run import load_network
 
 FLAGS = (
     "--data --train-size --model --width --rule --objective --family --scope --readout --reconstruction --blocks "
@@ -232,7 +232,7 @@ def test_recipes_are_listed_and_printed_as_a_configuration(tmp_path):
     assert said.status == 0
     assert all(name in said.out for name in RECIPES.names())
     (tmp_path / "config.json").write_text(cli("recipes", "quickstart").out)
-    from blocklocal.config import load_config
+    from blocklocal.runs.config import load_config
 
     assert load_config(tmp_path) == get_recipe("quickstart")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from run_helpers import StopAfter, assert_same_run, cli, flags, summary, timeless, tiny
 
-from blocklocal.errors import InputError
-from blocklocal.training.compare import Variant, compare, parse_variant
-from blocklocal.training.run import Interrupted, start_run
+from blocklocal._common.errors import InputError
+from blocklocal.runs.compare import Variant, compare, parse_variant
+from blocklocal.runs.run import Interrupted, start_run
 
 RULES = ("block-local:objective=variational,family=bernoulli", "block-local", "backprop", "frozen")
 
@@ -121,7 +121,7 @@ def test_repeated_or_no_rules_and_seeds_are_refused(tmp_path, rules, seeds):
 def stop_in_second_run(output: Path, monkeypatch: pytest.MonkeyPatch, **options) -> Interrupted:
     stops = iter([10**6, 2])
     with monkeypatch.context() as patch:
-        patch.setattr("blocklocal.training.run.StopSignals", lambda: StopAfter(next(stops)))
+        patch.setattr("blocklocal.runs.run.StopSignals", lambda: StopAfter(next(stops)))
         with pytest.raises(Interrupted) as caught:
             run(output, **options)
     return caught.value
@@ -189,8 +189,8 @@ def test_the_old_folder_survives_a_replacement_that_fails(tmp_path, monkeypatch,
         raise OSError(28, os.strerror(28))
 
     place = {
-        "run": "blocklocal.training.compare.start_run",
-        "swap": "blocklocal.training.compare._swap",
+        "run": "blocklocal.runs.compare.start_run",
+        "swap": "blocklocal.runs.compare._swap",
     }[failure]
     with monkeypatch.context() as patch:
         patch.setattr(place, fail)

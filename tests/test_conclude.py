@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from run_helpers import cli, flags, summary, tiny, weights, whole
 
-from blocklocal.training.compare import compare
-from blocklocal.training.run import resume_run
+from blocklocal.runs.compare import compare
+from blocklocal.runs.run import resume_run
 
 SHOWS = {
     "the report": "blocklocal.report.write_report",
     "a figure": "blocklocal.report.plots.to_svg",
-    "the examples": "blocklocal.training.conclude.choose_examples",
+    "the examples": "blocklocal.runs.conclude.choose_examples",
 }
 ERRORS = {
     "a full disk": OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),

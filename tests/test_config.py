@@ -7,10 +7,10 @@ from itertools import pairwise
 import pytest
 from run_helpers import tiny
 
-from blocklocal.config import Config, Data, Machine, Model, Optimisation, load_config
-from blocklocal.errors import InputError
-from blocklocal.recipes import RECIPES, get_recipe
-from blocklocal.settings import Learning
+from blocklocal._common.errors import InputError
+from blocklocal.network.settings import Learning
+from blocklocal.runs.config import Config, Data, Machine, Model, Optimisation, load_config
+from blocklocal.runs.recipes import RECIPES, get_recipe
 
 GROUPS = (Data, Model, Learning, Optimisation, Machine)
 

@@ -10,7 +10,7 @@ from torch import nn
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from blocklocal import BlockLocal, evaluate, split
-from blocklocal.targets import MISSING, Classes, Labels
+from blocklocal.block.targets import MISSING, Classes, Labels
 from blocklocal.training.confusion import confusion_counts
 
 

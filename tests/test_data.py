@@ -18,8 +18,8 @@ from data_files import (
     write_parquet,
 )
 
+from blocklocal._common.errors import InputError
 from blocklocal.data import channel_statistics, load_images
-from blocklocal.errors import InputError
 
 torch.set_num_threads(1)
 pa = pytest.importorskip("pyarrow")

@@ -21,8 +21,8 @@ from data_files import (
     write_parquet,
 )
 
+from blocklocal._common.errors import InputError
 from blocklocal.data import Images, ImageSet, load_images
-from blocklocal.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("empty_cache")
 
@@ -204,19 +204,19 @@ def test_a_set_that_does_not_fit_into_memory_is_refused_at_its_first_image(tmp_p
     opened: list[int] = []
     decode = pytest.importorskip("PIL.Image").open
     monkeypatch.setattr("PIL.Image.open", lambda *args: opened.append(1) or decode(*args))
-    monkeypatch.setattr("blocklocal.limits.available_bytes", lambda: 2 * 18 * 30 - 1)
+    monkeypatch.setattr("blocklocal._common.limits.available_bytes", lambda: 2 * 18 * 30 - 1)
     with pytest.raises(
         InputError,
         match=r"18 images with the training split of set \(1x5x6 each\) would need .*: pass a smaller --image-size",
     ):
         load_images(str(root))
     assert len(opened) == 1
-    monkeypatch.setattr("blocklocal.limits.available_bytes", lambda: 2 * 18 * 30)
+    monkeypatch.setattr("blocklocal._common.limits.available_bytes", lambda: 2 * 18 * 30)
     assert len(load_images(str(root)).test) == 6
 
 
 def test_labels_that_do_not_fit_into_memory_are_refused_unread(tmp_path, monkeypatch):
-    monkeypatch.setattr("blocklocal.limits.available_bytes", lambda: 12 * 8 - 1)
+    monkeypatch.setattr("blocklocal._common.limits.available_bytes", lambda: 12 * 8 - 1)
     with pytest.raises(
         InputError,
         match=r"the 12 labels of .*train-.*\.parquet would need at least 96\.0 B of memory, and 95\.0 B are free",
@@ -225,7 +225,7 @@ def test_labels_that_do_not_fit_into_memory_are_refused_unread(tmp_path, monkeyp
 
 
 def test_a_system_that_does_not_say_what_it_has_left_refuses_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr("blocklocal.limits.available_bytes", lambda: None)
+    monkeypatch.setattr("blocklocal._common.limits.available_bytes", lambda: None)
     assert len(load_images(str(parquet_set(tmp_path / "set"))).test) == 6
 
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from data_files import all_train, first_pixels, parquet_set, picture, png, replace_train
 
+from blocklocal._common.errors import InputError
 from blocklocal.data import load_images
 from blocklocal.data.decode import Decoder
-from blocklocal.errors import InputError
 
 torch.set_num_threads(1)
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from data_files import CLASSES, Image, all_train, first_pixels, folder_set, parquet_set, picture, png, replace_train
 
+from blocklocal._common.errors import InputError
 from blocklocal.data import Images, load_images
-from blocklocal.errors import InputError
 
 torch.set_num_threads(1)
 

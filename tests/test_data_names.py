@@ -20,11 +20,11 @@ from data_files import (
     write_parquet,
 )
 
+from blocklocal._common.errors import InputError
+from blocklocal._common.ranges import MOST_CLASSES
+from blocklocal._common.screen import printable
 from blocklocal.data import load_images
 from blocklocal.data.names import in_order
-from blocklocal.errors import InputError
-from blocklocal.ranges import MOST_CLASSES
-from blocklocal.screen import printable
 
 pa = pytest.importorskip("pyarrow")
 TURNED = ("owl", "dog", "cat")

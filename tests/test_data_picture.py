@@ -12,11 +12,11 @@ import pytest
 import torch
 from data_files import Image, all_train, folder_set, picture, png, replace_train
 
+from blocklocal._common.errors import InputError
+from blocklocal._common.ranges import MAX_PIXELS
 from blocklocal.data.picture import BadImage, open_picture, resize_and_crop
-from blocklocal.errors import InputError
-from blocklocal.ranges import MAX_PIXELS
-from blocklocal.training.build import Facts
-from blocklocal.training.predict import open_pixels
+from blocklocal.runs.build import Facts
+from blocklocal.runs.predict import open_pixels
 
 PngInfo = pytest.importorskip("PIL.PngImagePlugin").PngInfo
 XMP = '<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/"><tiff:Orientation>6</tiff:Orientation></rdf:Description>'

@@ -20,9 +20,9 @@ from data_files import (
     write_parquet,
 )
 
+from blocklocal._common.errors import InputError
 from blocklocal.data import load_images
 from blocklocal.data.roles import role_of
-from blocklocal.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("empty_cache")
 

@@ -8,8 +8,8 @@ import shutil
 import pytest
 from data_files import all_train, class_folders, first_pixels, picture
 
+from blocklocal._common.errors import InputError
 from blocklocal.data import load_images
-from blocklocal.errors import InputError
 
 LABELS = [*["cat", "dog"] * 5]  # of image i
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
+from blocklocal._common.errors import InputError
 from blocklocal.diagnose.diagnosis import BlockDiagnosis
 from blocklocal.diagnose.hints import find_hints
-from blocklocal.errors import InputError
-from blocklocal.settings import Learning
+from blocklocal.network.settings import Learning
 
 # Three blocks on which nothing is wrong.
 SOUND = [

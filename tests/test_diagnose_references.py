@@ -9,7 +9,7 @@ from blocklocal.diagnose import diagnose_run
 from blocklocal.diagnose.measure import measure
 from blocklocal.diagnose.references import find_backprop, follow_statistics, initial_network, open_run
 from blocklocal.families import family
-from blocklocal.training.build import Facts, build_network, load_data
+from blocklocal.runs.build import Facts, build_network, load_data
 
 # --- the untrained network
 

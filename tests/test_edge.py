@@ -9,8 +9,8 @@ from rule_helpers import ALL_RULES, parameters, same, state
 from torch import nn
 
 from blocklocal import BlockLocal, InputError, evaluate, sgd, split
-from blocklocal.edge import check_batch
-from blocklocal.targets import Classes, Labels
+from blocklocal.block.targets import Classes, Labels
+from blocklocal.network.edge import check_batch
 
 X, Y = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 3
 

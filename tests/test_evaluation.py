@@ -10,7 +10,7 @@ from torch import nn
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from blocklocal import BlockLocal, InputError, Trainer, evaluate, split
-from blocklocal.uncertainty import calibration_error
+from blocklocal.uncertainty.measures import calibration_error
 
 X, Y = torch.randn(24, 4, generator=torch.Generator().manual_seed(0)), torch.arange(24) % 5
 BATCHES = list(zip(X.split(10), Y.split(10), strict=True))

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from family_oracles import every_family
 from maths_helpers import CLOSE, SCALAR, backward_message, forward_message, gradients, inner, spread
 
-from blocklocal.errors import InputError
+from blocklocal._common.errors import InputError
+from blocklocal.block.objectives import OBJECTIVES, ORDERS, Terms, evidence, scores
+from blocklocal.block.targets import Classes
 from blocklocal.families import family
-from blocklocal.objectives import OBJECTIVES, ORDERS, Terms, evidence, scores
-from blocklocal.targets import Classes
 
 BATCH, POSITIONS, UNITS, ROWS = 6, 3, 5, 4
 Y = torch.tensor([0, 1, 2, 3, 1, 1])

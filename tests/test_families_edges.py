@@ -9,7 +9,7 @@ from family_oracles import every_family, points
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blocklocal.errors import InputError
+from blocklocal._common.errors import InputError
 from blocklocal.families import family
 from blocklocal.families.numerics import CHUNK
 

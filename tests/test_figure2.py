@@ -9,14 +9,14 @@ import pytest
 import torch
 from data_files import Image, labels, png, write_parquet
 
+from blocklocal._common.seeds import generator
 from blocklocal.data import load_images
-from blocklocal.models.autoencoder import moments
-from blocklocal.reproduce import EXPERIMENTS, Job, Place
-from blocklocal.reproduce import figure2_networks as networks
-from blocklocal.reproduce.figure2 import LABELS, MEASURES, SIZES
-from blocklocal.seeds import generator
 from blocklocal.training.loop import Stopped
 from blocklocal.training.tally import NotFinite
+from experiments import EXPERIMENTS, Job, Place
+from experiments import figure2_networks as networks
+from experiments.autoencoder import moments
+from experiments.figure2 import LABELS, MEASURES, SIZES
 
 FIGURE = EXPERIMENTS.get("figure2")
 CPU = torch.device("cpu")
@@ -146,7 +146,7 @@ def test_the_ensemble_is_the_same_with_its_members_from_the_disk_and_trained_by_
     alone = measure(wanted, data, tmp_path / "alone")
     for seed in range(2):
         measure(job("plain", seed), data, tmp_path / "beside")
-    monkeypatch.setattr("blocklocal.reproduce.figure2.train", None)  # nothing may be trained any more
+    monkeypatch.setattr("experiments.figure2.train", None)  # nothing may be trained any more
     assert measure(wanted, data, tmp_path / "beside") == alone
 
 

@@ -8,8 +8,8 @@ import torch
 
 from blocklocal.data.sequences import spread_windows
 from blocklocal.report.table import NOTHING
-from blocklocal.reproduce import EXPERIMENTS, Job, Place, language, reversal
-from blocklocal.reproduce.streams import LABELS, WAYS, build, stream_content
+from experiments import EXPERIMENTS, Job, Place, language, reversal
+from experiments.streams import LABELS, WAYS, build, stream_content
 
 FIGURE = EXPERIMENTS.get("figure3")
 SMALL_TEXT = {

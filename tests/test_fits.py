@@ -4,12 +4,12 @@ import pytest
 import torch
 from run_helpers import assert_refused, cli, flags, tiny
 
-from blocklocal.config import Config
-from blocklocal.errors import InputError
-from blocklocal.limits import available_bytes, check_memory
-from blocklocal.memory import saved_bytes
-from blocklocal.training import fits
-from blocklocal.training.build import Facts, check_memory_for, draw_network
+from blocklocal._common.errors import InputError
+from blocklocal._common.limits import available_bytes, check_memory
+from blocklocal._common.memory import saved_bytes
+from blocklocal.runs import fits
+from blocklocal.runs.build import Facts, check_memory_for, draw_network
+from blocklocal.runs.config import Config
 
 FACTS = Facts(tuple("abc"), 1, 16, 16, (0.0,), (1.0,))
 NETWORKS = [

@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from run_helpers import tiny, whole, without_reports
 from timeline_helpers import write_pipeline
 
-from blocklocal.config import load_config
-from blocklocal.errors import InputError
+from blocklocal._common.errors import InputError
 from blocklocal.report import write_comparison, write_report
+from blocklocal.runs.compare import finish_run
+from blocklocal.runs.config import load_config
+from blocklocal.runs.run import load_network, resume_run
 from blocklocal.timeline.trace import write_trace
-from blocklocal.training.compare import finish_run
-from blocklocal.training.run import load_network, resume_run
 
 CHECKPOINT = ("state.json", "checksums.json", "rng.pt", "block-0.safetensors", "block-0.optimizer")
 RUN = ("config.json", "data.json", "origin.json", "cuts.json", "metrics.jsonl")

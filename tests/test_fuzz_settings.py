@@ -17,15 +17,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from blocklocal import BlockLocal, InputError, Learning, Optimizer, Trainer, build_model, split
+from blocklocal.block.optim import SCHEDULES
 from blocklocal.cli.arguments import CompareArguments, EvaluateArguments, TrainArguments, parse
 from blocklocal.cli.diagnose import DiagnoseArguments
 from blocklocal.cli.simulate_arguments import Measurement, SimulateArguments, Uniform
-from blocklocal.config import Config, Data, Machine, Model, Optimisation
-from blocklocal.optim import SCHEDULES
 from blocklocal.parallel.launch import Launch
-from blocklocal.reproduce.runner import Launch as Jobs
+from blocklocal.runs.config import Config, Data, Machine, Model, Optimisation
 from blocklocal.simulate import SCHEDULES as PIPELINES
 from blocklocal.simulate import BlockCosts, Link, simulate, uniform_costs
+from experiments.runner import Launch as Jobs
 
 GROUPS = (Data, Model, Learning, Optimisation, Machine, Optimizer, Launch, Jobs, Uniform, Measurement, BlockCosts, Link)
 FEW, MANY = 60, pytest.param(2000, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])

@@ -9,7 +9,7 @@ from run_helpers import assert_same_run, flags, tiny, weights, whole
 from torch import nn
 
 from blocklocal import BlockLocal, split
-from blocklocal.training.build import Facts, draw_network
+from blocklocal.runs.build import Facts, draw_network
 
 FACTS = Facts(tuple("0123456789"), 1, 8, 8, (0.3,), (0.3,))
 LAZY = """

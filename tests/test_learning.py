@@ -7,7 +7,7 @@ from rule_helpers import ALL_RULES, data, finite, gradients, network, parameters
 from torch import nn
 
 from blocklocal import FAMILIES, OBJECTIVES, RULES, BlockLocal, adam, split
-from blocklocal.twin import TWINS
+from blocklocal.block.twin import TWINS
 
 VARIANTS = {
     "bare": {},

@@ -2,8 +2,8 @@
 
 import pytest
 
-from blocklocal import limits
-from blocklocal.limits import available_bytes
+from blocklocal._common import limits
+from blocklocal._common.limits import available_bytes
 
 MEMINFO = "MemTotal: 9000 kB\nMemFree: 100 kB\nMemAvailable:    4000 kB\n"
 

@@ -18,10 +18,10 @@ from run_helpers import (
     whole,
 )
 
-from blocklocal.config import load_config
-from blocklocal.errors import InputError
-from blocklocal.training import origin
-from blocklocal.training.run import resume_run
+from blocklocal._common.errors import InputError
+from blocklocal.runs import origin
+from blocklocal.runs.config import load_config
+from blocklocal.runs.run import resume_run
 
 pytestmark = pytest.mark.usefixtures("no_reports")
 
@@ -98,8 +98,8 @@ def test_a_kill_while_epochs_are_added_leaves_a_run_that_goes_on(tmp_path, monke
         raise Killed
 
     targets = {
-        "complete_extension": "blocklocal.training.origin.complete_extension",
-        "Config.save": "blocklocal.config.Config.save",
+        "complete_extension": "blocklocal.runs.origin.complete_extension",
+        "Config.save": "blocklocal.runs.config.Config.save",
         "Path.unlink": "pathlib.Path.unlink",
     }
     with monkeypatch.context() as patch:

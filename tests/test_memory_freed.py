@@ -8,7 +8,7 @@ import pytest
 import torch
 from rule_helpers import LOCAL_RULES, batch_of, data, network, pendings
 
-from blocklocal.memory import saved_bytes
+from blocklocal._common.memory import saved_bytes
 from blocklocal.rules.base import receive, target_messages
 
 LEARNING = [rule for rule in LOCAL_RULES if rule != "frozen"]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from blocklocal.errors import InputError
+from blocklocal._common.errors import InputError
 from blocklocal.models import build_model
 
 SOURCE = """

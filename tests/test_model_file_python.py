@@ -12,7 +12,7 @@ import torch
 from run_helpers import assert_refused, train
 from torch import nn
 
-from blocklocal.errors import InputError
+from blocklocal._common.errors import InputError
 from blocklocal.models import build_model
 from blocklocal.models.file import load_builder, sources
 

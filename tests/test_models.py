@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from blocklocal.errors import InputError
+from blocklocal._common.errors import InputError
 from blocklocal.models import MODELS, UnitModel, build_model, check_input
 
 torch.set_num_threads(1)

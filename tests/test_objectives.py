@@ -7,10 +7,10 @@ import torch
 from family_oracles import every_family
 from maths_helpers import CLOSE, backward_message, forward_message, gradients, spread
 
-from blocklocal.errors import InputError
+from blocklocal._common.errors import InputError
+from blocklocal.block.objectives import OBJECTIVES, Terms, mixing
+from blocklocal.block.targets import MISSING, Classes
 from blocklocal.families import family
-from blocklocal.objectives import OBJECTIVES, Terms, mixing
-from blocklocal.targets import MISSING, Classes
 
 BERNOULLI = family("bernoulli")
 every_mix = pytest.mark.parametrize("m", [1.0, 0.5, 0.1])

@@ -7,7 +7,7 @@ from blocklocal import BlockLocal
 from blocklocal.models import build_model
 from blocklocal.report import write_report
 from blocklocal.splitting import split
-from blocklocal.training.evaluate import evaluate
+from blocklocal.training.evaluation import evaluate
 
 
 def test_one_class_is_evaluated_without_a_calibration_error():

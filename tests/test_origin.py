@@ -23,11 +23,11 @@ from run_helpers import (
     whole,
 )
 
-from blocklocal.config import Config
-from blocklocal.errors import InputError
-from blocklocal.training import origin
-from blocklocal.training.lock import held
-from blocklocal.training.run import load_network, resume_run, start_run
+from blocklocal._common.errors import InputError
+from blocklocal.runs import origin
+from blocklocal.runs.config import Config
+from blocklocal.runs.lock import held
+from blocklocal.runs.run import load_network, resume_run, start_run
 
 pytestmark = pytest.mark.usefixtures("no_reports")
 
@@ -182,7 +182,7 @@ def test_data_that_moved_with_the_working_folder_is_found_there(tmp_path, monkey
 HOLD = """
 import sys
 from pathlib import Path
-from blocklocal.training.lock import held
+from blocklocal.runs.lock import held
 with held(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

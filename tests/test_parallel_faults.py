@@ -14,10 +14,10 @@ import pytest
 from parallel_helpers import command, faulty, finished, pids, ranks, started, torchrun, wait_until
 from run_helpers import assert_same_run, whole, with_dropout, without_reports
 
-from blocklocal.config import Config
 from blocklocal.parallel.watch import is_running
+from blocklocal.runs.config import Config
+from blocklocal.runs.run import resume_run
 from blocklocal.training.checkpoint import list_checkpoints
-from blocklocal.training.run import resume_run
 
 pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.timeout(180)]
 WITHIN = 30.0  # seconds from a failure to the end of all processes

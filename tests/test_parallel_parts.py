@@ -16,16 +16,16 @@ from parallel_cases import CASES, batches, make
 from torch import nn
 
 from blocklocal import InputError
+from blocklocal.block.learner import BlockUnit
+from blocklocal.block.shards import shard
+from blocklocal.network.settings import Learning
 from blocklocal.parallel.address import find_address
 from blocklocal.parallel.launch import Launch
 from blocklocal.parallel.placement import Placement, place, step_seconds
-from blocklocal.parallel.recorder import COMPUTE, SEND, WAIT, Recorder
 from blocklocal.parallel.stage import check_placement, check_rule
 from blocklocal.rules import RULES
-from blocklocal.settings import Learning
-from blocklocal.shards import shard
 from blocklocal.timeline import read_timeline, shares
-from blocklocal.unit import BlockUnit
+from blocklocal.timeline.recorder import COMPUTE, SEND, WAIT, Recorder
 
 TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "h", "MASTER_PORT": "29500", "LOCAL_WORLD_SIZE": "2"}
 

@@ -16,15 +16,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from parallel_helpers import garbage, listening_on
 
-from blocklocal.errors import InputError
+from blocklocal._common.errors import InputError
+from blocklocal._common.screen import UNSAFE, one_line
 from blocklocal.parallel.address import SECRET, Address, find_address
 from blocklocal.parallel.links import Header
 from blocklocal.parallel.placement import Placement
 from blocklocal.parallel.plan import Decided
 from blocklocal.parallel.store import Forged, SealedStore, decode, hold_store, is_loopback
 from blocklocal.parallel.watch import FAILURE, Failure, about, first_failure, introduce, remedy, report
-from blocklocal.screen import UNSAFE, one_line
-from blocklocal.training.build import Facts
+from blocklocal.runs.build import Facts
 
 OURS, THEIRS = "0123456789abcdef" * 2, "fedcba9876543210" * 2
 names, values = st.text(st.characters(codec="ascii"), min_size=1), st.binary()

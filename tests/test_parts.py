@@ -5,11 +5,11 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from blocklocal.block.auxiliary import Decoder, similarity
+from blocklocal.block.loss import HiddenLoss
+from blocklocal.block.objectives import OBJECTIVES
+from blocklocal.block.targets import Classes
 from blocklocal.families import family
-from blocklocal.local import HiddenLoss
-from blocklocal.objectives import OBJECTIVES
-from blocklocal.parts import Decoder, similarity
-from blocklocal.targets import Classes
 
 FLAT, MAP, SEQUENCE = torch.Size([4, 6]), torch.Size([4, 6, 8, 8]), torch.Size([4, 5, 6])
 

@@ -10,11 +10,11 @@ import torch
 from data_files import picture
 from run_helpers import assert_refused, cli, flags
 
-from blocklocal.errors import InputError
-from blocklocal.network import BlockLocal
-from blocklocal.training import predict
-from blocklocal.training.predict import BATCH_PIXELS, MOST_IMAGES, predict_files
-from blocklocal.training.run import load_network
+from blocklocal._common.errors import InputError
+from blocklocal.network.network import BlockLocal
+from blocklocal.runs import predict
+from blocklocal.runs.predict import BATCH_PIXELS, MOST_IMAGES, predict_files
+from blocklocal.runs.run import load_network
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from io import BytesIO, StringIO, TextIOWrapper
 import pytest
 from rich.console import Console
 
-from blocklocal.errors import InputError
+from blocklocal._common.errors import InputError
 from blocklocal.training.progress import Progress
 
 

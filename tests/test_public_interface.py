@@ -6,14 +6,15 @@ from typing import get_type_hints
 import pytest
 from run_helpers import cli
 
-from blocklocal import FAMILIES, MODELS, OBJECTIVES, RULES, InputError, Learning, choices
-from blocklocal.choices import is_choice, values
+from blocklocal import FAMILIES, MODELS, OBJECTIVES, RULES, InputError, Learning
+from blocklocal._common import choices
+from blocklocal._common.choices import is_choice, values
+from blocklocal._common.registry import Registry
+from blocklocal.block.twin import TWINS
 from blocklocal.cli.arguments import TrainArguments, parse
-from blocklocal.config import Config, Machine, Model, Optimisation
-from blocklocal.recipes import RECIPES
-from blocklocal.registry import Registry
 from blocklocal.rules.base import Rule, local_step
-from blocklocal.twin import TWINS
+from blocklocal.runs.config import Config, Machine, Model, Optimisation
+from blocklocal.runs.recipes import RECIPES
 
 OPEN = {
     "rule": (choices.RuleName, RULES),
@@ -82,7 +83,7 @@ def test_a_rule_of_the_users_own_is_accepted_everywhere(tmp_path, monkeypatch):
     RULES.add("mine", Rule("mine", "a rule of my own", local_step, twin=None, objective="greedy"))
     assert Learning(rule="mine").rule == "mine"
     Config().edit(rule="mine").save(tmp_path / "config.json")
-    from blocklocal.config import load_config
+    from blocklocal.runs.config import load_config
 
     assert load_config(tmp_path).learning.rule == "mine"
     assert "mine  " in repr(RULES)

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from blocklocal import BlockLocal, build_model, split
-from blocklocal.errors import InputError
-from blocklocal.local import HiddenLoss
+from blocklocal._common.errors import InputError
+from blocklocal.block.loss import HiddenLoss
+from blocklocal.block.readouts import WIDEST, reading_layer, readout
 from blocklocal.models.transformer import Layer, Transformer
-from blocklocal.readouts import WIDEST, reading_layer, readout
 
 FLAT, MAP, SEQUENCE = torch.Size([4, 6]), torch.Size([4, 6, 8, 8]), torch.Size([4, 5, 6])
 PAIR = 2 * ["ReLU", "Conv2d", "BatchNorm2d"]  # one layer of a map readout

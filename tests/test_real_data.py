@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from blocklocal.data.text import INSTALLED, PACKAGED
-from blocklocal.recipes import get_recipe
-from blocklocal.reproduce.runner import Launch, reproduce
-from blocklocal.training.compare import compare
+from blocklocal.runs.compare import compare
+from blocklocal.runs.recipes import get_recipe
+from experiments.runner import Launch, reproduce
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from report_helpers import SECTIONS, epoch, page, section, summary, write_run
 
-from blocklocal.errors import InputError
+from blocklocal._common.errors import InputError
 from blocklocal.report.html import write_comparison, write_report
 from blocklocal.report.plots import block_curves, levels, plot_comparison
 from blocklocal.report.read import read_run

@@ -5,7 +5,7 @@ import json
 import pytest
 from report_helpers import CONFUSION, epoch, page, section, summary, write_run
 
-from blocklocal.errors import InputError
+from blocklocal._common.errors import InputError
 from blocklocal.report.classes import MISTAKES, MOST, class_section
 from blocklocal.report.html import write_comparison, write_report
 from blocklocal.schemas.run import Confusion

@@ -6,7 +6,7 @@ from io import StringIO
 import pytest
 from report_helpers import summary
 
-from blocklocal.errors import InputError
+from blocklocal._common.errors import InputError
 from blocklocal.report.table import aggregate, comparison_table, markdown_table
 
 

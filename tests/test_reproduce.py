@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from reproduce_helpers import Counting, image_sets, timeless, tiny_job, use_jobs
 
-from blocklocal.errors import InputError
-from blocklocal.reproduce.experiment import EXPERIMENTS, Job
-from blocklocal.reproduce.runner import Launch, choose, reproduce
-from blocklocal.reproduce.sets import find_set
-from blocklocal.reproduce.store import Store
-from blocklocal.training.run import Interrupted
+from blocklocal._common.errors import InputError
+from blocklocal.runs.run import Interrupted
 from blocklocal.training.tally import NotFinite
+from experiments.experiment import EXPERIMENTS, Job
+from experiments.runner import Launch, choose, reproduce
+from experiments.sets import find_set
+from experiments.store import Store
 
 JOBS = [Job(f"job-{seed}", {"seed": seed}) for seed in range(3)]
 ONE = Launch(jobs=1)
@@ -77,7 +77,7 @@ def test_a_stop_keeps_what_is_finished_and_begins_nothing_new(tmp_path, counting
 
 def test_after_the_given_minutes_no_job_is_begun(tmp_path, counting, monkeypatch):
     clock = iter([0.0, 0.0, 59.0, 61.0, 61.0, 61.0])
-    monkeypatch.setattr("blocklocal.reproduce.runner.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("experiments.runner.time.monotonic", lambda: next(clock))
     assert run(tmp_path / "out", Launch(jobs=1, minutes=1)).left == ["job-2"]
 
 
@@ -140,7 +140,7 @@ def test_a_job_stopped_at_any_step_ends_as_the_uninterrupted_one(tmp_path, monke
     launch = Launch(data=sets, jobs=1)
     whole = reproduce("table1", "quick", tmp_path / "whole", launch, say=lambda line: None)
     stops = iter([False, False, False, True, *[False] * 20])  # before the job, then after every step
-    monkeypatch.setattr("blocklocal.reproduce.runner.StopSignals", lambda: Asked(stops))
+    monkeypatch.setattr("experiments.runner.StopSignals", lambda: Asked(stops))
     stopped = reproduce("table1", "quick", tmp_path / "out", launch, say=lambda line: None)
     assert stopped.left == ["mnist-mlp-evidence-seed0"]
     assert list((tmp_path / "out" / "jobs" / "mnist-mlp-evidence-seed0" / "run" / "checkpoints").glob("step-00000003"))

@@ -9,14 +9,14 @@ import pytest
 from reproduce_helpers import image_sets, timeless
 from run_helpers import assert_refused, cli
 
-from blocklocal.config import Config
-from blocklocal.errors import InputError
+from blocklocal._common.errors import InputError
 from blocklocal.models import build_model
-from blocklocal.reproduce import accuracy
-from blocklocal.reproduce.accuracy import METHODS, SIZES, WHOLE, Accuracy, Group, Network, configuration
-from blocklocal.reproduce.experiment import Job
-from blocklocal.reproduce.runner import Launch, choose, reproduce
+from blocklocal.runs.config import Config
 from blocklocal.splitting import split
+from experiments import accuracy
+from experiments.accuracy import METHODS, SIZES, WHOLE, Accuracy, Group, Network, configuration
+from experiments.experiment import Job
+from experiments.runner import Launch, choose, reproduce
 
 TINY = {"validation": 3, "batch_size": 4, "epochs": 2, "threads": 1, "precision": "float32"}
 

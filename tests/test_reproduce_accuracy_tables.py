@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
-from blocklocal.reproduce.accuracy import Accuracy
-from blocklocal.reproduce.accuracy_paired import Paired, by_seed, paired, student
-from blocklocal.reproduce.accuracy_picture import proxy_picture
-from blocklocal.reproduce.accuracy_tables import HEADINGS, TARGETS, panels, tables, verdict
+from experiments.accuracy import Accuracy
+from experiments.accuracy_paired import Paired, by_seed, paired, student
+from experiments.accuracy_picture import proxy_picture
+from experiments.accuracy_tables import HEADINGS, TARGETS, panels, tables, verdict
 
 
 def row(method: str, test: float, seed: int = 0, group: str = "proxy", blocks: int = 4, **more) -> dict:

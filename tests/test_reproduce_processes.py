@@ -15,12 +15,12 @@ from parallel_helpers import python, started, wait_until
 from PIL import Image
 from reproduce_helpers import image_sets, timeless, tiny_job, use_jobs
 
-from blocklocal.errors import InputError
+from blocklocal._common.errors import InputError
 from blocklocal.parallel.watch import is_running
-from blocklocal.reproduce.experiment import Job, Place
-from blocklocal.reproduce.figure2 import SIZES
-from blocklocal.reproduce.runner import Launch, reproduce
-from blocklocal.reproduce.workers import run_spread
+from experiments.experiment import Job, Place
+from experiments.figure2 import SIZES
+from experiments.runner import Launch, reproduce
+from experiments.workers import run_spread
 
 pytestmark = pytest.mark.xdist_group("workers")  # not "processes", which is the longest part of a test run
 
@@ -31,7 +31,7 @@ sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from reproduce_helpers import tiny_job
 from blocklocal.cli import main
-from blocklocal.reproduce.table1 import Table1
+from experiments.table1 import Table1
 
 def tell():
     begun = lambda: list(Path(sys.argv[3]).glob("jobs/*/run/metrics.jsonl"))

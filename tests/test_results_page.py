@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from blocklocal.errors import InputError
+from blocklocal._common.errors import InputError
 
 DOCS = Path(__file__).parents[1] / "docs"
 EXPERIMENTS = ("table1", "figure2", "figure3", "accuracy")

@@ -22,12 +22,12 @@ from run_helpers import (
     without_reports,
 )
 
-from blocklocal.config import Config
-from blocklocal.errors import InputError
+from blocklocal._common.errors import InputError
 from blocklocal.report.read import read_run
+from blocklocal.runs.config import Config
+from blocklocal.runs.run import resume_run, start_run
 from blocklocal.training.checkpoint import list_checkpoints
 from blocklocal.training.observers import Checkpoints, Console
-from blocklocal.training.run import resume_run, start_run
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -143,7 +143,7 @@ def test_an_epoch_whose_checkpoint_was_not_saved_is_recorded_again_and_counts_on
 def test_a_run_killed_after_its_last_epoch_is_finished_by_resuming(tmp_path, monkeypatch):
     config = tiny()
     with monkeypatch.context() as patch:
-        patch.setattr("blocklocal.training.run.conclude", lambda *_: (_ for _ in ()).throw(Killed()))
+        patch.setattr("blocklocal.runs.run.conclude", lambda *_: (_ for _ in ()).throw(Killed()))
         with pytest.raises(Killed):
             start_run(config, tmp_path / "run", quiet=True)
     resume_run(tmp_path / "run", quiet=True)

@@ -23,7 +23,7 @@ from rule_helpers import (
 from torch import nn
 
 from blocklocal import BlockLocal, adam, sgd, split
-from blocklocal.objectives import evidence
+from blocklocal.block.objectives import evidence
 from blocklocal.rules import RULES, Rule
 from blocklocal.rules.base import local_step
 

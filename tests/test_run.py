@@ -16,11 +16,11 @@ from run_helpers import (
     without_reports,
 )
 
-from blocklocal.config import load_config
-from blocklocal.errors import InputError
+from blocklocal._common.errors import InputError
 from blocklocal.report.read import read_run
+from blocklocal.runs.config import load_config
+from blocklocal.runs.run import start_run
 from blocklocal.training.checkpoint import list_checkpoints
-from blocklocal.training.run import start_run
 
 # fmt: off
 KEYS = {

@@ -22,9 +22,9 @@ from run_helpers import (
 )
 
 from blocklocal.report.read import read_run
+from blocklocal.runs.run import start_run
 from blocklocal.training.checkpoint import list_checkpoints
 from blocklocal.training.observers import Console, MetricsFile, Warnings, find_warnings
-from blocklocal.training.run import start_run
 from blocklocal.training.tally import NotFinite
 
 # --- losses and weights that are not finite

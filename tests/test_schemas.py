@@ -12,16 +12,16 @@ import pytest
 from report_helpers import epoch, page, section, summary, write_run
 from timeline_helpers import HEADER, START, header, totals, write_lines
 
-from blocklocal.errors import InputError
-from blocklocal.files import cut_half_line, write_text
+from blocklocal._common.errors import InputError
+from blocklocal._common.files import cut_half_line, write_text
 from blocklocal.report import write_comparison, write_report
 from blocklocal.report.read import read_run
+from blocklocal.runs.build import Facts
+from blocklocal.runs.saved import load_cuts, load_facts
 from blocklocal.schemas import Text, Whole, check, parse, read_json, read_rows
 from blocklocal.schemas.kinds import Percent, Plain
 from blocklocal.timeline import read_timeline, shares
-from blocklocal.training.build import Facts
 from blocklocal.training.observers import MetricsFile
-from blocklocal.training.saved import load_cuts, load_facts
 
 
 class Inner(msgspec.Struct, forbid_unknown_fields=True):

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from run_helpers import TINY, cli, flags, summary
 
+from blocklocal._common.screen import COLOURS, ESCAPING, Screen, printable
 from blocklocal.cli.main import COMMANDS, Command
-from blocklocal.screen import COLOURS, ESCAPING, Screen, printable
 
 EVIL = "x\x1b]0;owned\x07\x1b[2J\r\x9b2J\u202e\udce9"
 SPELT = r"x\x1b]0;owned\x07\x1b[2J\x0d\x9b2J\u202e\xe9"
@@ -73,7 +73,7 @@ assert set(bl.__all__) <= set(names)
 
 
 @pytest.mark.parametrize(
-    "first", ["", "import blocklocal.splitting.split, blocklocal.families.base, blocklocal.training.evaluate"]
+    "first", ["", "import blocklocal.splitting.split, blocklocal.families.base, blocklocal.training.evaluation"]
 )
 def test_the_package_offers_every_name_whatever_was_imported_first(first):
     subprocess.run([sys.executable, "-c", EVERY_NAME.format(first=first)], check=True, timeout=100)

@@ -11,9 +11,9 @@ import pytest
 from parallel_helpers import python, started
 from run_helpers import assert_same_run, whole, with_dropout, without_reports
 
-from blocklocal.config import Config
+from blocklocal.runs.config import Config
+from blocklocal.runs.run import resume_run
 from blocklocal.training.checkpoint import list_checkpoints
-from blocklocal.training.run import resume_run
 from blocklocal.training.signals import StopSignals
 
 
@@ -27,7 +27,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 # Every step waits a little, so that a signal arrives in the middle of a run whatever the machine's speed.
 SLOW = """
 import sys, time
-from blocklocal.network import BlockLocal
+from blocklocal.network.network import BlockLocal
 step = BlockLocal.step
 def slow(self, x, y):
     time.sleep(0.5)

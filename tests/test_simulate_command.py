@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from simulate_helpers import PIPELINES
 
+from blocklocal._common.errors import InputError
+from blocklocal._common.limits import in_bytes
 from blocklocal.cli.simulate import simulate as command
-from blocklocal.errors import InputError
-from blocklocal.limits import in_bytes
 from blocklocal.simulate import BlockCosts, Link, simulate, uniform_costs
 from blocklocal.simulate.costs_file import CostsFile, load_costs, save_costs
 

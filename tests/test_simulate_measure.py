@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import blocklocal as bl
-from blocklocal.errors import InputError
+from blocklocal._common.errors import InputError
 from blocklocal.simulate import measure, simulate
 
 SAMPLES, UNITS = 24, 16

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulate_helpers import PIPELINES, blocks
 
-from blocklocal.errors import InputError
+from blocklocal._common.errors import InputError
 from blocklocal.simulate import SCHEDULES, BlockCosts, Link, Span, simulate, timeline, uniform_costs
 
 quick = settings(deadline=None, max_examples=25)

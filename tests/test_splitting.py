@@ -6,7 +6,7 @@ from batteries import thinned
 from splitting_helpers import assert_equals_forward, batch, small
 from torch import nn
 
-from blocklocal.errors import InputError
+from blocklocal._common.errors import InputError
 from blocklocal.models import MODELS
 from blocklocal.splitting import split
 

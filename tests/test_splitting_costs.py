@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from splitting_helpers import compose
 from torch import nn
 
-from blocklocal.errors import InputError
-from blocklocal.memory import saved_bytes
+from blocklocal._common.errors import InputError
+from blocklocal._common.memory import saved_bytes
 from blocklocal.splitting import partition, unit_costs
 
 torch.set_num_threads(1)

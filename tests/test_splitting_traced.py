@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from splitting_helpers import assert_equals_forward, batch, compose
 from torch import nn
 
-from blocklocal.errors import InputError
+from blocklocal._common.errors import InputError
 from blocklocal.splitting import split
 
 torch.set_num_threads(1)

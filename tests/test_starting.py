@@ -12,10 +12,10 @@ from parallel_helpers import finished, started
 from reproduce_helpers import image_sets
 from run_helpers import tiny
 
-from blocklocal.starting import ROOT, start_script
+from blocklocal._common.starting import ROOT, start_script
 
 pytestmark = [pytest.mark.xdist_group("workers"), pytest.mark.timeout(180)]
-STARTING = Path(__file__).parent.parent / "src" / "blocklocal" / "starting.py"
+STARTING = Path(__file__).parent.parent / "src" / "blocklocal" / "_common" / "starting.py"
 NAMES = ("queue", "profile", "socket", "selectors", "signal", "test", "types", "pickle", "threading", "torch", "numpy")
 
 # Imports what it can, tells where from.

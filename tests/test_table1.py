@@ -6,11 +6,11 @@ import pytest
 from reproduce_helpers import image_sets, tiny_job, use_jobs
 from run_helpers import assert_refused, cli
 
-from blocklocal.config import Config
 from blocklocal.models import build_model
-from blocklocal.reproduce.runner import Launch, reproduce
-from blocklocal.reproduce.table1 import METHODS, MODELS, SETS, Table1, published
+from blocklocal.runs.config import Config
 from blocklocal.splitting import split
+from experiments.runner import Launch, reproduce
+from experiments.table1 import METHODS, MODELS, SETS, Table1, published
 
 EVERY = ("backprop", "frozen", "feedback-alignment", "variational", "variational-neighbour", "evidence")
 

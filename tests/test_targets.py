@@ -6,8 +6,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from blocklocal import BlockLocal, InputError, build_model, sgd, split
+from blocklocal.block.targets import MISSING, Classes, Labels
 from blocklocal.families import family
-from blocklocal.targets import MISSING, Classes, Labels
 
 GENERATOR = torch.Generator().manual_seed(0)
 TABLE = torch.randn(3, 2, 5, generator=GENERATOR)  # 3 rows, 2 positions, 5 units

@@ -5,7 +5,7 @@ import json
 import pytest
 from timeline_helpers import HEADER, LATE, START, STEP, header, timeline_of, totals, write_lines, write_pipeline
 
-from blocklocal.errors import InputError
+from blocklocal._common.errors import InputError
 from blocklocal.timeline import read_timeline, shares
 
 # --- what is in the files

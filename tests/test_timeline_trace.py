@@ -22,8 +22,8 @@ from timeline_helpers import (
     write_pipeline,
 )
 
+from blocklocal._common.errors import InputError
 from blocklocal.cli.trace import trace
-from blocklocal.errors import InputError
 from blocklocal.timeline import trace_events, write_trace
 
 RUNS = [ideal, shared, replicated, resumed, moved, fine]

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from rule_helpers import disturb, gradients, parameters, same, state
 
 from blocklocal import BlockLocal, InputError, adam, sgd, split
+from blocklocal._common.seeds import seeded
+from blocklocal.block.learner import Moment
+from blocklocal.block.normalisation import normaliser
 from blocklocal.models.transformer import Attention, Transformer, sinusoids
-from blocklocal.normalising import normaliser
 from blocklocal.rules.base import Batch, receive, target_messages
-from blocklocal.seeds import seeded
-from blocklocal.unit import Moment
 
 TOKENS, LENGTH = 7, 6
 WAYS = {

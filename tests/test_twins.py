@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from blocklocal import BlockLocal, Learning, build_model, split
-from blocklocal.assembly import build_units
+from blocklocal.block.mirror import Resize, mirror_block
+from blocklocal.block.targets import Classes
+from blocklocal.block.twin import TWINS
 from blocklocal.families import family
-from blocklocal.mirror import Resize, mirror_block
+from blocklocal.network.assembly import build_units
 from blocklocal.rules.base import target_messages
-from blocklocal.targets import Classes
-from blocklocal.twin import TWINS
 
 CLASSES = 3
 every_twin = pytest.mark.parametrize("twin", TWINS.names())

@@ -8,8 +8,8 @@ import torch
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from blocklocal.errors import InputError
-from blocklocal.uncertainty import (
+from blocklocal._common.errors import InputError
+from blocklocal.uncertainty.measures import (
     auroc,
     ause,
     ence,

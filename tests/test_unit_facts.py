@@ -7,7 +7,7 @@ import torch
 from rule_helpers import batch_of, data, network
 
 from blocklocal import sgd
-from blocklocal.errors import InputError
+from blocklocal._common.errors import InputError
 from blocklocal.rules.base import receive, target_messages
 
 

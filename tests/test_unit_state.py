@@ -18,7 +18,7 @@ from torch import nn
 
 from blocklocal import BlockLocal, InputError, split
 from blocklocal.training.checkpoint import load_checkpoint, save_checkpoint
-from blocklocal.training.unit_state import check_savable
+from blocklocal.training.learner_state import check_savable
 
 X, Y = torch.randn(4, 8, generator=torch.Generator().manual_seed(2)), torch.tensor([0, 1, 2, 0])
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from run_helpers import assert_refused, cli, file_limit, flags
 
-from blocklocal.errors import InputError
-from blocklocal.written import check_target, signed_json, write_file
+from blocklocal._common.errors import InputError
+from blocklocal._common.written import check_target, signed_json, write_file
 
 NEW = signed_json({"a": 1})
 
@@ -111,7 +111,7 @@ def written_to(name: str, out: object, folder: Path) -> bytes:
     """What a program that prints before and after writes to standard output under this name."""
     program = f"""
         from pathlib import Path
-        from blocklocal.written import write_file
+        from blocklocal._common.written import write_file
         print("before")
         write_file(Path({name!r}), b"written\\n")
         print("after")

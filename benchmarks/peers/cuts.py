@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import blocklocal as bl
+from blocklocal.block.learner import BlockUnit, Moment
 from blocklocal.rules.base import Batch, receive, target_messages
 from blocklocal.splitting import partition, unit_costs
-from blocklocal.unit import BlockUnit, Moment
 from peers import block_local, pipeline
 from peers.base import Task, build_batch, build_model
 

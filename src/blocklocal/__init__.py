@@ -9,15 +9,15 @@ import importlib.util
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from blocklocal._common.errors import InputError
+    from blocklocal.block.objectives import OBJECTIVES
+    from blocklocal.block.optim import Optimizer, adam, adamw, sgd
     from blocklocal.data import Batches, Images, ImageSet, load_images
-    from blocklocal.errors import InputError
     from blocklocal.families import FAMILIES, Family, family
     from blocklocal.models import MODELS, build_model
-    from blocklocal.network import BlockLocal, Prediction
-    from blocklocal.objectives import OBJECTIVES
-    from blocklocal.optim import Optimizer, adam, adamw, sgd
+    from blocklocal.network.network import BlockLocal, Prediction
+    from blocklocal.network.settings import Learning
     from blocklocal.rules import RULES
-    from blocklocal.settings import Learning
     from blocklocal.splitting import Split, split
     from blocklocal.training import Callback, Evaluation, Trainer, evaluate
 
@@ -53,14 +53,14 @@ __all__ = [
 
 _HOMES = {
     "data": ("Batches", "Images", "ImageSet", "load_images"),
-    "errors": ("InputError",),
+    "_common.errors": ("InputError",),
     "families": ("FAMILIES", "Family", "family"),
     "models": ("MODELS", "build_model"),
-    "network": ("BlockLocal", "Prediction"),
-    "objectives": ("OBJECTIVES",),
-    "optim": ("Optimizer", "adam", "adamw", "sgd"),
+    "network.network": ("BlockLocal", "Prediction"),
+    "block.objectives": ("OBJECTIVES",),
+    "block.optim": ("Optimizer", "adam", "adamw", "sgd"),
     "rules": ("RULES",),
-    "settings": ("Learning",),
+    "network.settings": ("Learning",),
     "splitting": ("Split", "split"),
     "training": ("Callback", "Evaluation", "Trainer", "evaluate"),
 }

@@ -10,12 +10,12 @@ from typing import Annotated, Any, Literal, TypeVar, get_origin
 
 import tyro
 
-from blocklocal.choices import values
-from blocklocal.config import Config
-from blocklocal.errors import InputError
+from blocklocal._common.choices import values
+from blocklocal._common.errors import InputError
+from blocklocal._common.screen import COLOURS, allowing
 from blocklocal.parallel.launch import Launch
-from blocklocal.recipes import get_recipe
-from blocklocal.screen import COLOURS, allowing
+from blocklocal.runs.config import Config
+from blocklocal.runs.recipes import get_recipe
 
 T = TypeVar("T")
 
@@ -162,8 +162,8 @@ def parse_with_base(kind: type[T], arguments: Sequence[str], prog: str) -> T:
     if base.recipe:
         settings = get_recipe(base.recipe)
     elif base.config:
-        from blocklocal.config import load_config
-        from blocklocal.training.origin import open_config
+        from blocklocal.runs.config import load_config
+        from blocklocal.runs.origin import open_config
 
         own = base.model is not None  # then the model that the configuration names does not matter
         settings = load_config(base.config) if own else open_config(base.config, trust=base.trust)

@@ -7,6 +7,10 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from blocklocal._common.errors import InputError, Interrupted, unknown
+from blocklocal._common.limits import check_memory
+from blocklocal._common.screen import console
+from blocklocal._common.written import check_target, signed_json, write_file
 from blocklocal.cli.arguments import (
     CompareArguments,
     EvaluateArguments,
@@ -16,18 +20,14 @@ from blocklocal.cli.arguments import (
     parse,
     parse_with_base,
 )
-from blocklocal.config import Config
-from blocklocal.errors import InputError, Interrupted, unknown
-from blocklocal.limits import check_memory
 from blocklocal.parallel.launch import Launch
-from blocklocal.recipes import RECIPES
-from blocklocal.screen import console
-from blocklocal.written import check_target, signed_json, write_file
+from blocklocal.runs.config import Config
+from blocklocal.runs.recipes import RECIPES
 
 if TYPE_CHECKING:
     from blocklocal.data import ImageSet
     from blocklocal.parallel.address import Address
-    from blocklocal.training.build import Facts
+    from blocklocal.runs.build import Facts
 
 PROCESS_BYTES = 100 * 2**20  # of a process's own, before it has any data
 
@@ -35,7 +35,7 @@ PROCESS_BYTES = 100 * 2**20  # of a process's own, before it has any data
 def train(arguments: list[str]) -> None:
     """Train one network block by block and write a run folder with a report."""
     from blocklocal.parallel.address import find_address
-    from blocklocal.training.run import start_run
+    from blocklocal.runs.run import start_run
 
     given = parse_with_base(TrainArguments, arguments, "blocklocal train")
     if given.resume is None and (given.checkpoint is not None or given.accept_changes):
@@ -64,7 +64,7 @@ def train(arguments: list[str]) -> None:
 
 
 def _resume(given: TrainArguments, arguments: list[str]) -> dict[str, Any]:
-    from blocklocal.training.run import resume_run
+    from blocklocal.runs.run import resume_run
 
     assert given.resume is not None
     return resume_run(
@@ -88,9 +88,9 @@ def _train_spread(
     from blocklocal.parallel.plan import Order
     from blocklocal.parallel.processes import check_devices
     from blocklocal.parallel.run import train_share
-    from blocklocal.training.build import find_device
-    from blocklocal.training.origin import adds_epochs, is_finished, open_settings
-    from blocklocal.training.run import check_free, check_run
+    from blocklocal.runs.build import find_device
+    from blocklocal.runs.origin import adds_epochs, is_finished, open_settings
+    from blocklocal.runs.run import check_free, check_run
 
     resume, wanted = given.resume is not None, given.launch.processes
     config, epochs = given.settings, None
@@ -148,7 +148,7 @@ def _only_resume(arguments: list[str]) -> None:
 def compare(arguments: list[str]) -> None:
     """Train the same recipe under several rules and seeds; one table, one report."""
     from blocklocal.report import comparison_table
-    from blocklocal.training.compare import compare as run_comparison
+    from blocklocal.runs.compare import compare as run_comparison
 
     given = parse_with_base(CompareArguments, arguments, "blocklocal compare")
     if given.resume and given.output is None:
@@ -169,9 +169,9 @@ def compare(arguments: list[str]) -> None:
 
 def evaluate(arguments: list[str]) -> None:
     """Measure every block of a trained run on a split."""
-    from blocklocal.training.build import evaluation_batches, load_data
-    from blocklocal.training.evaluate import evaluate as measure
-    from blocklocal.training.run import block_names, load_network
+    from blocklocal.runs.build import evaluation_batches, load_data
+    from blocklocal.runs.run import block_names, load_network
+    from blocklocal.training.evaluation import evaluate as measure
 
     given = parse(EvaluateArguments, arguments, "blocklocal evaluate")
     if given.split not in ("test", "validation", "train"):
@@ -214,7 +214,7 @@ def _check_fits(data: "ImageSet", facts: "Facts") -> None:
 
 def predict(arguments: list[str]) -> None:
     """Class, confidence, and what each block and all together thought, for image files."""
-    from blocklocal.training.predict import predict_files
+    from blocklocal.runs.predict import predict_files
 
     given = parse(PredictArguments, arguments, "blocklocal predict")
     for line in predict_files(given.run, given.images, given.resize, given.checkpoint, given.device, trust=given.trust):

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import tyro
 
+from blocklocal._common.ranges import COUNT, check_settings
 from blocklocal.cli.arguments import parse
-from blocklocal.ranges import COUNT, check_settings
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from blocklocal import __version__
-from blocklocal.errors import InputError, Interrupted, file_trouble, number_trouble, unknown
-from blocklocal.screen import Screen, printable, screens
+from blocklocal._common.errors import InputError, Interrupted, file_trouble, number_trouble, unknown
+from blocklocal._common.screen import Screen, printable, screens
 
 
 @dataclass(frozen=True)

@@ -1,61 +1,20 @@
-"""`blocklocal reproduce`: one of the paper's experiments, its figures beside ours, or accuracy beside backprop's."""
+"""`blocklocal reproduce`: hands its arguments to `experiments/`, which lies in the repository and not in the package."""
 
-import shlex
-from dataclasses import dataclass, field
+import sys
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated
 
-import tyro
-
-from blocklocal.cli.arguments import parse
-from blocklocal.errors import InputError, Interrupted
-from blocklocal.reproduce.runner import Launch, choose
-from blocklocal.reproduce.runner import reproduce as run_experiment
-from blocklocal.reproduce.store import Store
-
-
-@dataclass(frozen=True)
-class ReproduceArguments:
-    """Re-make table1, figure2 or figure3 of the paper, or measure accuracy beside backprop's.
-
-    The same command again goes on where it was stopped.
-    """
-
-    experiment: Annotated[str, tyro.conf.Positional]
-    """table1, figure2, figure3 or accuracy."""
-    size: str = "quick"
-    """quick (minutes on a CPU) or full (real widths and 3 seeds, for a GPU)."""
-    launch: Launch = field(default_factory=Launch)
-    output: Path | None = None
-    """Folder of tables, figures and finished jobs. Default: runs/EXPERIMENT-SIZE."""
-    list: bool = False
-    """Only list the jobs and which of them are done."""
+import blocklocal
+from blocklocal._common.errors import InputError
 
 
 def reproduce(arguments: list[str]) -> None:
     """Re-make table1, figure2 or figure3 of the paper, or measure accuracy beside backprop's."""
-    given = parse(ReproduceArguments, arguments, "blocklocal reproduce")
-    folder = given.output or Path("runs") / f"{given.experiment}-{given.size}"
-    if given.list:
-        _list(given, folder)
-        return
-    report = run_experiment(
-        given.experiment, given.size, folder, given.launch, say=lambda line: print(line, flush=True)
-    )
-    if report.rows:
-        print(f"\n{report.markdown}\ntables and figures: {folder}")
-    if report.failed:
-        names = "; ".join(f"{name}: {why}" for name, why in report.failed.items())
-        raise InputError(f"{len(report.failed)} jobs diverged and have no row ({len(report.left)} are left): {names}")
-    if report.left:
-        raise Interrupted(folder, f"the same command ({len(report.left)} jobs left): {_again(arguments)}")
-
-
-def _list(given: ReproduceArguments, folder: Path) -> None:
-    store = Store(folder, given.experiment, given.size)
-    for job in choose(given.experiment, given.size, given.launch.only):
-        print(f"{'done' if store.row(job) is not None else '    '}  {job.name}")
-
-
-def _again(arguments: list[str]) -> str:
-    return shlex.join(["blocklocal", "reproduce", *arguments])
+    root = Path(blocklocal.__file__).parents[2]
+    if not (root / "experiments" / "command.py").is_file():
+        raise InputError(
+            "the paper's experiments are in the repository of blocklocal, not in the installed package: clone it, "
+            "install it with pip install --editable . and give the command again."
+        )
+    sys.path.insert(0, str(root))
+    import_module("experiments.command").reproduce(arguments)

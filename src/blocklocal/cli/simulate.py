@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from blocklocal._common.errors import InputError
+from blocklocal._common.screen import console, is_terminal
+from blocklocal._common.written import check_target, signed_json, write_file
 from blocklocal.cli.arguments import parse
 from blocklocal.cli.simulate_arguments import SimulateArguments
-from blocklocal.errors import InputError
 from blocklocal.report.save import picture_paths
-from blocklocal.screen import console, is_terminal
-from blocklocal.written import check_target, signed_json, write_file
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -90,10 +90,10 @@ def _micro_batches(given: SimulateArguments, devices: int) -> int:
 def _measure(given: SimulateArguments) -> "CostsFile":
     import torch
 
-    from blocklocal.config import Config, Machine
+    from blocklocal.runs.build import Facts, build_network, check_memory_for, set_threads
+    from blocklocal.runs.config import Config, Machine
     from blocklocal.simulate.costs_file import CostsFile
     from blocklocal.simulate.measure import measure
-    from blocklocal.training.build import Facts, build_network, check_memory_for, set_threads
 
     m = given.measurement
     threads = set_threads(m.threads)

@@ -6,12 +6,12 @@ from typing import Annotated
 
 import tyro
 
+from blocklocal._common.errors import InputError
+from blocklocal._common.written import check_target
 from blocklocal.cli.arguments import parse
-from blocklocal.errors import InputError
 from blocklocal.report.save import picture_paths, save_named
 from blocklocal.timeline.read import read_timeline
 from blocklocal.timeline.trace import write_trace
-from blocklocal.written import check_target
 
 
 @dataclass(frozen=True)

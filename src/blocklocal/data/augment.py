@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from blocklocal.errors import InputError, check_positive
-from blocklocal.registry import Registry
+from blocklocal._common.errors import InputError, check_positive
+from blocklocal._common.registry import Registry
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 

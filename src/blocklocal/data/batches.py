@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from blocklocal._common.errors import InputError, check_positive
+from blocklocal._common.seeds import generator
 from blocklocal.data.augment import augmenter
 from blocklocal.data.images import Images
-from blocklocal.errors import InputError, check_positive
-from blocklocal.seeds import generator
 
 _LEVELS = 255  # the largest uint8 pixel value, read as 1.0
 

@@ -10,9 +10,9 @@ import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from blocklocal._common.limits import check_memory
 from blocklocal.data.decode import COPIES, SMALLER, Raw, Told
 from blocklocal.data.images import Images
-from blocklocal.limits import check_memory
 
 log = logging.getLogger("blocklocal")
 

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from blocklocal._common.errors import InputError
+from blocklocal._common.ranges import MOST_CLASSES
+from blocklocal._common.screen import printable
 from blocklocal.data.names import check_count, class_names, in_order, renumber
 from blocklocal.data.source import Encoded, Unlabelled
-from blocklocal.errors import InputError
-from blocklocal.ranges import MOST_CLASSES
-from blocklocal.screen import printable
 
 if TYPE_CHECKING:
     import pyarrow as pa

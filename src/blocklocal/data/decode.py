@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from blocklocal._common.errors import InputError
+from blocklocal._common.limits import check_memory
 from blocklocal.data.images import Images
 from blocklocal.data.names import many
 from blocklocal.data.picture import BadImage, open_picture, resize_and_crop, to_array, to_mode
 from blocklocal.data.source import Encoded, Source
-from blocklocal.errors import InputError
-from blocklocal.limits import check_memory
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from blocklocal._common.errors import InputError, shown
+from blocklocal._common.screen import printable
 from blocklocal.data.listing import Listing, of_splits, of_whole
 from blocklocal.data.names import class_names, few, many
 from blocklocal.data.roles import ROLES, by_role, role_of
@@ -24,8 +26,6 @@ from blocklocal.data.scan import (
 )
 from blocklocal.data.source import Source, Unlabelled
 from blocklocal.data.tables import Table, find_tables, list_table
-from blocklocal.errors import InputError, shown
-from blocklocal.screen import printable
 
 LAYOUT = "train/<class>/*.png with test/<class>/*.png, <class>/*.png, or images beside a labels.csv (see docs/data.md)"
 _REMEDY = (

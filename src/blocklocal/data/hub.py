@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from blocklocal._common.errors import InputError
+from blocklocal._common.screen import one_line
 from blocklocal.data import columns
 from blocklocal.data.names import few
 from blocklocal.data.roles import ROLES, by_role, cast
 from blocklocal.data.source import Encoded, Source, Unlabelled
-from blocklocal.errors import InputError
-from blocklocal.screen import one_line
 
 if TYPE_CHECKING:
     from pathlib import Path

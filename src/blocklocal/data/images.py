@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from blocklocal.errors import InputError
+from blocklocal._common.errors import InputError
 
 _LEVELS = 255  # the largest uint8 pixel value, read as 1.0
 _STD_FLOOR = 1 / _LEVELS  # one grey level: a constant channel is normalised to 0, not to infinity

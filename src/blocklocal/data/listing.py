@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
+from blocklocal._common.errors import InputError
 from blocklocal.data.names import few
 from blocklocal.data.roles import cast
 from blocklocal.data.source import Encoded, Source, Unlabelled
 from blocklocal.data.splits import stratified
-from blocklocal.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from torch import Tensor
 
+from blocklocal._common.errors import InputError, check_positive
+from blocklocal._common.ranges import IMAGE_SIZE, check_range
+from blocklocal._common.screen import printable
 from blocklocal.data.account import copies_in_training, without_images
 from blocklocal.data.cache import cache_path, cached, default_cache_dir, file_identity
 from blocklocal.data.decode import Raw, Told, decode
@@ -21,9 +24,6 @@ from blocklocal.data.parquet import find_parquet, parquet_files, role_of_file
 from blocklocal.data.scan import holds_images
 from blocklocal.data.source import Source
 from blocklocal.data.splits import check_validation, split
-from blocklocal.errors import InputError, check_positive
-from blocklocal.ranges import IMAGE_SIZE, check_range
-from blocklocal.screen import printable
 
 _KINDS = (
     "Give 'digits', a folder with parquet files or class folders, or a name on the Hugging Face hub (owner/name, or "

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from blocklocal.errors import InputError
-from blocklocal.ranges import MOST_CLASSES
-from blocklocal.screen import printable
+from blocklocal._common.errors import InputError
+from blocklocal._common.ranges import MOST_CLASSES
+from blocklocal._common.screen import printable
 
 _SHOWN = 10  # names that a message lists
 _DIGITS = 18  # a name of more digits is no number that somebody counts with

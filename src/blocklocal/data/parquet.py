@@ -13,13 +13,13 @@ from pathlib import Path
 
 from torch import Tensor, cat
 
+from blocklocal._common.errors import InputError
+from blocklocal._common.limits import check_memory
 from blocklocal.data import columns
 from blocklocal.data.names import few
 from blocklocal.data.roles import ROLES, cast, role_of
 from blocklocal.data.scan import LeftOut, files_directly_in, subfolders
 from blocklocal.data.source import Encoded, Source, Unlabelled
-from blocklocal.errors import InputError
-from blocklocal.limits import check_memory
 
 _SHARD = re.compile(r"-(\d+)-of-(\d+)(?=-|$)")
 _DEPTH = 3  # folders below the set's own in which files are looked for: data, configuration, split

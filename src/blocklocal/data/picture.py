@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from blocklocal.ranges import MAX_PIXELS
+from blocklocal._common.ranges import MAX_PIXELS
 
 if TYPE_CHECKING:
     from PIL.Image import Image

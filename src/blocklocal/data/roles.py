@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from blocklocal._common.errors import InputError
 from blocklocal.data.source import Encoded, Unlabelled
-from blocklocal.errors import InputError
 
 log = logging.getLogger("blocklocal")
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from blocklocal.errors import InputError, check_positive
-from blocklocal.seeds import generator
+from blocklocal._common.errors import InputError, check_positive
+from blocklocal._common.seeds import generator
 
 DIGITS = 10
 POSSIBLE = 3_628_800  # permutations of the ten digits

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from blocklocal._common.errors import InputError
+from blocklocal._common.seeds import generator
 from blocklocal.data.account import line
 from blocklocal.data.decode import Raw, Told
 from blocklocal.data.images import Images, ImageSet, channel_statistics
-from blocklocal.errors import InputError
-from blocklocal.seeds import generator
 
 TEST_FRACTION = 0.2  # of sets that come without a test split
 

@@ -14,14 +14,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TextIO
 
+from blocklocal._common.errors import InputError, shown
+from blocklocal._common.limits import check_memory
+from blocklocal._common.screen import printable
 from blocklocal.data.listing import Listing
 from blocklocal.data.names import class_names, few, in_order
 from blocklocal.data.roles import role_of
 from blocklocal.data.scan import UNNAMED, LeftOut, files_directly_in, is_image, list_images
 from blocklocal.data.source import Unlabelled
-from blocklocal.errors import InputError, shown
-from blocklocal.limits import check_memory
-from blocklocal.screen import printable
 
 FILE_COLUMNS = ("file_name", "filename", "file", "image", "image_name", "image_path", "img", "path", "file_path")
 LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "target")

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blocklocal.errors import InputError
-from blocklocal.seeds import stream_seed
+from blocklocal._common.errors import InputError
+from blocklocal._common.seeds import stream_seed
 
 SUFFIXES = (".txt", ".rst", ".md")
 INSTALLED = Path("/usr/share/doc")

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from blocklocal.network import BlockLocal
+from blocklocal._common.seeds import seeded
+from blocklocal.network.network import BlockLocal
 from blocklocal.report.table import mean
-from blocklocal.seeds import seeded
 from blocklocal.splitting.copying import copy_module
 
 

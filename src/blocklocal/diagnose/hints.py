@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from blocklocal.diagnose.diagnosis import BlockDiagnosis
+from blocklocal.network.settings import Learning
 from blocklocal.rules import RULES, Rule
 from blocklocal.rules.base import local_step
-from blocklocal.settings import Learning
 from blocklocal.training.observers import COLLAPSED, LAGS
 
 LEARNS = 2.0  # points that a probe must read more off a block than off the untrained one

@@ -10,7 +10,7 @@ from blocklocal.diagnose.outputs import as_read, block_outputs
 from blocklocal.diagnose.probes import probe_accuracy, probe_features
 from blocklocal.diagnose.reconstruct import Moments, explained, rows
 from blocklocal.families import Family
-from blocklocal.network import BlockLocal
+from blocklocal.network.network import BlockLocal
 from blocklocal.rules.base import target_messages
 
 Pairs = Iterable[tuple[Tensor, Tensor]]

@@ -6,9 +6,9 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from blocklocal.errors import InputError
+from blocklocal._common.errors import InputError
 from blocklocal.families import Family
-from blocklocal.network import BlockLocal
+from blocklocal.network.network import BlockLocal
 
 
 def block_outputs(network: BlockLocal, x: Tensor) -> Iterator[Tensor]:

@@ -8,17 +8,17 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from blocklocal.config import Config, Optimisation
-from blocklocal.errors import InputError
-from blocklocal.network import BlockLocal
+from blocklocal._common.errors import InputError
+from blocklocal._common.seeds import seeded
+from blocklocal.network.network import BlockLocal
 from blocklocal.report.table import BACKPROP
 from blocklocal.rules import RULES
-from blocklocal.seeds import seeded
-from blocklocal.training.build import Facts, build_network, find_device
+from blocklocal.runs.build import Facts, build_network, find_device
+from blocklocal.runs.config import Config, Optimisation
+from blocklocal.runs.origin import load_settings, open_settings
+from blocklocal.runs.run import find_checkpoint
+from blocklocal.runs.saved import load_cuts, load_facts
 from blocklocal.training.checkpoint import load_checkpoint
-from blocklocal.training.origin import load_settings, open_settings
-from blocklocal.training.run import find_checkpoint
-from blocklocal.training.saved import load_cuts, load_facts
 
 SAME_MODEL = ("model", "width", "model_options")
 SAME_CUT = ("blocks", "at", "balance")  # of a rule that learns block by block

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from blocklocal._common.errors import InputError, check_positive
+from blocklocal._common.files import write_text
 from blocklocal.data import Batches, Images, ImageSet
 from blocklocal.diagnose.diagnosis import Diagnosis, Messages, assemble
 from blocklocal.diagnose.gradients import gradient_cosines
@@ -23,12 +25,10 @@ from blocklocal.diagnose.references import (
     open_against,
     open_run,
 )
-from blocklocal.errors import InputError, check_positive
-from blocklocal.files import write_text
-from blocklocal.network import BlockLocal
+from blocklocal.network.network import BlockLocal
 from blocklocal.report.table import BACKPROP
-from blocklocal.training.build import Facts, evaluation_batches, load_data, training_batches
-from blocklocal.training.run import check_facts
+from blocklocal.runs.build import Facts, evaluation_batches, load_data, training_batches
+from blocklocal.runs.run import check_facts
 
 HELD_SHARE = 5  # one image in so many is held out, where the run has no validation split
 

@@ -2,8 +2,8 @@
 
 import sys
 
+from blocklocal._common.registry import import_all
 from blocklocal.families.base import FAMILIES, Family, family
-from blocklocal.registry import import_all
 
 import_all(sys.modules[__name__])
 

@@ -19,8 +19,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from blocklocal.errors import InputError, unknown
-from blocklocal.registry import Registry
+from blocklocal._common.errors import InputError, unknown
+from blocklocal._common.registry import Registry
 
 
 @dataclass(frozen=True)

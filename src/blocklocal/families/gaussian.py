@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from blocklocal.errors import InputError
+from blocklocal._common.errors import InputError
 from blocklocal.families.base import Family, register
 from blocklocal.families.numerics import log1p_remainder, log_ratio
 

@@ -7,7 +7,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from blocklocal.errors import InputError
+from blocklocal._common.errors import InputError
 from blocklocal.families import truncated
 from blocklocal.families.base import Family, register
 from blocklocal.families.numerics import in_float

@@ -2,8 +2,8 @@
 
 import sys
 
+from blocklocal._common.registry import import_all
 from blocklocal.models.base import MODELS, UnitModel, build_model, check_input
-from blocklocal.registry import import_all
 
 import_all(sys.modules[__name__])
 

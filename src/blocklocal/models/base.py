@@ -14,10 +14,10 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from blocklocal.errors import InputError, check_positive, unknown
+from blocklocal._common.errors import InputError, check_positive, unknown
+from blocklocal._common.ranges import WIDTH, check_range
+from blocklocal._common.registry import Registry
 from blocklocal.models.file import build_from_file, is_reference
-from blocklocal.ranges import WIDTH, check_range
-from blocklocal.registry import Registry
 
 Shape = tuple[int, int, int]
 MODELS: Registry[Callable[..., nn.Module]] = Registry("model")

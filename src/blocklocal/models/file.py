@@ -18,7 +18,7 @@ from weakref import WeakValueDictionary
 
 from torch import nn
 
-from blocklocal.errors import InputError, unknown
+from blocklocal._common.errors import InputError, unknown
 from blocklocal.models.neighbours import FreshLoader, Neighbours
 
 _numbers = count()

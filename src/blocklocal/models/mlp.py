@@ -5,9 +5,9 @@ from collections import OrderedDict
 
 from torch import nn
 
-from blocklocal.errors import InputError
+from blocklocal._common.errors import InputError
+from blocklocal._common.ranges import check_range, whole
 from blocklocal.models.base import MODELS, ChainModel, Shape
-from blocklocal.ranges import check_range, whole
 
 DEPTH = whole(1, 10_000)  # hidden layers
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blocklocal.errors import InputError, check_positive
+from blocklocal._common.errors import InputError, check_positive
 from blocklocal.models.base import check_choice
 
 LONGEST_WAVE = 10_000  # of the sinusoids that positions start as, over 2π (Vaswani et al. 2017, §3.5)

@@ -9,7 +9,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from blocklocal.errors import InputError
+from blocklocal._common.errors import InputError
 from blocklocal.models.base import MODELS, ChainModel, Shape, check_smallest
 
 # (channels in units of the width, halve the image before this convolution)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from blocklocal.errors import InputError, first_line
+from blocklocal._common.errors import InputError, first_line
 from blocklocal.parallel.store import ANSWER_SECONDS, SealedStore, hold_store
 
 LAUNCHED = "BLOCKLOCAL_LAUNCHED"  # set by `--processes`, whose parent holds the store and speaks for its processes

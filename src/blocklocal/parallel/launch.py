@@ -10,15 +10,15 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from blocklocal.errors import InputError, first_line
+from blocklocal._common.errors import InputError, first_line
+from blocklocal._common.ranges import MANY, Range, check_settings, whole
+from blocklocal._common.starting import start_script
 from blocklocal.parallel import rank as rank_script
 from blocklocal.parallel.address import JOIN_SECONDS, LAUNCHED, SECRET
 from blocklocal.parallel.processes import STALL_SECONDS
 from blocklocal.parallel.stage import QUEUE
 from blocklocal.parallel.store import ANSWER_SECONDS, SealedStore, hold_store
 from blocklocal.parallel.supervise import Children, outcome, say, supervise
-from blocklocal.ranges import MANY, Range, check_settings, whole
-from blocklocal.starting import start_script
 
 HERE = "127.0.0.1"
 SCRIPT = Path(rank_script.__file__)

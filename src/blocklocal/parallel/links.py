@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from blocklocal.errors import InputError
+from blocklocal._common.errors import InputError
 from blocklocal.parallel.processes import POLL_SECONDS, Edge, Processes
 from blocklocal.parallel.store import decode
 from blocklocal.parallel.wire import begin, wait

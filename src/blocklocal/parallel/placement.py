@@ -7,11 +7,11 @@ from statistics import median
 
 from torch import Tensor
 
-from blocklocal.network import BlockLocal
+from blocklocal.block.learner import Moment
+from blocklocal.network.network import BlockLocal
 from blocklocal.rules.base import Batch, receive, target_messages
 from blocklocal.splitting.costs import settle_device
 from blocklocal.splitting.partition import partition
-from blocklocal.unit import Moment
 
 REPEATS = 3
 

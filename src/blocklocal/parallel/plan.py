@@ -10,18 +10,16 @@ import torch
 from torch import Tensor
 
 import blocklocal
-from blocklocal.config import Config, load_config
+from blocklocal._common.errors import InputError
 from blocklocal.data import ImageSet
-from blocklocal.errors import InputError
 from blocklocal.models.file import file_of, is_reference
-from blocklocal.network import BlockLocal
+from blocklocal.network.network import BlockLocal
 from blocklocal.parallel.launch import Launch
 from blocklocal.parallel.placement import Placement, place, step_seconds
 from blocklocal.parallel.processes import Processes
 from blocklocal.parallel.share import share
 from blocklocal.parallel.stage import check_placement, check_rule, passing_back
-from blocklocal.splitting.copying import copy_module
-from blocklocal.training.build import (
+from blocklocal.runs.build import (
     Facts,
     Session,
     check_memory_for,
@@ -30,10 +28,10 @@ from blocklocal.training.build import (
     settle,
     training_batches,
 )
-from blocklocal.training.checkpoint import clear_leftovers
-from blocklocal.training.lock import held
-from blocklocal.training.origin import adds_epochs, is_finished
-from blocklocal.training.run import (
+from blocklocal.runs.config import Config, load_config
+from blocklocal.runs.lock import held
+from blocklocal.runs.origin import adds_epochs, is_finished
+from blocklocal.runs.run import (
     CHECKPOINTS,
     add_epochs,
     check_free,
@@ -41,7 +39,9 @@ from blocklocal.training.run import (
     create_run,
     find_checkpoint,
 )
-from blocklocal.training.saved import load_cuts
+from blocklocal.runs.saved import load_cuts
+from blocklocal.splitting.copying import copy_module
+from blocklocal.training.checkpoint import clear_leftovers
 
 SPLITS = ("train", "validation", "test")
 

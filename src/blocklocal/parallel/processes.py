@@ -18,12 +18,12 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from blocklocal.errors import InputError, first_line
+from blocklocal._common.errors import InputError, first_line
+from blocklocal._common.screen import one_line
 from blocklocal.parallel.address import JOIN_SECONDS, Address
 from blocklocal.parallel.store import SealedStore, decode
 from blocklocal.parallel.watch import Watch, end_with_parent
-from blocklocal.screen import one_line
-from blocklocal.training.build import find_device
+from blocklocal.runs.build import find_device
 
 STALL_SECONDS = 600.0
 POLL_SECONDS = 0.005

@@ -10,7 +10,7 @@ from math import isnan
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 
-from blocklocal.errors import InputError
+from blocklocal._common.errors import InputError
 from blocklocal.parallel.processes import Processes
 from blocklocal.parallel.stage import Stage
 from blocklocal.parallel.store import as_text, decode

@@ -13,21 +13,19 @@ from typing import Any
 
 import torch
 
-from blocklocal.config import Config
+from blocklocal._common.errors import InputError, Interrupted
 from blocklocal.data import Images, ImageSet
-from blocklocal.errors import InputError, Interrupted
-from blocklocal.network import BlockLocal
+from blocklocal.network.network import BlockLocal
 from blocklocal.parallel.address import Address
 from blocklocal.parallel.placement import block_range
 from blocklocal.parallel.plan import Order, Plan, agreed, make_plan, share_plan
 from blocklocal.parallel.processes import Processes, default_threads, join, own_device
-from blocklocal.parallel.recorder import Recorder
 from blocklocal.parallel.relay import Console, Records, Relay, SharedCheckpoints
 from blocklocal.parallel.stage import Stage
 from blocklocal.parallel.trouble import tell, words
 from blocklocal.parallel.watch import ASKED, introduce
 from blocklocal.parallel.wire import LinkError, is_lost_connection
-from blocklocal.training.build import (
+from blocklocal.runs.build import (
     Facts,
     Session,
     build_network,
@@ -38,13 +36,10 @@ from blocklocal.training.build import (
     settle,
     training_batches,
 )
-from blocklocal.training.callbacks import Callback
-from blocklocal.training.checkpoint import load_checkpoint
-from blocklocal.training.conclude import conclude
-from blocklocal.training.loop import Stopped, Trainer
-from blocklocal.training.observers import MetricsFile, TensorBoard, Warnings
-from blocklocal.training.origin import cycle_of
-from blocklocal.training.run import (
+from blocklocal.runs.conclude import conclude
+from blocklocal.runs.config import Config
+from blocklocal.runs.origin import cycle_of
+from blocklocal.runs.run import (
     CHECKPOINTS,
     METRICS,
     find_checkpoint,
@@ -52,6 +47,11 @@ from blocklocal.training.run import (
     new_trainer,
     resumed,
 )
+from blocklocal.timeline.recorder import Recorder
+from blocklocal.training.callbacks import Callback
+from blocklocal.training.checkpoint import load_checkpoint
+from blocklocal.training.loop import Stopped, Trainer
+from blocklocal.training.observers import MetricsFile, TensorBoard, Warnings
 from blocklocal.training.signals import StopSignals
 
 TIMELINE = "timeline"

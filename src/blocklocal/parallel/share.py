@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from blocklocal.errors import InputError
+from blocklocal._common.errors import InputError
 from blocklocal.parallel.processes import Processes
 from blocklocal.parallel.store import decode
 

@@ -13,23 +13,23 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from blocklocal import shards
+from blocklocal._common.errors import InputError
+from blocklocal._common.seeds import stream_seed
+from blocklocal.block import shards
+from blocklocal.block.learner import BlockUnit, Moment
+from blocklocal.block.loss import HiddenLoss, LocalResult
+from blocklocal.block.objectives import mixing
+from blocklocal.block.optim import Optimizer, OptimizerFactory, Schedule, as_optimizer, as_schedule
 from blocklocal.data import Batches
-from blocklocal.edge import check_batch, check_finite, taking_gradients
-from blocklocal.errors import InputError
-from blocklocal.local import HiddenLoss, LocalResult
-from blocklocal.network import BlockLocal
-from blocklocal.objectives import mixing
-from blocklocal.optim import Optimizer, OptimizerFactory, Schedule, as_optimizer, as_schedule
+from blocklocal.network.edge import check_batch, check_finite, taking_gradients
+from blocklocal.network.network import BlockLocal
+from blocklocal.network.settings import Learning
 from blocklocal.parallel.late import BackReceiver, BackSender
 from blocklocal.parallel.links import END, STOP, Inbox, Outbox
 from blocklocal.parallel.processes import Processes
-from blocklocal.parallel.recorder import COMPUTE, MESSAGE, SEND, WAIT, Recorder
 from blocklocal.rules import Rule
 from blocklocal.rules.base import Batch, local_step, pass_through, target_messages
-from blocklocal.seeds import stream_seed
-from blocklocal.settings import Learning
-from blocklocal.unit import BlockUnit, Moment
+from blocklocal.timeline.recorder import COMPUTE, MESSAGE, SEND, WAIT, Recorder
 
 QUEUE = 2
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import msgspec
 import torch.distributed as dist
 
-from blocklocal.errors import InputError
+from blocklocal._common.errors import InputError
 
 SEAL = 32  # bytes
 ANSWER_SECONDS = 10.0  # the store answers a request by then

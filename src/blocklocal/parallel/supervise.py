@@ -8,9 +8,9 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
+from blocklocal._common.screen import one_line
 from blocklocal.parallel.store import SealedStore
 from blocklocal.parallel.watch import about, first_failure, has_left, remedy, report
-from blocklocal.screen import one_line
 
 POLL = 0.1
 PATIENCE = 10.0  # seconds for the others to stop by themselves, once one has failed or the terminal is gone

@@ -1,6 +1,6 @@
 """From an error in one process to what all are told: who failed, in words, with the exit status."""
 
-from blocklocal.errors import InputError, file_trouble, first_line
+from blocklocal._common.errors import InputError, file_trouble, first_line
 from blocklocal.parallel.processes import Processes
 from blocklocal.parallel.wire import LinkError, is_lost_connection
 

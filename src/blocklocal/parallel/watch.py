@@ -20,9 +20,9 @@ from typing import Annotated
 import torch.distributed as dist
 from msgspec import Meta
 
-from blocklocal.errors import InputError
+from blocklocal._common.errors import InputError
+from blocklocal._common.screen import one_line
 from blocklocal.parallel.store import SealedStore, as_text, decode
-from blocklocal.screen import one_line
 
 BEAT_SECONDS = 0.5
 SILENT_SECONDS = 15.0

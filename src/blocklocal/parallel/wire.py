@@ -8,7 +8,7 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
-from blocklocal.errors import first_line
+from blocklocal._common.errors import first_line
 
 
 class LinkError(Exception):

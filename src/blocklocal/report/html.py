@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from blocklocal.errors import InputError
-from blocklocal.files import write_text
+from blocklocal._common.errors import InputError
+from blocklocal._common.files import write_text
+from blocklocal._common.screen import printable
 from blocklocal.report import gallery, plots, words
 from blocklocal.report.bars import accuracy_bars
 from blocklocal.report.classes import class_section
@@ -17,7 +18,6 @@ from blocklocal.report.table import HEADINGS, NOTHING, aggregate, cells, conditi
 from blocklocal.report.tiles import rule_tiles, run_tiles
 from blocklocal.report.timeline_section import timeline_section
 from blocklocal.schemas.run import Example
-from blocklocal.screen import printable
 from blocklocal.timeline.read import read_timeline
 
 MOST_PIXELS = 2**26

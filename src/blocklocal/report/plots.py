@@ -13,11 +13,11 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blocklocal.errors import InputError
+from blocklocal._common.errors import InputError
+from blocklocal._common.screen import printable
 from blocklocal.report.drawing import LONGEST, own_style
 from blocklocal.report.read import Run, read_run, run_folder
 from blocklocal.report.table import BACKPROP, CONTROL, aggregate
-from blocklocal.screen import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from blocklocal.errors import InputError
-from blocklocal.files import MIB, is_there, read_bytes
+from blocklocal._common.errors import InputError
+from blocklocal._common.files import MIB, is_there, read_bytes
 from blocklocal.schemas import NotJson, Setting, check, parse, read_json, read_rows
 from blocklocal.schemas.run import Confusion, Epoch, Examples, Known, Summary, Warned
 

@@ -4,8 +4,8 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from blocklocal._common.written import SIGNATURE, write_file
 from blocklocal.report.drawing import own_style
-from blocklocal.written import SIGNATURE, write_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,8 +11,8 @@ from dataclasses import fields
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
-from blocklocal.errors import InputError
-from blocklocal.settings import Learning
+from blocklocal._common.errors import InputError
+from blocklocal.network.settings import Learning
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -2,7 +2,7 @@
 
 import sys
 
-from blocklocal.registry import import_all
+from blocklocal._common.registry import import_all
 from blocklocal.rules.base import RULES, Rule
 
 import_all(sys.modules[__name__])

@@ -11,9 +11,9 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from blocklocal.local import LocalResult, OutputLoss
-from blocklocal.registry import Registry
-from blocklocal.unit import Around, BlockUnit, Moment, Pending
+from blocklocal._common.registry import Registry
+from blocklocal.block.learner import Around, BlockUnit, Moment, Pending
+from blocklocal.block.loss import LocalResult, OutputLoss
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from blocklocal.layout import from_positions, to_positions
-from blocklocal.local import HiddenLoss, LocalResult
+from blocklocal.block.learner import BlockUnit
+from blocklocal.block.loss import HiddenLoss, LocalResult
+from blocklocal.block.shapes import from_positions, to_positions
 from blocklocal.rules.base import RULES, Batch, Rule, output_error, receive, summary, target_messages
-from blocklocal.unit import BlockUnit
 
 
 def direct_feedback_step(units: Sequence[BlockUnit], batch: Batch) -> list[LocalResult | None]:

@@ -13,11 +13,11 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from blocklocal.modes import kept_modes
+from blocklocal._common.modes import kept_modes
+from blocklocal.block.learner import Around
 from blocklocal.rules.base import RULES, Rule, local_step
 from blocklocal.rules.feedback_mode import FeedbackWeights
 from blocklocal.rules.feedback_proof import check_errors
-from blocklocal.unit import Around
 
 # Modules of torch whose weights are in no product that has a feedback weight: looked up, gains, or refused when called.
 WITHOUT = (nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.RNNCellBase, nn.LayerNorm, nn.RMSNorm)

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from blocklocal.errors import InputError
+from blocklocal._common.errors import InputError
+from blocklocal._common.torch_calls import name_of, replaced, tensors_in
 from blocklocal.rules.feedback_functions import Fed, FedLinear, autocast, conv2d
-from blocklocal.torch_calls import name_of, replaced, tensors_in
 
 # Products that are linear in their weight, and the argument (by position) that is added to them.
 PRODUCTS: dict[str, int | None] = {

@@ -12,10 +12,10 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from blocklocal.errors import InputError
-from blocklocal.modes import kept_modes
+from blocklocal._common.errors import InputError
+from blocklocal._common.modes import kept_modes
+from blocklocal._common.seeds import seeded
 from blocklocal.rules.feedback_mode import FeedbackWeights
-from blocklocal.seeds import seeded
 
 
 def check_errors(block: nn.Module, example: Tensor, context: Callable[[nn.Module], FeedbackWeights]) -> None:

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from blocklocal.errors import InputError, unknown
-from blocklocal.files import MOST, read_bytes
+from blocklocal._common.errors import InputError, unknown
+from blocklocal._common.files import MOST, read_bytes
 from blocklocal.schemas.kinds import Plain
 from blocklocal.schemas.words import explain
 

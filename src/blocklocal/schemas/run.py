@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from blocklocal.ranges import MOST_CLASSES
+from blocklocal._common.ranges import MOST_CLASSES
 from blocklocal.schemas.kinds import MOST_BLOCKS, Name, Number, Percent, Seconds, Seed, Share, Text, Whole
 
 _PerBlock = Meta(max_length=MOST_BLOCKS)

@@ -4,7 +4,7 @@ import json
 import re
 from typing import Any
 
-from blocklocal.errors import LONGEST
+from blocklocal._common.errors import LONGEST
 
 _LOST: Any = object()  # nothing is known to stand there
 TYPES = {

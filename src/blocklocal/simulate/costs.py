@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import accumulate
 
-from blocklocal.errors import InputError
-from blocklocal.ranges import Range, check_range, whole
+from blocklocal._common.errors import InputError
+from blocklocal._common.ranges import Range, check_range, whole
 from blocklocal.splitting.partition import partition
 
 COST, SIGNED = Range(0, 1e18), Range(-1e18, 1e18)  # seconds or bytes

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from blocklocal.errors import InputError, unknown
+from blocklocal._common.errors import InputError, unknown
+from blocklocal._common.written import signed_json, write_file
 from blocklocal.schemas import Number, Scalar, Text, read_json
 from blocklocal.simulate.costs import BlockCosts
-from blocklocal.written import signed_json, write_file
 
 WHAT = 'an object with a list "blocks" of at least one block, as --save-costs writes it'
 MOST_BLOCKS = 2_000  # dealing them out over devices takes time that grows with their square

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from blocklocal.errors import InputError
+from blocklocal._common.errors import InputError
 from blocklocal.simulate.costs import BlockCosts, Link
 from blocklocal.simulate.orders import NOTHING, Batch, Codes, Kind
 

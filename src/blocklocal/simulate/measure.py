@@ -7,15 +7,15 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from blocklocal.errors import InputError
-from blocklocal.local import OutputLoss
-from blocklocal.memory import saved_bytes
-from blocklocal.network import BlockLocal
-from blocklocal.ranges import check_range, whole
+from blocklocal._common.errors import InputError
+from blocklocal._common.memory import saved_bytes
+from blocklocal._common.ranges import check_range, whole
+from blocklocal.block.learner import BlockUnit, Moment
+from blocklocal.block.loss import OutputLoss
+from blocklocal.network.network import BlockLocal
 from blocklocal.simulate.costs import MICRO_BATCHES, BlockCosts
 from blocklocal.splitting.copying import copy_module
 from blocklocal.splitting.costs import settle_device
-from blocklocal.unit import BlockUnit, Moment
 
 MOMENT = Moment()
 REPEATS = whole(1, 10_000)

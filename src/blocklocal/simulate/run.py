@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from blocklocal.errors import InputError
-from blocklocal.ranges import check_range
+from blocklocal._common.errors import InputError
+from blocklocal._common.ranges import check_range
 from blocklocal.simulate.block_local import LocalTrace, run_block_local
 from blocklocal.simulate.costs import CHUNKS, DEVICES, MICRO_BATCHES, QUEUE, BlockCosts, Link, group
 from blocklocal.simulate.engine import STAYS, Trace, execute, make_plan

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from blocklocal.registry import Registry
+from blocklocal._common.registry import Registry
 from blocklocal.simulate import orders
 from blocklocal.simulate.orders import Batch, Codes
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from blocklocal.limits import in_bytes
+from blocklocal._common.limits import in_bytes
 from blocklocal.simulate.run import Result
 
 if TYPE_CHECKING:

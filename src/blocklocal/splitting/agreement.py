@@ -11,10 +11,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from blocklocal.errors import InputError, first_line
-from blocklocal.group_norm import guarded
-from blocklocal.modes import kept_buffers
-from blocklocal.seeds import generator, seeded
+from blocklocal._common.errors import InputError, first_line
+from blocklocal._common.group_norm import guarded
+from blocklocal._common.modes import kept_buffers
+from blocklocal._common.seeds import generator, seeded
 from blocklocal.splitting.contexts import ordinary
 
 SAMPLES = 2

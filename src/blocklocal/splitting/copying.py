@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, is_lazy
 
-from blocklocal.errors import InputError
+from blocklocal._common.errors import InputError
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from blocklocal.errors import InputError, unknown
-from blocklocal.memory import saved_bytes
+from blocklocal._common.errors import InputError, unknown
+from blocklocal._common.memory import saved_bytes
 from blocklocal.splitting.copying import copy_in_mode
 
 _REPEATS = 5

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import fx, nn
 
-from blocklocal.errors import InputError
+from blocklocal._common.errors import InputError
 from blocklocal.splitting.layers import ACTIVATIONS, PASSIVE, is_weighted
 from blocklocal.splitting.operations import ACTIVATION_NAMES, ADDITIONS, POOLS, VIEWS, WEIGHTED, is_in_place, name_of
 from blocklocal.splitting.rebuild import BlockBuilder

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 
-from blocklocal.errors import InputError, check_positive
+from blocklocal._common.errors import InputError, check_positive
 
 MOST_STEPS = 10**8  # of the exact search: a minute or two
 

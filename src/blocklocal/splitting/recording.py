@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from blocklocal.errors import first_line
+from blocklocal._common.errors import first_line
 from blocklocal.splitting.contexts import State, ordinary, state
 from blocklocal.splitting.layers import has_hooks, is_layer, owns_train
 

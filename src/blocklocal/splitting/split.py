@@ -8,7 +8,7 @@ from itertools import chain, pairwise
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from blocklocal.errors import InputError, check_positive, unknown
+from blocklocal._common.errors import InputError, check_positive, unknown
 from blocklocal.splitting.agreement import check_agreement
 from blocklocal.splitting.chains import Chain, flat_layers, is_sequential, unit_starts
 from blocklocal.splitting.copying import copy_in_mode

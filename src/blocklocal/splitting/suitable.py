@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from blocklocal.errors import InputError
+from blocklocal._common.errors import InputError
 from blocklocal.splitting.copying import copy_in_mode
 from blocklocal.splitting.layers import has_hooks, owns_train
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
-from blocklocal.errors import InputError
+from blocklocal._common.errors import InputError
 from blocklocal.splitting.contexts import Mode
 from blocklocal.splitting.copying import copy_in_mode
 from blocklocal.splitting.recording import NotOneTensor, Record, Trouble, record

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from blocklocal.errors import InputError
-from blocklocal.files import MIB, read_bytes
+from blocklocal._common.errors import InputError
+from blocklocal._common.files import MIB, read_bytes
 from blocklocal.schemas import NotJson, Seconds, Text, Whole, check, parse
 from blocklocal.schemas.kinds import MOST_BLOCKS
 

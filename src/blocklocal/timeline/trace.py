@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from blocklocal.errors import InputError
+from blocklocal._common.errors import InputError
+from blocklocal._common.written import signed_json, write_file
 from blocklocal.timeline.read import WAITS, Segment, Span, Timeline, read_timeline
-from blocklocal.written import signed_json, write_file
 
 Event = dict[str, Any]
 COMPUTING, WAITING = 1, 2

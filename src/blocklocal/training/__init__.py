@@ -1,7 +1,7 @@
 """Training: the loop, what watches it, and the run folder it writes."""
 
 from blocklocal.training.callbacks import Callback
-from blocklocal.training.evaluate import Evaluation, evaluate
+from blocklocal.training.evaluation import Evaluation, evaluate
 from blocklocal.training.loop import Trainer
 
 __all__ = ["Callback", "Evaluation", "Trainer", "evaluate"]

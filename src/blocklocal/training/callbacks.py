@@ -4,7 +4,7 @@ from collections.abc import Generator, Iterable, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from blocklocal.errors import InputError, shown
+from blocklocal._common.errors import InputError, shown
 
 if TYPE_CHECKING:
     from blocklocal.training.loop import Trainer

@@ -23,14 +23,14 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from blocklocal.errors import InputError
+from blocklocal._common.errors import InputError
+from blocklocal.block.learner import BlockUnit
+from blocklocal.block.shards import divided, divided_state, whole_state
 from blocklocal.schemas.checkpoint import TensorKind
-from blocklocal.shards import divided, divided_state, whole_state
 from blocklocal.training.checkpoint_files import RANDOM, STATE, Files, write_checksums
 from blocklocal.training.learner import Learner
 from blocklocal.training.learner_check import check_learner
-from blocklocal.training.unit_state import kinds, pack, unpack
-from blocklocal.unit import BlockUnit
+from blocklocal.training.learner_state import kinds, pack, unpack
 
 KEEP = 2
 LEARNER = {"optimizer", "schedule"}

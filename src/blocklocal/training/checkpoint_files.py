@@ -12,11 +12,11 @@ import msgspec
 import torch
 from safetensors.torch import load
 
-from blocklocal.errors import InputError
-from blocklocal.files import MIB, is_there, read_bytes
+from blocklocal._common.errors import InputError
+from blocklocal._common.files import MIB, is_there, read_bytes
 from blocklocal.schemas import NotJson, check, parse, read_json
 from blocklocal.schemas.checkpoint import Checksum, State
-from blocklocal.training.unit_state import kinds
+from blocklocal.training.learner_state import kinds
 
 CHECKSUMS, STATE, RANDOM = "checksums.json", "state.json", "rng.pt"
 MOST = 2**20 * MIB  # of a file whose size nobody has written down

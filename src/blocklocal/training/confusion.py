@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from blocklocal.targets import MISSING, Classes, Targets
+from blocklocal.block.targets import MISSING, Classes, Targets
 
 Counts = list[tuple[int, int, int]]
 """(row of the target, row of the prediction, how often), where that is above 0, in the order of the rows."""

@@ -7,10 +7,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from blocklocal.local import LocalResult
-from blocklocal.optim import Optimizer
-from blocklocal.targets import Targets
-from blocklocal.unit import BlockUnit
+from blocklocal.block.learner import BlockUnit
+from blocklocal.block.loss import LocalResult
+from blocklocal.block.optim import Optimizer
+from blocklocal.block.targets import Targets
 
 
 class Learner(Protocol):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blocklocal.unit import BlockUnit
+from blocklocal.block.learner import BlockUnit
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 KEPT: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {

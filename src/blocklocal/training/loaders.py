@@ -6,8 +6,8 @@ from typing import Protocol, TypeGuard
 
 from torch import Tensor
 
-from blocklocal.edge import pair
-from blocklocal.errors import InputError
+from blocklocal._common.errors import InputError
+from blocklocal.network.edge import pair
 
 
 class Loader(Protocol):

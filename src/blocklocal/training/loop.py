@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from blocklocal.edge import pair
-from blocklocal.errors import InputError, check_positive
-from blocklocal.optim import Optimizer, OptimizerFactory, Schedule, as_optimizer, as_schedule
+from blocklocal._common.errors import InputError, check_positive
+from blocklocal.block.optim import Optimizer, OptimizerFactory, Schedule, as_optimizer, as_schedule
+from blocklocal.network.edge import pair
 from blocklocal.training.callbacks import Callback, Record, check_callbacks, running
-from blocklocal.training.evaluate import block_accuracy
+from blocklocal.training.evaluation import block_accuracy
 from blocklocal.training.learner import Learner, kept_mode
 from blocklocal.training.loaders import Loader, batches, check_lasting, first_batch, nothing_came, steps_of
 from blocklocal.training.tally import Tally

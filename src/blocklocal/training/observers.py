@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from blocklocal.errors import InputError
-from blocklocal.files import MOST_LINES, cut_half_line, is_there, read_bytes
+from blocklocal._common.errors import InputError
+from blocklocal._common.files import MOST_LINES, cut_half_line, is_there, read_bytes
+from blocklocal.block.shards import own
 from blocklocal.schemas import NotJson, check, parse
 from blocklocal.schemas.run import Warned
-from blocklocal.shards import own
 from blocklocal.training.callbacks import Callback, Record
 from blocklocal.training.checkpoint import save_checkpoint
 from blocklocal.training.learner import Learner

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from blocklocal.errors import InputError, check_positive
-from blocklocal.screen import console as screen
-from blocklocal.screen import encodable, is_terminal, printable
+from blocklocal._common.errors import InputError, check_positive
+from blocklocal._common.screen import console as screen
+from blocklocal._common.screen import encodable, is_terminal, printable
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

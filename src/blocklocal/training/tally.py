@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blocklocal.errors import InputError
-from blocklocal.local import LocalResult
-from blocklocal.targets import Targets
+from blocklocal._common.errors import InputError
+from blocklocal.block.loss import LocalResult
+from blocklocal.block.targets import Targets
 
 
 class NotFinite(InputError):

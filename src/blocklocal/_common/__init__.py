@@ -1,0 +1,1 @@
+"""Small things that every other room uses: errors, registries, seeds, files, ranges of settings, memory, the screen."""

@@ -1,0 +1,62 @@
+"""What a block may add to its local loss: a reconstruction, a similarity term (method §3).
+
+Each is a small network or function of its own; none is on the forward path.
+"""
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+from blocklocal.block.readouts import space_of
+from blocklocal.block.shapes import is_map, to_positions
+
+
+class Decoder(nn.Module):
+    """Predicts a wanted tensor (the image, or the block's input) from the block's mean activation (paper Fig. 2D).
+
+    Maps → maps (lines → lines, with `line`): BatchNorm, and two 3×3 convolutions, `hidden` wide, at the block's own
+    resolution. Otherwise two dense layers. Without the norm the size of a residual stream, which nothing bounds, makes
+    the loss jump at usual learning rates (`experiments/accuracy`).
+    """
+
+    def __init__(self, given: torch.Size, wanted: torch.Size, hidden: int = 32, line: bool = False):
+        super().__init__()
+        self.maps = is_map(given) and len(given) == len(wanted)
+        if self.maps:
+            space = space_of(given, line)
+            first, second = space.conv(given[1], hidden), space.conv(hidden, wanted[1])
+            layers = [space.norm(given[1]), first, nn.ReLU(), second]
+        else:
+            layers = [nn.Linear(given[1:].numel(), hidden), nn.ReLU(), nn.Linear(hidden, wanted[1:].numel())]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.layers(h if self.maps else h.flatten(1))
+
+    def loss(self, h: Tensor, wanted: Tensor) -> Tensor:
+        """Mean squared error: D_KL(data ‖ prediction) per value between Gaussians of variance ½."""
+        predicted = self(h)
+        if self.maps:
+            wanted = F.interpolate(wanted, size=predicted.shape[2:], mode="area")
+        return F.mse_loss(predicted, wanted.reshape(predicted.shape))
+
+
+def similarity(h: Tensor, one_hot: Tensor) -> Tensor:
+    """Similarity matching: the mean squared difference of two B × B matrices of cosine similarities.
+
+    h [B, …] the block's features (maps: their standard deviation over positions), one_hot [B, R] or [B, T, R] the
+    targets (Nøkland & Eidnes 2019, eq. 3, 4). A sample without a target, a row of zeros, is in no pair.
+    """
+    wanted = one_hot.flatten(1)
+    there = wanted.any(1).to(wanted.dtype)
+    pairs = there.unsqueeze(1) * there
+    units = to_positions(h)
+    features = units.std(1) if units.shape[1] > 1 else units.squeeze(1)
+    error = _cosines(features - features.mean(1, keepdim=True)) - _cosines(wanted)
+    return (pairs * error.square()).sum() / pairs.sum().clamp(min=1)
+
+
+def _cosines(x: Tensor) -> Tensor:
+    unit = F.normalize(x, dim=1, eps=1e-6)
+    return unit @ unit.T

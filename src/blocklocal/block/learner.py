@@ -1,0 +1,249 @@
+"""The block unit: one forward block with all it needs to learn by itself.
+
+A unit turns an incoming forward message and a target into an outgoing forward message and a local update; it never
+asks for anything from the units behind it. The one-process network runs K units in a loop; the parallel runtime puts
+the same units into K processes.
+
+    message(incoming)            its backward message b_k, and what it passes on to the block before
+    receive(a, target, …)        forward, and the local loss; the graph is alive in the returned `Pending`
+    local_backward(pending)      gradients of its own loss
+    outer_backward(pending, g)   gradients for a `g` that arrived at its output (neighbour scope, direct feedback)
+    update()                     clip, optimiser step, schedule step
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
+
+from blocklocal._common.errors import InputError
+from blocklocal._common.group_norm import guarded
+from blocklocal._common.seeds import seeded
+from blocklocal.block.loss import HiddenLoss, LocalResult, OutputLoss
+from blocklocal.block.normalisation import one_value
+from blocklocal.block.optim import Optimizer, Schedule, build_schedule
+from blocklocal.block.twin import Twin
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+
+@dataclass
+class Pending:
+    """A block's step between forward and update: its output with the graph, its cut-off input, its local loss."""
+
+    output: Tensor
+    source: Tensor
+    result: LocalResult | None
+
+    def sent(self) -> Tensor:
+        """The forward message as the next block gets it: data, without a graph."""
+        return self.output.detach()
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where training stands: it names the random streams of a step (dropout) and the mixing weight m."""
+
+    seed: int = 0
+    step: int = 0
+    mix: float = 1.0
+
+
+class Around(nn.Module, ABC):
+    """What a rule puts around a block while it learns (feedback alignment's fixed weights)."""
+
+    @abstractmethod
+    def context(self, block: nn.Module) -> AbstractContextManager: ...
+
+    @abstractmethod
+    def check(self, block: nn.Module, example: Tensor) -> None:
+        """Raise InputError where it cannot do for `block` what its name says. It may run the block on a batch."""
+
+
+class BlockUnit(nn.Module):
+    """Forward block, local loss (twin, readout, family, objective) and optimiser of block `index`.
+
+    trains: False for a frozen block: it runs forward in training mode (BatchNorm statistics follow the data) and
+    never changes its parameters. around: a module whose `context(block)` training runs in (feedback alignment).
+    """
+
+    local: HiddenLoss | OutputLoss | None
+    around: Around | None
+    autocast: torch.dtype | None = None
+    optimizer: torch.optim.Optimizer | None = None
+    schedule: LRScheduler | None = None
+    schedule_steps: int = 0
+    clip: float | None = None
+    idle = False  # whether a weight of the block gets no gradient, as under no_grad
+    _replica: nn.Module | None = None
+
+    def __init__(
+        self,
+        block: nn.Module,
+        local: HiddenLoss | OutputLoss | None,
+        *,
+        index: int,
+        trains: bool = True,
+        around: Around | None = None,
+    ):
+        super().__init__()
+        self.block, self.local = block, local
+        self.index, self.trains = index, trains
+        self.around = around
+
+    # --- set-up
+
+    def trainable(self) -> list[nn.Parameter]:
+        return [p for p in self.parameters() if p.requires_grad] if self.trains else []
+
+    def configure(self, optimizer: Optimizer, schedule: Schedule, steps: int) -> None:
+        """Build this block's own optimiser and schedule; a frozen block, or one without parameters, gets none."""
+        parameters = self.trainable()
+        self.optimizer = optimizer.build(parameters) if parameters else None
+        self.schedule = build_schedule(schedule, self.optimizer, steps) if self.optimizer else None
+        self.schedule_steps = steps
+        self.clip = optimizer.clip
+
+    def begin_schedule(self, optimizer: Optimizer, schedule: Schedule) -> None:
+        """Begin a schedule anew, at the learning rate it starts with; the optimiser keeps its momenta."""
+        if self.optimizer is None:
+            return
+        kept = self.optimizer.state_dict()["state"]
+        self.configure(optimizer, schedule, self.schedule_steps)
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": kept})
+
+    def replicate(self, group: "ProcessGroup") -> None:
+        """Average the gradients over the processes of a group, each of which has its own part of every batch."""
+        from torch.nn.parallel import DistributedDataParallel
+
+        if self.trainable():
+            replica = DistributedDataParallel(_Learn(self), process_group=group, find_unused_parameters=self.idle)
+            self.__dict__["_replica"] = replica  # not a submodule
+
+    # --- messages
+
+    def forward(self, a: Tensor) -> Tensor:
+        """The forward message a_k = f_k(a_{k-1})."""
+        with self._precision(a), guarded(a.device):
+            return self.block(a)
+
+    def scores(self, a: Tensor, message: Tensor | None) -> Tensor | None:
+        """The block's own logits from its output a, [B, R]; None where it cannot predict."""
+        if self.local is None or not self.local.predicts:
+            return None
+        with self._precision(a):
+            return self.local.scores(a, message)
+
+    @property
+    def twin(self) -> Twin | None:
+        """The block's own backward network; the output block, whose posterior is the target, has none."""
+        return self.local.twin if isinstance(self.local, HiddenLoss) else None
+
+    def message(self, incoming: Tensor, *, learning: bool = False) -> tuple[Tensor | None, Tensor]:
+        """(b_k [R, P, U, …] with the twin's graph, or None without a twin; what reaches the block before).
+
+        learning: in a training step, so that a twin's late messages move on.
+        """
+        twin = self.twin
+        if twin is None:
+            return None, incoming
+        assert isinstance(self.local, HiddenLoss)
+        with guarded(incoming.device):
+            raw, outgoing = twin(incoming)
+        return self.local.message(raw), twin.post(outgoing) if learning else twin.arriving(outgoing)
+
+    # --- one step
+
+    def receive(
+        self,
+        a: Tensor,
+        target: Tensor,
+        message: Tensor | None,
+        *,
+        moment: Moment,
+        image: Tensor | None = None,
+        reach_back: bool = False,
+    ) -> Pending:
+        """Run forward on a (cut from its graph) and take the local loss. reach_back: the input collects a gradient."""
+        source = a.detach()
+        if reach_back:
+            source.requires_grad_()
+        with (
+            torch.set_grad_enabled(self.trains),
+            seeded("block", moment.seed, self.index, moment.step),
+            self._context(),
+        ):
+            wanted = {"input": source.detach()} if image is None else {"input": source.detach(), "image": image}
+            learn = self.learn if self._replica is None else self._replica
+            try:
+                output, result = learn(source, target, message, wanted, moment.mix)
+            except ValueError as error:
+                if "more than 1 value per channel" not in str(error):
+                    raise
+                raise InputError(one_value(f"block {self.index + 1}")) from error
+        return Pending(output, source, result)
+
+    def learn(
+        self, a: Tensor, target: Tensor, message: Tensor | None, wanted: Mapping[str, Tensor], mix: float
+    ) -> tuple[Tensor, LocalResult | None]:
+        """(the output, the local loss; None without one), with their graph."""
+        output = self(a)
+        if self.local is None or not self.local.learns:
+            return output, None
+        with self._precision(a), guarded(a.device):
+            return output, self.local(output, target, message=message, wanted=wanted, mix=mix)
+
+    def local_backward(self, pending: Pending, *, keep: bool = False) -> Tensor | None:
+        """Gradients of the own loss into the own parameters; returns the gradient at the input where one was asked for.
+
+        keep: the graph stays for a later `outer_backward`.
+        """
+        if self.trains and pending.result is not None and pending.result.loss.requires_grad:  # else: the user froze all
+            pending.result.loss.backward(retain_graph=keep)
+        return pending.source.grad
+
+    def outer_backward(self, pending: Pending, gradient: Tensor) -> None:
+        """Gradients of ⟨gradient, output⟩ into the block's parameters, and nowhere further back."""
+        inputs = [p for p in self.block.parameters() if p.requires_grad]
+        if self.trains and inputs and pending.output.requires_grad:
+            torch.autograd.backward(pending.output, gradient.to(pending.output.dtype), inputs=inputs)
+
+    def update(self) -> None:
+        """Clip, step the optimiser and the schedule, drop the gradients.
+
+        Training may go on after the schedule's last step; the learning rate then stays where it ended.
+        """
+        if self.optimizer is None:
+            return
+        if self.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.trainable(), self.clip)
+        self.optimizer.step()
+        if self.schedule is not None and self.schedule.last_epoch < self.schedule_steps:
+            self.schedule.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _context(self) -> AbstractContextManager:
+        return nullcontext() if self.around is None else self.around.context(self.block)
+
+    def _precision(self, a: Tensor) -> AbstractContextManager:
+        if self.autocast is None:
+            return nullcontext()
+        return torch.autocast(a.device.type, dtype=self.autocast)
+
+
+class _Learn(nn.Module):
+    """`BlockUnit.learn` as the `forward` that DistributedDataParallel wraps."""
+
+    def __init__(self, unit: BlockUnit):
+        super().__init__()
+        self.unit = unit
+
+    def forward(self, *given: Any) -> tuple[Tensor, LocalResult | None]:
+        return self.unit.learn(*given)

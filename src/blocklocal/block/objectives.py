@@ -1,0 +1,164 @@
+"""The local objectives: what a hidden block's loss is, as pure functions of the two messages.
+
+Shapes: B samples, P positions of a feature map or sequence (1 for flat latents), U latent units, R target rows.
+
+    phi    [B, P, U, …]   natural parameters of the forward message α_k (… = the family's event dimensions)
+    table  [R, P', U, …]  the backward message b for every target row; P' = P, or 1 where all positions share it
+
+An objective gives the loss whose gradient trains the block, its readout and its twin. Adding one is one function
+and one `OBJECTIVES.add`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from blocklocal._common.choices import OrderName, values
+from blocklocal._common.errors import InputError
+from blocklocal._common.registry import Registry
+from blocklocal.block.targets import Targets
+from blocklocal.families import Family
+
+ORDERS = values(OrderName)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The settings of an objective that are not tensors."""
+
+    order: str = "second"  # how the evidence is computed: exact, or to first or second order in b
+    temperature: float = 1.0  # divides the evidence before the softmax
+    smoothing: float = 0.0  # label smoothing
+    mix: float = 1.0  # m of Eq. 9; the evidence always uses m = 1
+    per_position: bool = False  # targets [B, P] rather than [B]: a sequence with one target per position
+
+
+# (family, phi, table, targets, y, terms) → (loss, the scores [B, R] it made on the way, where it made any)
+Compute = Callable[[Family, Tensor, Tensor, Targets, Tensor, Terms], tuple[Tensor, Tensor | None]]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A named local loss."""
+
+    name: str
+    summary: str
+    compute: Compute
+
+
+OBJECTIVES: Registry[Objective] = Registry("objective")
+
+
+def mixing(tau: float, epoch: int) -> float:
+    """The paper's data-mixing schedule m = 1/(1 + τM), M = 0, 1, … the epoch (§3.4)."""
+    if tau < 0:
+        raise InputError(f"tau must be 0 or more, not {tau}.")
+    return 1.0 / (1.0 + tau * epoch)
+
+
+def evidence(family: Family, phi: Tensor, table: Tensor, order: str = "second", per_position: bool = False) -> Tensor:
+    """e_y = Σ_units A(φ + b_y) − A(φ) = log ⟨exp⟨T(z), b_y⟩⟩_α for every target row (method §3).
+
+    phi [B, P, U, …], table [R, P', U, …] → [B, R], averaged over positions (a tempered product over them), or
+    [B, P, R] with `per_position`. The first and second order in b, ⟨μ, b⟩ (+ ½ bᵀ Cov b), are matrix products of
+    averaged moments; `exact` holds B·R·P·U values at a time.
+    """
+    if order not in ORDERS:
+        raise InputError(f"evidence order must be one of {', '.join(ORDERS)}, not {order!r}.")
+    shared = table.shape[1] == 1
+    if order == "exact" or family.event_dims:
+        return _evidence_by_broadcast(family, phi, table, order, per_position)
+    scores = _moment(family.mean(phi), table, shared, per_position)
+    if order == "second":
+        scores = scores + 0.5 * _moment(family.variance(phi), table.square(), shared, per_position)
+    return scores
+
+
+def _moment(moment: Tensor, weight: Tensor, shared: bool, per_position: bool) -> Tensor:
+    """⟨moment, weight⟩ summed over units, averaged over positions unless `per_position`."""
+    if per_position:
+        return moment @ weight[:, 0].T if shared else torch.einsum("bpu,rpu->bpr", moment, weight)
+    if shared:
+        return moment.mean(1) @ weight[:, 0].T
+    return moment.flatten(1) @ weight.flatten(1).T / moment.shape[1]
+
+
+def _evidence_by_broadcast(family: Family, phi: Tensor, table: Tensor, order: str, per_position: bool) -> Tensor:
+    phi, b = phi.unsqueeze(1), table.unsqueeze(0)  # [B, 1, P, U, …], [1, R, P', U, …]
+    if order == "exact":
+        each = family.evidence(phi, b)
+    elif order == "second":
+        each = family.evidence_second_order(phi, b)
+    else:
+        each = (family.mean(phi) * b).sum(-1)  # only families with an event dimension come here
+    scores = each.sum(-1)  # over units: [B, R, P]
+    return scores.transpose(1, 2) if per_position else scores.mean(-1)
+
+
+def _evidence_loss(
+    family: Family, phi: Tensor, table: Tensor, targets: Targets, y: Tensor, terms: Terms
+) -> tuple[Tensor, Tensor | None]:
+    """−log softmax_y(e): the negative log of p(y | z_k, x), normalised over the possible targets (method §3)."""
+    logits = scores(family, phi, table, terms)
+    return targets.loss(logits, y, terms.smoothing), logits
+
+
+def scores(family: Family, phi: Tensor, table: Tensor, terms: Terms) -> Tensor:
+    """The logits that a block gives every target row: its evidence over the temperature."""
+    return evidence(family, phi, table, terms.order, terms.per_position) / terms.temperature
+
+
+def _own_message(phi: Tensor, table: Tensor, targets: Targets, y: Tensor) -> Tensor:
+    """b of every sample's own target, [B, P, U, …]."""
+    own = targets.pick(table, y)
+    if len(own) != len(phi) or own.shape[1] not in (1, phi.shape[1]):
+        raise InputError(
+            f"targets of shape {list(y.shape)} do not fit {len(phi)} samples with {phi.shape[1]} positions each: "
+            "give one target per sample, or one per position where the network answers at every position."
+        )
+    return own.expand_as(phi)
+
+
+def _variational_loss(
+    family: Family, phi: Tensor, table: Tensor, targets: Targets, y: Tensor, terms: Terms
+) -> tuple[Tensor, Tensor | None]:
+    """D_KL(ρ ‖ α), γ = a + m·b (Eq. 7, 9): the mean over units and positions."""
+    gamma = family.product(phi, terms.mix * _own_message(phi, table, targets, y))
+    return family.kl(gamma, phi).mean(), None
+
+
+def _printed_eq8(
+    family: Family, phi: Tensor, table: Tensor, targets: Targets, y: Tensor, terms: Terms
+) -> tuple[Tensor, Tensor | None]:
+    """The update as the paper prints it for Bernoulli units (Eq. 8): (ρ − α) ∂a − ρ(1 − ρ) b (∂a + ∂b).
+
+    It keeps no m in its second term, so it is the gradient of no divergence unless m = 1. The value returned is the
+    divergence of Eq. 7; the gradient is Eq. 8's.
+    """
+    b = _own_message(phi, table, targets, y)
+    with torch.no_grad():
+        rho, alpha = torch.sigmoid(phi + terms.mix * b), torch.sigmoid(phi)
+        forward_weight, posterior_weight = rho - alpha, rho * (1 - rho) * b
+        value = family.kl(family.product(phi, terms.mix * b), phi).mean()
+    update = forward_weight * phi - posterior_weight * (phi + b)
+    return value - (update - update.detach()).mean(), None
+
+
+def _projection_loss(
+    family: Family, phi: Tensor, table: Tensor, targets: Targets, y: Tensor, terms: Terms
+) -> tuple[Tensor, Tensor | None]:
+    """−⟨μ(α), b_y⟩: the expected log-likelihood of the target alone, unnormalised (meant for a fixed, random b).
+
+    Its gradient on the activation μ is the projected target itself: direct random target projection
+    (Frenkel et al. 2021, Front. Neurosci. 15).
+    """
+    own = terms.mix * _own_message(phi, table, targets, y)
+    return -(family.mean(phi) * own).flatten(2).sum(-1).mean(), None
+
+
+OBJECTIVES.add("evidence", Objective("evidence", "−log p(y | z) normalised over the targets (default)", _evidence_loss))
+OBJECTIVES.add("variational", Objective("variational", "D_KL(ρ‖α), Eq. 7 of the paper", _variational_loss))
+OBJECTIVES.add("printed-eq8", Objective("printed-eq8", "Eq. 8 as the paper prints it (Bernoulli)", _printed_eq8))
+OBJECTIVES.add("projection", Objective("projection", "the projected target as the gradient (DRTP)", _projection_loss))

@@ -1,0 +1,219 @@
+"""Optimisers and learning-rate schedules as small values: every block builds its own from the same recipe."""
+
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import nn
+from torch.optim import lr_scheduler
+
+from blocklocal._common.choices import OptimizerName, ScheduleName, values
+from blocklocal._common.errors import InputError, check_positive, first_line, shown, unknown
+from blocklocal._common.ranges import LARGEST, WEIGHT, Range, check_settings
+
+OPTIMIZERS = values(OptimizerName)
+SCHEDULES = values(ScheduleName)
+RANGES = {
+    "lr": Range(0, LARGEST, above=True),
+    "momentum": Range(0, 1, below=True),
+    "weight_decay": WEIGHT,
+    "clip": Range(0, 1e30, above=True),  # a float32 holds it, and what it is divided by
+}
+OptimizerFactory: TypeAlias = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+"""A `torch.optim` class, a `functools.partial` of one, or any function from a block's parameters to an optimiser."""
+ScheduleFactory: TypeAlias = Callable[[torch.optim.Optimizer, int], lr_scheduler.LRScheduler]
+"""A function from a block's optimiser and the number of training steps to a scheduler, which steps once per step."""
+Schedule: TypeAlias = ScheduleName | ScheduleFactory
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """Which optimiser every block gets: one of three by name, or whatever a factory makes (`Optimizer.of`).
+
+    Args:
+        name: sgd (with Nesterov momentum), adam or adamw; "custom" where there is a factory.
+        lr: peak learning rate.
+        momentum: of sgd.
+        weight_decay: on everything.
+        clip: largest gradient norm per block; None for no clipping.
+        factory: makes the optimiser of a block's parameters; name, lr, momentum and weight_decay do not count then.
+
+    Raises:
+        InputError: the name is unknown, or a number lies outside its range.
+    """
+
+    name: OptimizerName | Literal["custom"] = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    clip: float | None = None
+    factory: OptimizerFactory | None = None
+
+    def __post_init__(self) -> None:
+        if self.factory is None and self.name not in OPTIMIZERS:
+            raise unknown("optimizer", self.name, OPTIMIZERS)
+        check_settings(self, RANGES)
+
+    @classmethod
+    def of(cls, factory: OptimizerFactory, *, clip: float | None = None) -> "Optimizer":
+        """An optimiser of torch's or of your own: `Optimizer.of(torch.optim.RMSprop, clip=1.0)`.
+
+        Args:
+            factory: called once per block with the list of the parameters that the block trains.
+            clip: largest gradient norm per block; None for no clipping.
+
+        Raises:
+            InputError: it cannot be called, or is a ready optimiser (which would be that of all blocks).
+        """
+        if isinstance(factory, torch.optim.Optimizer):
+            kind = type(factory).__name__
+            raise InputError(
+                f"optimizer is a ready {kind}, and every block builds its own: give the class, torch.optim.{kind}, or "
+                f"functools.partial(torch.optim.{kind}, lr=0.1)."
+            )
+        if not callable(factory):
+            raise InputError(
+                "optimizer must be sgd(), adam() or adamw(), a torch.optim class, or a function that makes an "
+                f"optimiser of a list of parameters, not {shown(factory)}."
+            )
+        return cls("custom", clip=clip, factory=factory)
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """A torch optimiser over one block's parameters.
+
+        Raises:
+            InputError: the factory fails, gives no optimiser, one of other parameters, or one that needs a closure.
+        """
+        if self.factory is not None:
+            return _made(self.factory, list(parameters))
+        if self.name == "sgd":
+            return torch.optim.SGD(
+                parameters,
+                lr=self.lr,
+                momentum=self.momentum,
+                nesterov=self.momentum > 0,
+                weight_decay=self.weight_decay,
+            )
+        kind = torch.optim.Adam if self.name == "adam" else torch.optim.AdamW
+        return kind(parameters, lr=self.lr, weight_decay=self.weight_decay)
+
+
+def sgd(lr: float = 0.1, *, momentum: float = 0.9, weight_decay: float = 0.0, clip: float | None = None) -> Optimizer:
+    """Stochastic gradient descent with Nesterov momentum. Arguments and errors as of `Optimizer`."""
+    return Optimizer("sgd", lr, momentum, weight_decay, clip)
+
+
+def adam(lr: float = 1e-3, *, weight_decay: float = 0.0, clip: float | None = None) -> Optimizer:
+    """Adam with torch's default moments. Arguments and errors as of `Optimizer`."""
+    return Optimizer("adam", lr, 0.9, weight_decay, clip)
+
+
+def adamw(lr: float = 1e-3, *, weight_decay: float = 0.01, clip: float | None = None) -> Optimizer:
+    """Adam with decoupled weight decay. Arguments and errors as of `Optimizer`."""
+    return Optimizer("adamw", lr, 0.9, weight_decay, clip)
+
+
+def as_optimizer(given: Optimizer | OptimizerFactory) -> Optimizer:
+    """An `Optimizer` as it is, a factory as one.
+
+    Raises:
+        InputError: it is neither.
+    """
+    return given if isinstance(given, Optimizer) else Optimizer.of(given)
+
+
+def as_schedule(given: Any) -> Any:
+    """A name of `SCHEDULES` or a factory, as it is.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if isinstance(given, lr_scheduler.LRScheduler):
+        raise InputError(
+            "schedule is a ready scheduler, and every block builds its own: give a function such as "
+            "lambda optimizer, steps: torch.optim.lr_scheduler.StepLR(optimizer, 10)."
+        )
+    if not callable(given) and given not in SCHEDULES:
+        raise unknown("schedule", given, SCHEDULES)
+    return given
+
+
+def build_schedule(schedule: Schedule | str, optimizer: torch.optim.Optimizer, steps: int) -> lr_scheduler.LRScheduler:
+    """A per-step schedule of `steps` steps over the optimiser's own learning rate.
+
+    Args:
+        schedule: one-cycle: torch's OneCycleLR (it cycles momentum, or Adam's first beta, between 0.85 and 0.95 too; an
+            SGD without momentum stays without); cosine: to 0; constant; or a factory.
+        optimizer: one block's.
+        steps: training steps in all.
+
+    Raises:
+        InputError: the name is unknown, steps is below 1, or the factory fails or gives no scheduler of this optimiser.
+    """
+    check_positive("steps", steps, integer=True)
+    if callable(schedule):
+        return _scheduled(schedule, optimizer, steps)
+    if schedule == "one-cycle":
+        group = optimizer.param_groups[0]
+        cycles = group.get("momentum") != 0 and not {"momentum", "betas"}.isdisjoint(group)
+        # torch would give momentum to an SGD that was asked to have none, and fails where there is none to cycle
+        return lr_scheduler.OneCycleLR(optimizer, max_lr=group["lr"], total_steps=steps, cycle_momentum=cycles)
+    if schedule == "cosine":
+        return lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
+    if schedule == "constant":
+        return lr_scheduler.ConstantLR(optimizer, factor=1.0, total_iters=0)
+    raise unknown("schedule", schedule, SCHEDULES)
+
+
+# --- what factories give
+
+
+def _made(factory: OptimizerFactory, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    try:
+        made = factory(parameters)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"the optimiser of a block could not be built: {first_line(error)}") from error
+    if not isinstance(made, torch.optim.Optimizer):
+        raise InputError(
+            f"optimizer made {shown(made)} of a block's parameters, and must make a torch.optim.Optimizer."
+        )
+    own = {id(p) for p in parameters}
+    held = {id(p) for group in made.param_groups for p in group["params"]}
+    if not held or not held <= own:
+        raise InputError(
+            f"optimizer made a {type(made).__name__} of other parameters than the block's: build it of the list "
+            "that it is called with, as in lambda parameters: torch.optim.SGD(parameters, lr=0.1)."
+        )
+    if _needs(made.step, "closure"):
+        raise InputError(
+            f"{type(made).__name__} runs the network anew within a step (a closure), which a block's step does not: "
+            "give another optimiser."
+        )
+    return made
+
+
+def _scheduled(factory: ScheduleFactory, optimizer: torch.optim.Optimizer, steps: int) -> lr_scheduler.LRScheduler:
+    try:
+        made = factory(optimizer, steps)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"the schedule of a block could not be built: {first_line(error)}. schedule must be a function of the "
+            "optimiser and the number of steps, as in lambda optimizer, steps: "
+            "torch.optim.lr_scheduler.StepLR(optimizer, 10)."
+        ) from error
+    if not isinstance(made, lr_scheduler.LRScheduler) or made.optimizer is not optimizer:
+        raise InputError(f"schedule made {shown(made)}, and must make a torch scheduler of the optimiser it is given.")
+    if _needs(made.step, "metrics"):
+        raise InputError(
+            f"{type(made).__name__} looks at a measurement at every step, and a schedule here is a function of the "
+            "step alone: give another one."
+        )
+    return made
+
+
+def _needs(function: Callable[..., Any], argument: str) -> bool:
+    """Whether it cannot be called without that argument."""
+    found = inspect.signature(function).parameters.get(argument)
+    return found is not None and found.default is inspect.Parameter.empty

@@ -1,0 +1,129 @@
+"""Twin (backward) networks: from the target to every block's backward message b_k (Eq. 4).
+
+A twin is evaluated once per target row (class), never once per sample. Three kinds:
+
+    dense      one per block, target → b_k; blocks are independent of each other
+    chain      b_k = g_k(tanh b_{k+1}), dense layers, detached between blocks
+    mirrored   b_k = g_k(b_{k+1}), g_k the architecture of block k+1 reversed (the paper's ResNet twin, §4.1)
+
+A twin has no BatchNorm: it would see class frequencies instead of samples.
+
+In a chained twin (chain, mirrored) a message goes from block to block, and between processes that takes time: with a
+delay of D steps, what block k + 1 passes on in step t reaches block k in step t + D (method §5).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from blocklocal._common.errors import InputError
+from blocklocal._common.registry import Registry
+from blocklocal.block.mirror import mirror_block
+from blocklocal.block.shapes import Layout, is_map, units_of
+
+
+class Twin(nn.Module):
+    """One block's backward network: what came from behind → (its raw message, what goes to the block before).
+
+    chained: the incoming message is the next block's outgoing one; else every block reads the target itself.
+    late: of a chained twin with a delay of D steps, its last D outgoing messages [D, R, values], oldest first; flat, so
+    that a message has one layout in memory whatever that of the network is.
+    """
+
+    late: Tensor | None
+
+    def __init__(self, network: nn.Module, chained: bool, squash: bool):
+        super().__init__()
+        self.network, self.chained, self.squash = network, chained, squash
+        self.message_shape = torch.Size()
+        self.register_buffer("late", None)
+
+    def forward(self, incoming: Tensor) -> tuple[Tensor, Tensor]:
+        """incoming [R, …] → (raw message [R, …] with its graph, outgoing [R, …] detached)."""
+        raw = self.network(incoming)
+        if not self.chained:
+            return raw, incoming
+        return raw, (torch.tanh(raw) if self.squash else raw).detach()
+
+    def delay(self, steps: int, outgoing: Tensor) -> None:
+        """From now on, what is passed on arrives `steps` later; until then the first outgoing message does."""
+        if steps and self.chained:
+            self.message_shape = outgoing.shape
+            self.late = outgoing.detach().flatten(1).repeat(steps, 1, 1)
+
+    def arriving(self, outgoing: Tensor) -> Tensor:
+        """What reaches the block before now: this outgoing message, or the one of D steps ago."""
+        return outgoing if self.late is None else self.late[0].view(self.message_shape)
+
+    def post(self, outgoing: Tensor) -> Tensor:
+        """As `arriving`, in a training step: the messages under way move on by one."""
+        now = self.arriving(outgoing)
+        if self.late is not None:
+            self.late = torch.cat((self.late[1:], outgoing.flatten(1).unsqueeze(0)))
+        return now
+
+
+def _dense(inputs: int, units: int, std: float) -> nn.Linear:
+    layer = nn.Linear(inputs, units)
+    nn.init.normal_(layer.weight, std=std)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What twins are built from: target rows, and per hidden block its latent's and its activation's shape ([B, …])."""
+
+    rows: int
+    latents: Sequence[torch.Size]
+    activations: Sequence[torch.Size]
+    blocks: Sequence[nn.Module]  # all K blocks: the twin in front of block k + 1 is that block reversed
+    layouts: Sequence[Layout] = ()  # of the hidden blocks' activations, as the network has them
+
+
+def dense_twins(plan: Plan) -> list[Twin]:
+    """One dense layer per block, straight from the target.
+
+    A message on maps starts with values of order 1/√units, so that the logits, sums over units, start at order one
+    (`HiddenLoss` itself scales the messages on anything else).
+    """
+    layers = [
+        _dense(plan.rows, units_of(shape), std=units_of(shape) ** -0.5 if is_map(shape) else 1.0)
+        for shape in plan.latents
+    ]
+    return [Twin(layer, chained=False, squash=False) for layer in layers]
+
+
+def chain_twins(plan: Plan) -> list[Twin]:
+    """Dense layers with tanh between them; the last hidden block's twin starts at the target."""
+    widths = [units_of(shape) for shape in plan.latents]
+    incoming, last = [*widths[1:], plan.rows], len(widths) - 1
+    scales = [1.0 if k == last else inputs**-0.5 for k, inputs in enumerate(incoming)]  # the last reads one-hot rows
+    return [
+        Twin(_dense(incoming[k], width, std=scales[k]), chained=True, squash=True) for k, width in enumerate(widths)
+    ]
+
+
+def mirrored_twins(plan: Plan) -> list[Twin]:
+    """Block k + 1 reversed maps the message behind it to the one in front of it; the last starts at the target."""
+    if not all(layout.as_it_is and layout.dims < 5 for layout in plan.layouts):
+        raise InputError(
+            "a mirrored twin can reverse dense layers and 2-D convolutions alone, and a block gives [B, C, L], "
+            "[B, C, D, H, W] or units in the last of more than three axes: give twin='dense' or twin='chain'."
+        )
+    twins = []
+    for k, latent in enumerate(plan.latents):
+        behind = plan.latents[k + 1][1:] if k + 1 < len(plan.latents) else torch.Size([plan.rows])
+        given = plan.activations[k][1:]
+        reversed_block = mirror_block(plan.blocks[k + 1], given=given, latent=latent[1:], behind=behind)
+        twins.append(Twin(reversed_block, chained=True, squash=False))
+    return twins
+
+
+TWINS: Registry[Callable[[Plan], list[Twin]]] = Registry("twin")
+TWINS.add("dense", dense_twins)
+TWINS.add("chain", chain_twins)
+TWINS.add("mirrored", mirrored_twins)

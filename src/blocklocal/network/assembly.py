@@ -1,0 +1,180 @@
+"""From blocks to units: shapes are read off one example; rule and settings say which local loss each block gets."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from blocklocal._common.errors import InputError
+from blocklocal._common.seeds import seeded
+from blocklocal.block.auxiliary import Decoder
+from blocklocal.block.axes import followed
+from blocklocal.block.learner import BlockUnit
+from blocklocal.block.loss import HiddenLoss, OutputLoss
+from blocklocal.block.normalisation import normaliser
+from blocklocal.block.objectives import OBJECTIVES, Terms
+from blocklocal.block.readouts import reading_layer, readout
+from blocklocal.block.shapes import Seen, check_batch_first, is_map, output_shapes, to_positions, units_of
+from blocklocal.block.targets import Targets
+from blocklocal.block.twin import TWINS, Plan, Twin
+from blocklocal.families import Family
+from blocklocal.network.settings import Learning
+from blocklocal.rules import RULES, Rule
+from blocklocal.splitting import Split
+
+
+def build_units(split: Split, example: Tensor, targets: Targets, learning: Learning, seed: int) -> list[BlockUnit]:
+    """One unit per block, or one for all where the rule is end to end.
+
+    example [B, …] gives shapes and device; the weights of twins, readouts and decoders are drawn from `seed`.
+    """
+    rule = RULES.get(learning.rule)
+    modules = [nn.Sequential(*split.blocks)] if rule.whole and len(split.blocks) > 1 else list(split.blocks)
+    with seeded("lazy layers", seed), followed(modules, example) as axes:  # they draw when they first see a shape
+        shapes = [example.shape, *output_shapes(modules, example)]
+    idle = {id(p) for p in split.check(example)}
+    check_batch_first(shapes)
+    _check_output(shapes[-1], axes[-1], targets)
+    seen = Seen(shapes, axes, getattr(split.model, "unit_axis", None))
+    with seeded("local losses", seed), torch.device(example.device):
+        hidden = _Assembly(modules, seen, split.after_activation, targets, learning, rule).losses()
+        around = [rule.around(module) if rule.around else None for module in modules]
+    for module, each in zip(modules, around, strict=True):
+        if each is not None:
+            each.check(module, example)
+    losses = [*hidden, OutputLoss(targets, learning.label_smoothing)]
+    units = [
+        BlockUnit(module, losses[k], index=k, trains=rule.trains(k, len(modules)), around=around[k])
+        for k, module in enumerate(modules)
+    ]
+    for unit in units:
+        unit.idle = any(id(p) in idle for p in unit.block.parameters())
+    _delay_messages(units, torch.eye(targets.rows, device=example.device), learning.message_delay)
+    return units
+
+
+@torch.no_grad()
+def _delay_messages(units: Sequence[BlockUnit], rows: Tensor, steps: int) -> None:
+    """Give chained twins their delay; until the first late message is there, those of the initial weights count."""
+    incoming = rows
+    for unit in reversed(units):
+        if unit.twin is not None:
+            _, incoming = unit.twin(incoming)
+            unit.twin.delay(steps, incoming)
+
+
+@dataclass(frozen=True)
+class _Assembly:
+    """The local losses of all blocks but the last.
+
+    after_activation: whether a block's output has passed an activation; its zeros sit on the rectified family's kink,
+    where only the second-order evidence is defined (method §1).
+    """
+
+    modules: Sequence[nn.Module]
+    seen: Seen
+    after_activation: Sequence[bool]
+    targets: Targets
+    learning: Learning
+    rule: Rule
+
+    def losses(self) -> list[HiddenLoss | None]:
+        hidden = range(len(self.modules) - 1)
+        if self.rule.objective is None and self.rule.twin is None:
+            return [None for _ in hidden]
+        readouts = [self._readout(k) for k in hidden]
+        latents = [
+            self._shape(k) if h is None else output_shapes([h], torch.zeros(self._shape(k)))[0]
+            for k, h in enumerate(readouts)
+        ]
+        twins = self._twins(latents)
+        return [self._loss(k, readouts[k], latents[k], twins[k]) for k in hidden]
+
+    def _shape(self, k: int) -> torch.Size:
+        """Of the output of block k (from 0), as it is seen."""
+        return self.seen.shape(k + 1)
+
+    def _readout(self, k: int) -> nn.Module | None:
+        layers, shape = self.learning.readout if self.rule.parts else 0, self._shape(k)
+        if not layers:
+            return None
+        reader = reading_layer(self.modules[k + 1], shape) if len(shape) == 3 else None
+        return readout(shape, layers, reader, self.seen.layout(k + 1).line)
+
+    def _twins(self, latents: Sequence[torch.Size]) -> Sequence[Twin | None]:
+        kind = self.learning.twin if self.rule.twin == "" else self.rule.twin
+        if kind is None:
+            return [None for _ in latents]
+        activations = [self._shape(k) for k in range(len(latents))]
+        layouts = [self.seen.layout(k + 1) for k in range(len(latents))]
+        twins = TWINS.get(kind)(Plan(self.targets.rows, latents, activations, self.modules, layouts))
+        for twin in twins:
+            twin.requires_grad_(not self.rule.fixed_twin)
+        return twins
+
+    def _loss(self, k: int, h: nn.Module | None, latent: torch.Size, twin: Twin | None) -> HiddenLoss:
+        learning, name = self.learning, self.learning.objective if self.rule.objective == "" else self.rule.objective
+        greedy = name == "greedy"
+        family = learning.latent_family()
+        _check_family(family, latent)
+        decoders, weights = self._parts(k) if self.rule.parts else ({}, {})
+        return HiddenLoss(
+            family=family,
+            objective=None if name is None or greedy else OBJECTIVES.get(name),
+            targets=self.targets,
+            twin=twin,
+            classifier=nn.Linear(units_of(latent), self.targets.rows) if greedy else None,
+            readout=h,
+            decoders=decoders,
+            weights=weights,
+            terms=Terms(
+                order=self._order(k, h),
+                temperature=learning.temperature,
+                smoothing=learning.label_smoothing,
+                per_position=len(self.seen.shapes[-1]) == 3,
+            ),
+            message_scale=1.0 if is_map(latent) else units_of(latent) ** -0.5,
+            normaliser=normaliser(learning.normalise, self._shape(k)) if self.rule.parts else None,
+            layouts={"output": self.seen.layout(k + 1), "image": self.seen.layout(0), "input": self.seen.layout(k)},
+        )
+
+    def _order(self, k: int, h: nn.Module | None) -> str:
+        kink = h is None and self.after_activation[k] and self.learning.family == "rectified"
+        return "second" if kink and self.learning.order == "exact" else self.learning.order
+
+    def _parts(self, k: int) -> tuple[dict[str, Decoder], dict[str, float]]:
+        learning, weights, decoders = self.learning, {}, {}
+        if learning.similarity:
+            weights["similarity"] = learning.similarity
+        if learning.reconstruction:
+            source = 0 if learning.reconstruct == "image" else k
+            weights[learning.reconstruct] = learning.reconstruction
+            decoders[learning.reconstruct] = self._decoder(k, source)
+        return decoders, weights
+
+    def _decoder(self, k: int, source: int) -> Decoder:
+        """From the output of block k to the output of the block `source` (from 1; 0: the image)."""
+        wanted, line = self.seen.shape(source), self.seen.layout(k + 1).line
+        if line != self.seen.layout(source).line:
+            wanted = torch.Size((wanted[0], wanted[1:].numel()))
+        return Decoder(self._shape(k), wanted, line=line)
+
+
+def _check_output(shape: torch.Size, axis: int | None, targets: Targets) -> None:
+    if len(shape) == 3 and axis == 1:
+        raise InputError(
+            f"the last block gives channels first, {list(shape)}; with one target per position it must give "
+            "[B, T, classes]: end the model with a transpose(1, 2), or with pooling for one target per sample."
+        )
+    if shape[-1] != targets.count or len(shape) not in (2, 3):
+        raise InputError(
+            f"the last block gives {list(shape[1:])} values per sample, but there are {targets.count} targets: "
+            f"end the model with a layer of {targets.count} outputs, or give classes={shape[-1]}."
+        )
+
+
+def _check_family(family: Family, latent: torch.Size) -> None:
+    """A vector family must be able to group the units of the latent; it says itself what is wrong."""
+    family.group(to_positions(torch.zeros(latent)))

@@ -1,0 +1,129 @@
+"""The one check of what a network is given: by `step`, `predict`, `evaluate`, a `Trainer`, and a stage of several.
+
+What fails here has changed nothing: no weight, no statistic of a norm, no step counted.
+"""
+
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from blocklocal._common.errors import InputError
+from blocklocal.block.targets import Targets
+
+Pair = tuple[Tensor, Tensor]
+
+
+def pair(batch: object) -> Pair:
+    """(x, y) of what a loader gave. Raises InputError, with what came instead, for anything but two tensors."""
+    if isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(t, Tensor) for t in batch):
+        return batch[0], batch[1]
+    advice = "Give a loader that gives such pairs"
+    if isinstance(batch, Mapping):
+        advice += ' (in a DataLoader, let collate_fn end with: return batch["image"], batch["label"], by your names)'
+    raise InputError(f"a batch must be (x, y), two tensors, input and targets; what came is {_came(batch)}. {advice}.")
+
+
+def _came(batch: object) -> str:
+    if isinstance(batch, Mapping):
+        return f"a {type(batch).__name__} with the keys {', '.join(map(str, batch))}"
+    if isinstance(batch, Tensor):
+        return f"one tensor of shape {list(batch.shape)}"
+    if not isinstance(batch, tuple | list):
+        return "None" if batch is None else f"one {type(batch).__name__}"
+    kinds = ", ".join(type(each).__name__ for each in batch[:5])
+    return f"a {type(batch).__name__} of {len(batch)} values" + (f" ({kinds})" if batch else "")
+
+
+def check_tensor(name: str, t: object, device: torch.device) -> None:
+    """Refuse what is no tensor with samples, on the network's device."""
+    if isinstance(t, Mapping):
+        raise InputError(f"{name} must be a tensor; what came is {_came(t)}: give one of its values.")
+    if isinstance(t, Tensor) and t.layout is not torch.strided:
+        raise InputError(f"{name} is a sparse tensor ({t.layout}): give {name}.to_dense().")
+    if not isinstance(t, Tensor):
+        raise InputError(f"{name} must be a tensor, not {type(t).__name__}: give torch.as_tensor({name}).")
+    if t.dim() == 0 or len(t) == 0:
+        raise InputError(f"{name} has the shape {list(t.shape)}, which holds no sample: give a batch, [B, …], of some.")
+    if t.device != device:
+        raise InputError(f"{name} is on {t.device}, the network on {device}: give {name}.to({str(device)!r}).")
+
+
+def check_finite(x: Tensor) -> None:
+    """Refuse NaN and infinite values. It waits for the device."""
+    if not x.is_floating_point() or bool(torch.isfinite(x).all()):
+        return
+    bad = (~torch.isfinite(x)).flatten(1).any(1) if x.dim() > 1 else ~torch.isfinite(x)
+    first, count = int(bad.nonzero()[0]), int(bad.sum())
+    raise InputError(
+        f"the input holds NaN or infinite values, in {count} of {len(x)} samples (the first: {first}): a step with "
+        "them would ruin every weight, and a prediction means nothing. Mend or leave out these samples."
+    )
+
+
+def check_batch(
+    x: Tensor, y: Tensor, targets: Targets, device: torch.device, *, first: bool, reads: bool = True
+) -> Pair:
+    """A training batch as it may be used: targets without a graph, both out of inference mode.
+
+    Types, shapes and devices are checked at every step. The values, finite inputs and targets in their range, too on
+    the CPU; on CUDA, where every look makes the host wait for the device, at the `first` step alone. There a later NaN
+    shows in the losses, which a `Trainer` checks. reads: whether x is read here (by the first of several stages).
+    """
+    for name, t in (("x", x), ("y", y)) if reads else (("y", y),):
+        check_tensor(name, t, device)
+    if reads and y.shape[:1] != x.shape[:1]:
+        raise InputError(
+            f"targets of shape {list(y.shape)} for {len(x)} samples: give one target (or row of them) per sample."
+        )
+    if first or not y.is_cuda:
+        targets.check(y)
+    if reads and (first or not x.is_cuda):
+        check_finite(x)
+    return _usable(x), _usable(y)
+
+
+def _usable(t: Tensor) -> Tensor:
+    """A tensor of inference mode cannot be kept for a gradient."""
+    return t.clone() if t.is_inference() else t.detach()
+
+
+@contextmanager
+def taking_gradients() -> Generator[None, None, None]:
+    """Gradients are taken and tensors are ordinary ones, also under the caller's no_grad or inference mode."""
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        yield
+
+
+# --- whether a network runs on it
+
+
+@contextmanager
+def explained(modules: Iterable[nn.Module], x: Tensor) -> Generator[None, None, None]:
+    """Where running `modules` on x fails over its type or channels, say so in one sentence."""
+    try:
+        yield
+    except (InputError, RuntimeError, ValueError) as error:
+        reason = misfit(modules, x)
+        if reason is None:
+            raise
+        raise InputError(reason) from error
+
+
+def misfit(modules: Iterable[nn.Module], x: Tensor) -> str | None:
+    """What of an input does not fit the first layers that read it, as far as that can be said."""
+    layers = [layer for module in modules for layer in module.modules()]
+    weights = [p for layer in layers for p in layer.parameters(recurse=False) if p.is_floating_point()]
+    looked_up = any(isinstance(layer, nn.Embedding | nn.EmbeddingBag) for layer in layers)
+    if weights and x.dtype != weights[0].dtype and not (looked_up and not x.is_floating_point()):
+        wanted = weights[0].dtype
+        call = "x.float()" if wanted == torch.float32 else f"x.to({wanted})"
+        return f"the input is {x.dtype} and the network's weights are {wanted}: convert it, {call}."
+    first = next((layer for layer in layers if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d)), None)
+    if first is None or x.dim() != first.weight.dim() or x.shape[1] == first.in_channels:
+        return None
+    return (
+        f"the input has {x.shape[1]} channels (shape {list(x.shape)}) and the network reads {first.in_channels}: "
+        f"convert the images, or build the model for {x.shape[1]} channels."
+    )

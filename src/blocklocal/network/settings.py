@@ -1,0 +1,99 @@
+"""How the blocks learn: the settings of a rule and of its local losses, validated once."""
+
+from dataclasses import dataclass
+
+from blocklocal._common.choices import (
+    FamilyName,
+    NormaliseName,
+    ObjectiveName,
+    OrderName,
+    ReconstructName,
+    RuleName,
+    ScopeName,
+    TwinName,
+    check_choices,
+)
+from blocklocal._common.errors import InputError
+from blocklocal._common.ranges import LARGEST, WEIGHT, Range, check_settings, whole
+from blocklocal.block.objectives import OBJECTIVES
+from blocklocal.block.twin import TWINS
+from blocklocal.families import FAMILIES, Family, family
+from blocklocal.rules import RULES
+
+RANGES = {
+    "rectified_temperature": Range(1e-6, LARGEST, zero=True),
+    "categorical_size": whole(2, 10**6),
+    "temperature": Range(1e-6, LARGEST),
+    "message_delay": whole(0, 10_000),
+    "readout": whole(0, 100),
+    "reconstruction": WEIGHT,
+    "similarity": WEIGHT,
+    "tau": WEIGHT,
+    "label_smoothing": Range(0, 1, below=True),
+}
+
+
+@dataclass(frozen=True)
+class Learning:
+    """Rule and local losses. What a rule fixes itself (a greedy block has no twin) is ignored here.
+
+    Every field has a default, so a change names only what differs: `Learning(rule="greedy", readout=1)`. The same
+    names are keyword arguments of `BlockLocal` and flags of the command line.
+
+    Raises:
+        InputError: a name is unknown, a number lies outside its range, or two settings exclude each other.
+    """
+
+    rule: RuleName | str = "block-local"
+    """Learning rule: one of these, or one that you registered."""
+    objective: ObjectiveName | str = "evidence"
+    """Loss of the hidden blocks: evidence (default), variational (Eq. 7), printed-eq8 (Eq. 8), projection (DRTP)."""
+    family: FamilyName | str = "rectified"
+    """Exponential family of the latents; it should match what the next block reads (rectified for ReLU networks)."""
+    rectified_temperature: float = 0.0
+    """Temperature of the rectified family; 0 is the limit whose mean is the ReLU."""
+    categorical_size: int = 2
+    """Classes per latent unit of the categorical family."""
+    temperature: float = 1.0
+    """Divides the evidence before its softmax."""
+    order: OrderName = "second"
+    """Evidence to first or second order in the message, or exact (second where a rectified cut follows a ReLU)."""
+    twin: TwinName | str = "dense"
+    """Backward network: dense (one per block), chain (dense layers in a row) or mirrored (the blocks reversed)."""
+    message_delay: int = 0
+    """Steps that the messages of a chained twin (chain, mirrored) are late; several processes need 1 or more."""
+    normalise: NormaliseName = "none"
+    """Read the latent off the output normalised over units (as a pre-norm block does) or over the batch; or none."""
+    readout: int = 2
+    """Layers between a block's output and its latent (maps: pairs of convolutions; 0: none); off the forward path."""
+    reconstruction: float = 0.0
+    """Weight of predicting the image (or the block's input) from the block's output."""
+    reconstruct: ReconstructName = "image"
+    """What is reconstructed: image, at the block's resolution, or the block's input."""
+    similarity: float = 0.0
+    """Weight of the similarity-matching term (Nøkland & Eidnes 2019)."""
+    scope: ScopeName = "local"
+    """local: no gradient crosses a block boundary; neighbour: the loss of block k+1 reaches block k, never further."""
+    tau: float = 0.0
+    """Mixing schedule m = 1/(1 + tau·epoch) of the variational objectives."""
+    label_smoothing: float = 0.0
+    """Share of the target spread over all classes, in every classification loss."""
+
+    def __post_init__(self) -> None:
+        RULES.get(self.rule)
+        OBJECTIVES.get(self.objective)
+        FAMILIES.get(self.family)
+        TWINS.get(self.twin)
+        check_choices(self)
+        check_settings(self, RANGES)
+        self.latent_family()  # says itself what is wrong with its parameters
+        if self.objective == "printed-eq8" and self.rule == "block-local" and self.family != "bernoulli":
+            raise InputError(f"printed-eq8 is defined for family='bernoulli' alone, not {self.family!r}.")
+
+    def latent_family(self) -> Family:
+        """The family of the hidden blocks' latents, with its own parameters."""
+        if self.family == "rectified":
+            return family("rectified", temperature=self.rectified_temperature)
+        if self.family == "categorical":
+            return family("categorical", size=self.categorical_size)
+        return family(self.family)

@@ -1,0 +1,237 @@
+"""From a configuration to the things that train: device, data, batches, network."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Annotated, Any
+
+import torch
+from msgspec import Meta
+from torch import Tensor, nn
+
+from blocklocal.runs.config import Config
+from blocklocal.data import Batches, Images, ImageSet, load_images
+from blocklocal.data.batches import per_channel
+from blocklocal._common.errors import InputError, unknown
+from blocklocal.models import build_model
+from blocklocal.network.network import BlockLocal
+from blocklocal._common.ranges import MOST_CLASSES
+from blocklocal.schemas import Number, Text
+from blocklocal._common.seeds import seeded
+from blocklocal.splitting import split
+from blocklocal.runs.fits import check_fits
+from blocklocal.training.learner_state import check_savable
+
+if TYPE_CHECKING:
+    from blocklocal.parallel.stage import Stage
+
+EVALUATION_BATCH = 500
+MEASURE_BATCH = 32  # images for measuring the cost of units
+Side = Annotated[int, Meta(ge=1, le=100_000)]
+"""Pixels; the bounds in `Facts` are for what is read from a file (`training.saved`)."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a network must know of its data set; saved with the run, so that `predict` needs no data set."""
+
+    classes: Annotated[tuple[Text, ...], Meta(min_length=1, max_length=MOST_CLASSES)]
+    channels: Annotated[int, Meta(ge=1, le=1_000)]
+    height: Side
+    width: Side
+    mean: Annotated[tuple[Number, ...], Meta(max_length=1_000)]
+    std: Annotated[tuple[Number, ...], Meta(max_length=1_000)]
+
+    @classmethod
+    def of(cls, data: ImageSet) -> "Facts":
+        return cls(data.classes, data.channels, data.height, data.width, data.mean, data.std)
+
+    def flat(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def load_data(config: Config) -> ImageSet:
+    """The image set a configuration names, split."""
+    d = config.data
+    return load_images(
+        d.data,
+        train_size=d.train_size,
+        validation=d.validation_split,
+        test_size=d.test_size,
+        image_size=d.image_size,
+        split_seed=d.split_seed,
+        skip_bad=d.skip_bad,
+    )
+
+
+def find_device(name: str) -> torch.device:
+    """auto → cuda where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.partition(":")[0] not in ("cpu", "cuda"):
+        raise unknown("device", name, ("auto", "cpu", "cuda"))
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError("device cuda was asked for, but torch finds no CUDA device here: use --device cpu or auto.")
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise unknown("device", name, ("auto", "cpu", "cuda", "cuda:0")) from error
+
+
+def set_threads(threads: int | None) -> int:
+    """Set CPU threads, or leave torch's own choice (all cores, or OMP_NUM_THREADS); return their number."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return torch.get_num_threads()
+
+
+def build_network(
+    config: Config, facts: Facts, device: torch.device, starts: Sequence[int] | None = None, *, fits: bool = False
+) -> BlockLocal:
+    """The network of a configuration, its weights drawn from the seed.
+
+    starts: of a cut that was measured before. fits: it is known to fit into the machine's memory.
+    """
+    network = draw_network(config, facts, starts, fits=fits)
+    settle(network, config, device)
+    return network
+
+
+def draw_network(
+    config: Config, facts: Facts, starts: Sequence[int] | None = None, *, fits: bool = False
+) -> BlockLocal:
+    """As `build_network`, on the CPU and not yet in the layout and precision of training."""
+    if not fits:
+        check_memory_for(config, facts)
+    with seeded("model", config.machine.seed):
+        model = plain_model(config, facts)
+    network = _cut(_prepared(config.model.model, model), config, facts, starts)
+    check_savable(network.units)
+    return network
+
+
+def _cut(model: nn.Module, config: Config, facts: Facts, starts: Sequence[int] | None = None) -> BlockLocal:
+    """The model in blocks, with all they need to learn."""
+    m = config.model
+    example = torch.zeros(MEASURE_BATCH, facts.channels, facts.height, facts.width)
+    if starts is not None:
+        cut = split(model, starts=starts)
+    elif m.at:
+        cut = split(model, at=m.at, example=example)
+    else:
+        cut = split(model, m.blocks, balance=m.balance, example=example)
+    seed = config.machine.seed
+    return BlockLocal(cut, classes=len(facts.classes), learning=config.learning, example=example, seed=seed)
+
+
+def _prepared(name: str, model: nn.Module) -> nn.Module:
+    """The model on the CPU. Raises InputError for weights without values, or of another precision than float32."""
+    for key, tensor in chain(model.named_parameters(), model.named_buffers()):
+        if tensor.is_meta:
+            raise InputError(f"{name} gives {key!r} without values (on the device meta): build it on the CPU.")
+        if isinstance(tensor, nn.Parameter) and tensor.is_floating_point() and tensor.dtype != torch.float32:
+            raise InputError(
+                f"{name} gives {key!r} as {tensor.dtype}, and images are float32: return model.float(). "
+                "--precision bfloat16 computes in less without changing the weights."
+            )
+    model.cpu()  # the run itself brings it to its device
+    return model
+
+
+def plain_model(config: Config, facts: Facts) -> nn.Module:
+    """The module that a configuration names, not cut yet."""
+    m = config.model
+    return build_model(
+        m.model,
+        classes=len(facts.classes),
+        channels=facts.channels,
+        image_size=(facts.height, facts.width),
+        width=m.width,
+        **{name: _option(value) for name, value in m.model_options.items()},
+    )
+
+
+def check_memory_for(config: Config, facts: Facts, batch: int = 0, device: torch.device | None = None) -> None:
+    """Refuse a network that is too large for the free memory; with a `batch`, one that is too large to be trained."""
+    example = torch.Size((batch, facts.channels, facts.height, facts.width))
+    counted = config.edit(balance="count")  # where it is cut changes little, and costs cannot be measured
+    check_fits(config, lambda: plain_model(config, facts), lambda model: _cut(model, counted, facts), example, device)
+
+
+def settle(network: "BlockLocal | Stage", config: Config, device: torch.device) -> None:
+    """Bring a network, or a process's share of one, to its device, memory layout and precision."""
+    machine = config.machine
+    network.to(device)
+    if machine.channels_last:
+        network.to(memory_format=torch.channels_last)  # pyrefly: ignore
+    bf16 = machine.precision == "bfloat16" or (machine.precision == "auto" and device.type == "cuda")
+    network.autocast(torch.bfloat16 if bf16 else None)
+
+
+def _option(text: object) -> object:
+    """A model option as the command line gives it: a whole number, a fraction, true/false, or a word."""
+    for kind in (int, float):
+        try:
+            return kind(text)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            continue
+    return {"true": True, "false": False}.get(str(text).lower(), text)
+
+
+def training_batches(config: Config, data: ImageSet, device: torch.device, share: tuple[int, int] = (0, 1)) -> Batches:
+    return Batches(
+        data.train,
+        batch_size=config.data.batch_size,
+        mean=data.mean,
+        std=data.std,
+        shuffle=True,
+        augment=config.data.augment,
+        seed=config.machine.seed,
+        device=device,
+        channels_last=config.machine.channels_last,
+        share=share,
+    )
+
+
+def evaluation_batches(config: Config, images: Images, facts: Facts, device: torch.device) -> Batches:
+    """Unshuffled, unaugmented batches of a split."""
+    return Batches(
+        images,
+        batch_size=EVALUATION_BATCH,
+        mean=facts.mean,
+        std=facts.std,
+        device=device,
+        channels_last=config.machine.channels_last,
+    )
+
+
+def normalise(pixels: Tensor, facts: Facts) -> Tensor:
+    """uint8 [B, C, H, W] → the float32 that the network takes, bit for bit as `Batches` makes it."""
+    return (pixels.float() - per_channel("mean", facts.mean, pixels)) / per_channel("std", facts.std, pixels)
+
+
+@dataclass(frozen=True)
+class Session:
+    """Everything of a run that is in memory."""
+
+    config: Config
+    data: ImageSet
+    facts: Facts
+    network: BlockLocal
+    batches: Batches
+    device: torch.device
+    threads: int
+    placement: tuple[int, ...] = ()  # blocks per process, where there are several
+    replicas: int = 1
+
+
+def open_session(config: Config, data: ImageSet | None = None, starts: Sequence[int] | None = None) -> Session:
+    """Set threads and device, load the data (unless it is given), build batches and network."""
+    threads, device = set_threads(config.machine.threads), find_device(config.machine.device)
+    data = data or load_data(config)
+    facts = Facts.of(data)
+    check_memory_for(config, facts, min(config.data.batch_size, len(data.train)), device)
+    batches = training_batches(config, data, device)
+    fits = device.type == "cpu"  # else it was the device's memory that was looked at
+    network = build_network(config, facts, device, starts, fits=fits)
+    return Session(config, data, facts, network, batches, device, threads)

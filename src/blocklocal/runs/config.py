@@ -1,0 +1,221 @@
+"""A run's settings as plain dataclasses: what is trained, on what, how. Saved with the run as one flat JSON object."""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import msgspec
+
+from blocklocal._common.choices import (
+    BalanceName,
+    ModelName,
+    OptimizerName,
+    PrecisionName,
+    ScheduleName,
+    check_choices,
+    is_choice,
+)
+from blocklocal._common.errors import InputError, shown, unknown
+from blocklocal._common.files import is_there, write_text
+from blocklocal.block.optim import Optimizer
+from blocklocal._common.ranges import COUNT, IMAGE_SIZE, MANY, SEED, THREADS, WIDTH, Range, check_settings, whole
+from blocklocal.schemas import Text, check, read_json
+from blocklocal.network.settings import Learning
+
+RANGES = {
+    **dict.fromkeys(("train_size", "test_size", "batch_size", "epochs", "checkpoint_every"), COUNT),
+    "validation": Range(0, MANY),
+    "image_size": IMAGE_SIZE,
+    **dict.fromkeys(("seed", "split_seed"), SEED),
+    "width": WIDTH,
+    "blocks": whole(1, 10_000),
+    "threads": THREADS,
+}
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is learned."""
+
+    data: str = "digits"
+    """digits (embedded), a folder of images or parquet files, or a name on the hub: ylecun/mnist, owner/name:config."""
+    train_size: int | None = None
+    """Training images to use; default: all that the validation split leaves."""
+    validation: float = 0.1
+    """Validation images: a fraction below 1, or a number; 0 for none. Held out of the training images, or of the own
+    validation split of a set that has a test split too."""
+    test_size: int | None = None
+    """Test images to use; default: all."""
+    image_size: int | None = None
+    """Resize and crop every image to this many pixels a side; default: as they are."""
+    split_seed: int = 0
+    """Seed of the validation split (not of the run)."""
+    batch_size: int = 128
+    """Images per training step."""
+    augment: str = ""
+    """Augmentation of training images, separated by commas: crop, flip, cutout."""
+    skip_bad: bool = False
+    """Leave out images that cannot be decoded (counted) instead of stopping."""
+
+    def __post_init__(self) -> None:
+        if self.validation not in RANGES["validation"] or (self.validation >= 1 and self.validation % 1):
+            raise InputError(
+                "validation must be a fraction from 0 to below 1 or a whole number of images up to a billion, not "
+                f"{shown(self.validation)}."
+            )
+        check_settings(self, RANGES)
+        if not self.data:
+            raise InputError("data must be 'digits', a folder or a hub name, not an empty string.")
+
+    @property
+    def validation_split(self) -> int | float:
+        """A fraction below 1, a count from 1 on."""
+        return self.validation if self.validation < 1 else int(self.validation)
+
+
+@dataclass(frozen=True)
+class Model:
+    """Which network, and where it is cut."""
+
+    model: ModelName | str = "resnet18"
+    """A model of the library, or a function of your own: path/to/file.py:function."""
+    width: int | None = None
+    """Channels (or units) of the first layer; default: the model's usual width."""
+    model_options: dict[str, str] = field(default_factory=dict)
+    """Options of the model's own, such as stem large (ResNets), depth 3 (mlp) or dropout 0.1 (vgg8b)."""
+    blocks: int = 4
+    """Number of blocks."""
+    at: tuple[str, ...] = ()
+    """Names of the units where blocks 2, 3, … start, instead of a number of blocks."""
+    balance: BalanceName = "count"
+    """How cuts are placed: equal count of units, or equal time, flops or bytes (measured)."""
+
+    def __post_init__(self) -> None:
+        check_settings(self, RANGES)
+        check_choices(self)
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """Optimiser and schedule; every block has its own."""
+
+    epochs: int = 10
+    """Passes over the training split. With --resume RUN: train a finished run on to so many; for the added epochs the
+    schedule begins anew."""
+    optimizer: OptimizerName = "sgd"
+    """sgd (Nesterov momentum), adam or adamw."""
+    lr: float = 0.1
+    """Peak learning rate."""
+    momentum: float = 0.9
+    """Momentum of sgd."""
+    weight_decay: float = 5e-4
+    """Weight decay, on everything."""
+    clip: float | None = None
+    """Largest gradient norm per block; default: no clipping."""
+    schedule: ScheduleName = "one-cycle"
+    """Learning-rate schedule, per training step."""
+
+    def __post_init__(self) -> None:
+        check_settings(self, RANGES)
+        check_choices(self)
+        self.build()
+
+    def build(self) -> Optimizer:
+        return Optimizer(self.optimizer, self.lr, self.momentum, self.weight_decay, self.clip)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how it runs."""
+
+    seed: int = 0
+    """Seed of weights, order, augmentation and dropout."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    threads: int | None = None
+    """CPU threads; default: torch's own choice (all cores, or OMP_NUM_THREADS)."""
+    precision: PrecisionName = "auto"
+    """float32, bfloat16 (autocast), or auto: bfloat16 on CUDA, float32 on CPU."""
+    channels_last: bool = True
+    """Memory layout of convolutions."""
+    checkpoint_every: int | None = None
+    """Steps between checkpoints; default: one per epoch."""
+    tensorboard: bool = True
+    """Write TensorBoard events."""
+
+    def __post_init__(self) -> None:
+        check_settings(self, RANGES)
+        check_choices(self)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides a run."""
+
+    data: Data = field(default_factory=Data)
+    model: Model = field(default_factory=Model)
+    learning: Learning = field(default_factory=Learning)
+    optimisation: Optimisation = field(default_factory=Optimisation)
+    machine: Machine = field(default_factory=Machine)
+
+    def flat(self) -> dict[str, Any]:
+        """All settings as one JSON-able object; names are unique over the groups."""
+        return {name: value for group in dataclasses.asdict(self).values() for name, value in group.items()}
+
+    def edit(self, **changes: Any) -> "Config":
+        """A copy with settings changed by name, whichever group they belong to."""
+        groups = _groups()
+        for name in changes:
+            if name not in groups:
+                raise unknown("setting", name, groups)
+        edited = {}
+        for group in dataclasses.fields(self):
+            own = {name: value for name, value in changes.items() if groups[name] == group.name}
+            edited[group.name] = dataclasses.replace(getattr(self, group.name), **own)
+        return Config(**edited)
+
+    def save(self, path: Path) -> None:
+        write_text(path, json.dumps(self.flat(), indent=2) + "\n")
+
+
+def _groups() -> dict[str, str]:
+    """Setting name → group name."""
+    groups: dict[str, str] = {}
+    for group in dataclasses.fields(Config):
+        for setting in dataclasses.fields(group.default_factory):  # type: ignore[arg-type]
+            assert setting.name not in groups, f"two settings are called {setting.name!r}"
+            groups[setting.name] = group.name
+    return groups
+
+
+def load_config(path: Path) -> Config:
+    """A saved `config.json`, or the one in a run folder."""
+    file = path / "config.json" if path.is_dir() else path
+    if not is_there(file):
+        raise InputError(f"no configuration at {file}: give a run folder or its config.json.")
+    what = "one JSON object of settings, as a run folder has it in its config.json"
+    flat = read_json(file, dict[str, Any], what=what)
+    for name in flat:
+        if name not in _groups():
+            raise InputError(f"{file}: {unknown('setting', name, _groups())}")
+    given = check(flat, _schema(), where=file, what=what)
+    try:
+        return Config().edit(**{name: getattr(given, name) for name in flat})
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from error
+
+
+@cache
+def _schema() -> type[msgspec.Struct]:
+    """The type of each setting, as its group has it; options of a model are what JSON has for a word or a number.
+
+    A setting with choices is any text here: its group says which there are.
+    """
+    kinds: dict[Any, Any] = {str: Text, dict[str, str]: dict[Text, Text | int | float | bool]}
+    hints = [get_type_hints(group.default_factory) for group in dataclasses.fields(Config)]  # type: ignore[arg-type]
+    given = [(name, str if is_choice(kind) else kind) for each in hints for name, kind in each.items()]
+    fields = [(name, kinds.get(kind, kind), msgspec.UNSET) for name, kind in given]
+    return msgspec.defstruct("Settings", fields)

@@ -1,0 +1,105 @@
+"""Whether a network, and its training, fits into memory: found out before anything is built.
+
+The network is built on torch's meta device, where tensors have shapes and no content. What comes out is less than what
+will be needed, so that nothing is refused that could run: activations are those that convolutions and linear layers
+put out, and of gradients and activations those of the largest block alone where blocks learn one after the other.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from blocklocal.runs.config import Config
+from blocklocal._common.errors import InputError
+from blocklocal._common.limits import available_bytes, check_memory
+from blocklocal.models.file import is_reference
+from blocklocal.network.network import BlockLocal
+
+FLOAT = 4  # bytes
+SURELY = 1 / 2  # of the free memory: a rough estimate below it needs no exact one, which costs seconds
+REMEDY = "take a smaller --width, --readout, --image-size or --batch-size, or a machine with more"
+WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+
+
+def check_fits(
+    config: Config,
+    model: Callable[[], nn.Module],
+    network: Callable[[nn.Module], BlockLocal],
+    example: torch.Size,
+    device: torch.device | None = None,
+) -> None:
+    """Raise InputError, with the sizes, where a network needs more memory than is free.
+
+    model: builds it, and network cuts it; called on the meta device, where a user's own model cannot be. example: the
+    shape of a training batch [B, …]; without one (B = 0) only the weights count, as for a prediction.
+    """
+    if is_reference(config.model.model):
+        return
+    free = _free(device)
+    if free is None:
+        return
+    with torch.device("meta"):
+        plain = model()
+        if _rough(config, plain, example) < SURELY * free:
+            return
+        try:
+            parts = _parts(config, network(plain), example)
+        except (NotImplementedError, RuntimeError, InputError):
+            # Something in it needs more than shapes; the weights are known. A bad setting is said when it is built.
+            parts = {"weights": FLOAT * sum(p.numel() for p in plain.parameters())}
+    check_memory("this training" if example[0] else "this network", parts, REMEDY, free)
+
+
+def _free(device: torch.device | None) -> int | None:
+    if device is not None and device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return available_bytes()
+
+
+def _rough(config: Config, model: nn.Module, example: torch.Size) -> int:
+    """More bytes than will be needed, from the weights alone."""
+    layers = [layer for layer in model.modules() if isinstance(layer, WEIGHTED)]
+    widest = max((layer.weight.shape[0] for layer in layers), default=1)
+    blocks, readout = max(config.model.blocks, 1 + len(config.model.at)), config.learning.readout
+    weights = 4 * sum(p.numel() for p in model.parameters()) + 18 * blocks * readout * widest**2
+    pixels = max((example[2] * example[3] for layer in layers if not isinstance(layer, nn.Linear)), default=1)
+    outputs = 4 * example[0] * len(layers) * widest * pixels
+    return FLOAT * (weights * (2 + _states(config)) + outputs + 2 * example.numel())
+
+
+def _states(config: Config) -> int:
+    """Numbers that the optimiser keeps per weight."""
+    o = config.optimisation
+    return int(o.momentum > 0) if o.optimizer == "sgd" else 2
+
+
+def _parts(config: Config, built: BlockLocal, example: torch.Size) -> dict[str, int]:
+    sizes = [sum(p.numel() for p in unit.parameters()) for unit in built.units]
+    parts = {"weights": FLOAT * sum(sizes)}
+    if not example[0]:
+        return parts
+    together = sum if built.rule.whole else max
+    outputs = _outputs(built, example)
+    if config.learning.rule != "frozen":
+        parts |= {"gradients": FLOAT * together(sizes), "optimiser": FLOAT * sum(sizes) * _states(config)}
+    width = 2 if config.machine.precision == "bfloat16" else FLOAT
+    return parts | {"activations": width * together(outputs), "batch": FLOAT * example.numel()}
+
+
+def _outputs(network: BlockLocal, example: torch.Size) -> list[int]:
+    """Numbers that the weighted layers of every unit put out for a batch."""
+    counts: list[int] = []
+
+    def count(layer: nn.Module, given: object, made: torch.Tensor) -> None:
+        counts[-1] += made.numel()
+
+    hooks = [layer.register_forward_hook(count) for layer in network.modules() if isinstance(layer, WEIGHTED)]
+    a = torch.empty(example)
+    with torch.no_grad():
+        for unit in network.units:
+            counts.append(0)
+            a = unit(a)
+    for hook in hooks:
+        hook.remove()
+    return counts

@@ -1,0 +1,31 @@
+"""One process at a time trains a run: two that write the same files would spoil both."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from blocklocal._common.errors import InputError
+
+LOCK = ".lock"
+PATIENCE = 1.0  # seconds for a process that has just ended to be gone
+
+
+@contextmanager
+def held(folder: Path) -> Generator[None]:
+    """Keep everybody else from training the run in `folder`; the lock goes with this process, however that ends.
+
+    Raises InputError where another process has it.
+    """
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=PATIENCE)
+    except Timeout as error:
+        raise InputError(
+            f"{folder} is being trained by another process: let that one end or stop it (it saves first), then go on."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()

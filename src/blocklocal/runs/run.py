@@ -1,0 +1,280 @@
+"""One run: a folder that holds its settings, metrics, checkpoints, summary and report."""
+
+import json
+import logging
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from blocklocal.runs.config import Config, load_config
+from blocklocal.data import ImageSet
+from blocklocal._common.errors import InputError, Interrupted
+from blocklocal._common.files import write_text
+from blocklocal.network.network import BlockLocal
+from blocklocal.runs.build import (
+    Facts,
+    Session,
+    build_network,
+    evaluation_batches,
+    find_device,
+    open_session,
+)
+from blocklocal.training.checkpoint import list_checkpoints, load_checkpoint
+from blocklocal.runs.code import keep_code
+from blocklocal.runs.conclude import REPORT, conclude, show
+from blocklocal.training.learner import Learner
+from blocklocal.runs.lock import held
+from blocklocal.training.loop import CHECK_EVERY, Record, Stopped, Trainer
+from blocklocal.training.observers import Checkpoints, Console, MetricsFile, TensorBoard, Warnings
+from blocklocal.runs.origin import (
+    Origin,
+    adds_epochs,
+    check_origin,
+    complete_extension,
+    cycle_of,
+    edited_settings,
+    extend,
+    is_finished,
+    open_settings,
+)
+from blocklocal.training.progress import NullProgress, Progress
+from blocklocal.runs.saved import CUTS, FACTS, load_cuts, load_facts, read_summary
+from blocklocal.training.signals import StopSignals
+
+log = logging.getLogger("blocklocal")
+
+CHECKPOINTS, METRICS = "checkpoints", "metrics.jsonl"
+
+
+def start_run(
+    config: Config,
+    output: Path,
+    *,
+    quiet: bool = False,
+    data: ImageSet | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> dict[str, Any]:
+    """Train anew into the folder `output`, which must not exist; returns the summary.
+
+    data: an image set loaded before, for several runs on the same one. should_stop: asked after every step, beside the
+    signals; the run is then saved as if the user had stopped it, and Interrupted is raised.
+    """
+    check_free(output)
+    session = open_session(config, data)
+    create_run(output, session)
+    with held(output):
+        return _train(session, output, None, quiet, should_stop, account=session.data.account if data is None else ())
+
+
+def create_run(output: Path, session: Session) -> None:
+    """The folder appears with its settings in it, so that a run stopped at any moment can be resumed.
+
+    Raises InputError where there is something in its place.
+    """
+    check_free(output)
+    config = session.config
+    draft = output.with_name(f".{output.name}-new")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        config.save(draft / "config.json")
+        write_text(draft / FACTS, json.dumps(session.facts.flat()))
+        if config.model.balance == "time" and not config.model.at:  # measured anew, the cuts could be others
+            write_text(draft / CUTS, json.dumps(list(session.network.split.starts)))
+        code = keep_code(draft, config.model.model)
+        Origin.now(config, session.data, session.device, session.replicas, code).save(draft)
+        draft.rename(output)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
+def check_free(output: Path) -> None:
+    """Raise InputError where a run folder would overwrite something."""
+    if output.exists():
+        raise InputError(
+            f"{output} exists already and is not overwritten: choose another --output, or --resume {output}."
+        )
+
+
+def resume_run(
+    folder: Path,
+    *,
+    checkpoint: str | None = None,
+    epochs: int | None = None,
+    quiet: bool = False,
+    should_stop: Callable[[], bool] | None = None,
+    trust: bool = False,
+    accept_changes: bool = False,
+) -> dict[str, Any]:
+    """Go on with a stopped run from its newest checkpoint (or a named one); returns the summary.
+
+    epochs: train a finished run longer, see `extend`. A finished run that was stopped before its report was written
+    gets its report. trust: the code of a user's own model, which the run names, may run. accept_changes: go on also
+    where data, settings or versions are not those that the run was started with. Raises InputError otherwise, and where
+    there is nothing to do.
+    """
+    check_run(folder)  # what is no run gets no lock
+    with held(folder):
+        more = adds_epochs(folder, epochs)
+        if is_finished(folder) and not more:
+            return _show_again(folder, trust=trust)
+        session = open_session(open_settings(folder, trust=trust), starts=load_cuts(folder))
+        changes = check_same(session, folder, accept_changes=accept_changes)
+        path = find_checkpoint(folder, checkpoint, required=False)
+        session = replace(session, config=add_epochs(folder, session.config, epochs))
+        return _train(session, folder, path, quiet, should_stop, changes, session.data.account)
+
+
+def add_epochs(folder: Path, config: Config, epochs: int | None) -> Config:
+    """The settings that a run goes on with, once all is checked: extended to `epochs` where that is asked for."""
+    if epochs is not None and adds_epochs(folder, epochs):
+        extend(folder, epochs)
+    complete_extension(folder)  # one that a kill has cut off
+    return config if epochs is None else config.edit(epochs=epochs)
+
+
+def _show_again(folder: Path, *, trust: bool) -> dict[str, Any]:
+    """The report of a finished run that has none."""
+    if (folder / REPORT).exists():
+        raise InputError(
+            f"the run {folder} is finished: there is nothing to resume. To train it longer, give --epochs with more "
+            "than it has."
+        )
+    config = open_settings(folder, trust=trust)
+    session = open_session(config, starts=load_cuts(folder))
+    path = find_checkpoint(folder)
+    assert path is not None
+    load_checkpoint(path, session.network, learners=False)
+    show(session, folder)
+    return read_summary(folder)
+
+
+def check_run(folder: Path) -> None:
+    """Raise InputError where there is no run."""
+    if not folder.is_dir():
+        raise InputError(f"there is no run folder {folder}.")
+    load_config(folder)
+
+
+def check_same(session: Session, folder: Path, *, accept_changes: bool = False) -> list[str]:
+    """What is different from when the run was started and is accepted; raises InputError for anything else."""
+    check_facts(session.facts, folder, session.config)
+    return check_origin(folder, session.data, session.device, session.replicas, accept_changes=accept_changes)
+
+
+def check_facts(facts: Facts, folder: Path, config: Config) -> None:
+    """Raise InputError where the data set is not the one that a run was started on."""
+    if facts != load_facts(folder):
+        raise InputError(
+            f"the data set {config.data.data} is not what the run {folder} was started on (classes, size or pixels "
+            "differ): put the old one back, or train anew."
+        )
+
+
+def find_checkpoint(folder: Path, name: str | None = None, *, required: bool = True) -> Path | None:
+    """The newest complete checkpoint of a run, or the one called `name`."""
+    known = list_checkpoints(folder / CHECKPOINTS)
+    if name is not None:
+        chosen = [path for path in known if path.name == name]
+        if not chosen:
+            names = ", ".join(path.name for path in known) or "none"
+            raise InputError(f"{folder} has no checkpoint {name!r}. There: {names}.")
+        return chosen[0]
+    if not known and required:
+        raise InputError(f"{folder} holds no complete checkpoint: train it first (blocklocal train --resume {folder}).")
+    return known[-1] if known else None
+
+
+def load_network(
+    folder: Path, checkpoint: str | None = None, device: str | None = None, *, trust: bool = False
+) -> tuple[Config, Facts, BlockLocal]:
+    """A run's trained network, without its data set. trust: the code of a user's own model may run."""
+    config, facts = open_settings(folder, trust=trust), load_facts(folder)
+    edited = edited_settings(folder)
+    if edited:
+        log.warning("%s is not looked at as it was trained: %s", folder, "; ".join(edited))
+    network = build_network(config, facts, find_device(device or config.machine.device), load_cuts(folder))
+    path = find_checkpoint(folder, checkpoint)
+    assert path is not None
+    load_checkpoint(path, network, learners=False)
+    return config, facts, network
+
+
+def _train(
+    session: Session,
+    folder: Path,
+    checkpoint: Path | None,
+    quiet: bool,
+    wish: Callable[[], bool] | None,
+    changes: Sequence[str] = (),
+    account: Sequence[str] = (),
+) -> dict[str, Any]:
+    config, network, batches = session.config, session.network, session.batches
+    metrics = MetricsFile(folder / METRICS)
+    saver = Checkpoints(folder / CHECKPOINTS, config.machine.checkpoint_every)
+    signals = StopSignals()
+    trainer = new_trainer(config, network, lambda: signals.asked or (wish is not None and wish()), cycle_of(folder))
+    trainer.prepare(batches)
+    first_sizes = network.message_sizes()
+    if checkpoint is not None:
+        trainer.restore(load_checkpoint(checkpoint, network))
+        metrics.write(resumed(trainer, changes))
+    progress = new_progress(config, session.data.name, block_names(network), folder, len(batches), trainer.step, quiet)
+    board = TensorBoard(folder / "tensorboard") if config.machine.tensorboard else None
+    # The checkpoint comes last: what it says is done has been written by all others, and is written again if it fails.
+    watchers = [metrics, Console(progress), Warnings(first_sizes, metrics, progress), board, saver]
+    trainer.callbacks = [watcher for watcher in watchers if watcher is not None]
+    validation = None
+    if len(session.data.validation):
+        validation = evaluation_batches(config, session.data.validation, session.facts, session.device)
+    with signals, progress:
+        for line in account:
+            progress.note(line)
+        try:
+            trainer.fit(batches, validation)
+        except Stopped:
+            saver.save(trainer)
+            raise Interrupted(folder) from None
+        finally:
+            if board is not None:
+                board.close()
+        if signals.asked:  # after the last step; the last epoch's checkpoint is there, and --resume only evaluates
+            raise Interrupted(folder)
+    return conclude(session, folder, trainer)
+
+
+def new_trainer(config: Config, network: Learner, should_stop: Callable[[], bool], first_epoch: int = 0) -> Trainer:
+    """The trainer of a configuration, whose schedule begins in `first_epoch`."""
+    o = config.optimisation
+    return Trainer(
+        network,
+        optimizer=o.build(),
+        epochs=o.epochs,
+        schedule=o.schedule,
+        should_stop=should_stop,
+        look_every=math.gcd(CHECK_EVERY, config.machine.checkpoint_every or 0),
+        first_epoch=first_epoch,
+    )
+
+
+def resumed(trainer: Trainer, changes: Sequence[str] = ()) -> Record:
+    """What metrics.jsonl says where a run goes on, and what is different from then on."""
+    return {"event": "resumed", "epoch": trainer.epoch + 1, "step": trainer.step, "changes": list(changes)}
+
+
+def new_progress(
+    config: Config, data: str, names: Sequence[str], folder: Path, steps: int, done: int, quiet: bool
+) -> Progress | NullProgress:
+    """The console of a run: `steps` per epoch, `done` already."""
+    if quiet:
+        return Progress.silent()
+    title = f"{config.learning.rule} · {config.model.model} · {data} · seed {config.machine.seed} → {folder}"
+    return Progress(title, list(names), config.optimisation.epochs, steps, start_step=done)
+
+
+def block_names(network: BlockLocal) -> list[str]:
+    return list(network.split.names) if len(network.units) == len(network.split.names) else ["all blocks"]

@@ -1,0 +1,79 @@
+"""The result of a run: `summary.json`, and `confusion.json` beside it."""
+
+import time
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from blocklocal.data import Images
+from blocklocal.runs.build import Session, evaluation_batches
+from blocklocal.training.evaluation import Evaluation, evaluate
+from blocklocal.training.loop import Trainer
+
+
+def summarise(session: Session, trainer: Trainer) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A finished run in one flat object, measured on the test split; a key that does not apply is None.
+
+    The second object is its confusion matrix (`schemas.run.Confusion`), which is too large for a row of a table.
+    Accuracies in percent. train_top1 is of as many training images as the test split has: enough to see overfitting.
+    """
+    config, network, data = session.config, session.network, session.data
+    started = time.perf_counter()
+    test = _evaluate(session, data.test)
+    train = _evaluate(session, data.train.subset(slice(0, len(data.test))))
+    validation = trainer.records[-1]["validation_top1"][-1] if trainer.records else None
+    confusion = {"of": "classes", "names": list(data.classes), "counts": test.confusion}
+    summary = {
+        "rule": config.learning.rule,
+        **_local_settings(session),
+        "model": config.model.model,
+        "width": config.model.width,
+        "parameters": sum(p.numel() for p in network.split.model.parameters()),
+        "local_parameters": sum(p.numel() for u in network.units if u.local for p in u.local.parameters()),
+        "blocks": len(network.split.blocks),
+        "block_names": list(network.split.names),
+        "processes": max(1, len(session.placement)) * session.replicas,
+        "placement": list(session.placement) or None,
+        "replicas": session.replicas,
+        "data": data.name,
+        "train_size": len(data.train),
+        "validation_size": len(data.validation),
+        "test_size": len(data.test),
+        "skipped": data.skipped,
+        "epochs": config.optimisation.epochs,
+        "seed": config.machine.seed,
+        "threads": session.threads,
+        "device": str(session.device),
+        "torch": torch.__version__,
+        "test_top1": test.top1,
+        "test_top3": test.top3,
+        "train_top1": train.top1,
+        "validation_top1": validation,
+        "test_nll": test.nll,
+        "test_ece": test.ece,
+        "block_test_top1": [accuracy for accuracy in test.block_top1 if accuracy is not None],
+        "combined_test_top1": test.combined_top1,
+        "seconds": trainer.seconds,
+        "images_per_second": trainer.images / trainer.seconds if trainer.seconds else None,
+        "evaluation_seconds": time.perf_counter() - started,
+        "finished": True,
+    }
+    return summary, confusion
+
+
+def _evaluate(session: Session, images: Images) -> Evaluation:
+    return evaluate(session.network, evaluation_batches(session.config, images, session.facts, session.device))
+
+
+def _local_settings(session: Session) -> dict[str, Any]:
+    """The settings of the losses; None where the rule has no use for one, or fixes it itself."""
+    learning, rule = asdict(session.config.learning), session.network.rule
+    own_loss = not rule.whole and rule.objective is not None
+    kept = {"label_smoothing"}
+    if not rule.whole and (own_loss or rule.twin is not None):
+        kept |= {"family", "rectified_temperature", "categorical_size"}
+    if own_loss:
+        kept |= set(learning) if rule.parts else {"scope", "tau"}
+    settings = {name: value if name in kept else None for name, value in learning.items() if name != "rule"}
+    return settings | {"objective": (rule.objective or learning["objective"]) if own_loss else None}

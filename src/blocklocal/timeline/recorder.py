@@ -1,0 +1,106 @@
+"""When this process computes, waits and sends: the timeline of a parallel run (format: `docs/runs.md`)."""
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from blocklocal._common.files import cut_half_line
+
+COMPUTE, WAIT, MESSAGE, SEND = "compute", "wait", "message", "send"
+Span = tuple[str, int | None, float, float]
+
+
+class Recorder:
+    """Sums over all steps, and the spans of the first `steps` ones, as JSON lines in `path` (None: sums only).
+
+    On CUDA the device is waited for at the end of a recorded span, which costs some overlap; afterwards, in the sums,
+    the times are the host's.
+    """
+
+    def __init__(self, path: Path | None = None, process: dict[str, Any] | None = None, *, steps: int = 0):
+        self.left = steps if path is not None else 0
+        self._spans: list[Span] = []
+        self._training = False
+        self._open: list[tuple[str, int | None]] = []
+        self._since = 0.0
+        self._sums: dict[tuple[str, int | None], float] = defaultdict(float)
+        self._steps, self._begun, self._ended = 0, 0.0, 0.0
+        self._cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
+        self._file = None
+        if path is not None:
+            path.parent.mkdir(exist_ok=True)  # never the run folder again, where it is gone
+            cut_half_line(path)
+            self._file = path.open("a", buffering=1)
+        self._clock, start = time.perf_counter(), time.time()
+        self._write({"event": "process", **(process or {}), "start": start})
+
+    @contextmanager
+    def span(self, kind: str, block: int | None = None) -> Generator[None]:
+        """Time the body; a span inside another one interrupts it."""
+        now = self._now()
+        if self._open:
+            self._note(*self._open[-1], now)
+        self._open.append((kind, block))
+        self._since = now
+        try:
+            yield
+        finally:
+            now = self._now()
+            self._note(*self._open.pop(), now)
+            self._since = now
+
+    def begin(self) -> None:
+        """A stretch of training steps begins."""
+        self._training = True
+        self._begun = self._ended = self._now()
+        self._sums.clear()
+        self._steps = 0
+
+    def pause(self) -> None:
+        """Something else than training begins: what happens then does not count."""
+        self._training = False
+
+    def step(self, number: int) -> None:
+        """A training step is over; its spans are those since the last one."""
+        self._steps += 1
+        self._ended = self._now()
+        if self.left > 0:
+            self.left -= 1
+            self._write({"event": "step", "step": number, "spans": self._spans})
+        self._spans = []
+
+    def totals(self, epoch: int) -> dict[str, Any]:
+        """Seconds of the stretch: in all, and by what was done in them."""
+        compute = {str(block): s for (kind, block), s in self._sums.items() if kind == COMPUTE and block is not None}
+        sums = {kind: self._sums[kind, None] for kind in (WAIT, MESSAGE, SEND)}
+        seconds = self._ended - self._begun
+        totals = {"epoch": epoch, "steps": self._steps, "seconds": seconds, **sums, "compute": compute}
+        self._write({"event": "totals", **totals})
+        return totals
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _note(self, kind: str, block: int | None, now: float) -> None:
+        if not self._training:
+            return
+        self._sums[kind, block] += now - self._since
+        if self.left > 0:
+            self._spans.append((kind, block, round(self._since, 6), round(now, 6)))
+
+    def _now(self) -> float:
+        if self._cuda and self.left > 0:
+            torch.cuda.synchronize()
+        return time.perf_counter() - self._clock
+
+    def _write(self, line: dict[str, Any]) -> None:
+        if self._file is not None:
+            self._file.write(json.dumps(line) + "\n")

@@ -1,0 +1,1 @@
+"""How sure a network is, and how well that fits what it gets right."""
