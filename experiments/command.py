@@ -9,7 +9,7 @@ import tyro
 
 from blocklocal._common.errors import InputError, Interrupted
 from blocklocal.cli.arguments import parse
-from experiments.runner import Launch, choose
+from experiments.runner import JobLaunch, choose
 from experiments.runner import reproduce as run_experiment
 from experiments.store import Store
 
@@ -25,7 +25,7 @@ class ReproduceArguments:
     """table1, figure2, figure3 or accuracy."""
     size: str = "quick"
     """quick (minutes on a CPU) or full (real widths and 3 seeds, for a GPU)."""
-    launch: Launch = field(default_factory=Launch)
+    launch: JobLaunch = field(default_factory=JobLaunch)
     output: Path | None = None
     """Folder of tables, figures and finished jobs. Default: runs/EXPERIMENT-SIZE."""
     list: bool = False

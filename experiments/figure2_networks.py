@@ -19,7 +19,7 @@ from blocklocal.block.optim import adam
 from blocklocal.data import Batches, Images, ImageSet
 from blocklocal.training.tally import NotFinite
 from experiments.autoencoder import Autoencoder, Sizes, moments
-from experiments.folded import EndToEnd, Folded, Recipe, Training
+from experiments.folded import EndToEnd, Folded, FoldedRecipe, Training
 
 Predictor = Callable[[Tensor], tuple[Tensor, Tensor]]
 Settings = dict[str, Any]
@@ -45,7 +45,7 @@ def build(settings: Settings, data: ImageSet, device: torch.device) -> Autoencod
 def training(method: str, network: Autoencoder, settings: Settings, steps: int) -> Training:
     """How `method` (one of METHODS) trains this network in `steps` steps."""
     assert method in METHODS, f"{method!r} is no way to train"
-    recipe = Recipe(adam(settings["lr"], clip=settings["clip"]), "one-cycle", steps, settings["reconstruction"])
+    recipe = FoldedRecipe(adam(settings["lr"], clip=settings["clip"]), "one-cycle", steps, settings["reconstruction"])
     if method in ("gaussian", "plain"):
         return EndToEnd(network, recipe, squared_error=method == "plain")
     return Folded(network, recipe, seed=settings["seed"], frozen=method == "frozen")

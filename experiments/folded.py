@@ -31,7 +31,7 @@ IMAGE_VARIANCE = 0.01  # s² of the local reconstruction: pixels are predicted t
 
 
 @dataclass(frozen=True)
-class Recipe:
+class FoldedRecipe:
     """How an autoencoder is optimised: peak learning rate and gradient clipping per block pair, schedule, steps."""
 
     optimizer: Optimizer
@@ -55,10 +55,10 @@ def gaussian_kl(data: Tensor, prediction: Tensor) -> Tensor:
 
 
 @final
-class Learner:
+class FoldedLearner:
     """Modules with one optimiser: what is updated together. A frozen learner (trains=False) is never updated."""
 
-    def __init__(self, parts: nn.Module, recipe: Recipe, *, trains: bool = True):
+    def __init__(self, parts: nn.Module, recipe: FoldedRecipe, *, trains: bool = True):
         self.parts = parts
         self.clip, self.steps = recipe.optimizer.clip, recipe.steps
         self.optimizer = recipe.optimizer.build(parts.parameters()) if trains else None
@@ -90,9 +90,9 @@ class Training(ABC):
 class EndToEnd(Training):
     """One learner. squared_error: the plain autoencoder; it learns the means alone, by the mean squared error."""
 
-    def __init__(self, network: Autoencoder, recipe: Recipe, *, squared_error: bool = False):
+    def __init__(self, network: Autoencoder, recipe: FoldedRecipe, *, squared_error: bool = False):
         self.network, self.squared_error = network, squared_error
-        self.learner = Learner(network, recipe)
+        self.learner = FoldedLearner(network, recipe)
 
     def step(self, image: Tensor) -> list[Tensor]:
         predicted = self.network(image)
@@ -108,11 +108,11 @@ class EndToEnd(Training):
 class PairUnit(nn.Module):
     """A block pair that learns by itself."""
 
-    def __init__(self, pair: Pair, reader: nn.Module, recipe: Recipe, *, trains: bool = True):
+    def __init__(self, pair: Pair, reader: nn.Module, recipe: FoldedRecipe, *, trains: bool = True):
         super().__init__()
         self.pair, self.reader, self.trains = pair, reader, trains
         self.weight = recipe.reconstruction
-        self.learner = Learner(self, recipe, trains=trains)
+        self.learner = FoldedLearner(self, recipe, trains=trains)
 
     def send(self, message: Tensor) -> Tensor:
         """z_k, with the graph of this pair's encoder block alone."""
@@ -138,7 +138,7 @@ class PairUnit(nn.Module):
 class Folded(Training):
     """Every pair learns from its own loss. frozen: the control; all pairs but the outermost stay at random."""
 
-    def __init__(self, network: Autoencoder, recipe: Recipe, *, seed: int = 0, frozen: bool = False):
+    def __init__(self, network: Autoencoder, recipe: FoldedRecipe, *, seed: int = 0, frozen: bool = False):
         self.network = network
         with seeded("reader", seed):
             readers = [build_reader(network.sizes, level) for level in range(1, len(network.chain()) + 1)]

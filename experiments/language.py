@@ -13,8 +13,8 @@ from blocklocal.data.text import Corpus, load_text
 from blocklocal.report.table import markdown_lines, mean, mean_spread, number
 from blocklocal.runs.build import find_device
 from blocklocal.training.callbacks import Callback, Record
-from blocklocal.training.learner import Learner
 from blocklocal.training.loop import Trainer
+from blocklocal.training.trainable import Trainable
 from experiments.experiment import Job, Place, Row
 from experiments.streams import LABELS, WAYS, build
 
@@ -106,7 +106,7 @@ class _Validation(Callback):
 
 
 @torch.no_grad()
-def bits_per_character(network: Learner, batches: Iterable[tuple[Tensor, Tensor]]) -> list[float | None]:
+def bits_per_character(network: Trainable, batches: Iterable[tuple[Tensor, Tensor]]) -> list[float | None]:
     """Mean −log2 p(next character) of every block over all positions; None where a block cannot predict."""
     mode, sums, characters = network.training, [], 0
     network.train(False)

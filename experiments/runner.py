@@ -21,7 +21,7 @@ RANGES = {"minutes": Range(0, 10**6, above=True), "jobs": THREADS, "threads": TH
 
 
 @dataclass(frozen=True)
-class Launch:
+class JobLaunch:
     """Where and how jobs run, but for the precision that a device brings with it nothing of what is measured."""
 
     device: str = "auto"
@@ -85,14 +85,14 @@ def _fitting(pattern: str, names: Sequence[str]) -> list[str]:
 
 
 def reproduce(
-    experiment: str, size: str, folder: Path, launch: Launch | None = None, say: Callable[[str], None] = print
+    experiment: str, size: str, folder: Path, launch: JobLaunch | None = None, say: Callable[[str], None] = print
 ) -> Report:
     """Measure what is not yet measured of an experiment and write its tables and figures into `folder`.
 
     say: is told of every job. The same call goes on where an earlier one was stopped. Raises InputError for unknown
     names, for a folder of something else, and for rows measured with other settings.
     """
-    launch = launch or Launch()
+    launch = launch or JobLaunch()
     chosen = choose(experiment, size, launch.only)
     everything = choose(experiment, size)
     store = Store(folder, experiment, size)
@@ -108,7 +108,7 @@ def reproduce(
     return Report(rows, markdown, [job.name for job in chosen if job.name not in done], failed)
 
 
-def _measure(store: Store, todo: Sequence[Job], launch: Launch, say: Callable[[str], None]) -> dict[str, str]:
+def _measure(store: Store, todo: Sequence[Job], launch: JobLaunch, say: Callable[[str], None]) -> dict[str, str]:
     """Run the jobs and keep their rows; returns those that diverged."""
     work = [(job, Place(store.job_folder(job), launch.data, launch.text, launch.device)) for job in todo]
     deadline = time.monotonic() + 60 * launch.minutes if launch.minutes else float("inf")
@@ -127,7 +127,7 @@ def _measure(store: Store, todo: Sequence[Job], launch: Launch, say: Callable[[s
     return failed
 
 
-def _outcomes(experiment: str, work: list, launch: Launch, should_stop: Callable[[], bool]):
+def _outcomes(experiment: str, work: list, launch: JobLaunch, should_stop: Callable[[], bool]):
     processes = min(launch.processes, len(work))
     if processes == 1:
         return run_here(experiment, work, launch.threads, should_stop)

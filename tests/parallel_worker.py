@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from parallel_cases import CASES, batches, make, plain
 
-from blocklocal.block.shards import own
+from blocklocal.block.shards import local_shard
 from blocklocal.parallel import Address, Processes, Stage, join
 from blocklocal.parallel.links import STOP, Inbox, Outbox, is_dense
 from blocklocal.training.checkpoint import Saved
@@ -117,7 +117,7 @@ def replicas(processes: Processes, folder: Path, *, shard: bool = False) -> None
         seen.append(stage.message_sizes())
     stage.finish()
     saved = [Saved.of(unit) for unit in stage.units]
-    held = sum(own(parameter).numel() for parameter in stage.parameters())
+    held = sum(local_shard(parameter).numel() for parameter in stage.parameters())
     torch.save(
         {
             "weights": {each.index: each.weights for each in saved},
@@ -148,5 +148,5 @@ if __name__ == "__main__":
     address = Address(rank, size, file=str(folder / "store"))
     processes = join(address, replicas=parts, watched=False, stall_seconds=60)
     TASKS[task](processes, folder)
-    processes.meet("done")
+    processes.barrier("done")
     processes.leave()

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from blocklocal import BlockLocal, build_model, sgd, split
-from blocklocal.block.learner import Moment
+from blocklocal.block.learner import StepContext
 from blocklocal.models import MODELS
 from blocklocal.rules import RULES
 from blocklocal.rules.base import Batch, receive, target_messages
@@ -75,7 +75,7 @@ def network(architecture="mlp", rule="block-local", blocks=3, seed=0, options=No
 
 
 def batch_of(net, x, y, step=0):
-    return Batch(x, y, torch.eye(net.targets.rows), Moment(net.seed, step))
+    return Batch(x, y, torch.eye(net.targets.rows), StepContext(net.seed, step))
 
 
 def pendings(net, x, y, reach_back=False):

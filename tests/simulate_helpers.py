@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from blocklocal.simulate import BlockCosts, Span
+from blocklocal.simulate import BlockCosts, StepSpan
 
 PIPELINES = ("gpipe", "1f1b", "interleaved", "zb-h1", "zb-h2", "zb-v")
 Operation = tuple[str, int, int]  # letter, chunk, micro-batch
@@ -17,7 +17,7 @@ def blocks(
     return [BlockCosts(F * m, B * m, W * m, **size, **others)] * count
 
 
-def orders(spans: Iterable[Span]) -> dict[int, list[Operation]]:
+def orders(spans: Iterable[StepSpan]) -> dict[int, list[Operation]]:
     """Device → its operations in the order of time."""
     found: dict[int, list[Operation]] = defaultdict(list)
     for span in sorted(spans, key=lambda span: span.start):

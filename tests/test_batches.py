@@ -8,7 +8,7 @@ import torch
 from blocklocal._common.errors import InputError
 from blocklocal._common.seeds import generator, seeded, stream_seed
 from blocklocal.data import Batches, Images, augmenter, cutout, random_crop, random_flip
-from blocklocal.runs.build import Facts, normalise
+from blocklocal.runs.build import DatasetInfo, normalise
 
 torch.set_num_threads(1)
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
@@ -273,4 +273,4 @@ def test_a_single_picture_is_normalised_as_a_batch_is_bit_for_bit():
     images = Images(torch.arange(2 * 3 * 4 * 4, dtype=torch.uint8).view(2, 3, 4, 4), torch.zeros(2, dtype=torch.int64))
     mean, std = (0.1, 0.2, 0.3), (0.3, 0.2, 0.1)
     ((x, _),) = Batches(images, batch_size=2, mean=mean, std=std)
-    assert torch.equal(normalise(images.pixels, Facts(("a",), 3, 4, 4, mean, std)), x)
+    assert torch.equal(normalise(images.pixels, DatasetInfo(("a",), 3, 4, 4, mean, std)), x)

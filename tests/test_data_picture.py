@@ -15,7 +15,7 @@ from data_files import Image, all_train, folder_set, picture, png, replace_train
 from blocklocal._common.errors import InputError
 from blocklocal._common.ranges import MAX_PIXELS
 from blocklocal.data.picture import BadImage, open_picture, resize_and_crop
-from blocklocal.runs.build import Facts
+from blocklocal.runs.build import DatasetInfo
 from blocklocal.runs.predict import open_pixels
 
 PngInfo = pytest.importorskip("PIL.PngImagePlugin").PngInfo
@@ -91,7 +91,7 @@ def test_the_orientation_is_followed_wherever_it_is_kept_in_training_and_predict
     path = tmp_path / name
     path.write_bytes(TURNED[name])
     trained = all_train(same_images(tmp_path / "set", TURNED[name])).train.pixels[0]
-    facts = Facts(("a", "b"), 3, 8, 6, (0.0,) * 3, (1.0,) * 3)
+    facts = DatasetInfo(("a", "b"), 3, 8, 6, (0.0,) * 3, (1.0,) * 3)
     assert np.array_equal(trained.permute(1, 2, 0).numpy(), upright())
     assert torch.equal(open_pixels(path, facts, resize=False), trained)
 
@@ -252,7 +252,7 @@ def make_link_to_itself(path) -> None:
 )
 def test_what_is_no_regular_file_is_refused_unopened(make, reason, tmp_path):
     make(tmp_path / "x.png")
-    facts = Facts(("a", "b"), 1, 5, 6, (0.0,), (1.0,))
+    facts = DatasetInfo(("a", "b"), 1, 5, 6, (0.0,), (1.0,))
     with pytest.raises(InputError, match=f"x.png.*{reason}"):
         open_pixels(tmp_path / "x.png", facts, resize=False)
 
@@ -272,7 +272,7 @@ def test_a_pipe_and_a_device_among_the_images_are_left_out_and_said(tmp_path):
 
 def test_prediction_scales_to_a_size_that_is_no_square(tmp_path):
     picture(3, (12, 12)).save(tmp_path / "x.png")
-    facts = Facts(("a", "b"), 1, 4, 8, (0.0,), (1.0,))
+    facts = DatasetInfo(("a", "b"), 1, 4, 8, (0.0,), (1.0,))
     assert open_pixels(tmp_path / "x.png", facts, resize=True).shape == (1, 4, 8)
 
 

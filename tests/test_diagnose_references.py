@@ -9,7 +9,7 @@ from blocklocal.diagnose import diagnose_run
 from blocklocal.diagnose.measure import measure
 from blocklocal.diagnose.references import find_backprop, follow_statistics, initial_network, open_run
 from blocklocal.families import family
-from blocklocal.runs.build import Facts, build_network, load_data
+from blocklocal.runs.build import DatasetInfo, build_network, load_data
 
 # --- the untrained network
 
@@ -35,7 +35,7 @@ def run(tmp_path_factory):
 
 def test_the_untrained_network_has_the_weights_that_training_began_with(run):
     opened, config = open_run(run), tiny(epochs=1)
-    began = build_network(config, Facts.of(load_data(config)), torch.device("cpu"))
+    began = build_network(config, DatasetInfo.of(load_data(config)), torch.device("cpu"))
     assert same(state(initial_network(opened)), state(began))
     assert not same(state(opened.network), state(began))
 

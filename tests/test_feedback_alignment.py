@@ -23,22 +23,25 @@ CONVOLUTIONS = {
 }
 
 
-def set_to_forward_weights(around, block):
+def set_to_forward_weights(context, block):
     """Feedback weights equal to the weights they stand for."""
-    buffers, layers = dict(around.named_buffers()), [m for m in block.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    buffers, layers = (
+        dict(context.named_buffers()),
+        [m for m in block.modules() if isinstance(m, nn.Linear | nn.Conv2d)],
+    )
     assert len(buffers) == len(layers)
     for buffer, layer in zip(buffers.values(), layers, strict=True):
         buffer.copy_(layer.weight.detach())
 
 
-def grads(layer, x, around=None):
+def grads(layer, x, forward_context=None):
     """Gradients of a weighted sum of the output: of the input, then of every parameter."""
     x = x.clone().requires_grad_()
     weight = torch.randn(layer(x).shape, generator=torch.Generator().manual_seed(3))
-    if around is None:
+    if forward_context is None:
         output = layer(x)
     else:
-        with around.context(layer):
+        with forward_context.context(layer):
             output = layer(x)
     return output, torch.autograd.grad((output * weight).sum(), [x, *layer.parameters()]), weight
 
@@ -59,9 +62,9 @@ class TestLayers:
     def test_convolution_with_its_own_weight_as_feedback_is_backprop(self, kind):
         torch.manual_seed(0)
         layer, x = nn.Conv2d(4, 6, **CONVOLUTIONS[kind]), torch.randn(3, 4, 7, 8)
-        around = FeedbackLayers(layer)
-        set_to_forward_weights(around, layer)
-        plain, fed = grads(layer, x), grads(layer, x, around)
+        forward_context = FeedbackLayers(layer)
+        set_to_forward_weights(forward_context, layer)
+        plain, fed = grads(layer, x), grads(layer, x, forward_context)
         assert torch.allclose(plain[0], fed[0], atol=1e-6)
         assert close(plain[1], fed[1])
 
@@ -70,9 +73,9 @@ class TestLayers:
     def test_linear_layer_with_its_own_weight_as_feedback_is_backprop(self, shape, bias):
         torch.manual_seed(0)
         layer, x = nn.Linear(4, 6, bias=bias), torch.randn(*shape)
-        around = FeedbackLayers(layer)
-        set_to_forward_weights(around, layer)
-        plain, fed = grads(layer, x), grads(layer, x, around)
+        forward_context = FeedbackLayers(layer)
+        set_to_forward_weights(forward_context, layer)
+        plain, fed = grads(layer, x), grads(layer, x, forward_context)
         assert torch.equal(plain[0], fed[0])
         assert close(plain[1], fed[1])
 
@@ -80,8 +83,8 @@ class TestLayers:
     def test_other_feedback_changes_the_gradient_of_the_input_alone(self, kind):
         torch.manual_seed(0)
         layer, x = nn.Conv2d(4, 6, **CONVOLUTIONS[kind]), torch.randn(3, 4, 7, 8)
-        around = FeedbackLayers(layer)
-        plain, fed = grads(layer, x), grads(layer, x, around)
+        forward_context = FeedbackLayers(layer)
+        plain, fed = grads(layer, x), grads(layer, x, forward_context)
         assert torch.allclose(plain[0], fed[0], atol=1e-6)
         assert not torch.allclose(plain[1][0], fed[1][0])
         assert close(plain[1][1:], fed[1][1:])
@@ -89,17 +92,17 @@ class TestLayers:
     def test_the_input_of_a_linear_layer_gets_the_error_through_the_feedback_weight(self):
         torch.manual_seed(0)
         layer, x = nn.Linear(4, 6), torch.randn(3, 4)
-        around = FeedbackLayers(layer)
-        (feedback,) = around.buffers()
-        _, found, error = grads(layer, x, around)
+        forward_context = FeedbackLayers(layer)
+        (feedback,) = forward_context.buffers()
+        _, found, error = grads(layer, x, forward_context)
         assert torch.allclose(found[0], error @ feedback, atol=1e-6)
 
     def test_the_input_of_a_convolution_gets_the_error_through_the_feedback_kernel(self):
         torch.manual_seed(0)
         layer, x = nn.Conv2d(4, 6, 3, 2, 1), torch.randn(3, 4, 7, 7)
-        around = FeedbackLayers(layer)
-        (feedback,) = around.buffers()
-        _, found, error = grads(layer, x, around)
+        forward_context = FeedbackLayers(layer)
+        (feedback,) = forward_context.buffers()
+        _, found, error = grads(layer, x, forward_context)
         assert torch.allclose(found[0], F.conv_transpose2d(error, feedback, stride=2, padding=1), atol=1e-5)
 
     def test_layers_outside_the_block_keep_their_gradients(self):
@@ -127,7 +130,7 @@ class TestNetworks:
     def test_with_the_forward_weights_as_feedback_a_step_has_the_gradients_of_backprop(self, architecture):
         fed, plain = network(architecture, "feedback-alignment"), network(architecture, "backprop")
         (unit,) = fed.units
-        set_to_forward_weights(unit.around, unit.block)
+        set_to_forward_weights(unit.forward_context, unit.block)
         x, y = data(architecture)
         (found,), (expected,) = gradients(fed, x, y), gradients(plain, x, y)
         for name, gradient in expected.items():
@@ -137,12 +140,12 @@ class TestNetworks:
     def test_feedback_weights_never_change_and_forward_weights_do(self, architecture):
         net = network(architecture, "feedback-alignment")
         (unit,) = net.units
-        feedback, weights = state(unit.around), parameters(unit.block)
+        feedback, weights = state(unit.forward_context), parameters(unit.block)
         for _ in range(3):
             net.step(*data(architecture))
-        assert same(state(unit.around), feedback)
+        assert same(state(unit.forward_context), feedback)
         assert not any(torch.equal(p, weights[name]) for name, p in unit.block.named_parameters() if p.dim() > 1)
-        assert not list(unit.around.parameters())
+        assert not list(unit.forward_context.parameters())
 
     @pytest.mark.parametrize("architecture", ["mlp", "resnet18", "traced"])
     def test_forward_values_are_those_of_the_network_itself(self, architecture):
@@ -165,7 +168,7 @@ class TestNetworks:
         model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, CLASSES))
         net = BlockLocal(split(model, 2), classes=CLASSES, rule="feedback-alignment", example=torch.zeros(2, 4))
         x, y = torch.randn(8, 4), torch.randint(CLASSES, (8,))
-        _, second = net.units[0].around.buffers()
+        _, second = net.units[0].forward_context.buffers()
         h = torch.tanh(model[0](x))
         error = (model[2](h).softmax(1) - F.one_hot(y, CLASSES)) / 8
         hidden = (error @ second) * (1 - h**2)
@@ -181,7 +184,7 @@ class TestNetworks:
         for net in (fed, plain):
             net.autocast(torch.bfloat16)
         (other,) = gradients(fed, x, y)
-        set_to_forward_weights(fed.units[0].around, fed.units[0].block)
+        set_to_forward_weights(fed.units[0].forward_context, fed.units[0].block)
         (found,), (expected,) = gradients(fed, x, y), gradients(plain, x, y)
         weights = [name for name, gradient in expected.items() if gradient.dim() > 1]
         for name in weights:

@@ -131,13 +131,13 @@ HARMLESS = {
 }  # fmt: skip
 
 
-def gradients(module, x, around=None):
+def gradients(module, x, forward_context=None):
     """(output; gradient of the input; those of the parameters) of a weighted sum of the output."""
     x, parameters = x.clone().requires_grad_(), [p for p in module.parameters() if p.requires_grad]
-    if around is None:
+    if forward_context is None:
         output = module(x)
     else:
-        with around.context(module):
+        with forward_context.context(module):
             output = module(x)
     weight = torch.randn(output.shape, generator=torch.Generator().manual_seed(3))
     first, *rest = torch.autograd.grad((output * weight).sum(), [x, *parameters], allow_unused=True)
@@ -165,21 +165,21 @@ class TestCovered:
     @pytest.mark.parametrize("kind", [kind for kind in COVERED if kind != "TransformerEncoderLayer"])  # it skips
     def test_no_error_comes_back_through_feedback_weights_of_zero(self, kind):
         module, x = made(kind)
-        around = FeedbackLayers(module)
-        for feedback in around.buffers():
+        forward_context = FeedbackLayers(module)
+        for feedback in forward_context.buffers():
             feedback.zero_()
-        assert not gradients(module, x, around)[1].any()
+        assert not gradients(module, x, forward_context)[1].any()
 
     @pytest.mark.parametrize("kind", [kind for kind in COVERED if "mask" not in kind])  # feedback knows no mask
     def test_with_its_own_weights_as_feedback_it_is_backprop(self, kind):
         module, x = made(kind)
-        around = FeedbackLayers(module)
-        for name, feedback in around.named_buffers():
+        forward_context = FeedbackLayers(module)
+        for name, feedback in forward_context.named_buffers():
             path = name.removeprefix("/").replace("/", ".")
             owner, _, last = path.rpartition(".")
             own = getattr(module.get_submodule(owner), last) if path else module
             feedback.copy_((own.weight if isinstance(own, nn.Module) else own).detach())
-        plain, fed = gradients(module, x), gradients(module, x, around)
+        plain, fed = gradients(module, x), gradients(module, x, forward_context)
         assert close(plain[1], fed[1])
         assert all(close(a, b) for a, b in zip(plain[2], fed[2], strict=True))
 
@@ -199,9 +199,9 @@ def test_attention_with_dropout_and_other_options_gives_what_torch_gives():
     options = {"key_padding_mask": mask, "average_attn_weights": False}
     torch.manual_seed(1)
     expected = attention(x, x, x, **options)
-    around = FeedbackLayers(attention)
+    forward_context = FeedbackLayers(attention)
     torch.manual_seed(1)
-    with around.context(attention):
+    with forward_context.context(attention):
         found = attention(x, x, x, **options)
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(expected, found, strict=True))
 
@@ -209,12 +209,12 @@ def test_attention_with_dropout_and_other_options_gives_what_torch_gives():
 @pytest.mark.parametrize("kind", ["Conv1d", "MultiheadAttention", "@", "Bilinear"])
 def test_bfloat16_autocast_keeps_the_feedback_route(kind):
     module, x = made(kind)
-    around = FeedbackLayers(module)
+    forward_context = FeedbackLayers(module)
     with torch.autocast("cpu", torch.bfloat16):
-        plain, fed = gradients(module, x), gradients(module, x, around)
-        for feedback in around.buffers():
+        plain, fed = gradients(module, x), gradients(module, x, forward_context)
+        for feedback in forward_context.buffers():
             feedback.zero_()
-        _, none, _ = gradients(module, x, around)
+        _, none, _ = gradients(module, x, forward_context)
     assert torch.isfinite(fed[1]).all()
     assert not torch.allclose(plain[1], fed[1], rtol=0.1, atol=0.1)
     assert not none.any()
@@ -286,9 +286,9 @@ def test_weights_that_the_backward_pass_reads_out_of_sight_are_refused(kind):
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(4, 4), OUT_OF_SIGHT[kind](), nn.Linear(4, 3))
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    around = FeedbackLayers(module)
+    forward_context = FeedbackLayers(module)
     with pytest.raises(InputError, match=r"cannot replace (the )?transposed weights"):
-        around.check(module, torch.randn(2, 4))
+        forward_context.check(module, torch.randn(2, 4))
     assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
 
 
@@ -296,12 +296,12 @@ def test_a_network_of_tokens_is_checked_too():
     torch.manual_seed(0)
     for layer, right in ((nn.Linear(4, 4), True), (OUT_OF_SIGHT["an autograd function"](), False)):
         module = nn.Sequential(nn.Embedding(7, 4), nn.Flatten(0, 1), layer, nn.Linear(4, 3))
-        around, tokens = FeedbackLayers(module), torch.randint(7, (2, 5))
+        forward_context, tokens = FeedbackLayers(module), torch.randint(7, (2, 5))
         if right:
-            around.check(module, tokens)
+            forward_context.check(module, tokens)
         else:
             with pytest.raises(InputError, match=r"'2\.weight'"):
-                around.check(module, tokens)
+                forward_context.check(module, tokens)
 
 
 def test_a_check_leaves_weights_statistics_modes_and_the_generator_alone():

@@ -8,10 +8,10 @@ from blocklocal._common.errors import InputError
 from blocklocal._common.limits import available_bytes, check_memory
 from blocklocal._common.memory import saved_bytes
 from blocklocal.runs import fits
-from blocklocal.runs.build import Facts, check_memory_for, draw_network
+from blocklocal.runs.build import DatasetInfo, build_on_cpu, check_memory_for
 from blocklocal.runs.config import Config
 
-FACTS = Facts(tuple("abc"), 1, 16, 16, (0.0,), (1.0,))
+FACTS = DatasetInfo(tuple("abc"), 1, 16, 16, (0.0,), (1.0,))
 NETWORKS = [
     {"model": "mlp"},
     {"model": "mlp", "readout": 3, "twin": "chain"},
@@ -39,7 +39,7 @@ def test_the_weights_are_counted_and_nothing_is_counted_too_high(settings, monke
     found = parts(config, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(fits, "available_bytes", lambda: None)
-        network = draw_network(config, FACTS)
+        network = build_on_cpu(config, FACTS)
     sizes = [sum(p.numel() for p in unit.parameters()) for unit in network.units]
     if "balance" not in settings:
         assert found["weights"] == 4 * sum(sizes)

@@ -9,9 +9,9 @@ from run_helpers import assert_same_run, flags, tiny, weights, whole
 from torch import nn
 
 from blocklocal import BlockLocal, split
-from blocklocal.runs.build import Facts, draw_network
+from blocklocal.runs.build import DatasetInfo, build_on_cpu
 
-FACTS = Facts(tuple("0123456789"), 1, 8, 8, (0.3,), (0.3,))
+FACTS = DatasetInfo(tuple("0123456789"), 1, 8, 8, (0.3,), (0.3,))
 LAZY = """
 import torch
 from torch import nn
@@ -40,7 +40,7 @@ def file(tmp_path: Path) -> Path:
 
 def drawn(reference: str, seed: int, state: int, **changes) -> dict[str, torch.Tensor]:
     torch.manual_seed(state)
-    network = draw_network(tiny(model=reference, seed=seed, data="digits", **changes), FACTS)
+    network = build_on_cpu(tiny(model=reference, seed=seed, data="digits", **changes), FACTS)
     assert torch.initial_seed() == state
     return {name: value.clone() for name, value in network.state_dict().items()}
 

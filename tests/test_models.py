@@ -19,7 +19,7 @@ def small(name, channels=1, side=None, **options):
     return build_model(name, classes=5, channels=channels, image_size=(side, side), width=4, **options)
 
 
-def settle(model, x):
+def prepare_for_device(model, x):
     """Give BatchNorm statistics and weights that hide no mistake: a few training passes and random affine parts."""
     generator = torch.Generator().manual_seed(1)
     for name, parameter in model.named_parameters():
@@ -42,7 +42,7 @@ class TestEveryModel:
     def test_units_in_order_equal_forward(self, name):
         model = small(name)
         x = torch.randn(4, *model.input_shape)
-        settle(model, x)
+        prepare_for_device(model, x)
         assert isinstance(model, UnitModel)
         a = x
         for _, unit in model.units():
@@ -150,7 +150,7 @@ def test_resnets_equal_the_formulation_with_relu_after_the_sum(name, layers, ste
     options = {"stem": stem} if stem else {}
     model = small(name, 3, side, **options).double()
     x = torch.randn(3, 3, side, side, dtype=torch.float64)
-    settle(model, x)
+    prepare_for_device(model, x)
     expected = ordinary_resnet(model.state_dict(), x, layers, stem == "large")
     assert torch.allclose(model(x), expected, rtol=1e-9, atol=1e-9)
 

@@ -16,7 +16,7 @@ from parallel_cases import CASES, batches, make
 from torch import nn
 
 from blocklocal import InputError
-from blocklocal.block.learner import BlockUnit
+from blocklocal.block.learner import BlockLearner
 from blocklocal.block.shards import shard
 from blocklocal.network.settings import Learning
 from blocklocal.parallel.address import find_address
@@ -206,8 +206,8 @@ def test_a_single_number_cannot_be_shared():
     block = nn.Sequential(nn.Linear(2, 2))
     block.register_parameter("scale", nn.Parameter(torch.tensor(1.0)))
     with pytest.raises(InputError, match=r"block 3: scale is a single number.*leave out --shard"):
-        shard(BlockUnit(block, None, index=2), mesh=None)
+        shard(BlockLearner(block, None, index=2), mesh=None)
 
 
 def test_a_frozen_block_has_nothing_to_share():
-    assert shard(BlockUnit(nn.Linear(2, 2), None, index=0, trains=False), mesh=None) == []
+    assert shard(BlockLearner(nn.Linear(2, 2), None, index=0, trains=False), mesh=None) == []

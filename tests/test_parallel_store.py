@@ -23,8 +23,8 @@ from blocklocal.parallel.links import Header
 from blocklocal.parallel.placement import Placement
 from blocklocal.parallel.plan import Decided
 from blocklocal.parallel.store import Forged, SealedStore, decode, hold_store, is_loopback
-from blocklocal.parallel.watch import FAILURE, Failure, about, first_failure, introduce, remedy, report
-from blocklocal.runs.build import Facts
+from blocklocal.parallel.watch import FAILURE, Failure, describe_rank, first_failure, register_rank, report, resume_hint
+from blocklocal.runs.build import DatasetInfo
 
 OURS, THEIRS = "0123456789abcdef" * 2, "fedcba9876543210" * 2
 names, values = st.text(st.characters(codec="ascii"), min_size=1), st.binary()
@@ -80,9 +80,9 @@ def test_the_seal_of_another_run_or_attempt_is_refused(name, value):
 
 def test_a_text_that_is_no_utf8_comes_back_as_it_was():
     store, path = sealed(), os.fsdecode(b"runs/\xff\xfe")
-    introduce(store, 0, "block 1", f"blocklocal train --resume {path}")
-    assert remedy(store) == f"blocklocal train --resume {path}"
-    assert about(store, 0) == "process 0 (block 1)"
+    register_rank(store, 0, "block 1", f"blocklocal train --resume {path}")
+    assert resume_hint(store) == f"blocklocal train --resume {path}"
+    assert describe_rank(store, 0) == "process 0 (block 1)"
 
 
 def test_the_first_report_counts():
@@ -241,7 +241,7 @@ def test_json_of_another_type_is_refused(value, kind):
 
 
 def test_what_is_decided_comes_back_as_it_was():
-    facts = Facts(("a", os.fsdecode(b"\xff")), 1, 8, 8, (0.1,), (1 / 3,))
+    facts = DatasetInfo(("a", os.fsdecode(b"\xff")), 1, 8, 8, (0.1,), (1 / 3,))
     decided = Decided(facts, "digits", 0, [1, 2], Placement((1, 1), (0.1, 0.2)), None, ["lr: 0.1 then, 0.2 now"])
     assert decode(json.dumps(asdict(decided)).encode(), Decided) == decided
 

@@ -90,7 +90,7 @@ def test_what_he_writes_ends_the_run_with_one_message_that_is_not_his(settings, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("key", ["beat/0", "beat/1", "here/0", "piece/epoch 1/0", "told/checkpoint 1/1", "remedy"])
+@pytest.mark.parametrize("key", ["beat/0", "beat/1", "here/0", "piece/epoch 1/0", "told/checkpoint 1/1", "resume_hint"])
 @pytest.mark.parametrize("moment", ["settings", "sharing", "step"])
 def test_what_the_run_writes_over_or_does_not_need_harms_nobody(settings, key, moment):
     with visited(settings, moment) as (run, his):

@@ -11,12 +11,12 @@ from blocklocal._common.errors import InputError
 from blocklocal.runs.run import Interrupted
 from blocklocal.training.tally import NotFinite
 from experiments.experiment import EXPERIMENTS, Job
-from experiments.runner import Launch, choose, reproduce
+from experiments.runner import JobLaunch, choose, reproduce
 from experiments.sets import find_set
 from experiments.store import Store
 
 JOBS = [Job(f"job-{seed}", {"seed": seed}) for seed in range(3)]
-ONE = Launch(jobs=1)
+ONE = JobLaunch(jobs=1)
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> Counting:
     return experiment
 
 
-def run(folder: Path, launch: Launch = ONE):
+def run(folder: Path, launch: JobLaunch = ONE):
     return reproduce("counting", "quick", folder, launch, say=lambda line: None)
 
 
@@ -40,7 +40,7 @@ def test_a_finished_job_is_not_measured_again(tmp_path, counting):
 
 
 def test_a_piece_of_the_work_leaves_the_rest_for_later(tmp_path, counting):
-    piece = run(tmp_path / "out", Launch(jobs=1, only=("job-[02]",)))
+    piece = run(tmp_path / "out", JobLaunch(jobs=1, only=("job-[02]",)))
     assert counting.ran == ["job-0", "job-2"]
     assert piece.left == []
     assert run(tmp_path / "out").markdown == "3 rows\n"
@@ -48,9 +48,9 @@ def test_a_piece_of_the_work_leaves_the_rest_for_later(tmp_path, counting):
 
 
 def test_what_was_measured_elsewhere_is_taken_over(tmp_path, counting):
-    run(tmp_path / "a", Launch(jobs=1, only=("job-0",)))
-    run(tmp_path / "b", Launch(jobs=1, only=("job-1",)))
-    merged = run(tmp_path / "c", Launch(jobs=1, merge=(tmp_path / "a", tmp_path / "b")))
+    run(tmp_path / "a", JobLaunch(jobs=1, only=("job-0",)))
+    run(tmp_path / "b", JobLaunch(jobs=1, only=("job-1",)))
+    merged = run(tmp_path / "c", JobLaunch(jobs=1, merge=(tmp_path / "a", tmp_path / "b")))
     assert counting.ran == ["job-0", "job-1", "job-2"]
     assert [row["job"] for row in merged.rows] == ["job-0", "job-1", "job-2"]
 
@@ -60,7 +60,7 @@ def test_a_row_that_is_there_is_not_replaced_by_a_merge(tmp_path, counting):
     run(tmp_path / "b")
     path = tmp_path / "b" / "rows" / "job-0.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "value": "mine"}))
-    assert run(tmp_path / "b", Launch(jobs=1, merge=(tmp_path / "a",))).rows[0]["value"] == "mine"
+    assert run(tmp_path / "b", JobLaunch(jobs=1, merge=(tmp_path / "a",))).rows[0]["value"] == "mine"
 
 
 def test_a_stop_keeps_what_is_finished_and_begins_nothing_new(tmp_path, counting, monkeypatch):
@@ -68,7 +68,7 @@ def test_a_stop_keeps_what_is_finished_and_begins_nothing_new(tmp_path, counting
         raise Interrupted(place.folder)
 
     counting.listed = [JOBS[0], Job("job-1", {"seed": 1, "action": stop}), JOBS[2]]
-    stopped = run(tmp_path / "out", Launch(jobs=1, only=("job-0", "job-1")))
+    stopped = run(tmp_path / "out", JobLaunch(jobs=1, only=("job-0", "job-1")))
     assert [row["job"] for row in stopped.rows] == ["job-0"]
     assert stopped.left == ["job-1"]
     counting.listed = JOBS
@@ -78,7 +78,7 @@ def test_a_stop_keeps_what_is_finished_and_begins_nothing_new(tmp_path, counting
 def test_after_the_given_minutes_no_job_is_begun(tmp_path, counting, monkeypatch):
     clock = iter([0.0, 0.0, 59.0, 61.0, 61.0, 61.0])
     monkeypatch.setattr("experiments.runner.time.monotonic", lambda: next(clock))
-    assert run(tmp_path / "out", Launch(jobs=1, minutes=1)).left == ["job-2"]
+    assert run(tmp_path / "out", JobLaunch(jobs=1, minutes=1)).left == ["job-2"]
 
 
 def test_a_job_that_diverges_is_named_and_the_others_go_on(tmp_path, counting):
@@ -109,7 +109,7 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path, counting
         run(tmp_path / "mine")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
     with pytest.raises(InputError, match="cannot be merged"):
-        run(tmp_path / "new", Launch(jobs=1, merge=(tmp_path / "mine",)))
+        run(tmp_path / "new", JobLaunch(jobs=1, merge=(tmp_path / "mine",)))
 
 
 def test_a_damaged_row_says_what_to_do(tmp_path, counting):
@@ -128,7 +128,7 @@ def test_unknown_names_say_which_there_are(counting):
         choose("counting", "quick", ["job-7"])
     for wrong in ({"jobs": 0}, {"threads": 0}, {"minutes": -1.0}):
         with pytest.raises(InputError, match=next(iter(wrong))):
-            Launch(**wrong)
+            JobLaunch(**wrong)
 
 
 # --- a real experiment
@@ -137,7 +137,7 @@ def test_unknown_names_say_which_there_are(counting):
 def test_a_job_stopped_at_any_step_ends_as_the_uninterrupted_one(tmp_path, monkeypatch):
     sets = image_sets(tmp_path / "sets")
     use_jobs(monkeypatch, tiny_job())
-    launch = Launch(data=sets, jobs=1)
+    launch = JobLaunch(data=sets, jobs=1)
     whole = reproduce("table1", "quick", tmp_path / "whole", launch, say=lambda line: None)
     stops = iter([False, False, False, True, *[False] * 20])  # before the job, then after every step
     monkeypatch.setattr("experiments.runner.StopSignals", lambda: Asked(stops))

@@ -16,7 +16,7 @@ from blocklocal.splitting import split
 from experiments import accuracy
 from experiments.accuracy import METHODS, SIZES, WHOLE, Accuracy, Group, Network, configuration
 from experiments.experiment import Job
-from experiments.runner import Launch, choose, reproduce
+from experiments.runner import JobLaunch, choose, reproduce
 
 TINY = {"validation": 3, "batch_size": 4, "epochs": 2, "threads": 1, "precision": "float32"}
 
@@ -102,7 +102,7 @@ def test_every_method_runs_in_the_precision_of_the_full_size_and_the_command_pri
 
 def test_a_run_that_was_stopped_ends_as_the_uninterrupted_one(tmp_path, use, monkeypatch):
     use(tiny("proxy", ("block-local", 4)))
-    launch = Launch(data=image_sets(tmp_path / "sets"), jobs=1)
+    launch = JobLaunch(data=image_sets(tmp_path / "sets"), jobs=1)
 
     def run(folder: Path):
         return reproduce("accuracy", "quick", folder, launch, say=lambda line: None)

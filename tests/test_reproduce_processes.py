@@ -19,7 +19,7 @@ from blocklocal._common.errors import InputError
 from blocklocal.parallel.watch import is_running
 from experiments.experiment import Job, Place
 from experiments.figure2 import SIZES
-from experiments.runner import Launch, reproduce
+from experiments.runner import JobLaunch, reproduce
 from experiments.workers import run_spread
 
 pytestmark = pytest.mark.xdist_group("workers")  # not "processes", which is the longest part of a test run
@@ -65,8 +65,8 @@ def wait_until_gone(children: list[int]) -> None:
 def test_two_processes_give_the_rows_of_one(tmp_path, monkeypatch):
     sets = image_sets(tmp_path / "sets")
     use_jobs(monkeypatch, *[tiny_job(method) for method in ("backprop", "evidence", "frozen")])
-    one = reproduce("table1", "quick", tmp_path / "one", Launch(data=sets, jobs=1), say=lambda line: None)
-    two = reproduce("table1", "quick", tmp_path / "two", Launch(data=sets, jobs=2), say=lambda line: None)
+    one = reproduce("table1", "quick", tmp_path / "one", JobLaunch(data=sets, jobs=1), say=lambda line: None)
+    two = reproduce("table1", "quick", tmp_path / "two", JobLaunch(data=sets, jobs=2), say=lambda line: None)
     assert timeless(one.rows) == timeless(two.rows)
     assert [row["job"] for row in two.rows] == [row["job"] for row in one.rows]
 

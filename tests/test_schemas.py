@@ -16,7 +16,7 @@ from blocklocal._common.errors import InputError
 from blocklocal._common.files import cut_half_line, write_text
 from blocklocal.report import write_comparison, write_report
 from blocklocal.report.read import read_run
-from blocklocal.runs.build import Facts
+from blocklocal.runs.build import DatasetInfo
 from blocklocal.runs.saved import load_cuts, load_facts
 from blocklocal.schemas import Text, Whole, check, parse, read_json, read_rows
 from blocklocal.schemas.kinds import Percent, Plain
@@ -172,14 +172,14 @@ def test_bytes_that_are_no_json_never_crash_the_reader():
 
 
 def test_images_larger_than_can_be_trained_on_are_refused(tmp_path):
-    facts = Facts(("a", "b"), 3, 50_000, 50_000, (0.5,) * 3, (0.25,) * 3)
+    facts = DatasetInfo(("a", "b"), 3, 50_000, 50_000, (0.5,) * 3, (0.25,) * 3)
     write_text(tmp_path / "data.json", json.dumps(facts.flat()))
     with pytest.raises(InputError, match="3x50000x50000 numbers are more than this library trains on"):
         load_facts(tmp_path)
 
 
 def test_a_data_set_is_what_a_network_can_be_built_for(tmp_path):
-    good = Facts(("a", "b"), 1, 8, 8, (0.5,), (0.25,))
+    good = DatasetInfo(("a", "b"), 1, 8, 8, (0.5,), (0.25,))
     write_text(tmp_path / "data.json", msgspec.json.encode(good).decode())
     assert load_facts(tmp_path) == good
     for name, value, words in (

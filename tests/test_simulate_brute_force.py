@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulate_helpers import PIPELINES, Operation, blocks, orders, tick, tick_block_local
 
-from blocklocal.simulate import BlockCosts, Link, Span, simulate, timeline
+from blocklocal.simulate import BlockCosts, Link, StepSpan, simulate, timeline
 
 quick = settings(deadline=None, max_examples=40)
 whole = st.integers(1, 4)
@@ -60,7 +60,7 @@ def test_block_local_keeps_the_pace_of_the_ticking_clock(shares, transfer, laten
 # --- memory
 
 
-def peak_of(spans: list[Span], costs: list[BlockCosts], m: int, latency: float) -> float:
+def peak_of(spans: list[StepSpan], costs: list[BlockCosts], m: int, latency: float) -> float:
     """Bytes alive between any two events, added up from when each part is made to when it is dropped."""
     by = {(s.letter, s.chunk, s.micro): s for s in spans}
     alive: list[tuple[int, float, float, float]] = []  # device, from, until, bytes

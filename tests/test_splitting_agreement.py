@@ -16,6 +16,8 @@ from blocklocal import BlockLocal, InputError, split
 torch.set_num_threads(1)
 BASE = ThreeLayers.forward
 
+OPEN_FILE = open(__file__)  # noqa: SIM115 - an open file, for as long as the tests run
+
 
 def decorated(forward):
     @functools.wraps(forward)
@@ -281,7 +283,7 @@ HELD = {
     "a generator of Python": lambda: (i for i in range(3)),
     "a tensor with a graph": lambda: torch.ones(2, requires_grad=True) * 2,
     "one in a dictionary": lambda: {"cache": torch.ones(2, requires_grad=True) * 2},
-    "an open file": lambda: open(__file__),  # noqa: SIM115
+    "an open file": lambda: OPEN_FILE,
     "a random generator": lambda: torch.Generator().manual_seed(3),
     "a lambda": lambda: lambda x: x,
 }

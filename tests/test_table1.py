@@ -9,7 +9,7 @@ from run_helpers import assert_refused, cli
 from blocklocal.models import build_model
 from blocklocal.runs.config import Config
 from blocklocal.splitting import split
-from experiments.runner import Launch, reproduce
+from experiments.runner import JobLaunch, reproduce
 from experiments.table1 import METHODS, MODELS, SETS, Table1, published
 
 EVERY = ("backprop", "frozen", "feedback-alignment", "variational", "variational-neighbour", "evidence")
@@ -126,7 +126,9 @@ def test_the_threads_of_the_caller_are_left_as_they_were(tmp_path, monkeypatch):
 
     use_jobs(monkeypatch, tiny_job(epochs=1))
     before = torch.get_num_threads()
-    reproduce("table1", "quick", tmp_path / "o", Launch(data=image_sets(tmp_path / "s"), jobs=1, threads=2), say=print)
+    reproduce(
+        "table1", "quick", tmp_path / "o", JobLaunch(data=image_sets(tmp_path / "s"), jobs=1, threads=2), say=print
+    )
     assert torch.get_num_threads() == before
 
 
@@ -134,7 +136,7 @@ def test_the_threads_of_the_caller_are_left_as_they_were(tmp_path, monkeypatch):
 def test_every_method_computes_in_the_precision_of_the_full_size(tmp_path, monkeypatch, method):
     use_jobs(monkeypatch, tiny_job(method, epochs=1, precision="bfloat16"))
     sets = image_sets(tmp_path / "sets")
-    rows = reproduce("table1", "full", tmp_path / "o", Launch(data=sets, jobs=1), say=lambda line: None).rows
+    rows = reproduce("table1", "full", tmp_path / "o", JobLaunch(data=sets, jobs=1), say=lambda line: None).rows
     assert rows[0]["device"] == "cpu"
     assert 0 <= rows[0]["test_top1"] <= 100
     assert rows[0]["test_nll"] > 0

@@ -9,7 +9,7 @@ from rule_helpers import disturb, gradients, parameters, same, state
 
 from blocklocal import BlockLocal, InputError, adam, sgd, split
 from blocklocal._common.seeds import seeded
-from blocklocal.block.learner import Moment
+from blocklocal.block.learner import StepContext
 from blocklocal.block.normalisation import normaliser
 from blocklocal.models.transformer import Attention, Transformer, sinusoids
 from blocklocal.rules.base import Batch, receive, target_messages
@@ -148,7 +148,7 @@ def test_a_block_learns_the_same_whatever_the_later_blocks_are(way):
 @pytest.mark.parametrize("way", WAYS)
 def test_autograd_knows_no_way_from_a_loss_to_another_blocks_weights(way):
     net, (a, y) = network(**WAYS[way]), tokens()
-    batch = Batch(a, y, torch.eye(TOKENS), Moment())
+    batch = Batch(a, y, torch.eye(TOKENS), StepContext())
     for k, (unit, message) in enumerate(zip(net.units, target_messages(net.units, batch.rows), strict=True)):
         pending = receive(unit, a, batch, message)
         for j, other in enumerate(net.units):

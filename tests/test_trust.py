@@ -15,7 +15,8 @@ import sys
 from pathlib import Path
 from torch import nn
 
-Path({witness!r}).open("a").write("ran\\n")
+with Path({witness!r}).open("a") as file:
+    file.write("ran\\n")
 
 def net(classes, channels, image_size):
     pixels = channels * image_size[0] * image_size[1]

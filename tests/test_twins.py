@@ -11,7 +11,7 @@ from blocklocal.block.mirror import Resize, mirror_block
 from blocklocal.block.targets import Classes
 from blocklocal.block.twin import TWINS
 from blocklocal.families import family
-from blocklocal.network.assembly import build_units
+from blocklocal.network.assembly import build_learners
 from blocklocal.rules.base import target_messages
 
 CLASSES = 3
@@ -219,7 +219,7 @@ def test_making_mirrored_twins_changes_neither_modes_nor_statistics(name):
     blocks.blocks[1].eval()
     modes = [m.training for block in blocks.blocks for m in block.modules()]
     state = {key: value.clone() for key, value in blocks.model.state_dict().items()}
-    build_units(blocks, torch.randn(2, *shape), Classes(CLASSES), Learning(twin="mirrored"), seed=0)
+    build_learners(blocks, torch.randn(2, *shape), Classes(CLASSES), Learning(twin="mirrored"), seed=0)
     assert [m.training for block in blocks.blocks for m in block.modules()] == modes
     assert all(torch.equal(value, state[key]) for key, value in blocks.model.state_dict().items())
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import blocklocal as bl
-from blocklocal.block.learner import BlockUnit, Moment
+from blocklocal.block.learner import BlockLearner, StepContext
 from blocklocal.rules.base import Batch, receive, target_messages
 from blocklocal.splitting import partition, unit_costs
 from peers import block_local, pipeline
@@ -64,9 +64,9 @@ def _local_halves(task: Task, cut: str) -> Halves:
         sources = [x, network.units[0](x)]
     rows = torch.eye(network.targets.rows, device=x.device)
 
-    def local(unit: BlockUnit, k: int) -> None:
+    def local(unit: BlockLearner, k: int) -> None:
         message = target_messages(network.units, rows)[k]
-        pending = receive(unit, sources[k], Batch(x, y, rows, Moment()), message)
+        pending = receive(unit, sources[k], Batch(x, y, rows, StepContext()), message)
         unit.local_backward(pending)
         unit.update()
 

@@ -65,7 +65,7 @@ def moments():
         "sent": (Outbox, "send", True),
         "saving": (Draft, "write", False),
         "evaluation": (Stage, "block_logits", False),
-        "end": (processes.Processes, "meet", False),
+        "end": (processes.Processes, "barrier", False),
         "left": (processes.Processes, "leave", True),
         "concluding": (run, "conclude", False),
     }

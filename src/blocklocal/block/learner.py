@@ -5,7 +5,7 @@ asks for anything from the units behind it. The one-process network runs K units
 the same units into K processes.
 
     message(incoming)            its backward message b_k, and what it passes on to the block before
-    receive(a, target, …)        forward, and the local loss; the graph is alive in the returned `Pending`
+    receive(a, target, …)        forward, and the local loss; the graph is alive in the returned `BlockPass`
     local_backward(pending)      gradients of its own loss
     outer_backward(pending, g)   gradients for a `g` that arrived at its output (neighbour scope, direct feedback)
     update()                     clip, optimiser step, schedule step
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Pending:
+class BlockPass:
     """A block's step between forward and update: its output with the graph, its cut-off input, its local loss."""
 
     output: Tensor
@@ -48,7 +48,7 @@ class Pending:
 
 
 @dataclass(frozen=True)
-class Moment:
+class StepContext:
     """Where training stands: it names the random streams of a step (dropout) and the mixing weight m."""
 
     seed: int = 0
@@ -56,7 +56,7 @@ class Moment:
     mix: float = 1.0
 
 
-class Around(nn.Module, ABC):
+class ForwardContext(nn.Module, ABC):
     """What a rule puts around a block while it learns (feedback alignment's fixed weights)."""
 
     @abstractmethod
@@ -67,15 +67,15 @@ class Around(nn.Module, ABC):
         """Raise InputError where it cannot do for `block` what its name says. It may run the block on a batch."""
 
 
-class BlockUnit(nn.Module):
+class BlockLearner(nn.Module):
     """Forward block, local loss (twin, readout, family, objective) and optimiser of block `index`.
 
     trains: False for a frozen block: it runs forward in training mode (BatchNorm statistics follow the data) and
-    never changes its parameters. around: a module whose `context(block)` training runs in (feedback alignment).
+    never changes its parameters. forward_context: training runs in its `context(block)` (feedback alignment).
     """
 
     local: HiddenLoss | OutputLoss | None
-    around: Around | None
+    forward_context: ForwardContext | None
     autocast: torch.dtype | None = None
     optimizer: torch.optim.Optimizer | None = None
     schedule: LRScheduler | None = None
@@ -91,12 +91,12 @@ class BlockUnit(nn.Module):
         *,
         index: int,
         trains: bool = True,
-        around: Around | None = None,
+        forward_context: ForwardContext | None = None,
     ):
         super().__init__()
         self.block, self.local = block, local
         self.index, self.trains = index, trains
-        self.around = around
+        self.forward_context = forward_context
 
     # --- set-up
 
@@ -167,28 +167,28 @@ class BlockUnit(nn.Module):
         target: Tensor,
         message: Tensor | None,
         *,
-        moment: Moment,
+        context: StepContext,
         image: Tensor | None = None,
         reach_back: bool = False,
-    ) -> Pending:
+    ) -> BlockPass:
         """Run forward on a (cut from its graph) and take the local loss. reach_back: the input collects a gradient."""
         source = a.detach()
         if reach_back:
             source.requires_grad_()
         with (
             torch.set_grad_enabled(self.trains),
-            seeded("block", moment.seed, self.index, moment.step),
+            seeded("block", context.seed, self.index, context.step),
             self._context(),
         ):
             wanted = {"input": source.detach()} if image is None else {"input": source.detach(), "image": image}
             learn = self.learn if self._replica is None else self._replica
             try:
-                output, result = learn(source, target, message, wanted, moment.mix)
+                output, result = learn(source, target, message, wanted, context.mix)
             except ValueError as error:
                 if "more than 1 value per channel" not in str(error):
                     raise
                 raise InputError(one_value(f"block {self.index + 1}")) from error
-        return Pending(output, source, result)
+        return BlockPass(output, source, result)
 
     def learn(
         self, a: Tensor, target: Tensor, message: Tensor | None, wanted: Mapping[str, Tensor], mix: float
@@ -200,7 +200,7 @@ class BlockUnit(nn.Module):
         with self._precision(a), guarded(a.device):
             return output, self.local(output, target, message=message, wanted=wanted, mix=mix)
 
-    def local_backward(self, pending: Pending, *, keep: bool = False) -> Tensor | None:
+    def local_backward(self, pending: BlockPass, *, keep: bool = False) -> Tensor | None:
         """Gradients of the own loss into the own parameters; returns the gradient at the input where one was asked for.
 
         keep: the graph stays for a later `outer_backward`.
@@ -209,7 +209,7 @@ class BlockUnit(nn.Module):
             pending.result.loss.backward(retain_graph=keep)
         return pending.source.grad
 
-    def outer_backward(self, pending: Pending, gradient: Tensor) -> None:
+    def outer_backward(self, pending: BlockPass, gradient: Tensor) -> None:
         """Gradients of ⟨gradient, output⟩ into the block's parameters, and nowhere further back."""
         inputs = [p for p in self.block.parameters() if p.requires_grad]
         if self.trains and inputs and pending.output.requires_grad:
@@ -230,7 +230,7 @@ class BlockUnit(nn.Module):
         self.optimizer.zero_grad(set_to_none=True)
 
     def _context(self) -> AbstractContextManager:
-        return nullcontext() if self.around is None else self.around.context(self.block)
+        return nullcontext() if self.forward_context is None else self.forward_context.context(self.block)
 
     def _precision(self, a: Tensor) -> AbstractContextManager:
         if self.autocast is None:
@@ -239,9 +239,9 @@ class BlockUnit(nn.Module):
 
 
 class _Learn(nn.Module):
-    """`BlockUnit.learn` as the `forward` that DistributedDataParallel wraps."""
+    """`BlockLearner.learn` as the `forward` that DistributedDataParallel wraps."""
 
-    def __init__(self, unit: BlockUnit):
+    def __init__(self, unit: BlockLearner):
         super().__init__()
         self.unit = unit
 

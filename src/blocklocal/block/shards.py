@@ -1,4 +1,4 @@
-"""Blocks whose parameters, gradients and optimiser states are divided among replicas (PyTorch's FSDP2).
+"""Blocks whose parameters, gradients and optimiser states are shard_like among replicas (PyTorch's FSDP2).
 
 A sharded parameter is a `DTensor` of which every replica holds its rows; FSDP2 gathers it where a module runs, and
 leaves every replica its part of the mean gradient.
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from blocklocal._common.errors import InputError
-from blocklocal.block.learner import BlockUnit
+from blocklocal.block.learner import BlockLearner
 from blocklocal.block.loss import HiddenLoss
 
 if TYPE_CHECKING:
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from torch.distributed.fsdp import FSDPModule
 
 
-def shard(unit: BlockUnit, mesh: "DeviceMesh") -> "list[FSDPModule]":
+def shard(unit: BlockLearner, mesh: "DeviceMesh") -> "list[FSDPModule]":
     """Divide what the unit trains among the processes of a one-dimensional mesh, module by module.
 
-    Each of block, twin, readout, classifier and decoders is divided by itself, because each is called by itself (the
+    Each of block, twin, readout, classifier and decoders is shard_like by itself, because each is called by itself (the
     twin before the block). The optimiser must be built afterwards: the parameters are other ones. Returns the modules;
     one that ran without a backward pass must be told to `reshard`, or it goes on with the values it has gathered.
-    Raises InputError for parameters that cannot be divided.
+    Raises InputError for parameters that cannot be shard_like.
     """
     from torch.distributed.fsdp import FSDPModule, fully_shard
 
@@ -57,7 +57,7 @@ def check_average(mesh: "DeviceMesh") -> None:
         )
 
 
-def _trained(unit: BlockUnit) -> Iterator[nn.Module]:
+def _trained(unit: BlockLearner) -> Iterator[nn.Module]:
     """The modules that are called by themselves and hold something to learn."""
     parts: list[nn.Module] = [unit.block]
     if isinstance(unit.local, HiddenLoss):
@@ -73,17 +73,17 @@ def sharded(tensor: Tensor) -> bool:
     return hasattr(tensor, "full_tensor")
 
 
-def own(tensor: Tensor) -> Tensor:
+def local_shard(tensor: Tensor) -> Tensor:
     """What this replica holds of it."""
     return cast(Any, tensor).to_local() if sharded(tensor) else tensor
 
 
-def whole(tensor: Tensor) -> Tensor:
+def gather_full(tensor: Tensor) -> Tensor:
     """All of it. Where it is sharded, all replicas must come here, and it comes to the CPU."""
     return cast(Any, tensor).full_tensor().cpu() if sharded(tensor) else tensor
 
 
-def divided(tensor: Tensor, like: Tensor | None) -> Tensor:
+def shard_like(tensor: Tensor, like: Tensor | None) -> Tensor:
     """A whole tensor as `like` is: where that is sharded, this replica's part. All replicas must come here then."""
     if like is None or not sharded(like) or tensor.shape != like.shape:
         return tensor
@@ -93,21 +93,21 @@ def divided(tensor: Tensor, like: Tensor | None) -> Tensor:
     return distribute_tensor(tensor.to(held.device), held.device_mesh, held.placements)
 
 
-def whole_state(state: dict[str, Any]) -> dict[str, Any]:
+def gather_full_state(state: dict[str, Any]) -> dict[str, Any]:
     """An optimiser's `state_dict` with whole tensors."""
     kept = {
-        index: {name: whole(value) if isinstance(value, Tensor) else value for name, value in values.items()}
+        index: {name: gather_full(value) if isinstance(value, Tensor) else value for name, value in values.items()}
         for index, values in state["state"].items()
     }
     return {**state, "state": kept}
 
 
-def divided_state(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The inverse of `whole_state`, for an optimiser of sharded parameters."""
+def shard_state_like(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The inverse of `gather_full_state`, for an optimiser of sharded parameters."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     kept = {
         index: {
-            name: divided(value, parameters[index]) if isinstance(value, Tensor) else value
+            name: shard_like(value, parameters[index]) if isinstance(value, Tensor) else value
             for name, value in values.items()
         }
         for index, values in state["state"].items()

@@ -74,7 +74,7 @@ def _dense(inputs: int, units: int, std: float) -> nn.Linear:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TwinShapes:
     """What twins are built from: target rows, and per hidden block its latent's and its activation's shape ([B, …])."""
 
     rows: int
@@ -84,7 +84,7 @@ class Plan:
     layouts: Sequence[Layout] = ()  # of the hidden blocks' activations, as the network has them
 
 
-def dense_twins(plan: Plan) -> list[Twin]:
+def dense_twins(plan: TwinShapes) -> list[Twin]:
     """One dense layer per block, straight from the target.
 
     A message on maps starts with values of order 1/√units, so that the logits, sums over units, start at order one
@@ -97,7 +97,7 @@ def dense_twins(plan: Plan) -> list[Twin]:
     return [Twin(layer, chained=False, squash=False) for layer in layers]
 
 
-def chain_twins(plan: Plan) -> list[Twin]:
+def chain_twins(plan: TwinShapes) -> list[Twin]:
     """Dense layers with tanh between them; the last hidden block's twin starts at the target."""
     widths = [units_of(shape) for shape in plan.latents]
     incoming, last = [*widths[1:], plan.rows], len(widths) - 1
@@ -107,7 +107,7 @@ def chain_twins(plan: Plan) -> list[Twin]:
     ]
 
 
-def mirrored_twins(plan: Plan) -> list[Twin]:
+def mirrored_twins(plan: TwinShapes) -> list[Twin]:
     """Block k + 1 reversed maps the message behind it to the one in front of it; the last starts at the target."""
     if not all(layout.as_it_is and layout.dims < 5 for layout in plan.layouts):
         raise InputError(
@@ -123,7 +123,7 @@ def mirrored_twins(plan: Plan) -> list[Twin]:
     return twins
 
 
-TWINS: Registry[Callable[[Plan], list[Twin]]] = Registry("twin")
+TWINS: Registry[Callable[[TwinShapes], list[Twin]]] = Registry("twin")
 TWINS.add("dense", dense_twins)
 TWINS.add("chain", chain_twins)
 TWINS.add("mirrored", mirrored_twins)

@@ -27,7 +27,7 @@ from blocklocal.runs.recipes import RECIPES
 if TYPE_CHECKING:
     from blocklocal.data import ImageSet
     from blocklocal.parallel.address import Address
-    from blocklocal.runs.build import Facts
+    from blocklocal.runs.build import DatasetInfo
 
 PROCESS_BYTES = 100 * 2**20  # of a process's own, before it has any data
 
@@ -85,7 +85,7 @@ def _train_spread(
     Returns the summary in the first of them.
     """
     from blocklocal.parallel.launch import launch
-    from blocklocal.parallel.plan import Order
+    from blocklocal.parallel.plan import RunRequest
     from blocklocal.parallel.processes import check_devices
     from blocklocal.parallel.run import train_share
     from blocklocal.runs.build import find_device
@@ -118,7 +118,9 @@ def _train_spread(
     try:
         return train_share(
             address,
-            Order(config, given.launch, folder, resume, given.checkpoint, given.quiet, given.accept_changes, epochs),
+            RunRequest(
+                config, given.launch, folder, resume, given.checkpoint, given.quiet, given.accept_changes, epochs
+            ),
         )
     except Interrupted:
         if address.rank == 0:
@@ -198,7 +200,7 @@ def evaluate(arguments: list[str]) -> None:
         write_file(given.json, content, overwrite=given.overwrite)
 
 
-def _check_fits(data: "ImageSet", facts: "Facts") -> None:
+def _check_fits(data: "ImageSet", facts: "DatasetInfo") -> None:
     """The data set must have the classes and the image size that the run was trained on."""
     if data.classes != facts.classes:
         raise InputError(

@@ -1,4 +1,4 @@
-"""`blocklocal reproduce`: hands its arguments to `experiments/`, which lies in the repository and not in the package."""
+"""`blocklocal reproduce`: hands its arguments to `experiments/`, a package of the repository."""
 
 import sys
 from importlib import import_module

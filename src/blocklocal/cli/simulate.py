@@ -90,7 +90,7 @@ def _micro_batches(given: SimulateArguments, devices: int) -> int:
 def _measure(given: SimulateArguments) -> "CostsFile":
     import torch
 
-    from blocklocal.runs.build import Facts, build_network, check_memory_for, set_threads
+    from blocklocal.runs.build import DatasetInfo, build_network, check_memory_for, set_threads
     from blocklocal.runs.config import Config, Machine
     from blocklocal.simulate.costs_file import CostsFile
     from blocklocal.simulate.measure import measure
@@ -98,7 +98,7 @@ def _measure(given: SimulateArguments) -> "CostsFile":
     m = given.measurement
     threads = set_threads(m.threads)
     names = tuple(str(i) for i in range(m.classes))
-    facts = Facts(names, m.channels, m.image_size, m.image_size, (0.0,) * m.channels, (1.0,) * m.channels)
+    facts = DatasetInfo(names, m.channels, m.image_size, m.image_size, (0.0,) * m.channels, (1.0,) * m.channels)
     config = Config(model=given.model, learning=given.learning, machine=Machine(threads=m.threads))
     check_memory_for(config, facts, m.batch_size)
     network = build_network(config, facts, torch.device("cpu"), fits=True)

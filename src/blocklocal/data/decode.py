@@ -56,7 +56,7 @@ class Raw:
         return {"train": self.train, **own, "test": self.test}
 
 
-class Decoder:
+class ImageDecoder:
     """Decodes the splits of one set, training first: it decides the colour mode of all, its first image the size.
 
     A training split with any image in colour is RGB. total: images of all splits, for the memory they need together.
@@ -184,7 +184,7 @@ def _notes(changes: Counter[str], skipped: int) -> tuple[str, ...]:
 def decode(source: Source, name: str, image_size: int | None, skip_bad: bool) -> Raw:
     """Decode every split; the training split comes first and so decides mode and size."""
     total = sum(len(split.labels) for split in source.splits.values())
-    decoder = Decoder(image_size, skip_bad, total)
+    decoder = ImageDecoder(image_size, skip_bad, total)
     images, told = {}, {}
     for split, encoded in source.splits.items():
         full = {"train": "training"}.get(split, split)

@@ -13,7 +13,7 @@ from blocklocal._common.seeds import seeded
 from blocklocal.network.network import BlockLocal
 from blocklocal.report.table import BACKPROP
 from blocklocal.rules import RULES
-from blocklocal.runs.build import Facts, build_network, find_device
+from blocklocal.runs.build import DatasetInfo, build_network, find_device
 from blocklocal.runs.config import Config, Optimisation
 from blocklocal.runs.origin import load_settings, open_settings
 from blocklocal.runs.run import find_checkpoint
@@ -38,7 +38,7 @@ class Opened:
     checkpoint: Path
     config: Config
     settings: Config
-    facts: Facts
+    facts: DatasetInfo
     network: BlockLocal
     epoch: int
 
@@ -127,7 +127,7 @@ def _cut_as(run: Opened, other: Opened) -> BlockLocal:
     return network
 
 
-def obstacles(run: Opened, config: Config, facts: Facts) -> list[str]:
+def obstacles(run: Opened, config: Config, facts: DatasetInfo) -> list[str]:
     """In what another run's model, data or (where it matters) cut differ, as far as its settings tell."""
     cut = () if RULES.get(config.learning.rule).whole else SAME_CUT
     found = differing(run.settings, config, (*SAME_MODEL, *cut, *SAME_DATA))

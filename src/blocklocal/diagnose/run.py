@@ -27,7 +27,7 @@ from blocklocal.diagnose.references import (
 )
 from blocklocal.network.network import BlockLocal
 from blocklocal.report.table import BACKPROP
-from blocklocal.runs.build import Facts, evaluation_batches, load_data, training_batches
+from blocklocal.runs.build import DatasetInfo, evaluation_batches, load_data, training_batches
 from blocklocal.runs.run import check_facts
 
 HELD_SHARE = 5  # one image in so many is held out, where the run has no validation split
@@ -71,7 +71,7 @@ def diagnose_run(
     run = open_run(folder, checkpoint, device, trust=trust)
     other = _other(run, against, device, say, trust)
     data = load_data(run.config)
-    check_facts(Facts.of(data), folder, run.config)
+    check_facts(DatasetInfo.of(data), folder, run.config)
     pieces = choose_images(data, images)
     say(f"{run.checkpoint.name} of {folder}: gradients of {batches} batches, then each network on the images.")
     cosines = gradient_cosines(run.network, islice(training_batches(run.config, data, run.network.device), batches))

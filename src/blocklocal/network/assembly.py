@@ -11,21 +11,23 @@ from blocklocal._common.errors import InputError
 from blocklocal._common.seeds import seeded
 from blocklocal.block.auxiliary import Decoder
 from blocklocal.block.axes import followed
-from blocklocal.block.learner import BlockUnit
+from blocklocal.block.learner import BlockLearner
 from blocklocal.block.loss import HiddenLoss, OutputLoss
 from blocklocal.block.normalisation import normaliser
 from blocklocal.block.objectives import OBJECTIVES, Terms
 from blocklocal.block.readouts import reading_layer, readout
 from blocklocal.block.shapes import Seen, check_batch_first, is_map, output_shapes, to_positions, units_of
 from blocklocal.block.targets import Targets
-from blocklocal.block.twin import TWINS, Plan, Twin
+from blocklocal.block.twin import TWINS, Twin, TwinShapes
 from blocklocal.families import Family
 from blocklocal.network.settings import Learning
 from blocklocal.rules import RULES, Rule
 from blocklocal.splitting import Split
 
 
-def build_units(split: Split, example: Tensor, targets: Targets, learning: Learning, seed: int) -> list[BlockUnit]:
+def build_learners(
+    split: Split, example: Tensor, targets: Targets, learning: Learning, seed: int
+) -> list[BlockLearner]:
     """One unit per block, or one for all where the rule is end to end.
 
     example [B, …] gives shapes and device; the weights of twins, readouts and decoders are drawn from `seed`.
@@ -40,13 +42,13 @@ def build_units(split: Split, example: Tensor, targets: Targets, learning: Learn
     seen = Seen(shapes, axes, getattr(split.model, "unit_axis", None))
     with seeded("local losses", seed), torch.device(example.device):
         hidden = _Assembly(modules, seen, split.after_activation, targets, learning, rule).losses()
-        around = [rule.around(module) if rule.around else None for module in modules]
+        around = [rule.forward_context(module) if rule.forward_context else None for module in modules]
     for module, each in zip(modules, around, strict=True):
         if each is not None:
             each.check(module, example)
     losses = [*hidden, OutputLoss(targets, learning.label_smoothing)]
     units = [
-        BlockUnit(module, losses[k], index=k, trains=rule.trains(k, len(modules)), around=around[k])
+        BlockLearner(module, losses[k], index=k, trains=rule.trains(k, len(modules)), forward_context=around[k])
         for k, module in enumerate(modules)
     ]
     for unit in units:
@@ -56,7 +58,7 @@ def build_units(split: Split, example: Tensor, targets: Targets, learning: Learn
 
 
 @torch.no_grad()
-def _delay_messages(units: Sequence[BlockUnit], rows: Tensor, steps: int) -> None:
+def _delay_messages(units: Sequence[BlockLearner], rows: Tensor, steps: int) -> None:
     """Give chained twins their delay; until the first late message is there, those of the initial weights count."""
     incoming = rows
     for unit in reversed(units):
@@ -109,7 +111,7 @@ class _Assembly:
             return [None for _ in latents]
         activations = [self._shape(k) for k in range(len(latents))]
         layouts = [self.seen.layout(k + 1) for k in range(len(latents))]
-        twins = TWINS.get(kind)(Plan(self.targets.rows, latents, activations, self.modules, layouts))
+        twins = TWINS.get(kind)(TwinShapes(self.targets.rows, latents, activations, self.modules, layouts))
         for twin in twins:
             twin.requires_grad_(not self.rule.fixed_twin)
         return twins

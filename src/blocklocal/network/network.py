@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from blocklocal._common.errors import InputError, unknown
-from blocklocal.block.learner import BlockUnit, Moment
+from blocklocal.block.learner import BlockLearner, StepContext
 from blocklocal.block.loss import LocalResult
 from blocklocal.block.objectives import mixing
 from blocklocal.block.optim import Optimizer, OptimizerFactory, Schedule, as_optimizer, as_schedule, sgd
 from blocklocal.block.targets import Classes, Labels, Targets, check_shape, combined
 from blocklocal.models.base import check_input, input_shape
-from blocklocal.network.assembly import build_units
+from blocklocal.network.assembly import build_learners
 from blocklocal.network.edge import check_batch, check_finite, check_tensor, explained, taking_gradients
 from blocklocal.network.settings import Learning
 from blocklocal.network.trial import Trials
@@ -105,9 +105,9 @@ class BlockLocal(nn.Module):
             self._waiting = nn.ModuleList(self.split.blocks)  # so that .to(device) reaches them before the first batch
 
     @property
-    def units(self) -> list[BlockUnit]:
+    def units(self) -> list[BlockLearner]:
         """The block units, first to last; empty before shapes are known."""
-        return cast(list[BlockUnit], list(self._units))
+        return cast(list[BlockLearner], list(self._units))
 
     @property
     def count(self) -> int:
@@ -135,7 +135,7 @@ class BlockLocal(nn.Module):
             )
         example = example.detach()[:2].clone()
         with explained(self.split.blocks, example):
-            units = build_units(self.split, example, self.targets, self.learning, self.seed)
+            units = build_learners(self.split, example, self.targets, self.learning, self.seed)
         self._units = nn.ModuleList(units).train(self.training)
         self._modules.pop("_waiting", None)
         self.register_buffer("_rows", torch.eye(self.targets.rows, device=example.device), persistent=False)
@@ -187,7 +187,7 @@ class BlockLocal(nn.Module):
         output = self._trials.output(self.units, x, self._rows)
         check_shape(y, torch.Size((len(x), *self.targets.shape(output))))
         m, before = mixing(self.learning.tau, self.epoch), self.steps
-        batch = Batch(x, y, self._rows, Moment(self.seed, self.steps, m))
+        batch = Batch(x, y, self._rows, StepContext(self.seed, self.steps, m))
         try:
             results = self._step_function()(self.units, batch)
             self.steps += 1

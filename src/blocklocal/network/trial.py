@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from blocklocal._common.errors import InputError
 from blocklocal._common.seeds import seeded
-from blocklocal.block.learner import BlockUnit
+from blocklocal.block.learner import BlockLearner
 from blocklocal.block.loss import HiddenLoss
 from blocklocal.block.normalisation import one_value
 from blocklocal.network.edge import explained
@@ -27,7 +27,7 @@ class Trials:
     def __init__(self):
         self._outputs: dict[Kind, torch.Size] = {}
 
-    def output(self, units: Sequence[BlockUnit], x: Tensor, rows: Tensor, *, training: bool = True) -> torch.Size:
+    def output(self, units: Sequence[BlockLearner], x: Tensor, rows: Tensor, *, training: bool = True) -> torch.Size:
         """The shape of the network's output for one sample. A kind of batch that is new is tried first, on two samples.
 
         Nothing stays of it: a buffer that counts its calls has the value from before. Raises InputError where a block,
@@ -40,7 +40,7 @@ class Trials:
 
 
 @torch.no_grad()
-def _try(units: Sequence[BlockUnit], x: Tensor, rows: Tensor) -> torch.Size:
+def _try(units: Sequence[BlockLearner], x: Tensor, rows: Tensor) -> torch.Size:
     with ExitStack() as kept:
         kept.enter_context(seeded("trial"))
         kept.enter_context(_norms_watched(units, alone=len(x) == 1))
@@ -57,7 +57,7 @@ def _try(units: Sequence[BlockUnit], x: Tensor, rows: Tensor) -> torch.Size:
             ) from error
 
 
-def _run(units: Sequence[BlockUnit], a: Tensor, rows: Tensor) -> torch.Size:
+def _run(units: Sequence[BlockLearner], a: Tensor, rows: Tensor) -> torch.Size:
     for unit, message in zip(units, target_messages(units, rows), strict=True):
         a = unit(a)
         unit.scores(a, message)
@@ -69,7 +69,7 @@ def _run(units: Sequence[BlockUnit], a: Tensor, rows: Tensor) -> torch.Size:
 
 
 @contextmanager
-def _norms_watched(units: Sequence[BlockUnit], *, alone: bool) -> Generator[None, None, None]:
+def _norms_watched(units: Sequence[BlockLearner], *, alone: bool) -> Generator[None, None, None]:
     """Refuse a batch of one that leaves a BatchNorm in training one value per channel."""
 
     def watch(where: str):
@@ -87,7 +87,7 @@ def _norms_watched(units: Sequence[BlockUnit], *, alone: bool) -> Generator[None
             hook.remove()
 
 
-def _norms(units: Sequence[BlockUnit]) -> Iterator[tuple[str, nn.Module]]:
+def _norms(units: Sequence[BlockLearner]) -> Iterator[tuple[str, nn.Module]]:
     for unit in units:
         for name, module in unit.named_modules():
             if isinstance(module, BATCH_NORMS):

@@ -7,10 +7,10 @@ from statistics import median
 
 from torch import Tensor
 
-from blocklocal.block.learner import Moment
+from blocklocal.block.learner import StepContext
 from blocklocal.network.network import BlockLocal
 from blocklocal.rules.base import Batch, receive, target_messages
-from blocklocal.splitting.costs import settle_device
+from blocklocal.splitting.costs import synchronize
 from blocklocal.splitting.partition import partition
 
 REPEATS = 3
@@ -33,7 +33,7 @@ class Placement:
         """Predicted, over one process with as many threads: all blocks' time over that of the slowest stage."""
         return sum(self.seconds) / max(self.stage_seconds())
 
-    def said(self) -> str:
+    def summary(self) -> str:
         """`2 processes: blocks 1–2 (48 %), block 3 (52 %); predicted 1.92 × the speed of one`."""
         parts, first, total = [], 1, sum(self.seconds)
         for size, seconds in zip(self.sizes, self.stage_seconds(), strict=True):
@@ -58,15 +58,15 @@ def step_seconds(network: BlockLocal, x: Tensor, y: Tensor) -> list[float]:
     network.configure(network.optimizer)  # a copy's optimisers must hold the copy's parameters
     times: list[list[float]] = [[] for _ in network.units]
     for repeat in range(REPEATS + 1):
-        batch = Batch(x, y, network._rows, Moment(network.seed, repeat))
+        batch = Batch(x, y, network._rows, StepContext(network.seed, repeat))
         a, messages = x, target_messages(network.units, network._rows)
         for k, unit in enumerate(network.units):
-            settle_device(x)
+            synchronize(x)
             start = time.perf_counter()
             pending = receive(unit, a, batch, messages[k])
             unit.local_backward(pending)
             unit.update()
-            settle_device(x)
+            synchronize(x)
             times[k].append(time.perf_counter() - start)
             a = pending.sent()
             del pending

@@ -20,12 +20,12 @@ from blocklocal.parallel.processes import Processes
 from blocklocal.parallel.share import share
 from blocklocal.parallel.stage import check_placement, check_rule, passing_back
 from blocklocal.runs.build import (
-    Facts,
-    Session,
+    DatasetInfo,
+    RunContext,
+    build_on_cpu,
     check_memory_for,
-    draw_network,
     load_data,
-    settle,
+    prepare_for_device,
     training_batches,
 )
 from blocklocal.runs.config import Config, load_config
@@ -47,7 +47,7 @@ SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
-class Order:
+class RunRequest:
     """What the user has asked for."""
 
     config: Config
@@ -64,7 +64,7 @@ class Order:
 class Decided:
     """What the first process has decided: the same for all."""
 
-    facts: Facts
+    facts: DatasetInfo
     name: str
     skipped: int
     starts: list[int] | None
@@ -90,59 +90,59 @@ def share_plan(processes: Processes, plan: Plan | None) -> Plan:
     return Plan(**vars(decided), labels=labels)
 
 
-def agreed(order: Order) -> dict[str, Any]:
+def run_fingerprint(request: RunRequest) -> dict[str, Any]:
     """What must be the same in all processes; the sources stand for the version."""
     digest = hashlib.blake2b(digest_size=8)
     for file in sorted(Path(blocklocal.__file__).parent.rglob("*.py")):
         digest.update(file.read_bytes())
-    model = order.config.model.model
+    model = request.config.model.model
     if is_reference(model) and file_of(model).is_file():
         digest.update(file_of(model).read_bytes())
-    launch = asdict(replace(order.launch, processes=1))
-    place = {"output": str(order.output), "resume": order.resume, "checkpoint": order.checkpoint}
+    launch = asdict(replace(request.launch, processes=1))
+    place = {"output": str(request.output), "resume": request.resume, "checkpoint": request.checkpoint}
     versions = {"sources of blocklocal and of the model": digest.hexdigest(), "torch": torch.__version__}
-    return {**order.config.flat(), **launch, **place, **versions}
+    return {**request.config.flat(), **launch, **place, **versions}
 
 
 def make_plan(
-    processes: Processes, order: Order, device: torch.device, kept: ExitStack
+    processes: Processes, request: RunRequest, device: torch.device, kept: ExitStack
 ) -> tuple[Plan, ImageSet, BlockLocal]:
     """The plan, and the data and network it was made with. kept: gets the run's lock."""
-    config, folder = order.config, order.output
+    config, folder = request.config, request.output
     # Launched again after a failure (torchrun --max-restarts), the same command goes on with what is there.
     again = processes.address.attempt > 0 and (folder / "config.json").exists()
-    if again and not order.resume and load_config(folder).flat() != config.flat():
+    if again and not request.resume and load_config(folder).flat() != config.flat():
         raise InputError(f"{folder} holds a run with other settings: choose another --output.")
-    resume = order.resume or again
+    resume = request.resume or again
     if resume:
         kept.enter_context(held(folder))
-        if not adds_epochs(folder, order.epochs) and is_finished(folder):
+        if not adds_epochs(folder, request.epochs) and is_finished(folder):
             raise InputError(f"the run {folder} is finished: there is nothing to resume.")
     else:
         check_free(folder)
     data = load_data(config)
-    facts = Facts.of(data)
+    facts = DatasetInfo.of(data)
     check_memory_for(config, facts, config.data.batch_size // processes.replicas, device)
-    network = draw_network(config, facts, load_cuts(folder) if resume else None)
+    network = build_on_cpu(config, facts, load_cuts(folder) if resume else None)
     check_rule(network.rule, network.learning, late=False)
-    placement = _place(network, processes, order, facts, device)
+    placement = _place(network, processes, request, facts, device)
     # All that a user may have got wrong is found before there is a folder, which would be in the way of the next try.
     # A measured placement differs from try to try; what is refused must not: then every possible link counts.
-    links = placement.sizes if order.launch.placement or processes.stages == 1 else (1,) * network.count
+    links = placement.sizes if request.launch.placement or processes.stages == 1 else (1,) * network.count
     check_rule(network.rule, network.learning, late=any(passing_back(network.units, links)))
     batches = training_batches(config, data, torch.device("cpu"), (0, processes.replicas))
-    session = Session(
+    session = RunContext(
         config, data, facts, network, batches, device, torch.get_num_threads(), placement.sizes, processes.replicas
     )
     changes: list[str] = []
     if resume:
-        changes = check_same(session, folder, accept_changes=order.accept_changes)
-        add_epochs(folder, config, order.epochs)
+        changes = check_same(session, folder, accept_changes=request.accept_changes)
+        add_epochs(folder, config, request.epochs)
         clear_leftovers(folder / CHECKPOINTS)
     else:
         create_run(folder, session)
         kept.enter_context(held(folder))
-    named = None if again else order.checkpoint  # where a run goes on by itself, from the newest one
+    named = None if again else request.checkpoint  # where a run goes on by itself, from the newest one
     checkpoint = find_checkpoint(folder, named, required=False) if resume else None
     plan = Plan(
         facts,
@@ -154,14 +154,16 @@ def make_plan(
         changes,
         {name: getattr(data, name).labels for name in SPLITS},
     )
-    if not order.quiet:
-        print(*data.account, placement.said(), sep="\n", flush=True)
+    if not request.quiet:
+        print(*data.account, placement.summary(), sep="\n", flush=True)
     return plan, data, network
 
 
-def _place(network: BlockLocal, processes: Processes, order: Order, facts: Facts, device: torch.device) -> Placement:
+def _place(
+    network: BlockLocal, processes: Processes, request: RunRequest, facts: DatasetInfo, device: torch.device
+) -> Placement:
     """As the user says, or balanced by the measured time of the blocks' steps."""
-    config, given = order.config, order.launch.placement
+    config, given = request.config, request.launch.placement
     if given or processes.stages > network.count:
         check_placement(given, network.count, processes.stages)
     size = max(2, config.data.batch_size // processes.replicas)
@@ -170,6 +172,6 @@ def _place(network: BlockLocal, processes: Processes, order: Order, facts: Facts
         x = x.contiguous(memory_format=torch.channels_last)
     y = torch.randint(len(facts.classes), (size,), device=device)
     trial = copy_module(network)
-    settle(trial, config, device)
+    prepare_for_device(trial, config, device)
     seconds = step_seconds(trial, x, y)
     return Placement(given, tuple(seconds)) if given else place(seconds, processes.stages)

@@ -86,7 +86,7 @@ class Processes:
                     own.append(Edge(ranks[0], ranks[1], store, control, data, back))
         return own
 
-    def agree(self, wish: bool, device: torch.device) -> bool:
+    def any_rank(self, wish: bool, device: torch.device) -> bool:
         """Whether any process of this group of blocks has the wish; the same answer in all of them."""
         if self.data is None:
             return wish
@@ -105,7 +105,7 @@ class Processes:
                 time.sleep(POLL_SECONDS)
         return [found[key] for key in keys]
 
-    def meet(self, name: str) -> None:
+    def barrier(self, name: str) -> None:
         """Go on when every process has come here."""
         self.store.set(f"{name}/{self.address.rank}", "1")
         keys = [f"{name}/{rank}" for rank in range(self.address.size)]
@@ -119,12 +119,12 @@ class Processes:
     ) -> None:
         """Leave together; an error here ends all processes."""
         if error is None:
-            self.meet("end")
+            self.barrier("end")
             self.leave()
             return
-        from blocklocal.parallel.trouble import tell
+        from blocklocal.parallel.trouble import report_failure
 
-        tell(self, error)
+        report_failure(self, error)
 
     def leave(self) -> None:
         if self.watch is not None:

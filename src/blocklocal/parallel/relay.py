@@ -39,21 +39,21 @@ class Relay:
     def __init__(self, processes: Processes):
         self.processes, self.store = processes, processes.store
 
-    def leave(self, name: str, piece: Any) -> None:
+    def put(self, name: str, piece: Any) -> None:
         """This stage's piece."""
         self.store.set(f"piece/{name}/{self.processes.stage}", json.dumps(piece))
 
-    def collect(self, name: str, kind: type[T]) -> list[T]:
+    def gather(self, name: str, kind: type[T]) -> list[T]:
         """The pieces of all earlier stages, in order, taken out of the store; they are of type `kind`."""
         keys = [f"piece/{name}/{stage}" for stage in range(self.processes.stage)]
         return [decode(piece, kind) for piece in self._take(keys)]
 
-    def tell(self, name: str, word: str) -> None:
+    def broadcast(self, name: str, word: str) -> None:
         """Something for every later stage."""
         for stage in range(self.processes.stage + 1, self.processes.stages):
             self.store.set(f"told/{name}/{stage}", word)
 
-    def hear(self, name: str) -> str:
+    def receive(self, name: str) -> str:
         """What an earlier stage has told."""
         return as_text(self._take([f"told/{name}/{self.processes.stage}"])[0])
 
@@ -82,13 +82,13 @@ class Records(Callback):
             return
         piece = {name: record[name] for name in PER_BLOCK}
         if not self.stage.processes.last:
-            self.relay.leave(f"epoch {record['epoch']}", piece)
+            self.relay.put(f"epoch {record['epoch']}", piece)
             return
-        pieces = [*self.relay.collect(f"epoch {record['epoch']}", EpochPiece), piece]
+        pieces = [*self.relay.gather(f"epoch {record['epoch']}", EpochPiece), piece]
         record.update({name: [value for piece in pieces for value in piece[name]] for name in PER_BLOCK})
 
 
-class Console(Callback):
+class SharedConsole(Callback):
     """The live table, with the losses of all blocks."""
 
     def __init__(self, stage: Stage, progress: Progress | NullProgress):
@@ -126,9 +126,9 @@ class SharedCheckpoints(Callback):
         draft.write(units)
         state, described = trainer.state(), [describe(unit) for unit in units]
         if not self.relay.processes.last:
-            self.relay.leave(name, {"tally": state["tally"], "units": described})
+            self.relay.put(name, {"tally": state["tally"], "units": described})
             return
-        pieces = self.relay.collect(name, CheckpointPiece)
+        pieces = self.relay.gather(name, CheckpointPiece)
         if state["tally"] is not None:
             before = [tally for piece in pieces if (tally := piece["tally"]) is not None]
             state["tally"] = merge([*before, state["tally"]])
@@ -138,9 +138,9 @@ class SharedCheckpoints(Callback):
         """The first stage chooses the name; it is the first to come here."""
         if self.relay.processes.first:
             draft = Draft.open(self.folder, step)
-            self.relay.tell(name, draft.final.name)
+            self.relay.broadcast(name, draft.final.name)
             return draft
-        draft = Draft(self.folder / self.relay.hear(name), step)
+        draft = Draft(self.folder / self.relay.receive(name), step)
         if not draft.partial.is_dir():
             raise InputError(
                 f"process {self.relay.processes.address.rank} does not find {draft.partial}, which process 0 has made: "

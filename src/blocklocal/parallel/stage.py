@@ -16,7 +16,7 @@ from torch import Tensor
 from blocklocal._common.errors import InputError
 from blocklocal._common.seeds import stream_seed
 from blocklocal.block import shards
-from blocklocal.block.learner import BlockUnit, Moment
+from blocklocal.block.learner import BlockLearner, StepContext
 from blocklocal.block.loss import HiddenLoss, LocalResult
 from blocklocal.block.objectives import mixing
 from blocklocal.block.optim import Optimizer, OptimizerFactory, Schedule, as_optimizer, as_schedule
@@ -81,10 +81,10 @@ class Stage(nn.Module):
         self.register_buffer("_rows", network._rows.clone(), persistent=False)
         self.to(device)
         self._begun, self._mesh = False, processes.data if shard else None
-        self._shards: list[Any] | None = None  # the modules that are divided, as FSDP2 gives them
+        self._shards: list[Any] | None = None  # the modules that are shard_like, as FSDP2 gives them
         self._link(network.units, first, coming_back, queue)
 
-    def _link(self, units: Sequence[BlockUnit], first: int, coming_back: Sequence[bool], queue: int) -> None:
+    def _link(self, units: Sequence[BlockLearner], first: int, coming_back: Sequence[bool], queue: int) -> None:
         edges = self.processes.edge_groups(coming_back)
         here, delay = self.processes.stage, self.learning.message_delay
         self._inbox = self._outbox = self._back_in = self._back_out = None
@@ -106,9 +106,9 @@ class Stage(nn.Module):
     # --- what a Trainer asks of a network
 
     @property
-    def units(self) -> list[BlockUnit]:
+    def units(self) -> list[BlockLearner]:
         """The block units of this process, neighbours of each other; they know their `index` in the network."""
-        return cast(list[BlockUnit], list(self._units))
+        return cast(list[BlockLearner], list(self._units))
 
     @property
     def device(self) -> torch.device:
@@ -176,7 +176,7 @@ class Stage(nn.Module):
             self._back_out.send(late[-1])
         with span(WAIT) if self._inbox else nullcontext():
             a = x if self._inbox is None else self._inbox.take()
-        batch = Batch(x, y, self._rows, Moment(self._stream, self.steps, mixing(self.learning.tau, self.epoch)))
+        batch = Batch(x, y, self._rows, StepContext(self._stream, self.steps, mixing(self.learning.tau, self.epoch)))
         send = None if self._outbox is None else self._send
         results = pass_through(self.units, batch, a, messages, send=send, timed=partial(span, COMPUTE))
         self.steps += 1
@@ -326,7 +326,7 @@ def check_rule(rule: Rule, learning: Learning, *, late: bool) -> None:
         )
 
 
-def passing_back(units: Sequence[BlockUnit], placement: Sequence[int]) -> list[bool]:
+def passing_back(units: Sequence[BlockLearner], placement: Sequence[int]) -> list[bool]:
     """For every link between two stages, whether messages of a chained twin come back over it."""
     twins = [units[sum(placement[:stage])].twin for stage in range(1, len(placement))]
     return [twin is not None and twin.chained for twin in twins]

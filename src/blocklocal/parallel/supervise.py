@@ -10,7 +10,7 @@ from types import FrameType
 
 from blocklocal._common.screen import one_line
 from blocklocal.parallel.store import SealedStore
-from blocklocal.parallel.watch import about, first_failure, has_left, remedy, report
+from blocklocal.parallel.watch import describe_rank, first_failure, has_left, report, resume_hint
 
 POLL = 0.1
 PATIENCE = 10.0  # seconds for the others to stop by themselves, once one has failed or the terminal is gone
@@ -98,7 +98,7 @@ def outcome(children: Children, store: SealedStore) -> int:
         _report(children, store)
         first = first_failure(store)
         assert first is not None, "it was reported"
-    text = f"error: {about(store, first.rank)} {first.text} All processes were stopped. {remedy(store)}"
+    text = f"error: {describe_rank(store, first.rank)} {first.text} All processes were stopped. {resume_hint(store)}"
     say(text.rstrip())
     return first.status
 

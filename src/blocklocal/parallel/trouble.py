@@ -5,12 +5,12 @@ from blocklocal.parallel.processes import Processes
 from blocklocal.parallel.wire import LinkError, is_lost_connection
 
 
-def tell(processes: Processes, error: BaseException) -> int:
+def report_failure(processes: Processes, error: BaseException) -> int:
     """Report an error of this process; returns the exit status.
 
     Where it is the consequence of another process's end, the watch finds out whose, and ends this process here.
     """
-    text, status = words(processes, error)
+    text, status = describe_failure(processes, error)
     if processes.watch is not None:
         gone = (isinstance(error, LinkError) and not error.late) or is_lost_connection(error)
         if gone:
@@ -19,7 +19,7 @@ def tell(processes: Processes, error: BaseException) -> int:
     return status
 
 
-def words(processes: Processes, error: BaseException) -> tuple[str, int]:
+def describe_failure(processes: Processes, error: BaseException) -> tuple[str, int]:
     """What became of this process, to follow its name; and the exit status."""
     if isinstance(error, LinkError):
         advice = "Is it stalled? Raise --stall where a step may take that long."

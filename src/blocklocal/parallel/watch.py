@@ -84,6 +84,8 @@ class Watch:
             self._over.set()
             with suppress(InputError, dist.DistError):  # somebody else has written there, or nobody can any more
                 report(self.store, self.rank, text, status)
+        if self._thread.is_alive():  # torch ends the process where Python ends while a thread asks the store
+            self._thread.join(4 * BEAT_SECONDS)
 
     def await_cause(self) -> None:
         """A message did not come because somebody failed: wait until the watch knows who, which ends this process."""
@@ -98,6 +100,8 @@ class Watch:
             count += 1
             try:
                 with suppress(dist.DistError, RuntimeError), self._lock:  # the guard sees that the store is silent
+                    if self._over.is_set():
+                        return
                     self.store.set(f"beat/{self.rank}", str(count))
                     self._look(seen)
                     self._heard = time.monotonic()
@@ -114,7 +118,7 @@ class Watch:
     def _look(self, seen: dict[int, tuple[int, float]]) -> None:
         first = first_failure(self.store)
         if first is not None and first.rank != self.rank:
-            self._end(f"{about(self.store, first.rank)} {first.text}", remedy(self.store), first.status)
+            self._end(f"{describe_rank(self.store, first.rank)} {first.text}", resume_hint(self.store), first.status)
         self.asked = self.asked or self.store.read(ASKED) is not None
         now = time.monotonic()
         for rank in self._neighbours:
@@ -161,20 +165,20 @@ def end_with_parent(over: threading.Event) -> None:
     threading.Thread(target=look, name="parent", daemon=True).start()
 
 
-def introduce(store: SealedStore, rank: int, text: str, advice: str) -> None:
+def register_rank(store: SealedStore, rank: int, text: str, advice: str) -> None:
     """Say what process `rank` is, for messages, and how a run that has stopped goes on."""
     store.set(f"about/{rank}", text)
-    store.set("remedy", advice)
+    store.set("resume_hint", advice)
 
 
-def about(store: SealedStore, rank: int) -> str:
+def describe_rank(store: SealedStore, rank: int) -> str:
     """`process 1 (block 2, pid 7 on host)`."""
     known = store.read(f"about/{rank}")
     return f"process {rank}" + (f" ({as_text(known)})" if known else "")
 
 
-def remedy(store: SealedStore) -> str:
-    return as_text(store.read("remedy") or b"")
+def resume_hint(store: SealedStore) -> str:
+    return as_text(store.read("resume_hint") or b"")
 
 
 def report(store: SealedStore, rank: int, text: str, status: int) -> None:

@@ -12,7 +12,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from blocklocal._common.registry import Registry
-from blocklocal.block.learner import Around, BlockUnit, Moment, Pending
+from blocklocal.block.learner import BlockLearner, BlockPass, ForwardContext, StepContext
 from blocklocal.block.loss import LocalResult, OutputLoss
 
 
@@ -23,10 +23,10 @@ class Batch:
     x: Tensor
     y: Tensor
     rows: Tensor
-    moment: Moment
+    context: StepContext
 
 
-StepFunction = Callable[[Sequence[BlockUnit], Batch], list[LocalResult | None]]
+StepFunction = Callable[[Sequence[BlockLearner], Batch], list[LocalResult | None]]
 
 
 def every_block(index: int, blocks: int) -> bool:
@@ -48,7 +48,7 @@ class Rule:
     fixed_twin: the twin stays at its random initial values
     parts:      readout, reconstruction and similarity may be added to the hidden blocks
     trains:     which blocks learn, by index and number of blocks
-    around:     a module made from a unit's block whose `context(block)` the unit runs in (feedback alignment)
+    forward_context:     a module made from a unit's block whose `context(block)` the unit runs in (feedback alignment)
     """
 
     name: str
@@ -61,13 +61,13 @@ class Rule:
     fixed_twin: bool = False
     parts: bool = True
     trains: Callable[[int, int], bool] = every_block
-    around: Callable[[nn.Module], Around] | None = None
+    forward_context: Callable[[nn.Module], ForwardContext] | None = None
 
 
 RULES: Registry[Rule] = Registry("rule")
 
 
-def target_messages(units: Sequence[BlockUnit], incoming: Tensor, *, learning: bool = False) -> list[Tensor | None]:
+def target_messages(units: Sequence[BlockLearner], incoming: Tensor, *, learning: bool = False) -> list[Tensor | None]:
     """Every block's backward message, from the target to the first block (Eq. 4).
 
     incoming: the one-hot target rows [R, R], or what came from the block behind the last of these units. learning: in a
@@ -80,17 +80,17 @@ def target_messages(units: Sequence[BlockUnit], incoming: Tensor, *, learning: b
     return messages[::-1]
 
 
-def receive(unit: BlockUnit, a: Tensor, batch: Batch, message: Tensor | None, reach_back: bool = False) -> Pending:
-    return unit.receive(a, batch.y, message, moment=batch.moment, image=batch.x, reach_back=reach_back)
+def receive(unit: BlockLearner, a: Tensor, batch: Batch, message: Tensor | None, reach_back: bool = False) -> BlockPass:
+    return unit.receive(a, batch.y, message, context=batch.context, image=batch.x, reach_back=reach_back)
 
 
-def local_step(units: Sequence[BlockUnit], batch: Batch) -> list[LocalResult | None]:
+def local_step(units: Sequence[BlockLearner], batch: Batch) -> list[LocalResult | None]:
     """Every block in turn: forward, own loss, own update. Its graph is gone before the next block runs."""
     return pass_through(units, batch, batch.x, target_messages(units, batch.rows, learning=True))
 
 
 def pass_through(
-    units: Sequence[BlockUnit],
+    units: Sequence[BlockLearner],
     batch: Batch,
     a: Tensor,
     messages: list[Tensor | None],
@@ -118,14 +118,14 @@ def pass_through(
     return results
 
 
-def neighbour_step(units: Sequence[BlockUnit], batch: Batch) -> list[LocalResult | None]:
+def neighbour_step(units: Sequence[BlockLearner], batch: Batch) -> list[LocalResult | None]:
     """As `local_step`, but the loss of block k + 1 also sends its gradient one block back, and never further.
 
     So a block updates when its neighbour has taken its loss; two blocks' graphs are alive at a time (paper §4.1).
     """
     messages = target_messages(units, batch.rows, learning=True)
     results, a = [], batch.x
-    waiting: tuple[BlockUnit, Pending] | None = None
+    waiting: tuple[BlockLearner, BlockPass] | None = None
     for k, unit in enumerate(units):
         pending = receive(unit, a, batch, messages[k], reach_back=k > 0)
         messages[k] = None
@@ -140,7 +140,7 @@ def neighbour_step(units: Sequence[BlockUnit], batch: Batch) -> list[LocalResult
     return results
 
 
-def summary(pending: Pending) -> LocalResult | None:
+def summary(pending: BlockPass) -> LocalResult | None:
     """The result without its graph."""
     if pending.result is None:
         return None
@@ -148,7 +148,7 @@ def summary(pending: Pending) -> LocalResult | None:
     return LocalResult(result.loss.detach(), result.parts, result.scores, result.message_size)
 
 
-def output_error(unit: BlockUnit, pending: Pending, target: Tensor) -> Tensor:
+def output_error(unit: BlockLearner, pending: BlockPass, target: Tensor) -> Tensor:
     """∂L/∂logits of the output block, [B, C] (softmax − target over the batch size, for cross-entropy)."""
     assert isinstance(unit.local, OutputLoss)
     logits = pending.sent().requires_grad_()

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from blocklocal.block.learner import BlockUnit
+from blocklocal.block.learner import BlockLearner
 from blocklocal.block.loss import HiddenLoss, LocalResult
 from blocklocal.block.shapes import from_positions, to_positions
 from blocklocal.rules.base import RULES, Batch, Rule, output_error, receive, summary, target_messages
 
 
-def direct_feedback_step(units: Sequence[BlockUnit], batch: Batch) -> list[LocalResult | None]:
+def direct_feedback_step(units: Sequence[BlockLearner], batch: Batch) -> list[LocalResult | None]:
     """Forward through all blocks; then every hidden block learns from e·B_k in the place of its true gradient.
 
     It waits for the output, so all graphs are alive until then.

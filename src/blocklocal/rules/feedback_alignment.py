@@ -14,7 +14,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from blocklocal._common.modes import kept_modes
-from blocklocal.block.learner import Around
+from blocklocal.block.learner import ForwardContext
 from blocklocal.rules.base import RULES, Rule, local_step
 from blocklocal.rules.feedback_mode import FeedbackWeights
 from blocklocal.rules.feedback_proof import check_errors
@@ -26,7 +26,7 @@ LAYERS = (
 )  # fmt: skip
 
 
-class FeedbackLayers(Around):
+class FeedbackLayers(ForwardContext):
     """One fixed feedback weight per layer, Kaiming-uniform (He et al. 2015), as buffers named after the layers.
 
     Their scale is that of PyTorch's own initial weights (Kaiming-uniform too, with a = √5). With another one, such as
@@ -91,6 +91,6 @@ RULES.add(
         local_step,
         local=False,
         whole=True,
-        around=FeedbackLayers,
+        forward_context=FeedbackLayers,
     ),
 )

@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 EVALUATION_BATCH = 500
 MEASURE_BATCH = 32  # images for measuring the cost of units
 Side = Annotated[int, Meta(ge=1, le=100_000)]
-"""Pixels; the bounds in `Facts` are for what is read from a file (`training.saved`)."""
+"""Pixels; the bounds in `DatasetInfo` are for what is read from a file (`training.saved`)."""
 
 
 @dataclass(frozen=True)
-class Facts:
+class DatasetInfo:
     """What a network must know of its data set; saved with the run, so that `predict` needs no data set."""
 
     classes: Annotated[tuple[Text, ...], Meta(min_length=1, max_length=MOST_CLASSES)]
@@ -43,7 +43,7 @@ class Facts:
     std: Annotated[tuple[Number, ...], Meta(max_length=1_000)]
 
     @classmethod
-    def of(cls, data: ImageSet) -> "Facts":
+    def of(cls, data: ImageSet) -> "DatasetInfo":
         return cls(data.classes, data.channels, data.height, data.width, data.mean, data.std)
 
     def flat(self) -> dict[str, Any]:
@@ -86,19 +86,19 @@ def set_threads(threads: int | None) -> int:
 
 
 def build_network(
-    config: Config, facts: Facts, device: torch.device, starts: Sequence[int] | None = None, *, fits: bool = False
+    config: Config, facts: DatasetInfo, device: torch.device, starts: Sequence[int] | None = None, *, fits: bool = False
 ) -> BlockLocal:
     """The network of a configuration, its weights drawn from the seed.
 
     starts: of a cut that was measured before. fits: it is known to fit into the machine's memory.
     """
-    network = draw_network(config, facts, starts, fits=fits)
-    settle(network, config, device)
+    network = build_on_cpu(config, facts, starts, fits=fits)
+    prepare_for_device(network, config, device)
     return network
 
 
-def draw_network(
-    config: Config, facts: Facts, starts: Sequence[int] | None = None, *, fits: bool = False
+def build_on_cpu(
+    config: Config, facts: DatasetInfo, starts: Sequence[int] | None = None, *, fits: bool = False
 ) -> BlockLocal:
     """As `build_network`, on the CPU and not yet in the layout and precision of training."""
     if not fits:
@@ -110,7 +110,7 @@ def draw_network(
     return network
 
 
-def _cut(model: nn.Module, config: Config, facts: Facts, starts: Sequence[int] | None = None) -> BlockLocal:
+def _cut(model: nn.Module, config: Config, facts: DatasetInfo, starts: Sequence[int] | None = None) -> BlockLocal:
     """The model in blocks, with all they need to learn."""
     m = config.model
     example = torch.zeros(MEASURE_BATCH, facts.channels, facts.height, facts.width)
@@ -138,7 +138,7 @@ def _prepared(name: str, model: nn.Module) -> nn.Module:
     return model
 
 
-def plain_model(config: Config, facts: Facts) -> nn.Module:
+def plain_model(config: Config, facts: DatasetInfo) -> nn.Module:
     """The module that a configuration names, not cut yet."""
     m = config.model
     return build_model(
@@ -151,14 +151,14 @@ def plain_model(config: Config, facts: Facts) -> nn.Module:
     )
 
 
-def check_memory_for(config: Config, facts: Facts, batch: int = 0, device: torch.device | None = None) -> None:
+def check_memory_for(config: Config, facts: DatasetInfo, batch: int = 0, device: torch.device | None = None) -> None:
     """Refuse a network that is too large for the free memory; with a `batch`, one that is too large to be trained."""
     example = torch.Size((batch, facts.channels, facts.height, facts.width))
     counted = config.edit(balance="count")  # where it is cut changes little, and costs cannot be measured
     check_fits(config, lambda: plain_model(config, facts), lambda model: _cut(model, counted, facts), example, device)
 
 
-def settle(network: "BlockLocal | Stage", config: Config, device: torch.device) -> None:
+def prepare_for_device(network: "BlockLocal | Stage", config: Config, device: torch.device) -> None:
     """Bring a network, or a process's share of one, to its device, memory layout and precision."""
     machine = config.machine
     network.to(device)
@@ -193,7 +193,7 @@ def training_batches(config: Config, data: ImageSet, device: torch.device, share
     )
 
 
-def evaluation_batches(config: Config, images: Images, facts: Facts, device: torch.device) -> Batches:
+def evaluation_batches(config: Config, images: Images, facts: DatasetInfo, device: torch.device) -> Batches:
     """Unshuffled, unaugmented batches of a split."""
     return Batches(
         images,
@@ -205,18 +205,18 @@ def evaluation_batches(config: Config, images: Images, facts: Facts, device: tor
     )
 
 
-def normalise(pixels: Tensor, facts: Facts) -> Tensor:
+def normalise(pixels: Tensor, facts: DatasetInfo) -> Tensor:
     """uint8 [B, C, H, W] → the float32 that the network takes, bit for bit as `Batches` makes it."""
     return (pixels.float() - per_channel("mean", facts.mean, pixels)) / per_channel("std", facts.std, pixels)
 
 
 @dataclass(frozen=True)
-class Session:
+class RunContext:
     """Everything of a run that is in memory."""
 
     config: Config
     data: ImageSet
-    facts: Facts
+    facts: DatasetInfo
     network: BlockLocal
     batches: Batches
     device: torch.device
@@ -225,13 +225,13 @@ class Session:
     replicas: int = 1
 
 
-def open_session(config: Config, data: ImageSet | None = None, starts: Sequence[int] | None = None) -> Session:
+def open_session(config: Config, data: ImageSet | None = None, starts: Sequence[int] | None = None) -> RunContext:
     """Set threads and device, load the data (unless it is given), build batches and network."""
     threads, device = set_threads(config.machine.threads), find_device(config.machine.device)
     data = data or load_data(config)
-    facts = Facts.of(data)
+    facts = DatasetInfo.of(data)
     check_memory_for(config, facts, min(config.data.batch_size, len(data.train)), device)
     batches = training_batches(config, data, device)
     fits = device.type == "cpu"  # else it was the device's memory that was looked at
     network = build_network(config, facts, device, starts, fits=fits)
-    return Session(config, data, facts, network, batches, device, threads)
+    return RunContext(config, data, facts, network, batches, device, threads)

@@ -10,7 +10,7 @@ from typing import Any
 
 from blocklocal._common.errors import first_line
 from blocklocal._common.files import write_text
-from blocklocal.runs.build import Session, normalise
+from blocklocal.runs.build import RunContext, normalise
 from blocklocal.runs.examples import choose_examples
 from blocklocal.training.loop import Trainer
 from blocklocal.runs.origin import load_settings
@@ -22,7 +22,7 @@ log = logging.getLogger("blocklocal")
 REPORT = "report.html"
 
 
-def conclude(session: Session, folder: Path, trainer: Trainer) -> dict[str, Any]:
+def conclude(session: RunContext, folder: Path, trainer: Trainer) -> dict[str, Any]:
     """Evaluate once on the test split and write the result; then examples and report, as far as they succeed."""
     session = replace(session, config=load_settings(folder))  # as the user gave them, not as they are found here
     summary, confusion = summarise(session, trainer)
@@ -32,7 +32,7 @@ def conclude(session: Session, folder: Path, trainer: Trainer) -> dict[str, Any]
     return summary
 
 
-def show(session: Session, folder: Path) -> None:
+def show(session: RunContext, folder: Path) -> None:
     """Write examples and report of a run whose result is there."""
     with only_shows("the examples of the report", folder):
         examples = choose_examples(

@@ -10,7 +10,7 @@ from blocklocal.data.picture import BadImage, open_picture, resize_and_crop, to_
 from blocklocal._common.errors import InputError
 from blocklocal.network.network import BlockLocal, Prediction
 from blocklocal._common.screen import printable
-from blocklocal.runs.build import Facts, normalise
+from blocklocal.runs.build import DatasetInfo, normalise
 from blocklocal.runs.run import block_names, load_network
 
 BATCH_PIXELS = 2**17  # of a batch, so that memory does not grow with the number or the size of the images
@@ -42,7 +42,7 @@ def predict_files(
 
 
 def _batches(
-    images: Sequence[Path], facts: Facts, resize: bool
+    images: Sequence[Path], facts: DatasetInfo, resize: bool
 ) -> Iterator[tuple[list[Path], list[Tensor], InputError | None]]:
     """(files, their pixels, what is wrong with the file after them); the batch with an error is the last."""
     size = max(1, min(MOST_IMAGES, BATCH_PIXELS // (facts.height * facts.width)))
@@ -58,17 +58,17 @@ def _batches(
         yield paths, pixels, None
 
 
-def _lines(run: Path, network: BlockLocal, facts: Facts, paths: list[Path], pixels: list[Tensor]) -> Iterator[str]:
+def _lines(run: Path, network: BlockLocal, facts: DatasetInfo, paths: list[Path], pixels: list[Tensor]) -> Iterator[str]:
     prediction = network.predict(normalise(torch.stack(pixels), facts).to(next(network.parameters()).device))
     _check_numbers(prediction, run)
     names = block_names(network)
     for i, path in enumerate(paths):
-        yield f"{printable(path, lines=False)}: {said(prediction, i, facts)}"
+        yield f"{printable(path, lines=False)}: {describe_prediction(prediction, i, facts)}"
         for name, block in zip(names, prediction.blocks, strict=True):
             if block is not None and len(names) > 1:
-                yield f"    {name:32} {said(block, i, facts)}"
+                yield f"    {name:32} {describe_prediction(block, i, facts)}"
         if prediction.combined is not None:
-            yield f"    {'all blocks together':32} {said(prediction.combined, i, facts)}"
+            yield f"    {'all blocks together':32} {describe_prediction(prediction.combined, i, facts)}"
 
 
 def _check_numbers(prediction: Prediction, run: Path) -> None:
@@ -80,12 +80,12 @@ def _check_numbers(prediction: Prediction, run: Path) -> None:
         )
 
 
-def said(prediction: Prediction, i: int, facts: Facts) -> str:
+def describe_prediction(prediction: Prediction, i: int, facts: DatasetInfo) -> str:
     """`shirt  87.3 %`."""
     return f"{facts.classes[int(prediction.label[i])]}  {100 * prediction.confidence[i].item():.1f} %"
 
 
-def open_pixels(path: Path, facts: Facts, resize: bool) -> Tensor:
+def open_pixels(path: Path, facts: DatasetInfo, resize: bool) -> Tensor:
     """uint8 [C, H, W] of an image file in the model's colours; InputError if it is unreadable or of another size."""
     try:
         image = to_mode(open_picture(path).image, "L" if facts.channels == 1 else "RGB")

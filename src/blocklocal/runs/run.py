@@ -15,8 +15,8 @@ from blocklocal._common.errors import InputError, Interrupted
 from blocklocal._common.files import write_text
 from blocklocal.network.network import BlockLocal
 from blocklocal.runs.build import (
-    Facts,
-    Session,
+    DatasetInfo,
+    RunContext,
     build_network,
     evaluation_batches,
     find_device,
@@ -25,7 +25,7 @@ from blocklocal.runs.build import (
 from blocklocal.training.checkpoint import list_checkpoints, load_checkpoint
 from blocklocal.runs.code import keep_code
 from blocklocal.runs.conclude import REPORT, conclude, show
-from blocklocal.training.learner import Learner
+from blocklocal.training.trainable import Trainable
 from blocklocal.runs.lock import held
 from blocklocal.training.loop import CHECK_EVERY, Record, Stopped, Trainer
 from blocklocal.training.observers import Checkpoints, Console, MetricsFile, TensorBoard, Warnings
@@ -69,7 +69,7 @@ def start_run(
         return _train(session, output, None, quiet, should_stop, account=session.data.account if data is None else ())
 
 
-def create_run(output: Path, session: Session) -> None:
+def create_run(output: Path, session: RunContext) -> None:
     """The folder appears with its settings in it, so that a run stopped at any moment can be resumed.
 
     Raises InputError where there is something in its place.
@@ -160,13 +160,13 @@ def check_run(folder: Path) -> None:
     load_config(folder)
 
 
-def check_same(session: Session, folder: Path, *, accept_changes: bool = False) -> list[str]:
+def check_same(session: RunContext, folder: Path, *, accept_changes: bool = False) -> list[str]:
     """What is different from when the run was started and is accepted; raises InputError for anything else."""
     check_facts(session.facts, folder, session.config)
     return check_origin(folder, session.data, session.device, session.replicas, accept_changes=accept_changes)
 
 
-def check_facts(facts: Facts, folder: Path, config: Config) -> None:
+def check_facts(facts: DatasetInfo, folder: Path, config: Config) -> None:
     """Raise InputError where the data set is not the one that a run was started on."""
     if facts != load_facts(folder):
         raise InputError(
@@ -191,7 +191,7 @@ def find_checkpoint(folder: Path, name: str | None = None, *, required: bool = T
 
 def load_network(
     folder: Path, checkpoint: str | None = None, device: str | None = None, *, trust: bool = False
-) -> tuple[Config, Facts, BlockLocal]:
+) -> tuple[Config, DatasetInfo, BlockLocal]:
     """A run's trained network, without its data set. trust: the code of a user's own model may run."""
     config, facts = open_settings(folder, trust=trust), load_facts(folder)
     edited = edited_settings(folder)
@@ -205,7 +205,7 @@ def load_network(
 
 
 def _train(
-    session: Session,
+    session: RunContext,
     folder: Path,
     checkpoint: Path | None,
     quiet: bool,
@@ -247,7 +247,7 @@ def _train(
     return conclude(session, folder, trainer)
 
 
-def new_trainer(config: Config, network: Learner, should_stop: Callable[[], bool], first_epoch: int = 0) -> Trainer:
+def new_trainer(config: Config, network: Trainable, should_stop: Callable[[], bool], first_epoch: int = 0) -> Trainer:
     """The trainer of a configuration, whose schedule begins in `first_epoch`."""
     o = config.optimisation
     return Trainer(

@@ -10,7 +10,7 @@ from blocklocal._common.files import is_there
 from blocklocal.schemas import Whole, read_json, read_rows
 from blocklocal.schemas.kinds import MOST_BLOCKS
 from blocklocal.schemas.run import Summary
-from blocklocal.runs.build import Facts
+from blocklocal.runs.build import DatasetInfo
 
 CUTS, FACTS = "cuts.json", "data.json"
 MOST_VALUES = 2**26  # numbers in one image: a batch to measure with is 8 GiB then
@@ -18,10 +18,10 @@ SUMMARY, CONFUSION = "summary.json", "confusion.json"
 Cuts = Annotated[list[Whole], Meta(min_length=1, max_length=MOST_BLOCKS)]
 
 
-def load_facts(folder: Path) -> Facts:
+def load_facts(folder: Path) -> DatasetInfo:
     """What a run knows of its data set. Raises InputError where that cannot be."""
     file = folder / FACTS
-    facts = read_json(file, Facts, what="the classes, size and pixel statistics of a data set, as a run writes them")
+    facts = read_json(file, DatasetInfo, what="the classes, size and pixel statistics of a data set, as a run writes them")
     for name in ("mean", "std"):
         if len(getattr(facts, name)) != facts.channels:
             raise InputError(f"{file}: {name} must have {facts.channels} entries, one per channel.")

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 
 from blocklocal.data import Images
-from blocklocal.runs.build import Session, evaluation_batches
+from blocklocal.runs.build import RunContext, evaluation_batches
 from blocklocal.training.evaluation import Evaluation, evaluate
 from blocklocal.training.loop import Trainer
 
 
-def summarise(session: Session, trainer: Trainer) -> tuple[dict[str, Any], dict[str, Any]]:
+def summarise(session: RunContext, trainer: Trainer) -> tuple[dict[str, Any], dict[str, Any]]:
     """A finished run in one flat object, measured on the test split; a key that does not apply is None.
 
     The second object is its confusion matrix (`schemas.run.Confusion`), which is too large for a row of a table.
@@ -62,11 +62,11 @@ def summarise(session: Session, trainer: Trainer) -> tuple[dict[str, Any], dict[
     return summary, confusion
 
 
-def _evaluate(session: Session, images: Images) -> Evaluation:
+def _evaluate(session: RunContext, images: Images) -> Evaluation:
     return evaluate(session.network, evaluation_batches(session.config, images, session.facts, session.device))
 
 
-def _local_settings(session: Session) -> dict[str, Any]:
+def _local_settings(session: RunContext) -> dict[str, Any]:
     """The settings of the losses; None where the rule has no use for one, or fixes it itself."""
     learning, rule = asdict(session.config.learning), session.network.rule
     own_loss = not rule.whole and rule.objective is not None

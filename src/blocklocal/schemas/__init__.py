@@ -1,6 +1,6 @@
 """What a file of a run folder may hold, and the one place that reads such a file.
 
-    facts = read_json(folder / "data.json", Facts, what="the data set of a run, as `blocklocal train` writes it")
+    facts = read_json(folder / "data.json", DatasetInfo, what="the data set of a run, as `blocklocal train` writes it")
 
 `kind` is a `msgspec.Struct`, a dataclass or any other type that msgspec checks. Everything wrong with a file (missing,
 a folder, a pipe, too large, not UTF-8, no JSON, nested too deeply, a wrong type, a number out of range, a missing or an

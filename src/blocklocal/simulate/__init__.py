@@ -2,7 +2,7 @@
 
 from blocklocal.simulate.costs import BlockCosts, Link, uniform_costs
 from blocklocal.simulate.measure import measure
-from blocklocal.simulate.run import Result, Span, simulate, timeline
+from blocklocal.simulate.run import Result, StepSpan, simulate, timeline
 from blocklocal.simulate.schedules import SCHEDULES
 
-__all__ = ["SCHEDULES", "BlockCosts", "Link", "Result", "Span", "measure", "simulate", "timeline", "uniform_costs"]
+__all__ = ["SCHEDULES", "BlockCosts", "Link", "Result", "StepSpan", "measure", "simulate", "timeline", "uniform_costs"]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from blocklocal._common.errors import InputError
 from blocklocal.simulate.costs import BlockCosts, Link
-from blocklocal.simulate.orders import NOTHING, Batch, Codes, Kind
+from blocklocal.simulate.orders import NOTHING, Codes, Kind, MicroBatches
 
 F, B, W, BOTH = Kind
 # What an operation waits for: the forward message, the gradient of its output, or its own B.
@@ -21,14 +21,14 @@ TO_NEXT, TO_PREVIOUS, STAYS = range(3)
 
 
 @dataclass(frozen=True)
-class Plan:
+class WorkPlan:
     """What is to be run.
 
     orders [devices, operations]; tables [kind, chunk]: seconds of an operation, seconds that its message occupies the
     link, seconds that it is under way afterwards, and the link of its device that it takes.
     """
 
-    batch: Batch
+    batch: MicroBatches
     devices: tuple[int, ...]
     orders: Codes
     seconds: NDArray[np.float64]
@@ -38,11 +38,11 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Trace:
+class EventLog:
     """What has run: the start of every operation, [devices, operations], and when forward messages and gradients
     reached the chunk that needs them, [chunk, micro-batch] (0 where the data set is the sender)."""
 
-    plan: Plan
+    plan: WorkPlan
     starts: NDArray[np.float64]
     forward_arrivals: NDArray[np.float64]
     gradient_arrivals: NDArray[np.float64]
@@ -57,15 +57,15 @@ def make_plan(
     chunks: Sequence[Sequence[BlockCosts]],
     devices: int,
     micro_batches: int,
-    order: Callable[[int, int, Batch], Codes],
+    order: Callable[[int, int, MicroBatches], Codes],
     place: Callable[[int, int], int],
     link: Link,
-) -> Plan:
+) -> WorkPlan:
     """Costs, placement and links as tables. chunks: the blocks of every chunk, first to last."""
-    batch = Batch(micro_batches, len(chunks))
+    batch = MicroBatches(micro_batches, len(chunks))
     homes = [place(chunk, devices) for chunk in range(len(chunks))]
     shape = (len(Kind), len(chunks))
-    plan = Plan(
+    plan = WorkPlan(
         batch,
         tuple(homes),
         np.stack([order(device, devices, batch) for device in range(devices)]),
@@ -99,7 +99,7 @@ def pass_seconds(blocks: Sequence[BlockCosts], kind: Kind, micro_batches: int) -
     return seconds
 
 
-def _connect(plan: Plan, kind: Kind, chunk: int, target: int, size: float, devices: int, link: Link) -> None:
+def _connect(plan: WorkPlan, kind: Kind, chunk: int, target: int, size: float, devices: int, link: Link) -> None:
     """The message that an operation of `chunk` sends to device `target`; one that stays on its device costs nothing."""
     source = plan.devices[chunk]
     if source == target:
@@ -109,7 +109,7 @@ def _connect(plan: Plan, kind: Kind, chunk: int, target: int, size: float, devic
     plan.link[kind, chunk] = TO_NEXT if target == (source + 1) % devices else TO_PREVIOUS
 
 
-def execute(plan: Plan) -> Trace:
+def execute(plan: WorkPlan) -> EventLog:
     """Run a plan. Asserts that its order can be kept (a schedule that waits for itself is our mistake)."""
     devices, chunks = len(plan.orders), plan.batch.chunks
     rounds = _Rounds(plan)
@@ -118,7 +118,7 @@ def execute(plan: Plan) -> Trace:
         rounds.run(waiting)
         waiting = np.flatnonzero(rounds.next < rounds.end)
     arrivals = rounds.ready.reshape(3, -1, chunks).transpose(0, 2, 1)
-    return Trace(plan, rounds.starts.reshape(plan.orders.shape), arrivals[F], arrivals[B])
+    return EventLog(plan, rounds.starts.reshape(plan.orders.shape), arrivals[F], arrivals[B])
 
 
 class _Rounds:
@@ -129,7 +129,7 @@ class _Rounds:
     seconds, …: [chunk; kind]
     """
 
-    def __init__(self, plan: Plan):
+    def __init__(self, plan: WorkPlan):
         devices, operations = plan.orders.shape
         chunks, self.size = plan.batch.chunks, plan.batch.micro_batches * plan.batch.chunks
         self.orders, self.starts = plan.orders.ravel(), np.zeros(plan.orders.size)

@@ -10,14 +10,14 @@ from torch import Tensor
 from blocklocal._common.errors import InputError
 from blocklocal._common.memory import saved_bytes
 from blocklocal._common.ranges import check_range, whole
-from blocklocal.block.learner import BlockUnit, Moment
+from blocklocal.block.learner import BlockLearner, StepContext
 from blocklocal.block.loss import OutputLoss
 from blocklocal.network.network import BlockLocal
 from blocklocal.simulate.costs import MICRO_BATCHES, BlockCosts
 from blocklocal.splitting.copying import copy_module
-from blocklocal.splitting.costs import settle_device
+from blocklocal.splitting.costs import synchronize
 
-MOMENT = Moment()
+MOMENT = StepContext()
 REPEATS = whole(1, 10_000)
 PASSES = ("forward", "backward_input", "backward_weight")
 
@@ -73,7 +73,7 @@ def _incoming(network: BlockLocal, device: torch.device) -> list[Tensor]:
 class _BlockMeasure:
     """The costs of one unit. x, y: the network's batch; incoming: what the unit's twin starts from."""
 
-    def __init__(self, unit: BlockUnit, network: BlockLocal, x: Tensor, y: Tensor, incoming: Tensor, repeats: int):
+    def __init__(self, unit: BlockLearner, network: BlockLocal, x: Tensor, y: Tensor, incoming: Tensor, repeats: int):
         self.unit, self.x, self.y, self.incoming, self.repeats = unit, x, y, incoming, repeats
         self.last = unit is network.units[-1]
         self.parameters = [p for p in unit.block.parameters() if p.requires_grad]
@@ -166,7 +166,7 @@ class _BlockMeasure:
 
         def step() -> None:
             message, _ = self.unit.message(self.incoming)
-            pending = self.unit.receive(a, self.y, message, moment=MOMENT, image=self.x)
+            pending = self.unit.receive(a, self.y, message, context=MOMENT, image=self.x)
             self.unit.local_backward(pending)
             self.unit.update()
 
@@ -179,7 +179,7 @@ class _BlockMeasure:
         with saved_bytes(self.unit) as kept:
             output = self._forward(a)[1]
         with saved_bytes(self.unit) as kept_local:
-            pending = self.unit.receive(a, self.y, self.unit.message(self.incoming)[0], moment=MOMENT, image=self.x)
+            pending = self.unit.receive(a, self.y, self.unit.message(self.incoming)[0], context=MOMENT, image=self.x)
         peaks = float(kept.peak), float(kept_local.peak)
         del output, pending
         return peaks
@@ -201,8 +201,8 @@ def _overheads(whole: Sequence[float], small: Sequence[float], share: float) -> 
 
 def _timed(action: Callable[[], Tensor | None], a: Tensor) -> tuple[float, Tensor]:
     """(seconds, what the action gives)."""
-    settle_device(a)
+    synchronize(a)
     start = time.perf_counter()
     result = action()
-    settle_device(a)
+    synchronize(a)
     return time.perf_counter() - start, result  # type: ignore[return-value]

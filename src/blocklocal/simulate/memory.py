@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blocklocal.simulate.costs import BlockCosts
-from blocklocal.simulate.engine import STAYS, Trace
+from blocklocal.simulate.engine import STAYS, EventLog
 from blocklocal.simulate.orders import Kind
 
 TAKES_MESSAGE = np.array([kind is Kind.FORWARD for kind in Kind])
@@ -18,7 +18,7 @@ TAKES_GRADIENT = np.array([kind in (Kind.INPUT, Kind.BACKWARD) for kind in Kind]
 TIE = 1e-9  # relative: what arrives as an operation ends or starts has not waited
 
 
-def peak_bytes(trace: Trace, chunks: Sequence[Sequence[BlockCosts]]) -> list[float]:
+def peak_bytes(trace: EventLog, chunks: Sequence[Sequence[BlockCosts]]) -> list[float]:
     """The peak of each device."""
     m = trace.plan.batch.micro_batches
     kept = np.array([sum(block.activation_bytes for block in blocks) for blocks in chunks]) / m
@@ -28,7 +28,7 @@ def peak_bytes(trace: Trace, chunks: Sequence[Sequence[BlockCosts]]) -> list[flo
     return [_peak(trace, device, chunks, kept, frees) for device in range(len(trace.starts))]
 
 
-def _peak(trace: Trace, device: int, chunks: Sequence[Sequence[BlockCosts]], kept: NDArray, frees: NDArray) -> float:
+def _peak(trace: EventLog, device: int, chunks: Sequence[Sequence[BlockCosts]], kept: NDArray, frees: NDArray) -> float:
     kind, chunk, _ = trace.plan.batch.decode(trace.plan.orders[device])
     freed = np.cumsum(frees[kind, chunk])
     during = np.cumsum(np.where(kind == Kind.FORWARD, kept[chunk], 0.0)) - np.concatenate([[0.0], freed[:-1]])
@@ -43,7 +43,9 @@ def _peak(trace: Trace, device: int, chunks: Sequence[Sequence[BlockCosts]], kep
     return float(max(at_end.max(), before_start.max()))
 
 
-def _messages(trace: Trace, chunk: int, chunks: Sequence[Sequence[BlockCosts]]) -> list[tuple[NDArray, float, NDArray]]:
+def _messages(
+    trace: EventLog, chunk: int, chunks: Sequence[Sequence[BlockCosts]]
+) -> list[tuple[NDArray, float, NDArray]]:
     """(arrivals in order, bytes of each, whether a kind of operation takes one) of what reaches a chunk by a link."""
     plan, m = trace.plan, trace.plan.batch.micro_batches
     found = []

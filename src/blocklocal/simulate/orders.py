@@ -25,7 +25,7 @@ class Kind(IntEnum):
     BACKWARD = 3
 
 
-class Batch:
+class MicroBatches:
     """How a batch is cut: `micro_batches` of it, `chunks` of the network over all devices."""
 
     def __init__(self, micro_batches: int, chunks: int):
@@ -52,20 +52,20 @@ def weave(first: int, end: int, *columns: Column) -> Codes:
     return woven[woven != NOTHING].astype(np.int32)
 
 
-def gpipe(device: int, devices: int, batch: Batch) -> Codes:
+def gpipe(device: int, devices: int, batch: MicroBatches) -> Codes:
     """All forward passes, then all backward passes (Huang et al. 2019, arXiv 1811.06965)."""
     m = batch.micro_batches
     return weave(-m, m, batch.column(Kind.FORWARD, device, m), batch.column(Kind.BACKWARD, device))
 
 
-def one_forward_one_backward(device: int, devices: int, batch: Batch) -> Codes:
+def one_forward_one_backward(device: int, devices: int, batch: MicroBatches) -> Codes:
     """Forward passes run ahead by the distance to the last device, no further (Narayanan et al. 2019)."""
     ahead = devices - 1 - device
     columns = batch.column(Kind.FORWARD, device, ahead), batch.column(Kind.BACKWARD, device)
     return weave(-ahead, batch.micro_batches, *columns)
 
 
-def interleaved(device: int, devices: int, batch: Batch) -> Codes:
+def interleaved(device: int, devices: int, batch: MicroBatches) -> Codes:
     """1F1B over several chunks per device, in turns of `devices` micro-batches (Narayanan et al. 2021, 2104.04473)."""
     chunks = batch.chunks // devices
     ahead = 2 * (devices - 1 - device) + (chunks - 1) * devices
@@ -83,14 +83,14 @@ def interleaved(device: int, devices: int, batch: Batch) -> Codes:
     return weave(-ahead, total, column(Kind.FORWARD, ahead), column(Kind.BACKWARD, 0))
 
 
-def zero_bubble(reach: int) -> Callable[[int, int, Batch], Codes]:
+def zero_bubble(reach: int) -> Callable[[int, int, MicroBatches], Codes]:
     """ZB-H1 (reach 1) and ZB-H2 (reach 2) of Qi et al. 2023, arXiv 2401.10241, figure 3.
 
     Forward passes run ahead by `reach` × the distance to the last device, and W waits behind B by `reach` × the
     distance to the first: B passes travel back without waiting for any W, which fill the end of the batch instead.
     """
 
-    def order(device: int, devices: int, batch: Batch) -> Codes:
+    def order(device: int, devices: int, batch: MicroBatches) -> Codes:
         ahead, behind = reach * (devices - 1 - device), reach * device
         return weave(
             -ahead,
@@ -103,7 +103,7 @@ def zero_bubble(reach: int) -> Callable[[int, int, Batch], Codes]:
     return order
 
 
-def zero_bubble_v(device: int, devices: int, batch: Batch) -> Codes:
+def zero_bubble_v(device: int, devices: int, batch: MicroBatches) -> Codes:
     """ZB-V (Qi et al. 2023, section 6; arXiv 2405.15362): chunk d and, on the way back, chunk 2p − 1 − d on device d.
 
     The hand-made order for F = B = W. It needs 2p − 1 micro-batches to fill; with fewer, the missing ones are left out.

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from blocklocal.report.drawing import own_style
 from blocklocal.report.plots import MARKERS, OKABE_ITO, Curve, line_plot
-from blocklocal.simulate.run import Result, Span
+from blocklocal.simulate.run import Result, StepSpan
 from blocklocal.simulate.schedules import BLOCK_LOCAL
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ MEANING = {
 
 
 @own_style()
-def gantt(timelines: Mapping[str, Sequence[Span]]) -> "Figure":
+def gantt(timelines: Mapping[str, Sequence[StepSpan]]) -> "Figure":
     """A panel per schedule: a row per device, a bar per operation with the number of its micro-batch.
 
     The panels share their seconds, but for block-local's, which shows several whole batches.
@@ -48,7 +48,7 @@ def gantt(timelines: Mapping[str, Sequence[Span]]) -> "Figure":
     return figure
 
 
-def _draw(axes: "Axes", spans: Sequence[Span], devices: int, longest: float | None) -> None:
+def _draw(axes: "Axes", spans: Sequence[StepSpan], devices: int, longest: float | None) -> None:
     width = longest or max(span.end for span in spans)
     for letter, colour in COLOURS.items():
         for device in range(devices):

@@ -9,7 +9,7 @@ from blocklocal._common.errors import InputError
 from blocklocal._common.ranges import check_range
 from blocklocal.simulate.block_local import LocalTrace, run_block_local
 from blocklocal.simulate.costs import CHUNKS, DEVICES, MICRO_BATCHES, QUEUE, BlockCosts, Link, group
-from blocklocal.simulate.engine import STAYS, Trace, execute, make_plan
+from blocklocal.simulate.engine import STAYS, EventLog, execute, make_plan
 from blocklocal.simulate.memory import peak_bytes
 from blocklocal.simulate.orders import Kind
 from blocklocal.simulate.schedules import SCHEDULES, Schedule
@@ -55,7 +55,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Span:
+class StepSpan:
     """One operation of a device: F, B, W or (block-local) L, of a micro-batch (block-local: of a batch)."""
 
     device: int
@@ -115,7 +115,7 @@ def timeline(
     link: Link | None = None,
     chunks: int = 2,
     depth: int = 2,
-) -> list[Span]:
+) -> list[StepSpan]:
     """Every operation of one step (block-local: of as many steps as devices, and three more), as `simulate` runs it."""
     chosen, link = SCHEDULES.get(schedule), link or Link()
     check_range("devices", devices, DEVICES)
@@ -166,7 +166,7 @@ def _micro_batches(chosen: Schedule, devices: int, given: int | None) -> int:
     return given
 
 
-def _pipeline(chosen: Schedule, trace: Trace, parts: Sequence[Sequence[BlockCosts]], flush: bool) -> Result:
+def _pipeline(chosen: Schedule, trace: EventLog, parts: Sequence[Sequence[BlockCosts]], flush: bool) -> Result:
     plan, devices = trace.plan, len(trace.starts)
     updates = np.zeros(devices)
     for chunk, blocks in enumerate(parts):
@@ -214,24 +214,24 @@ def _result(
     return Result(name, devices, m, float(step), idle, memory, float(wire), None if fill is None else float(fill))
 
 
-def _spans(trace: Trace) -> list[Span]:
+def _spans(trace: EventLog) -> list[StepSpan]:
     spans = []
     for device, starts in enumerate(trace.starts):
         decoded = zip(*trace.plan.batch.decode(trace.plan.orders[device]), strict=True)
         for (kind, chunk, micro), start, end in zip(decoded, starts, trace.ends(device), strict=True):
-            spans.append(Span(device, LETTERS[Kind(kind)], int(chunk), int(micro), float(start), float(end)))
+            spans.append(StepSpan(device, LETTERS[Kind(kind)], int(chunk), int(micro), float(start), float(end)))
     return spans
 
 
-def _local_spans(trace: LocalTrace, shares: Sequence[Sequence[BlockCosts]]) -> list[Span]:
+def _local_spans(trace: LocalTrace, shares: Sequence[Sequence[BlockCosts]]) -> list[StepSpan]:
     spans = []
     for device, share in enumerate(shares):
         first = sum(len(each) for each in shares[:device])
         for step, (now, sent) in enumerate(zip(trace.taken[device], trace.sent[device], strict=True)):
             for position, block in enumerate(share):
                 at_last = position + 1 == len(share)
-                forward = Span(device, "F", first + position, step, float(now), float(now + block.forward))
+                forward = StepSpan(device, "F", first + position, step, float(now), float(now + block.forward))
                 learns = sent if at_last else forward.end
                 now = float(learns + block.after_forward)
-                spans += [forward, Span(device, "L", first + position, step, float(learns), now)]
+                spans += [forward, StepSpan(device, "L", first + position, step, float(learns), now)]
     return spans

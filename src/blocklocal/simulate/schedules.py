@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from blocklocal._common.registry import Registry
 from blocklocal.simulate import orders
-from blocklocal.simulate.orders import Batch, Codes
+from blocklocal.simulate.orders import Codes, MicroBatches
 
 BLOCK_LOCAL = "block-local"
 
@@ -33,7 +33,7 @@ class Schedule:
 
     name: str
     summary: str
-    order: Callable[[int, int, Batch], Codes] | None
+    order: Callable[[int, int, MicroBatches], Codes] | None
     chunks: int | None = 1
     place: Callable[[int, int], int] = in_turns
     flush: bool = True

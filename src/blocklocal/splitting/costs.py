@@ -61,17 +61,17 @@ def _fresh(x: Tensor) -> Tensor:
 
 def _seconds(unit: nn.Module, x: Tensor) -> float:
     def once() -> float:
-        settle_device(x)
+        synchronize(x)
         start = time.perf_counter()
         _step(unit, x)
-        settle_device(x)
+        synchronize(x)
         return time.perf_counter() - start
 
     once()  # the first run also allocates and chooses kernels
     return median(once() for _ in range(_REPEATS))
 
 
-def settle_device(x: Tensor) -> None:
+def synchronize(x: Tensor) -> None:
     """Wait until the device of a tensor has done all it was given: before and after what is timed."""
     if x.device.type == "cuda":
         torch.cuda.synchronize(x.device)

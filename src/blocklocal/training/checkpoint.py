@@ -24,19 +24,19 @@ import torch
 from safetensors.torch import save
 
 from blocklocal._common.errors import InputError
-from blocklocal.block.learner import BlockUnit
-from blocklocal.block.shards import divided, divided_state, whole_state
+from blocklocal.block.learner import BlockLearner
+from blocklocal.block.shards import gather_full_state, shard_like, shard_state_like
 from blocklocal.schemas.checkpoint import TensorKind
 from blocklocal.training.checkpoint_files import RANDOM, STATE, Files, write_checksums
-from blocklocal.training.learner import Learner
 from blocklocal.training.learner_check import check_learner
 from blocklocal.training.learner_state import kinds, pack, unpack
+from blocklocal.training.trainable import Trainable
 
 KEEP = 2
 LEARNER = {"optimizer", "schedule"}
 
 
-def save_checkpoint(folder: Path, network: Learner, state: dict) -> Path:
+def save_checkpoint(folder: Path, network: Trainable, state: dict) -> Path:
     """Write the network and `state` (JSON-able; it must hold "step") below `folder`; returns the checkpoint's path.
 
     Raises OSError where the disk is full; what was there before is untouched then.
@@ -74,7 +74,7 @@ class Draft:
         draft.partial.mkdir()
         return draft
 
-    def write(self, units: Sequence[BlockUnit]) -> None:
+    def write(self, units: Sequence[BlockLearner]) -> None:
         """The files of these units, flushed to the disk."""
         for unit in units:
             _save_unit(self.partial, Saved.of(unit))
@@ -110,11 +110,11 @@ class Saved:
     learner: dict
 
     @classmethod
-    def of(cls, unit: BlockUnit) -> "Saved":
+    def of(cls, unit: BlockLearner) -> "Saved":
         """Where replicas share its parameters (`shards`), all of them must come here."""
         weights = pack(unit.state_dict())
         learner = {
-            "optimizer": whole_state(unit.optimizer.state_dict()) if unit.optimizer else None,
+            "optimizer": gather_full_state(unit.optimizer.state_dict()) if unit.optimizer else None,
             "schedule": unit.schedule.state_dict() if unit.schedule else None,
         }
         return cls(unit.index, weights, learner)
@@ -148,7 +148,7 @@ def clear_leftovers(folder: Path) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def describe(unit: BlockUnit) -> dict[str, Any]:
+def describe(unit: BlockLearner) -> dict[str, Any]:
     """Names, shapes and types of a unit's tensors: the architecture a checkpoint belongs to."""
     return kinds(unit.state_dict())
 
@@ -168,7 +168,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
         ) from error
 
 
-def load_checkpoint(path: Path, network: Learner, *, learners: bool = True) -> dict:
+def load_checkpoint(path: Path, network: Trainable, *, learners: bool = True) -> dict:
     """Load weights (and optimisers and torch's random state, unless `learners` is False); returns the saved state.
 
     Where the network is a process's share of the blocks, only theirs are read. Nothing is loaded before all files are
@@ -183,10 +183,10 @@ def load_checkpoint(path: Path, network: Learner, *, learners: bool = True) -> d
     random = files.random_state() if learners else None
     for unit, tensors in zip(network.units, weights, strict=True):
         now = unit.state_dict()
-        unit.load_state_dict(unpack({name: divided(tensor, now.get(name)) for name, tensor in tensors.items()}))
+        unit.load_state_dict(unpack({name: shard_like(tensor, now.get(name)) for name, tensor in tensors.items()}))
     for unit, learner in zip(network.units, learned, strict=False):
         if unit.optimizer is not None and unit.schedule is not None:
-            unit.optimizer.load_state_dict(divided_state(learner["optimizer"], unit.optimizer))
+            unit.optimizer.load_state_dict(shard_state_like(learner["optimizer"], unit.optimizer))
             unit.schedule.load_state_dict(learner["schedule"])
     if random is not None:
         torch.set_rng_state(random)
@@ -194,11 +194,11 @@ def load_checkpoint(path: Path, network: Learner, *, learners: bool = True) -> d
     return {name: value for name, value in state.items() if name != "units"}
 
 
-def _parameters(unit: BlockUnit) -> set[str]:
+def _parameters(unit: BlockLearner) -> set[str]:
     return {name for name, _ in unit.named_parameters(remove_duplicate=False)}
 
 
-def _load_learner(files: Files, unit: BlockUnit) -> dict[str, Any]:
+def _load_learner(files: Files, unit: BlockLearner) -> dict[str, Any]:
     name = f"block-{unit.index}.optimizer"
     learner = files.tensors(name, LEARNER)
     try:
@@ -208,7 +208,7 @@ def _load_learner(files: Files, unit: BlockUnit) -> dict[str, Any]:
     return learner
 
 
-def _check_same(path: Path, saved: Sequence[dict[str, list[int] | TensorKind]], network: Learner) -> None:
+def _check_same(path: Path, saved: Sequence[dict[str, list[int] | TensorKind]], network: Trainable) -> None:
     if len(saved) != network.count:
         raise InputError(
             f"{path} holds {len(saved)} blocks, the network has {network.count}: use the run's own config.json."

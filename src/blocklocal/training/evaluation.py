@@ -11,7 +11,7 @@ from blocklocal.block.targets import MISSING, Classes, combined
 from blocklocal.network.edge import check_tensor, pair
 from blocklocal.network.network import BlockLocal
 from blocklocal.training.confusion import Counts, confusion_counts
-from blocklocal.training.learner import Learner, kept_mode
+from blocklocal.training.trainable import Trainable, kept_mode
 from blocklocal.uncertainty.measures import calibration_error
 
 
@@ -36,7 +36,7 @@ class Evaluation:
 
 @torch.no_grad()
 def block_accuracy(
-    network: Learner,
+    network: Trainable,
     batches: Iterable[tuple[Tensor, Tensor]],
     look: Callable[[list[Tensor | None], Tensor], None] | None = None,
 ) -> list[float | None]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blocklocal.block.learner import BlockUnit
+from blocklocal.block.learner import BlockLearner
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 KEPT: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
@@ -21,7 +21,7 @@ KEPT: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
 }
 
 
-def check_learner(saved: dict[str, Any], unit: BlockUnit) -> None:
+def check_learner(saved: dict[str, Any], unit: BlockLearner) -> None:
     """Raise ValueError saying what of {"optimizer", "schedule"} does not fit the unit; both None for one without."""
     for name, own in (("optimizer", unit.optimizer), ("schedule", unit.schedule)):
         if (saved[name] is None) != (own is None):

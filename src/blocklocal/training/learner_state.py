@@ -16,8 +16,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from blocklocal._common.errors import InputError
-from blocklocal.block.learner import BlockUnit
-from blocklocal.block.shards import whole
+from blocklocal.block.learner import BlockLearner
+from blocklocal.block.shards import gather_full
 
 _PACKED = " (packed)"
 _ORDINARY = ("torch.nn.", "torch.fx.", "blocklocal.")  # modules whose state_dict and load_state_dict fit each other
@@ -49,7 +49,7 @@ def _kind(name: str, value: Any) -> dict[str, Any]:
     return {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
 
 
-def check_savable(units: Sequence[BlockUnit]) -> None:
+def check_savable(units: Sequence[BlockLearner]) -> None:
     """Raise InputError, before training, where a unit's state could not be saved, or not loaded again."""
     for unit in units:
         state = unit.state_dict()
@@ -70,7 +70,7 @@ def check_savable(units: Sequence[BlockUnit]) -> None:
             ) from reason
 
 
-def _unsavable(unit: BlockUnit, name: str, reason: Exception) -> InputError:
+def _unsavable(unit: BlockLearner, name: str, reason: Exception) -> InputError:
     owner, _, leaf = name.rpartition(".")
     kind = type(unit.get_submodule(owner)).__name__ if leaf == "_extra_state" else ""
     given = f", what {kind}.get_extra_state gives," if kind else ""
@@ -86,7 +86,7 @@ def _name(name: str, value: Any) -> str:
 
 def _held(value: Any) -> Tensor:
     if _plain(value):
-        return whole(value.detach()).clone(memory_format=torch.contiguous_format)
+        return gather_full(value.detach()).clone(memory_format=torch.contiguous_format)
     buffer = io.BytesIO()
     torch.save(value, buffer)
     return torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)

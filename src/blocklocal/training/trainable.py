@@ -7,13 +7,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from blocklocal.block.learner import BlockUnit
+from blocklocal.block.learner import BlockLearner
 from blocklocal.block.loss import LocalResult
 from blocklocal.block.optim import Optimizer
 from blocklocal.block.targets import Targets
 
 
-class Learner(Protocol):
+class Trainable(Protocol):
     """A `BlockLocal` network, or a `parallel.Stage`; `units` are neighbours and know their `index` in the network."""
 
     targets: Targets
@@ -27,7 +27,7 @@ class Learner(Protocol):
         ...
 
     @property
-    def units(self) -> list[BlockUnit]: ...
+    def units(self) -> list[BlockLearner]: ...
 
     @property
     def count(self) -> int:
@@ -54,7 +54,7 @@ class Learner(Protocol):
 
 
 @contextmanager
-def kept_mode(network: Learner, *, after_failure: bool = False) -> Generator[None, None, None]:
+def kept_mode(network: Trainable, *, after_failure: bool = False) -> Generator[None, None, None]:
     """Put back the mode of the network and of every part of it afterwards, each its own, also after an error.
 
     Parts that are made meanwhile get the mode of the network. after_failure: put back after an error alone.
