@@ -55,7 +55,7 @@ def _share(steps: int, device_name: str, rank: int, folder: Path) -> list[dict]:
         def step(x: Tensor, y: Tensor) -> None:
             nonlocal done
             if done % EPOCH == 0:
-                stage.expect([SAMPLES] * min(EPOCH, steps - done), training=True)
+                stage.links.expect([SAMPLES] * min(EPOCH, steps - done), training=True)
             done += 1
             stage.step(x, y)
             stage.stopped()

@@ -10,11 +10,11 @@ from torch import Tensor
 from blocklocal.block.optim import adamw
 from blocklocal.data.sequences import RandomWindows, SequenceBatches, spread_windows
 from blocklocal.data.text import Corpus, load_text
+from blocklocal.network.neighbours import Neighbours
 from blocklocal.report.table import markdown_lines, mean, mean_spread, number
 from blocklocal.runs.build import find_device
 from blocklocal.training.callbacks import Callback, Record
 from blocklocal.training.loop import Trainer
-from blocklocal.training.trainable import Trainable
 from experiments.experiment import Job, Place, Row
 from experiments.streams import LABELS, WAYS, build
 
@@ -106,7 +106,7 @@ class _Validation(Callback):
 
 
 @torch.no_grad()
-def bits_per_character(network: Trainable, batches: Iterable[tuple[Tensor, Tensor]]) -> list[float | None]:
+def bits_per_character(network: Neighbours, batches: Iterable[tuple[Tensor, Tensor]]) -> list[float | None]:
     """Mean −log2 p(next character) of every block over all positions; None where a block cannot predict."""
     mode, sums, characters = network.training, [], 0
     network.train(False)

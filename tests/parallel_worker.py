@@ -27,9 +27,9 @@ def train(case: str, processes: Processes, placement: tuple[int, ...], *, announ
     for epoch in range(2):
         stage.epoch = epoch
         if announced:
-            stage.expect(sizes, training=True)
+            stage.links.expect(sizes, training=True)
         for x, y in batches(case):
-            blind = stage._inbox is not None and "image" not in case
+            blind = not stage.processes.first and "image" not in case
             results = stage.step(torch.empty(len(y), 0) if blind else x, y)
             found.append([None if r is None else r.loss for r in results])
     x, _ = batches(case)[0]
@@ -55,7 +55,7 @@ def pressure(processes: Processes, folder: Path) -> None:
     for depth in (1, 3):
         stage = Stage(make("mlp"), processes, PLACEMENTS[2], queue=depth)
         stage.configure(stage.optimizer)
-        stage.expect([6] * 20, training=True)
+        stage.links.expect([6] * 20, training=True)
         x, y = batches("mlp")[0]
         begun, held = [], 0
         for _ in range(20):
@@ -63,7 +63,7 @@ def pressure(processes: Processes, folder: Path) -> None:
                 time.sleep(0.05)
             begun.append(time.time())
             stage.step(x, y)
-            inbox, outbox = stage._inbox, stage._outbox
+            inbox, outbox = stage.links._inbox, stage.links._outbox
             held = max(held, len(inbox._posted) if inbox else 0, len(outbox._under_way) if outbox else 0)
         stage.finish()
         waited = stage.recorder.totals(1)["send"]

@@ -12,7 +12,7 @@ from blocklocal._common.seeds import generator, seeded
 from blocklocal.block.optim import adam, sgd
 from blocklocal.families import family
 from experiments.autoencoder import Autoencoder, Sizes, certain, moments
-from experiments.folded import EndToEnd, Folded, Recipe, Trainable, build_reader, gaussian_kl
+from experiments.folded import EndToEnd, Folded, FoldedLearner, FoldedRecipe, build_reader, gaussian_kl
 
 SMALL = Sizes(height=8, width=8, wide=3, hidden=10, bottleneck=4)
 LEVELS = range(1, 4)
@@ -28,7 +28,7 @@ def images(count=6, sizes=SMALL):
 
 
 def recipe(**changes):
-    return Recipe(**{"optimizer": adam(1e-2), "schedule": "constant", "steps": 50, **changes})
+    return FoldedRecipe(**{"optimizer": adam(1e-2), "schedule": "constant", "steps": 50, **changes})
 
 
 def folded(**options):
@@ -125,7 +125,7 @@ def gradients_of(training, index, monkeypatch):
             found = torch.autograd.grad(loss, list(everything.values()), allow_unused=True)
             reached.update(name for name, grad in zip(everything, found, strict=True) if grad is not None)
 
-    monkeypatch.setattr(Trainable, "update", update)
+    monkeypatch.setattr(FoldedLearner, "update", update)
     training.step(images())
     return reached, everything
 

@@ -11,7 +11,7 @@ from data_files import all_train, first_pixels, parquet_set, picture, png, repla
 
 from blocklocal._common.errors import InputError
 from blocklocal.data import load_images
-from blocklocal.data.decode import Decoder
+from blocklocal.data.decode import ImageDecoder
 
 torch.set_num_threads(1)
 
@@ -23,8 +23,8 @@ pytestmark = pytest.mark.usefixtures("empty_cache")
 def decodes(monkeypatch) -> list:
     """Grows by one with every split that is decoded."""
     calls: list = []
-    original = Decoder.split
-    monkeypatch.setattr(Decoder, "split", lambda self, *args: calls.append(1) or original(self, *args))
+    original = ImageDecoder.split
+    monkeypatch.setattr(ImageDecoder, "split", lambda self, *args: calls.append(1) or original(self, *args))
     return calls
 
 

@@ -25,7 +25,7 @@ from blocklocal.parallel.launch import Launch
 from blocklocal.runs.config import Config, Data, Machine, Model, Optimisation
 from blocklocal.simulate import SCHEDULES as PIPELINES
 from blocklocal.simulate import BlockCosts, Link, simulate, uniform_costs
-from experiments.runner import Launch as Jobs
+from experiments.runner import JobLaunch as Jobs
 
 GROUPS = (Data, Model, Learning, Optimisation, Machine, Optimizer, Launch, Jobs, Uniform, Measurement, BlockCosts, Link)
 FEW, MANY = 60, pytest.param(2000, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])

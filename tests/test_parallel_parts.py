@@ -51,7 +51,7 @@ def test_the_slowest_process_of_a_placement_is_as_fast_as_possible(seconds, stag
 def test_the_predicted_speed_is_that_of_the_slowest_process():
     found = Placement((2, 1), (1.0, 2.0, 2.0))
     assert found.speedup == pytest.approx(5 / 3)
-    assert found.said() == "2 processes: blocks 1–2 (60 %), block 3 (40 %); predicted 1.67 × the speed of one"
+    assert found.summary() == "2 processes: blocks 1–2 (60 %), block 3 (40 %); predicted 1.67 × the speed of one"
 
 
 def test_measuring_says_which_block_is_slow():

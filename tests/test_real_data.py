@@ -7,7 +7,7 @@ import pytest
 from blocklocal.data.text import INSTALLED, PACKAGED
 from blocklocal.runs.compare import compare
 from blocklocal.runs.recipes import get_recipe
-from experiments.runner import Launch, reproduce
+from experiments.runner import JobLaunch, reproduce
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -35,6 +35,6 @@ def test_block_local_lies_above_the_control_on_the_validation_split(recipe: str,
 def test_an_experiment_of_the_paper_at_quick_size_lies_above_its_control(experiment, jobs, better, tmp_path) -> None:
     if not (DATA / "fashion_mnist").is_dir() or (experiment == "figure3" and not list(INSTALLED.glob(PACKAGED))):
         pytest.skip("the data of this experiment are not here")
-    report = reproduce(experiment, "quick", tmp_path / "out", Launch(data=DATA, only=jobs))
+    report = reproduce(experiment, "quick", tmp_path / "out", JobLaunch(data=DATA, only=jobs))
     control, ours = (row[better] for name in jobs for row in report.rows if row["job"] == name)
     assert (ours < control) if better == "test_bits" else (ours > control)

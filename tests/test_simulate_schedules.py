@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from simulate_helpers import PIPELINES, blocks
 
 from blocklocal._common.errors import InputError
-from blocklocal.simulate import SCHEDULES, BlockCosts, Link, Operation, simulate, timeline, uniform_costs
+from blocklocal.simulate import SCHEDULES, BlockCosts, Link, StepSpan, simulate, timeline, uniform_costs
 
 quick = settings(deadline=None, max_examples=25)
 SHAPES = [(1, 1), (1, 3), (2, 2), (2, 6), (3, 3), (4, 8), (5, 10)]
@@ -22,7 +22,7 @@ def chunks_of(schedule: str) -> int:
     return 2 if schedule in TWO_CHUNKS else 1
 
 
-def run(schedule: str, p: int, m: int) -> list[Operation]:
+def run(schedule: str, p: int, m: int) -> list[StepSpan]:
     """Chunks that differ, over links that take time."""
     costs = [
         BlockCosts(m * (1 + k % 3), m * (2 - k % 2), m * 0.5, forward_bytes=m, backward_bytes=m / 2) for k in range(10)

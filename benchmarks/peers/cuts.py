@@ -10,7 +10,8 @@ from torch import Tensor
 
 import blocklocal as bl
 from blocklocal.block.learner import BlockLearner, StepContext
-from blocklocal.rules.base import Batch, receive, target_messages
+from blocklocal.block.targets import target_rows
+from blocklocal.rules.base import Batch, block_step, target_messages
 from blocklocal.splitting import partition, unit_costs
 from peers import block_local, pipeline
 from peers.base import Task, build_batch, build_model
@@ -62,13 +63,11 @@ def _local_halves(task: Task, cut: str) -> Halves:
     x, y = build_batch(task, task.device, channels_last=True)
     with torch.no_grad():
         sources = [x, network.units[0](x)]
-    rows = torch.eye(network.targets.rows, device=x.device)
+    rows = target_rows(network.targets, x.device)
 
     def local(unit: BlockLearner, k: int) -> None:
         message = target_messages(network.units, rows)[k]
-        pending = receive(unit, sources[k], Batch(x, y, rows, StepContext()), message)
-        unit.local_backward(pending)
-        unit.update()
+        block_step(unit, sources[k], Batch(x, y, rows, StepContext()), message)
 
     return _seconds(x, [lambda k=k, unit=unit: local(unit, k) for k, unit in enumerate(network.units)])
 

@@ -146,6 +146,11 @@ class BlockLearner(nn.Module):
         """The block's own backward network; the output block, whose posterior is the target, has none."""
         return self.local.twin if isinstance(self.local, HiddenLoss) else None
 
+    @property
+    def late(self) -> Tensor | None:
+        """Messages of a chained twin that are under way to the block before, [delay, R, …]; None without a delay."""
+        return None if self.twin is None else self.twin.late
+
     def message(self, incoming: Tensor, *, learning: bool = False) -> tuple[Tensor | None, Tensor]:
         """(b_k [R, P, U, …] with the twin's graph, or None without a twin; what reaches the block before).
 

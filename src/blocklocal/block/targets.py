@@ -194,6 +194,11 @@ class Labels:
 Targets = Classes | Labels
 
 
+def target_rows(targets: Targets, device: torch.device | None = None) -> Tensor:
+    """The one-hot target rows [R, R] that twins start from."""
+    return torch.eye(targets.rows, device=device)
+
+
 def combined(targets: Targets, scores: Sequence[Tensor | None]) -> Tensor | None:
     """The scores of several blocks as one: logits of the q with the least Σ_k D_KL(q ‖ p_k), p_k what block k predicts.
 

@@ -7,7 +7,6 @@ from itertools import pairwise
 from blocklocal.diagnose.diagnosis import BlockDiagnosis
 from blocklocal.network.settings import Learning
 from blocklocal.rules import RULES, Rule
-from blocklocal.rules.base import local_step
 from blocklocal.training.observers import COLLAPSED, LAGS
 
 LEARNS = 2.0  # points that a probe must read more off a block than off the untrained one
@@ -28,7 +27,7 @@ class _Flags:
 
     @property
     def parts(self) -> bool:
-        return self.rule.parts and self.rule.objective is not None
+        return self.rule.parts and self.rule.own_losses
 
     @property
     def readout(self) -> list[str]:
@@ -43,14 +42,13 @@ class _Flags:
 
     @property
     def scope(self) -> list[str]:
-        reaches = self.rule.step is local_step and self.rule.local and self.rule.objective is not None
-        return ["--scope neighbour"] if reaches and self.learning.scope == "local" else []
+        return ["--scope neighbour"] if self.rule.reaches and self.learning.scope == "local" else []
 
     @property
     def objective(self) -> list[str]:
         """The evidence, where the user's choice was another objective."""
-        chosen = self.rule.objective == "" and self.learning.objective != "evidence"
-        return ["--objective evidence"] if chosen else []
+        objectives = {self.rule.objective_of(chosen) for chosen in ("evidence", self.learning.objective)}
+        return ["--objective evidence"] if len(objectives) > 1 else []
 
 
 def find_hints(blocks: Sequence[BlockDiagnosis], learning: Learning, against: str | None = None) -> list[str]:

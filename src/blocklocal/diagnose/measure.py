@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from blocklocal.block.targets import target_rows
 from blocklocal.diagnose.outputs import as_read, block_outputs
 from blocklocal.diagnose.probes import probe_accuracy, probe_features
 from blocklocal.diagnose.reconstruct import Moments, explained, rows
@@ -75,7 +76,7 @@ def mean_image(batches: Pairs) -> Tensor:
 def _look(network: BlockLocal, family: Family, batches: Pairs, middle: Tensor) -> tuple[list[_Seen], Tensor]:
     """What is kept of every block, and the labels [N]."""
     count, labels = len(network.split.blocks), []
-    messages = target_messages(network.units, torch.eye(network.targets.rows, device=network.device))
+    messages = target_messages(network.units, target_rows(network.targets, network.device))
     seen = [_Seen() for _ in range(count)]
     for x, y in batches:
         labels.append(y)

@@ -17,7 +17,7 @@ from blocklocal.block.normalisation import normaliser
 from blocklocal.block.objectives import OBJECTIVES, Terms
 from blocklocal.block.readouts import reading_layer, readout
 from blocklocal.block.shapes import Seen, check_batch_first, is_map, output_shapes, to_positions, units_of
-from blocklocal.block.targets import Targets
+from blocklocal.block.targets import Targets, target_rows
 from blocklocal.block.twin import TWINS, Twin, TwinShapes
 from blocklocal.families import Family
 from blocklocal.network.settings import Learning
@@ -53,7 +53,7 @@ def build_learners(
     ]
     for unit in units:
         unit.idle = any(id(p) in idle for p in unit.block.parameters())
-    _delay_messages(units, torch.eye(targets.rows, device=example.device), learning.message_delay)
+    _delay_messages(units, target_rows(targets, example.device), learning.message_delay)
     return units
 
 
@@ -106,7 +106,7 @@ class _Assembly:
         return readout(shape, layers, reader, self.seen.layout(k + 1).line)
 
     def _twins(self, latents: Sequence[torch.Size]) -> Sequence[Twin | None]:
-        kind = self.learning.twin if self.rule.twin == "" else self.rule.twin
+        kind = self.rule.twin_of(self.learning.twin)
         if kind is None:
             return [None for _ in latents]
         activations = [self._shape(k) for k in range(len(latents))]
@@ -117,7 +117,7 @@ class _Assembly:
         return twins
 
     def _loss(self, k: int, h: nn.Module | None, latent: torch.Size, twin: Twin | None) -> HiddenLoss:
-        learning, name = self.learning, self.learning.objective if self.rule.objective == "" else self.rule.objective
+        learning, name = self.learning, self.rule.objective_of(self.learning.objective)
         greedy = name == "greedy"
         family = learning.latent_family()
         _check_family(family, latent)

@@ -1,6 +1,7 @@
 """How the blocks learn: the settings of a rule and of its local losses, validated once."""
 
 from dataclasses import dataclass
+from typing import TypedDict
 
 from blocklocal._common.choices import (
     FamilyName,
@@ -97,3 +98,25 @@ class Learning:
         if self.family == "categorical":
             return family("categorical", size=self.categorical_size)
         return family(self.family)
+
+
+class LearningSettings(TypedDict, total=False):
+    """The fields of `Learning` as keyword arguments, for editors and type checkers; a test compares the two."""
+
+    rule: RuleName | str
+    objective: ObjectiveName | str
+    family: FamilyName | str
+    rectified_temperature: float
+    categorical_size: int
+    temperature: float
+    order: OrderName
+    twin: TwinName | str
+    message_delay: int
+    normalise: NormaliseName
+    readout: int
+    reconstruction: float
+    reconstruct: ReconstructName
+    similarity: float
+    scope: ScopeName
+    tau: float
+    label_smoothing: float

@@ -1,15 +1,18 @@
 """Which blocks go into which process: neighbours together, balanced by the measured time of their steps."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
 
 from torch import Tensor
 
+from blocklocal.block.edges import Open
 from blocklocal.block.learner import StepContext
+from blocklocal.block.targets import target_rows
 from blocklocal.network.network import BlockLocal
-from blocklocal.rules.base import Batch, receive, target_messages
+from blocklocal.rules.base import Batch, local_step
 from blocklocal.splitting.costs import synchronize
 from blocklocal.splitting.partition import partition
 
@@ -57,17 +60,16 @@ def step_seconds(network: BlockLocal, x: Tensor, y: Tensor) -> list[float]:
     network.train()
     network.configure(network.optimizer)  # a copy's optimisers must hold the copy's parameters
     times: list[list[float]] = [[] for _ in network.units]
+
+    @contextmanager
+    def timed(index: int) -> Generator[None]:
+        synchronize(x)
+        start = time.perf_counter()
+        yield
+        synchronize(x)
+        times[index].append(time.perf_counter() - start)
+
+    rows = target_rows(network.targets, x.device)
     for repeat in range(REPEATS + 1):
-        batch = Batch(x, y, network._rows, StepContext(network.seed, repeat))
-        a, messages = x, target_messages(network.units, network._rows)
-        for k, unit in enumerate(network.units):
-            synchronize(x)
-            start = time.perf_counter()
-            pending = receive(unit, a, batch, messages[k])
-            unit.local_backward(pending)
-            unit.update()
-            synchronize(x)
-            times[k].append(time.perf_counter() - start)
-            a = pending.sent()
-            del pending
+        local_step(network.units, Batch(x, y, rows, StepContext(network.seed, repeat), Open(timed)))
     return [median(each[1:]) for each in times]  # the first step also allocates

@@ -1,10 +1,9 @@
-"""A learning rule: how the blocks become units, and in which order the units take a step.
+"""A learning rule: how the blocks become learners, and in which order the learners take a step.
 
 A rule knows nothing of architectures. Adding one is one file in this package that registers a `Rule`.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -12,18 +11,23 @@ import torch.nn as nn
 from torch import Tensor
 
 from blocklocal._common.registry import Registry
+from blocklocal.block.edges import OPEN, Edges
 from blocklocal.block.learner import BlockLearner, BlockPass, ForwardContext, StepContext
 from blocklocal.block.loss import LocalResult, OutputLoss
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's data: images (or tokens) x [B, …], targets y, the one-hot target rows [R, R] that twins start from."""
+    """One step's data: images (or tokens) x [B, …], targets y, the one-hot target rows [R, R] that twins start from.
+
+    edges: where the messages of the first and the last of the learners come from and go.
+    """
 
     x: Tensor
     y: Tensor
     rows: Tensor
     context: StepContext
+    edges: Edges = OPEN
 
 
 StepFunction = Callable[[Sequence[BlockLearner], Batch], list[LocalResult | None]]
@@ -33,22 +37,18 @@ def every_block(index: int, blocks: int) -> bool:
     return True
 
 
-def untimed(index: int) -> AbstractContextManager[None]:
-    return nullcontext()
-
-
 @dataclass(frozen=True)
 class Rule:
     """A named learning rule.
 
     local:      no gradient crosses a block boundary (so the blocks may run in parallel)
-    whole:      all blocks form one unit, trained end to end
-    objective:  the hidden blocks' objective; "" = the user's choice, None = no loss of their own
-    twin:       the hidden blocks' twin; "" = the user's choice, None = no twin
+    whole:      all blocks form one learner, trained end to end
+    objective:  the hidden blocks' objective; "" = the user's choice, None = no loss of their own (`objective_of`)
+    twin:       the hidden blocks' twin; "" = the user's choice, None = no twin (`twin_of`)
     fixed_twin: the twin stays at its random initial values
     parts:      readout, reconstruction and similarity may be added to the hidden blocks
     trains:     which blocks learn, by index and number of blocks
-    forward_context:     a module made from a unit's block whose `context(block)` the unit runs in (feedback alignment)
+    forward_context: a module made from a block, in whose `context(block)` the block runs (feedback alignment)
     """
 
     name: str
@@ -62,6 +62,38 @@ class Rule:
     parts: bool = True
     trains: Callable[[int, int], bool] = every_block
     forward_context: Callable[[nn.Module], ForwardContext] | None = None
+
+    def objective_of(self, chosen: str) -> str | None:
+        """The name of the hidden blocks' objective, where the user has chosen one; None: they have no loss."""
+        return chosen if self.objective == "" else self.objective
+
+    def twin_of(self, chosen: str) -> str | None:
+        """The name of the hidden blocks' twin, where the user has chosen one; None: they have none."""
+        return chosen if self.twin == "" else self.twin
+
+    @property
+    def own_losses(self) -> bool:
+        """Whether hidden blocks learn from losses of their own."""
+        return not self.whole and self.objective is not None
+
+    @property
+    def reaches(self) -> bool:
+        """Whether a hidden block's loss may reach one block back: what the scope `neighbour` is for."""
+        return self.step is local_step and self.local and self.own_losses
+
+    def step_function(self, scope: str) -> StepFunction:
+        """The walk over the blocks under this scope, `local` or `neighbour`."""
+        return neighbour_step if scope == "neighbour" and self.reaches else self.step
+
+    def waits_because(self, scope: str) -> str | None:
+        """Why a block waits for later ones, so that the blocks cannot be spread; None where they can."""
+        if self.whole:
+            return "it trains all blocks as one, with a gradient from the last to the first"
+        if self.step is not local_step:
+            return "every block waits for the error of the output"
+        if self.step_function(scope) is neighbour_step:
+            return "under the scope neighbour a block waits for the gradient of the next one"
+        return None
 
 
 RULES: Registry[Rule] = Registry("rule")
@@ -85,37 +117,48 @@ def receive(unit: BlockLearner, a: Tensor, batch: Batch, message: Tensor | None,
 
 
 def local_step(units: Sequence[BlockLearner], batch: Batch) -> list[LocalResult | None]:
-    """Every block in turn: forward, own loss, own update. Its graph is gone before the next block runs."""
-    return pass_through(units, batch, batch.x, target_messages(units, batch.rows, learning=True))
+    """Every block in turn: forward, own loss, own update. Its graph is gone before the next block runs.
 
-
-def pass_through(
-    units: Sequence[BlockLearner],
-    batch: Batch,
-    a: Tensor,
-    messages: list[Tensor | None],
-    *,
-    send: Callable[[Tensor], None] | None = None,
-    timed: Callable[[int], AbstractContextManager[None]] = untimed,
-) -> list[LocalResult | None]:
-    """A local step of these units, neighbours of each other, from the forward message `a` on.
-
-    messages: their backward messages; emptied. send: takes the last unit's forward message as soon as it is made,
-    before the unit learns. timed: a context in which a unit, given by its index, works.
+    It asks nothing of the blocks behind but target messages, so it is the step of neighbours in any process.
     """
+    edges = batch.edges
+    messages = target_messages(units, edges.take_target(batch.rows, learning=True), learning=True)
+    edges.pass_target(units[0].late)
+    a, last = edges.take_forward(batch.x), units[-1]
     results: list[LocalResult | None] = []
     for k, unit in enumerate(units):
-        with timed(unit.index):
-            pending = receive(unit, a, batch, messages[k])
-            messages[k] = None
-            a = pending.sent()
-            if send is not None and k + 1 == len(units):
-                send(a)
-            unit.local_backward(pending)
-            unit.update()
-            results.append(summary(pending))
-            del pending
+        with edges.timed(unit.index):
+            message, messages[k] = messages[k], None
+            result, a = block_step(unit, a, batch, message, edges.send_forward if unit is last else None)
+            del message
+            results.append(result)
     return results
+
+
+def block_step(
+    unit: BlockLearner,
+    a: Tensor,
+    batch: Batch,
+    message: Tensor | None,
+    send: Callable[[Tensor], None] | None = None,
+) -> tuple[LocalResult | None, Tensor]:
+    """The step of one block (k, t): forward, own loss, gradients, update.
+
+    Args:
+        a: the incoming forward message [B, …].
+        message: its backward message, or None.
+        send: takes the outgoing forward message as soon as it is made, before the block learns.
+
+    Returns:
+        (the local result without its graph, the outgoing forward message).
+    """
+    pending = receive(unit, a, batch, message)
+    outgoing = pending.sent()
+    if send is not None:
+        send(outgoing)
+    unit.local_backward(pending)
+    unit.update()
+    return summary(pending), outgoing
 
 
 def neighbour_step(units: Sequence[BlockLearner], batch: Batch) -> list[LocalResult | None]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import torch
 from msgspec import Meta
@@ -14,6 +14,7 @@ from blocklocal.data import Batches, Images, ImageSet, load_images
 from blocklocal.data.batches import per_channel
 from blocklocal._common.errors import InputError, unknown
 from blocklocal.models import build_model
+from blocklocal.network.neighbours import Neighbours
 from blocklocal.network.network import BlockLocal
 from blocklocal._common.ranges import MOST_CLASSES
 from blocklocal.schemas import Number, Text
@@ -21,9 +22,6 @@ from blocklocal._common.seeds import seeded
 from blocklocal.splitting import split
 from blocklocal.runs.fits import check_fits
 from blocklocal.training.learner_state import check_savable
-
-if TYPE_CHECKING:
-    from blocklocal.parallel.stage import Stage
 
 EVALUATION_BATCH = 500
 MEASURE_BATCH = 32  # images for measuring the cost of units
@@ -158,7 +156,7 @@ def check_memory_for(config: Config, facts: DatasetInfo, batch: int = 0, device:
     check_fits(config, lambda: plain_model(config, facts), lambda model: _cut(model, counted, facts), example, device)
 
 
-def prepare_for_device(network: "BlockLocal | Stage", config: Config, device: torch.device) -> None:
+def prepare_for_device(network: Neighbours, config: Config, device: torch.device) -> None:
     """Bring a network, or a process's share of one, to its device, memory layout and precision."""
     machine = config.machine
     network.to(device)

@@ -25,7 +25,7 @@ from blocklocal.runs.build import (
 from blocklocal.training.checkpoint import list_checkpoints, load_checkpoint
 from blocklocal.runs.code import keep_code
 from blocklocal.runs.conclude import REPORT, conclude, show
-from blocklocal.training.trainable import Trainable
+from blocklocal.network.neighbours import Neighbours
 from blocklocal.runs.lock import held
 from blocklocal.training.loop import CHECK_EVERY, Record, Stopped, Trainer
 from blocklocal.training.observers import Checkpoints, Console, MetricsFile, TensorBoard, Warnings
@@ -247,7 +247,7 @@ def _train(
     return conclude(session, folder, trainer)
 
 
-def new_trainer(config: Config, network: Trainable, should_stop: Callable[[], bool], first_epoch: int = 0) -> Trainer:
+def new_trainer(config: Config, network: Neighbours, should_stop: Callable[[], bool], first_epoch: int = 0) -> Trainer:
     """The trainer of a configuration, whose schedule begins in `first_epoch`."""
     o = config.optimisation
     return Trainer(

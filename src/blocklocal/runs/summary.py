@@ -69,11 +69,11 @@ def _evaluate(session: RunContext, images: Images) -> Evaluation:
 def _local_settings(session: RunContext) -> dict[str, Any]:
     """The settings of the losses; None where the rule has no use for one, or fixes it itself."""
     learning, rule = asdict(session.config.learning), session.network.rule
-    own_loss = not rule.whole and rule.objective is not None
+    own_loss = rule.own_losses
     kept = {"label_smoothing"}
     if not rule.whole and (own_loss or rule.twin is not None):
         kept |= {"family", "rectified_temperature", "categorical_size"}
     if own_loss:
         kept |= set(learning) if rule.parts else {"scope", "tau"}
     settings = {name: value if name in kept else None for name, value in learning.items() if name != "rule"}
-    return settings | {"objective": (rule.objective or learning["objective"]) if own_loss else None}
+    return settings | {"objective": rule.objective_of(learning["objective"]) if own_loss else None}

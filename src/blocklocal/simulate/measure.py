@@ -12,12 +12,13 @@ from blocklocal._common.memory import saved_bytes
 from blocklocal._common.ranges import check_range, whole
 from blocklocal.block.learner import BlockLearner, StepContext
 from blocklocal.block.loss import OutputLoss
+from blocklocal.block.targets import target_rows
 from blocklocal.network.network import BlockLocal
+from blocklocal.rules.base import Batch, block_step, receive
 from blocklocal.simulate.costs import MICRO_BATCHES, BlockCosts
 from blocklocal.splitting.copying import copy_module
 from blocklocal.splitting.costs import synchronize
 
-MOMENT = StepContext()
 REPEATS = whole(1, 10_000)
 PASSES = ("forward", "backward_input", "backward_weight")
 
@@ -63,7 +64,7 @@ def measure(network: BlockLocal, x: Tensor, y: Tensor, *, micro_batches: int = 1
 
 def _incoming(network: BlockLocal, device: torch.device) -> list[Tensor]:
     """What each unit's twin starts from: the target rows, or what the twin of the block behind passes on."""
-    found, incoming = [], torch.eye(network.targets.rows, device=device)
+    found, incoming = [], target_rows(network.targets, device)
     for unit in reversed(network.units):
         found.append(incoming)
         incoming = unit.message(incoming)[1].detach()
@@ -74,7 +75,8 @@ class _BlockMeasure:
     """The costs of one unit. x, y: the network's batch; incoming: what the unit's twin starts from."""
 
     def __init__(self, unit: BlockLearner, network: BlockLocal, x: Tensor, y: Tensor, incoming: Tensor, repeats: int):
-        self.unit, self.x, self.y, self.incoming, self.repeats = unit, x, y, incoming, repeats
+        self.unit, self.y, self.incoming, self.repeats = unit, y, incoming, repeats
+        self.batch = Batch(x, y, target_rows(network.targets, x.device), StepContext())
         self.last = unit is network.units[-1]
         self.parameters = [p for p in unit.block.parameters() if p.requires_grad]
         self.optimizer = network.optimizer.build(self.parameters) if self.parameters and unit.trains else None
@@ -162,13 +164,10 @@ class _BlockMeasure:
         self.optimizer.zero_grad(set_to_none=True)
 
     def _local_step(self, a: Tensor) -> float:
-        """Seconds of a whole local step, as `local_step` takes it."""
+        """Seconds of a whole local step, its backward message included."""
 
         def step() -> None:
-            message, _ = self.unit.message(self.incoming)
-            pending = self.unit.receive(a, self.y, message, context=MOMENT, image=self.x)
-            self.unit.local_backward(pending)
-            self.unit.update()
+            block_step(self.unit, a, self.batch, self.unit.message(self.incoming)[0])
 
         return _timed(step, a)[0]
 
@@ -179,7 +178,7 @@ class _BlockMeasure:
         with saved_bytes(self.unit) as kept:
             output = self._forward(a)[1]
         with saved_bytes(self.unit) as kept_local:
-            pending = self.unit.receive(a, self.y, self.unit.message(self.incoming)[0], context=MOMENT, image=self.x)
+            pending = receive(self.unit, a, self.batch, self.unit.message(self.incoming)[0])
         peaks = float(kept.peak), float(kept_local.peak)
         del output, pending
         return peaks

@@ -26,17 +26,17 @@ from safetensors.torch import save
 from blocklocal._common.errors import InputError
 from blocklocal.block.learner import BlockLearner
 from blocklocal.block.shards import gather_full_state, shard_like, shard_state_like
+from blocklocal.network.neighbours import Neighbours
 from blocklocal.schemas.checkpoint import TensorKind
 from blocklocal.training.checkpoint_files import RANDOM, STATE, Files, write_checksums
 from blocklocal.training.learner_check import check_learner
 from blocklocal.training.learner_state import kinds, pack, unpack
-from blocklocal.training.trainable import Trainable
 
 KEEP = 2
 LEARNER = {"optimizer", "schedule"}
 
 
-def save_checkpoint(folder: Path, network: Trainable, state: dict) -> Path:
+def save_checkpoint(folder: Path, network: Neighbours, state: dict) -> Path:
     """Write the network and `state` (JSON-able; it must hold "step") below `folder`; returns the checkpoint's path.
 
     Raises OSError where the disk is full; what was there before is untouched then.
@@ -168,7 +168,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
         ) from error
 
 
-def load_checkpoint(path: Path, network: Trainable, *, learners: bool = True) -> dict:
+def load_checkpoint(path: Path, network: Neighbours, *, learners: bool = True) -> dict:
     """Load weights (and optimisers and torch's random state, unless `learners` is False); returns the saved state.
 
     Where the network is a process's share of the blocks, only theirs are read. Nothing is loaded before all files are
@@ -208,7 +208,7 @@ def _load_learner(files: Files, unit: BlockLearner) -> dict[str, Any]:
     return learner
 
 
-def _check_same(path: Path, saved: Sequence[dict[str, list[int] | TensorKind]], network: Trainable) -> None:
+def _check_same(path: Path, saved: Sequence[dict[str, list[int] | TensorKind]], network: Neighbours) -> None:
     if len(saved) != network.count:
         raise InputError(
             f"{path} holds {len(saved)} blocks, the network has {network.count}: use the run's own config.json."

@@ -9,9 +9,10 @@ from torch import Tensor
 from blocklocal._common.errors import InputError
 from blocklocal.block.targets import MISSING, Classes, combined
 from blocklocal.network.edge import check_tensor, pair
+from blocklocal.network.neighbours import Neighbours
 from blocklocal.network.network import BlockLocal
 from blocklocal.training.confusion import Counts, confusion_counts
-from blocklocal.training.trainable import Trainable, kept_mode
+from blocklocal.training.kept_mode import kept_mode
 from blocklocal.uncertainty.measures import calibration_error
 
 
@@ -36,7 +37,7 @@ class Evaluation:
 
 @torch.no_grad()
 def block_accuracy(
-    network: Trainable,
+    network: Neighbours,
     batches: Iterable[tuple[Tensor, Tensor]],
     look: Callable[[list[Tensor | None], Tensor], None] | None = None,
 ) -> list[float | None]:

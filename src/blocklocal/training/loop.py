@@ -11,11 +11,12 @@ from torch import Tensor
 from blocklocal._common.errors import InputError, check_positive
 from blocklocal.block.optim import Optimizer, OptimizerFactory, Schedule, as_optimizer, as_schedule
 from blocklocal.network.edge import pair
+from blocklocal.network.neighbours import Neighbours
 from blocklocal.training.callbacks import Callback, Record, check_callbacks, running
 from blocklocal.training.evaluation import block_accuracy
+from blocklocal.training.kept_mode import kept_mode
 from blocklocal.training.loaders import Loader, batches, check_lasting, first_batch, nothing_came, steps_of
 from blocklocal.training.tally import Tally
-from blocklocal.training.trainable import Trainable, kept_mode
 
 logger = logging.getLogger("blocklocal")
 CHECK_EVERY = 20
@@ -67,7 +68,7 @@ class Trainer:
 
     def __init__(
         self,
-        network: Trainable,
+        network: Neighbours,
         *,
         optimizer: Optimizer | OptimizerFactory | None = None,
         epochs: int = 10,
@@ -271,7 +272,7 @@ class Trainer:
 
 
 @contextmanager
-def _learners_after_failure(network: Trainable) -> Generator[None, None, None]:
+def _learners_after_failure(network: Neighbours) -> Generator[None, None, None]:
     """Where a block's new optimiser or schedule cannot be built, give all blocks back what they had."""
     units = network.units
     before = [(unit.optimizer, unit.schedule, unit.schedule_steps, unit.clip) for unit in units]

@@ -10,6 +10,7 @@ import torch
 from blocklocal._common.errors import InputError
 from blocklocal._common.files import MOST_LINES, cut_half_line, is_there, read_bytes
 from blocklocal.block.shards import local_shard
+from blocklocal.network.neighbours import Neighbours
 from blocklocal.schemas import NotJson, check, parse
 from blocklocal.schemas.run import Warned
 from blocklocal.training.callbacks import Callback, Record
@@ -17,7 +18,6 @@ from blocklocal.training.checkpoint import save_checkpoint
 from blocklocal.training.loop import Trainer
 from blocklocal.training.progress import NullProgress, Progress
 from blocklocal.training.tally import NotFinite
-from blocklocal.training.trainable import Trainable
 
 COLLAPSED = 0.1  # of the message's first size: a warning below
 LAGS = 2.0  # points that a block may be less accurate than the block before it
@@ -107,7 +107,7 @@ class Checkpoints(Callback):
         self.save(trainer)
 
 
-def check_finite(network: Trainable) -> None:
+def check_finite(network: Neighbours) -> None:
     """Raise NotFinite, with block and step, where an update has made a weight NaN or infinite."""
     for unit in network.units:
         finite = [local_shard(parameter.detach()).isfinite().all() for parameter in unit.parameters()]

@@ -1,0 +1,207 @@
+"""A run of neighbouring block learners, a whole network or a share of one: what steps, predicts and is configured.
+
+A whole network (`BlockLocal`) has all learners and open edges; a stage of several processes has some of them, and links
+at its edges. What differs is in `edges`, and in the four methods that the two give.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from blocklocal.block.edges import Edges
+from blocklocal.block.learner import BlockLearner, StepContext
+from blocklocal.block.loss import LocalResult
+from blocklocal.block.objectives import mixing
+from blocklocal.block.optim import Optimizer, OptimizerFactory, Schedule, as_optimizer, as_schedule
+from blocklocal.block.targets import Targets
+from blocklocal.network.edge import taking_gradients
+from blocklocal.network.settings import Learning
+from blocklocal.rules import RULES
+from blocklocal.rules.base import Batch, target_messages
+
+PROGRESS = "_extra_state"  # the name that torch gives it in a state_dict
+
+
+class Neighbours(nn.Module, ABC):
+    """Neighbouring block learners with their targets, settings, steps and epoch.
+
+    Attributes:
+        targets: what the network is asked for.
+        learning: the settings of rule and local losses.
+        steps, epoch: how far training is. They name the random streams of a step (dropout) and the mixing weight, and
+            are part of the `state_dict`.
+        shares: parts of a batch that are trained on at the same time (replicas).
+    """
+
+    edges: Edges
+    _rows: Tensor  # one-hot target rows, where every twin starts
+
+    def __init__(self, targets: Targets, learning: Learning, optimizer: Optimizer, seed: int, shares: int = 1):
+        super().__init__()
+        self.targets, self.learning, self.rule = targets, learning, RULES.get(learning.rule)
+        self.stream, self.shares = seed, shares
+        self.steps, self.epoch = 0, 0
+        self._units = nn.ModuleList()
+        self._recipe: tuple[Optimizer, Schedule, int] = (optimizer, "constant", 1)
+        self._autocast: torch.dtype | None = None
+
+    @abstractmethod
+    def check(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """A training batch as it may be used. Raises InputError, and has changed nothing, where it cannot be right."""
+
+    @abstractmethod
+    def prepare(self, x: Tensor, y: Tensor) -> None:
+        """Be ready for a checked batch: the learners are there, they run on it, and its messages are expected."""
+
+    @abstractmethod
+    def check_input(self, x: Tensor) -> None:
+        """Raise InputError where an input, to be looked at without learning, cannot be right."""
+
+    @abstractmethod
+    def looking(self, x: Tensor) -> AbstractContextManager[None]:
+        """Be ready for a checked input; returns the context in which the learners run on it."""
+
+    @property
+    @abstractmethod
+    def count(self) -> int:
+        """Number of learners of the whole network."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where the learners are."""
+
+    @abstractmethod
+    def materialize(self, example: Tensor) -> None:
+        """Make what needs the shape of a batch [B, …], where it is not made yet."""
+
+    # --- the learners
+
+    @property
+    def units(self) -> list[BlockLearner]:
+        """The block learners that are here, first to last; they know their `index` in the network."""
+        return cast(list[BlockLearner], list(self._units))
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """Which optimiser every block has."""
+        return self._recipe[0]
+
+    def configure(
+        self, optimizer: Optimizer | OptimizerFactory, schedule: Schedule = "constant", steps: int = 1
+    ) -> None:
+        """Give every block its own optimiser and learning-rate schedule of `steps` steps."""
+        recipe = (as_optimizer(optimizer), as_schedule(schedule), steps)
+        for unit in self.units:
+            unit.configure(*recipe)
+        self._recipe = recipe
+
+    def autocast(self, dtype: torch.dtype | None) -> None:
+        """Run blocks in this precision (for example torch.bfloat16); None: as the parameters are."""
+        self._autocast = dtype
+        for unit in self.units:
+            unit.autocast = dtype
+
+    # --- what they do
+
+    @taking_gradients()
+    def step(self, x: Tensor, y: Tensor) -> list[LocalResult | None]:
+        """One training step: every block takes its local loss and updates itself.
+
+        It takes its own gradients under the caller's `torch.no_grad()` and `torch.inference_mode()` too. A network in
+        evaluation mode is put in training mode; a part of it that is in evaluation mode by itself stays there.
+
+        Args:
+            x: the batch [B, …].
+            y: its targets, [B] (or [B, T], [B, L]).
+
+        Returns:
+            One result per learner (None for a block without a loss of its own), detached.
+
+        Raises:
+            InputError: for a batch that cannot be right (`edge.check_batch` says what is looked at when) or on which a
+                block does not run. It has changed nothing then.
+        """
+        x, y = self.check(x, y)
+        if not self.training:
+            self.train()
+        self.begin()
+        self.prepare(x, y)
+        context, before = StepContext(self.stream, self.steps, mixing(self.learning.tau, self.epoch)), self.steps
+        try:
+            walk = self.rule.step_function(self.learning.scope)
+            results = walk(self.units, Batch(x, y, self._rows, context, self.edges))
+            self.steps += 1
+            self.after_step()
+        finally:
+            if self.steps == before:  # what failed in between must not leave gradients for the next step
+                self.zero_grad(set_to_none=True)
+        return results
+
+    def block_logits(self, x: Tensor) -> list[Tensor | None]:
+        """The own logits of every block that is here, None where a block cannot predict. Modes are left as they are.
+
+        Args:
+            x: the batch [B, …].
+
+        Returns:
+            Per learner the scores of every target row, [B, R] or [B, T, R].
+
+        Raises:
+            InputError: for an x that is not finite; on CUDA, where that makes the host wait, only `predict` looks.
+        """
+        self.check_input(x)
+        return self._logits(x)
+
+    @torch.no_grad()
+    def _logits(self, x: Tensor) -> list[Tensor | None]:
+        self.begin()
+        logits: list[Tensor | None] = []
+        with self.looking(x):
+            a = self.edges.take_forward(x)
+            for unit, message in zip(self.units, self._messages(), strict=True):
+                a = unit(a)
+                logits.append(unit.scores(a, message))
+                self.looked()
+            self.edges.send_forward(a)
+        return logits
+
+    def message_sizes(self) -> list[float | None]:
+        """Mean |b| of the backward message of every block that is here; None where there is none."""
+        if not self.units:
+            return []
+        self.begin()
+        with torch.no_grad():
+            sizes = [None if b is None else b.abs().mean().item() for b in self._messages()]
+        self.looked()
+        return sizes
+
+    def begin(self) -> None:
+        """Something is about to run, perhaps for the first time."""
+
+    def after_step(self) -> None:
+        """A step is over."""
+
+    def looked(self) -> None:
+        """A learner has run without learning."""
+
+    def _messages(self) -> Sequence[Tensor | None]:
+        return target_messages(self.units, self.edges.take_target(self._rows, learning=False))
+
+    # --- how far training is, in the state_dict
+
+    def get_extra_state(self) -> Tensor:
+        """[steps, epoch], so that random streams and the mixing schedule go on after `load_state_dict`."""
+        return torch.tensor([self.steps, self.epoch])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.steps, self.epoch = (int(value) for value in state)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As of any module. One that was saved before `steps` and `epoch` were part of it leaves them as they are."""
+        complete = {PROGRESS: self.get_extra_state(), **state_dict} if state_dict else dict(state_dict)
+        return super().load_state_dict(complete, strict=strict, assign=assign)
