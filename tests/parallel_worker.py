@@ -53,7 +53,7 @@ def equality(processes: Processes, folder: Path) -> None:
 def pressure(processes: Processes, folder: Path) -> None:
     """The second stage is slow: when every stage begins its steps, and what is under way at the most."""
     for depth in (1, 3):
-        stage = Stage(make("mlp"), processes, PLACEMENTS[2], queue=depth)
+        stage = Stage(make("mlp"), processes, PLACEMENTS[2], max_in_flight=depth)
         stage.configure(stage.optimizer)
         stage.links.expect([6] * 20, training=True)
         x, y = batches("mlp")[0]

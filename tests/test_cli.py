@@ -11,9 +11,11 @@ import torch
 from run_helpers import cli, flags, summary
 
 from blocklocal import __version__
+from blocklocal.cli.arguments import RENAMED, TrainArguments, parse_with_base
 from blocklocal.cli.commands import default_folder
 from blocklocal.cli.main import COMMANDS
 from blocklocal.data import load_images
+from blocklocal.parallel.launch import Launch
 from blocklocal.runs.build import evaluation_batches, load_data
 from blocklocal.runs.config import Config
 from blocklocal.runs.predict import open_pixels
@@ -240,3 +242,10 @@ def test_recipes_are_listed_and_printed_as_a_configuration(tmp_path):
 def test_the_folder_of_a_model_of_the_users_own_is_named_after_its_function():
     config = Config().edit(model="some/where/nets.py:small", data="/data/photos", seed=3)
     assert default_folder(config, "block-local") == Path("runs/photos-nets.py-small-block-local-seed3")
+
+
+@pytest.mark.parametrize(("old", "now"), RENAMED.items())
+@pytest.mark.parametrize("join", [(lambda flag: [flag, "7"]), (lambda flag: [f"{flag}=7"])], ids=["apart", "with ="])
+def test_an_older_flag_means_what_its_present_name_means(old, now, join):
+    found = [parse_with_base(TrainArguments, join(flag), "blocklocal train").launch for flag in (old, now)]
+    assert found[0] == found[1] != Launch()

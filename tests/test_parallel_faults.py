@@ -130,10 +130,12 @@ def test_a_stopped_process_is_named_by_its_neighbours(tmp_path, settings):
 
 def test_a_message_that_does_not_come_in_time_is_an_error(tmp_path, settings):
     """The process lives, so only its step is stalled."""
-    status, said = failed(command(*train(settings, "--processes", 2, "--stall", 2)), **faulty(0, "sleep", "step", 3))
+    status, said = failed(
+        command(*train(settings, "--processes", 2, "--message-timeout", 2)), **faulty(0, "sleep", "step", 3)
+    )
     assert status == 1
     assert re.search(r"error: process 1 \(.*\) stopped: nothing went to or came from process 0 for 2 s", said), said
-    assert "--stall" in said
+    assert "--message-timeout" in said
 
 
 @pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
@@ -224,7 +226,7 @@ def test_processes_with_different_sources_of_a_model_are_told_so(tmp_path, setti
 
 
 def test_a_process_that_does_not_come_is_missed(tmp_path, settings):
-    with ranks([train(settings, "--join", 10)] * 2, WORLD_SIZE="3") as running:
+    with ranks([train(settings, "--rendezvous-timeout", 10)] * 2, WORLD_SIZE="3") as running:
         outcomes = finished(running)
     for status, _, err in outcomes:
         assert status == 2

@@ -128,7 +128,9 @@ def test_an_environment_that_does_not_fit_is_refused(change, words):
         find_address({**TORCHRUN, **change})
 
 
-@pytest.mark.parametrize("bad", [{"processes": 0}, {"queue": 0}, {"replicas": -1}, {"stall": 0}, {"timeline": -1}])
+@pytest.mark.parametrize(
+    "bad", [{"processes": 0}, {"max_in_flight": 0}, {"replicas": -1}, {"message_timeout": 0}, {"timeline": -1}]
+)
 def test_launch_settings_are_checked(bad):
     with pytest.raises(InputError, match=next(iter(bad))):
         Launch(**bad)

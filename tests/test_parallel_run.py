@@ -65,7 +65,9 @@ def test_one_flag_spreads_a_run_and_changes_nothing_else(tmp_path, reference, pr
 @pytest.mark.slow  # test_parallel_faults has torchrun start such a run twice
 def test_torchrun_spreads_a_run_too(tmp_path, reference):
     at, out = settings(tmp_path), tmp_path / "run"
-    status, _, err = run(torchrun(2, "train", "--config", at, "--output", out, "--placement", 1, 2, "--queue", 1))
+    status, _, err = run(
+        torchrun(2, "train", "--config", at, "--output", out, "--placement", 1, 2, "--max-in-flight", 1)
+    )
     assert status == 0, err
     assert_same_run(out, reference)
     assert summary(out)["placement"] == [1, 2]

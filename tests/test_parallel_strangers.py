@@ -154,7 +154,7 @@ def test_noise_at_the_port_changes_nothing(settings):
 
 @pytest.mark.slow
 def test_what_he_deletes_is_missed(settings):
-    with visited(settings, "settings", "--join", 15) as (run, his):
+    with visited(settings, "settings", "--rendezvous-timeout", 15) as (run, his):
         wait_until(lambda: his.delete_key("blocklocal/0/settings/0"))
         run.file.unlink()
         status, said = run.ended()

@@ -1,8 +1,8 @@
-"""The block unit: one forward block with all it needs to learn by itself.
+"""The block learner: one forward block with all it needs to learn by itself.
 
-A unit turns an incoming forward message and a target into an outgoing forward message and a local update; it never
-asks for anything from the units behind it. The one-process network runs K units in a loop; the parallel runtime puts
-the same units into K processes.
+A learner turns an incoming forward message and a target into an outgoing forward message and a local update. It never
+asks for anything from the learners behind it. Everything else is a walk over pairs (block, step) that calls it: step by
+step in one process, or as a wavefront over several.
 
     message(incoming)            its backward message b_k, and what it passes on to the block before
     receive(a, target, …)        forward, and the local loss; the graph is alive in the returned `BlockPass`

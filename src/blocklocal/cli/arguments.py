@@ -18,6 +18,8 @@ from blocklocal.runs.config import Config
 from blocklocal.runs.recipes import get_recipe
 
 T = TypeVar("T")
+RENAMED = {"--queue": "--max-in-flight", "--stall": "--message-timeout", "--join": "--rendezvous-timeout"}
+"""Older flags of `train`, which go on working: name then → name now."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +97,9 @@ class EvaluateArguments:
 class PredictArguments:
     """Class, confidence, and what each block and all together thought, for image files."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder."""
-    images: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE [IMAGE …]")]
     """Image files."""
     resize: bool = False
     """Scale and crop images to the size the model takes."""
@@ -148,8 +150,14 @@ def _names_for_the_settings() -> tyro.constructors.ConstructorRegistry:
     return registry
 
 
+def _present_name(argument: str) -> str:
+    flag, equals, value = argument.partition("=")
+    return f"{RENAMED.get(flag, flag)}{equals}{value}"
+
+
 def parse_with_base(kind: type[T], arguments: Sequence[str], prog: str) -> T:
-    """As `parse`, over the defaults of --recipe or --config."""
+    """As `parse`, over the defaults of --recipe or --config, with older flags under their present names."""
+    arguments = [_present_name(argument) for argument in arguments]
     scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     scan.add_argument("--recipe")
     scan.add_argument("--config", type=Path)

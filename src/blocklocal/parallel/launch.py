@@ -16,7 +16,7 @@ from blocklocal._common.starting import start_script
 from blocklocal.parallel import rank as rank_script
 from blocklocal.parallel.address import JOIN_SECONDS, LAUNCHED, SECRET
 from blocklocal.parallel.processes import STALL_SECONDS
-from blocklocal.parallel.stage import QUEUE
+from blocklocal.parallel.stage import MAX_IN_FLIGHT
 from blocklocal.parallel.store import ANSWER_SECONDS, SealedStore, hold_store
 from blocklocal.parallel.supervise import Children, outcome, say, supervise
 
@@ -25,10 +25,10 @@ SCRIPT = Path(rank_script.__file__)
 
 SECONDS = Range(0.001, 10**7)
 RANGES = {
-    **dict.fromkeys(("processes", "replicas", "queue"), whole(1, 1024)),
+    **dict.fromkeys(("processes", "replicas", "max_in_flight"), whole(1, 1024)),
     "placement": whole(1, 10_000),
     "timeline": whole(0, MANY),
-    **dict.fromkeys(("stall", "join"), SECONDS),
+    **dict.fromkeys(("message_timeout", "rendezvous_timeout"), SECONDS),
 }
 
 
@@ -44,13 +44,13 @@ class Launch:
     """Processes per group of blocks, each with its part of every batch; they average gradients (DDP)."""
     shard: bool = False
     """Replicas share parameters, gradients and optimiser states of their blocks (FSDP2), instead of a copy each."""
-    queue: int = QUEUE
+    max_in_flight: int = MAX_IN_FLIGHT
     """Messages that may be under way between two processes, before the faster one waits."""
     timeline: int = 500
     """Training steps of which every process records when it computes, waits and sends."""
-    stall: float = STALL_SECONDS
+    message_timeout: float = STALL_SECONDS
     """Seconds after which a message that does not come is an error."""
-    join: float = JOIN_SECONDS
+    rendezvous_timeout: float = JOIN_SECONDS
     """Seconds to wait for all processes to be there."""
 
     def __post_init__(self) -> None:

@@ -72,8 +72,8 @@ def train_share(address: Address, request: RunRequest) -> dict[str, Any] | None:
                 replicas=request.launch.replicas,
                 device=device,
                 settings=run_fingerprint(request),
-                join_seconds=request.launch.join,
-                stall_seconds=request.launch.stall,
+                join_seconds=request.launch.rendezvous_timeout,
+                stall_seconds=request.launch.message_timeout,
             )
         except InputError as error:
             if address.quiet:  # it was reported, and the launcher says it once for all
@@ -120,7 +120,7 @@ def _train_planned(
         network,
         processes,
         plan.placement.sizes,
-        queue=request.launch.queue,
+        max_in_flight=request.launch.max_in_flight,
         shard=request.launch.shard,
         device=device,
         recorder=recorder,

@@ -28,7 +28,7 @@ from blocklocal.parallel.processes import Processes
 from blocklocal.rules import Rule
 from blocklocal.timeline.recorder import Recorder
 
-QUEUE = 2
+MAX_IN_FLIGHT = 2
 
 
 class Stage(Neighbours):
@@ -46,7 +46,7 @@ class Stage(Neighbours):
         network: the whole network, whose shapes are known.
         processes: this process among the others.
         placement: number of blocks of every stage.
-        queue: forward messages that may be under way to the next stage.
+        max_in_flight: forward messages that may be under way to the next stage.
         shard: replicas share what they train (FSDP2), instead of a copy each; optimisers are built anew then
             (`configure`).
         device: where this stage trains.
@@ -62,7 +62,7 @@ class Stage(Neighbours):
         processes: Processes,
         placement: Sequence[int],
         *,
-        queue: int = QUEUE,
+        max_in_flight: int = MAX_IN_FLIGHT,
         shard: bool = False,
         device: torch.device | str = "cpu",
         recorder: Recorder | None = None,
@@ -88,7 +88,7 @@ class Stage(Neighbours):
             network.units,
             share,
             coming_back,
-            depth=queue,
+            depth=max_in_flight,
             delay=network.learning.message_delay,
             device=self.device,
             recorder=self.recorder,

@@ -22,7 +22,7 @@ def report_failure(processes: Processes, error: BaseException) -> int:
 def describe_failure(processes: Processes, error: BaseException) -> tuple[str, int]:
     """What became of this process, to follow its name; and the exit status."""
     if isinstance(error, LinkError):
-        advice = "Is it stalled? Raise --stall where a step may take that long."
+        advice = "Is it stalled? Raise --message-timeout where a step may take that long."
         if error.late:
             return (
                 f"stopped: nothing went to or came from process {error.peer} for {processes.stall:.0f} s. {advice}",
