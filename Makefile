@@ -44,7 +44,7 @@ docs: .venv/.docs
 
 .venv/.package: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(PIP) --editable .
+	$(PIP) --editable '.[all]'
 	touch $@
 
 .venv/.tools: .venv/.package pyproject.toml

@@ -12,6 +12,7 @@ from importlib import import_module
 
 from blocklocal import __version__
 from blocklocal._common.errors import InputError, Interrupted, file_trouble, number_trouble, unknown
+from blocklocal._common.extras import check_extras
 from blocklocal._common.screen import Screen, printable, screens
 
 
@@ -103,6 +104,7 @@ def _run(given: list[str]) -> int:
     try:
         if given[0] not in COMMANDS:
             raise unknown("command", given[0], COMMANDS)
+        check_extras("cli")
         COMMANDS[given[0]].run(given[1:])
     except SystemExit as leave:  # tyro has printed help (0), or what was wrong with a flag (2)
         return leave.code if isinstance(leave.code, int) else 1

@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from blocklocal._common.errors import InputError, check_positive
+from blocklocal._common.extras import needs
 from blocklocal._common.ranges import IMAGE_SIZE, check_range
 from blocklocal._common.screen import printable
 from blocklocal.data.account import copies_in_training, without_images
@@ -31,6 +32,7 @@ _KINDS = (
 )
 
 
+@needs("data")
 def load_images(
     data: str,
     *,

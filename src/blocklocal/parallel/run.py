@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from blocklocal._common.errors import InputError, Interrupted
+from blocklocal._common.extras import needs
 from blocklocal.data import Images, ImageSet
 from blocklocal.network.network import BlockLocal
 from blocklocal.parallel.address import Address
@@ -57,6 +58,7 @@ from blocklocal.training.signals import StopSignals
 TIMELINE = "timeline"
 
 
+@needs("cli", "data", "report")
 def train_share(address: Address, request: RunRequest) -> dict[str, Any] | None:
     """Train this process's blocks; the first process returns the summary of the run, the others None.
 

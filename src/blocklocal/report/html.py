@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from blocklocal._common.errors import InputError
+from blocklocal._common.extras import needs
 from blocklocal._common.files import write_text
 from blocklocal._common.screen import printable
 from blocklocal.report import gallery, plots, words
@@ -35,6 +36,7 @@ CONTENTS = {
 }
 
 
+@needs("report", "cli")
 def write_report(run: Path, *, beside: Sequence[Path] = ()) -> Path:
     """Write `report.html` into a run folder, finished or not, and return its path.
 
@@ -48,6 +50,7 @@ def write_report(run: Path, *, beside: Sequence[Path] = ()) -> Path:
     return _write(folder / "report.html", _run_page(data, [row for row in others if "rule" in row]))
 
 
+@needs("report", "cli")
 def write_comparison(folder: Path) -> Path:
     """Write `report.html` into a compare folder, from its compare.json and the runs in it, and return its path.
 

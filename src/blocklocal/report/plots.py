@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blocklocal._common.errors import InputError
+from blocklocal._common.extras import needs
 from blocklocal._common.screen import printable
 from blocklocal.report.drawing import LONGEST, own_style
 from blocklocal.report.read import Run, read_run, run_folder
@@ -168,6 +169,7 @@ def to_svg(figure: "Figure", name: str) -> str:
 
 
 @own_style()
+@needs("report")
 def plot_comparison(rows: list[dict[str, Any]], path: Path, *, runs: Path | None = None) -> Path:
     """Write a PNG: learning curves per block of one run, beside the final accuracy of every rule.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from blocklocal._common.extras import needs
 from blocklocal.runs.config import Config, load_config
 from blocklocal.data import ImageSet
 from blocklocal._common.errors import InputError, Interrupted, unknown
@@ -58,6 +59,7 @@ def parse_variant(text: str) -> Variant:
     return Variant(rule, tuple(changes))
 
 
+@needs("cli", "data", "report")
 def compare(
     config: Config,
     rules: Sequence[str],

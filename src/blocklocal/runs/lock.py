@@ -4,8 +4,6 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from blocklocal._common.errors import InputError
 
 LOCK = ".lock"
@@ -18,6 +16,8 @@ def held(folder: Path) -> Generator[None]:
 
     Raises InputError where another process has it.
     """
+    from filelock import FileLock, Timeout
+
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=PATIENCE)

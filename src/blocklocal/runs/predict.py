@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from blocklocal._common.extras import needs
 from blocklocal.data.picture import BadImage, open_picture, resize_and_crop, to_array, to_mode
 from blocklocal._common.errors import InputError
 from blocklocal.network.network import BlockLocal, Prediction
@@ -17,6 +18,7 @@ BATCH_PIXELS = 2**17  # of a batch, so that memory does not grow with the number
 MOST_IMAGES = 100  # of a batch
 
 
+@needs("data")
 def predict_files(
     run: Path,
     images: Sequence[Path],

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from blocklocal._common.extras import needs
 from blocklocal.runs.config import Config, load_config
 from blocklocal.data import ImageSet
 from blocklocal._common.errors import InputError, Interrupted
@@ -49,6 +50,7 @@ log = logging.getLogger("blocklocal")
 CHECKPOINTS, METRICS = "checkpoints", "metrics.jsonl"
 
 
+@needs("cli", "data", "report")
 def start_run(
     config: Config,
     output: Path,
@@ -100,6 +102,7 @@ def check_free(output: Path) -> None:
         )
 
 
+@needs("cli", "data", "report")
 def resume_run(
     folder: Path,
     *,

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from blocklocal._common.errors import InputError
+from blocklocal._common.extras import needs
 from blocklocal._common.files import MOST_LINES, cut_half_line, is_there, read_bytes
 from blocklocal.block.shards import local_shard
 from blocklocal.network.neighbours import Neighbours
@@ -58,6 +59,7 @@ def _warning(line: bytes) -> Warned | None:
 class TensorBoard(Callback):
     """Scalars per block, one point per epoch."""
 
+    @needs("report")
     def __init__(self, folder: Path):
         from torch.utils.tensorboard import SummaryWriter
 
