@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from blocklocal.network.settings import Learning
     from blocklocal.rules import RULES
     from blocklocal.splitting import Split, split
-    from blocklocal.training import Callback, Evaluation, Trainer, evaluate
+    from blocklocal.training import Callback, Evaluation, Trainer, evaluate, load, save
 
 __version__ = "0.1.0"
 
@@ -46,7 +46,9 @@ __all__ = [
     "build_model",
     "evaluate",
     "family",
+    "load",
     "load_images",
+    "save",
     "sgd",
     "split",
 ]
@@ -62,7 +64,7 @@ _HOMES = {
     "rules": ("RULES",),
     "network.settings": ("Learning",),
     "splitting": ("Split", "split"),
-    "training": ("Callback", "Evaluation", "Trainer", "evaluate"),
+    "training": ("Callback", "Evaluation", "Trainer", "evaluate", "load", "save"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -9,18 +9,18 @@ import torch
 from msgspec import Meta
 from torch import Tensor, nn
 
-from blocklocal.runs.config import Config
+from blocklocal._common.errors import InputError, unknown
+from blocklocal._common.ranges import MOST_CLASSES
+from blocklocal._common.seeds import seeded
 from blocklocal.data import Batches, Images, ImageSet, load_images
 from blocklocal.data.batches import per_channel
-from blocklocal._common.errors import InputError, unknown
 from blocklocal.models import build_model
 from blocklocal.network.neighbours import Neighbours
 from blocklocal.network.network import BlockLocal
-from blocklocal._common.ranges import MOST_CLASSES
-from blocklocal.schemas import Number, Text
-from blocklocal._common.seeds import seeded
-from blocklocal.splitting import split
+from blocklocal.runs.config import Config
 from blocklocal.runs.fits import check_fits
+from blocklocal.schemas import Number, Text
+from blocklocal.splitting import split
 from blocklocal.training.learner_state import check_savable
 
 EVALUATION_BATCH = 500

@@ -8,16 +8,16 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from blocklocal._common.extras import needs
-from blocklocal.runs.config import Config, load_config
-from blocklocal.data import ImageSet
 from blocklocal._common.errors import InputError, Interrupted, unknown
+from blocklocal._common.extras import needs
 from blocklocal._common.files import write_text
-from blocklocal.rules import RULES
+from blocklocal.data import ImageSet
 from blocklocal.network.settings import Learning
+from blocklocal.rules import RULES
 from blocklocal.runs.build import load_data
 from blocklocal.runs.code import check_same_code
 from blocklocal.runs.conclude import only_shows
+from blocklocal.runs.config import Config, load_config
 from blocklocal.runs.origin import code_of, is_finished
 from blocklocal.runs.run import resume_run, start_run
 from blocklocal.runs.saved import read_summary

@@ -12,10 +12,10 @@ from blocklocal._common.errors import first_line
 from blocklocal._common.files import write_text
 from blocklocal.runs.build import RunContext, normalise
 from blocklocal.runs.examples import choose_examples
-from blocklocal.training.loop import Trainer
 from blocklocal.runs.origin import load_settings
 from blocklocal.runs.saved import CONFUSION, SUMMARY
 from blocklocal.runs.summary import summarise
+from blocklocal.training.loop import Trainer
 
 log = logging.getLogger("blocklocal")
 

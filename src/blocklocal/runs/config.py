@@ -20,10 +20,10 @@ from blocklocal._common.choices import (
 )
 from blocklocal._common.errors import InputError, shown, unknown
 from blocklocal._common.files import is_there, write_text
-from blocklocal.block.optim import Optimizer
 from blocklocal._common.ranges import COUNT, IMAGE_SIZE, MANY, SEED, THREADS, WIDTH, Range, check_settings, whole
-from blocklocal.schemas import Text, check, read_json
+from blocklocal.block.optim import Optimizer
 from blocklocal.network.settings import Learning
+from blocklocal.schemas import Text, check, read_json
 
 RANGES = {
     **dict.fromkeys(("train_size", "test_size", "batch_size", "epochs", "checkpoint_every"), COUNT),

@@ -10,11 +10,11 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from blocklocal.runs.config import Config
 from blocklocal._common.errors import InputError
 from blocklocal._common.limits import available_bytes, check_memory
 from blocklocal.models.file import is_reference
 from blocklocal.network.network import BlockLocal
+from blocklocal.runs.config import Config
 
 FLOAT = 4  # bytes
 SURELY = 1 / 2  # of the free memory: a rough estimate below it needs no exact one, which costs seconds

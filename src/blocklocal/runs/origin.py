@@ -16,14 +16,14 @@ import torch
 from msgspec import Meta, Struct
 
 import blocklocal
-from blocklocal.runs.config import Config, load_config
-from blocklocal.data import ImageSet
 from blocklocal._common.errors import InputError
 from blocklocal._common.files import is_there, write_text
+from blocklocal.data import ImageSet
 from blocklocal.models.file import is_reference
-from blocklocal.schemas import Setting, Text, Whole, check, read_json
 from blocklocal.runs.code import Code, own_model
+from blocklocal.runs.config import Config, load_config
 from blocklocal.runs.saved import SUMMARY, read_summary
+from blocklocal.schemas import Setting, Text, Whole, check, read_json
 
 log = logging.getLogger("blocklocal")
 

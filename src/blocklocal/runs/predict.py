@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from blocklocal._common.extras import needs
-from blocklocal.data.picture import BadImage, open_picture, resize_and_crop, to_array, to_mode
 from blocklocal._common.errors import InputError
-from blocklocal.network.network import BlockLocal, Prediction
+from blocklocal._common.extras import needs
 from blocklocal._common.screen import printable
+from blocklocal.data.picture import BadImage, open_picture, resize_and_crop, to_array, to_mode
+from blocklocal.network.network import BlockLocal, Prediction
 from blocklocal.runs.build import DatasetInfo, normalise
 from blocklocal.runs.run import block_names, load_network
 
@@ -60,7 +60,9 @@ def _batches(
         yield paths, pixels, None
 
 
-def _lines(run: Path, network: BlockLocal, facts: DatasetInfo, paths: list[Path], pixels: list[Tensor]) -> Iterator[str]:
+def _lines(
+    run: Path, network: BlockLocal, facts: DatasetInfo, paths: list[Path], pixels: list[Tensor]
+) -> Iterator[str]:
     prediction = network.predict(normalise(torch.stack(pixels), facts).to(next(network.parameters()).device))
     _check_numbers(prediction, run)
     names = block_names(network)

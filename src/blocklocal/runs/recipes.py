@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from blocklocal.runs.config import Config
 from blocklocal._common.registry import Registry
+from blocklocal.runs.config import Config
 
 Recipe = Callable[[], Config]
 RECIPES: Registry[Recipe] = Registry("recipe")

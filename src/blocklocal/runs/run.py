@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from blocklocal._common.extras import needs
-from blocklocal.runs.config import Config, load_config
-from blocklocal.data import ImageSet
 from blocklocal._common.errors import InputError, Interrupted
+from blocklocal._common.extras import needs
 from blocklocal._common.files import write_text
+from blocklocal.data import ImageSet
+from blocklocal.network.neighbours import Neighbours
 from blocklocal.network.network import BlockLocal
 from blocklocal.runs.build import (
     DatasetInfo,
@@ -23,13 +23,10 @@ from blocklocal.runs.build import (
     find_device,
     open_session,
 )
-from blocklocal.training.checkpoint import list_checkpoints, load_checkpoint
 from blocklocal.runs.code import keep_code
 from blocklocal.runs.conclude import REPORT, conclude, show
-from blocklocal.network.neighbours import Neighbours
+from blocklocal.runs.config import Config, load_config
 from blocklocal.runs.lock import held
-from blocklocal.training.loop import CHECK_EVERY, Record, Stopped, Trainer
-from blocklocal.training.observers import Checkpoints, Console, MetricsFile, TensorBoard, Warnings
 from blocklocal.runs.origin import (
     Origin,
     adds_epochs,
@@ -41,8 +38,11 @@ from blocklocal.runs.origin import (
     is_finished,
     open_settings,
 )
-from blocklocal.training.progress import NullProgress, Progress
 from blocklocal.runs.saved import CUTS, FACTS, load_cuts, load_facts, read_summary
+from blocklocal.training.checkpoint import list_checkpoints, load_checkpoint
+from blocklocal.training.loop import CHECK_EVERY, Record, Stopped, Trainer
+from blocklocal.training.observers import Checkpoints, Console, MetricsFile, TensorBoard, Warnings
+from blocklocal.training.progress import NullProgress, Progress
 from blocklocal.training.signals import StopSignals
 
 log = logging.getLogger("blocklocal")

@@ -7,10 +7,10 @@ from msgspec import Meta
 
 from blocklocal._common.errors import InputError
 from blocklocal._common.files import is_there
+from blocklocal.runs.build import DatasetInfo
 from blocklocal.schemas import Whole, read_json, read_rows
 from blocklocal.schemas.kinds import MOST_BLOCKS
 from blocklocal.schemas.run import Summary
-from blocklocal.runs.build import DatasetInfo
 
 CUTS, FACTS = "cuts.json", "data.json"
 MOST_VALUES = 2**26  # numbers in one image: a batch to measure with is 8 GiB then
@@ -21,7 +21,9 @@ Cuts = Annotated[list[Whole], Meta(min_length=1, max_length=MOST_BLOCKS)]
 def load_facts(folder: Path) -> DatasetInfo:
     """What a run knows of its data set. Raises InputError where that cannot be."""
     file = folder / FACTS
-    facts = read_json(file, DatasetInfo, what="the classes, size and pixel statistics of a data set, as a run writes them")
+    facts = read_json(
+        file, DatasetInfo, what="the classes, size and pixel statistics of a data set, as a run writes them"
+    )
     for name in ("mean", "std"):
         if len(getattr(facts, name)) != facts.channels:
             raise InputError(f"{file}: {name} must have {facts.channels} entries, one per channel.")

@@ -68,6 +68,7 @@ class State(Struct):
     tally: TallyState | UnsetType | None = UNSET
     start: tuple[Number | None, Seconds, Whole] | UnsetType | None = UNSET
     steps_per_epoch: Whole | None = None
+    network_epoch: Whole | UnsetType = UNSET  # of a network that was saved without a trainer
 
     def __post_init__(self) -> None:
         kept = ("epoch", "step_in_epoch", "seconds", "images", "records", "tally", "start")

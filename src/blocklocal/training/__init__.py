@@ -3,5 +3,6 @@
 from blocklocal.training.callbacks import Callback
 from blocklocal.training.evaluation import Evaluation, evaluate
 from blocklocal.training.loop import Trainer
+from blocklocal.training.saving import load, save
 
-__all__ = ["Callback", "Evaluation", "Trainer", "evaluate"]
+__all__ = ["Callback", "Evaluation", "Trainer", "evaluate", "load", "save"]

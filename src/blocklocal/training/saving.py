@@ -1,0 +1,54 @@
+"""A network with its optimisers in a folder, without a run: `save` and `load`."""
+
+from pathlib import Path
+
+from blocklocal._common.errors import InputError
+from blocklocal.network.neighbours import Neighbours
+from blocklocal.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+
+
+def save(network: Neighbours, folder: Path | str) -> Path:
+    """Write weights, optimisers, schedules, steps and epoch of a network, and torch's random state.
+
+    It is written beside what was saved there before, and takes its place when it is complete: a kill or a full disk
+    leaves the older one.
+
+    Args:
+        network: one that knows its shapes.
+        folder: a new folder, or one that `save` has written.
+
+    Returns:
+        The path of what was saved, a folder of safetensors and JSON below `folder`.
+
+    Raises:
+        InputError: the network does not know its shapes yet, or the folder holds other things.
+        OSError: it cannot be written.
+    """
+    place = Path(folder)
+    if not network.units:
+        raise InputError("a network must know its shapes before it is saved: give BlockLocal example=, a batch [B, …].")
+    if place.exists() and (not place.is_dir() or (any(place.iterdir()) and not list_checkpoints(place))):
+        raise InputError(f"{place} holds other things: give a new folder, or one that blocklocal.save has written.")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    return save_checkpoint(place, network, {"step": network.steps, "network_epoch": network.epoch})
+
+
+def load(network: Neighbours, folder: Path | str) -> None:
+    """Load what `save` has written into a network of the same cut and settings; training goes on bit for bit.
+
+    Args:
+        network: made like the saved one, with its shapes known and its optimisers configured alike (`configure`).
+        folder: what was given to `save`.
+
+    Raises:
+        InputError: nothing is saved there, it is damaged, or it is of another network. Nothing is loaded then.
+    """
+    found = list_checkpoints(Path(folder)) if Path(folder).is_dir() else []
+    if not found:
+        raise InputError(f"no network is saved in {folder}: give the folder that was given to blocklocal.save.")
+    if not network.units:
+        raise InputError(
+            "a network must know its shapes before it is loaded: give BlockLocal example=, a batch [B, …]."
+        )
+    state = load_checkpoint(found[-1], network)
+    network.epoch = state.get("network_epoch", network.epoch)

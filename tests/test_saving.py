@@ -1,0 +1,83 @@
+"""Oracle: a network that was never saved. One that is loaded goes on as that one does, bit for bit."""
+
+import pytest
+import torch
+from torch import nn
+
+import blocklocal as bl
+
+
+def network(hidden: int = 8) -> bl.BlockLocal:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, hidden), nn.ReLU(), nn.Dropout(0.5), nn.Linear(hidden, 3))
+    net = bl.BlockLocal(
+        bl.split(model, blocks=2), classes=3, example=torch.zeros(2, 6), tau=0.5, objective="variational"
+    )
+    net.configure(bl.adam(lr=0.01), "cosine", 20)
+    return net
+
+
+def steps(net: bl.BlockLocal, first: int, last: int) -> None:
+    for step in range(first, last):
+        generator = torch.Generator().manual_seed(step)
+        net.step(torch.randn(4, 6, generator=generator), torch.randint(3, (4,), generator=generator))
+
+
+def test_a_loaded_network_goes_on_as_if_it_had_never_been_saved(tmp_path) -> None:
+    whole, stopped = network(), network()
+    whole.epoch = stopped.epoch = 3
+    steps(whole, 0, 8)
+    steps(stopped, 0, 5)
+    bl.save(stopped, tmp_path / "a" / "net")
+    again = network()
+    bl.load(again, tmp_path / "a" / "net")
+    assert (again.steps, again.epoch) == (5, 3)
+    steps(again, 5, 8)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+
+
+def test_the_newest_of_several_saves_is_loaded(tmp_path) -> None:
+    net, again = network(), network()
+    for last in (1, 2, 3):
+        steps(net, last - 1, last)
+        bl.save(net, tmp_path / "net")
+    bl.load(again, tmp_path / "net")
+    assert again.steps == 3
+
+
+def test_a_failed_save_leaves_the_older_one(tmp_path, monkeypatch) -> None:
+    net, again = network(), network()
+    bl.save(net, tmp_path / "net")
+    steps(net, 0, 1)
+    monkeypatch.setattr(
+        "blocklocal.training.checkpoint.write_checksums", lambda *_: (_ for _ in ()).throw(OSError(28, "full"))
+    )
+    with pytest.raises(OSError, match="full"):
+        bl.save(net, tmp_path / "net")
+    bl.load(again, tmp_path / "net")
+    assert again.steps == 0
+
+
+def test_a_folder_with_other_things_is_left_alone(tmp_path) -> None:
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(bl.InputError, match="other things"):
+        bl.save(network(), tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_what_cannot_be_loaded_is_said(tmp_path) -> None:
+    with pytest.raises(bl.InputError, match="no network is saved"):
+        bl.load(network(), tmp_path / "none")
+    bl.save(network(), tmp_path / "net")
+    other = network(hidden=9)
+    before = [p.clone() for p in other.parameters()]
+    with pytest.raises(bl.InputError):
+        bl.load(other, tmp_path / "net")
+    assert all(torch.equal(a, b) for a, b in zip(before, other.parameters(), strict=True))
+
+
+def test_a_network_without_shapes_is_refused(tmp_path) -> None:
+    lazy = bl.BlockLocal(bl.split(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), blocks=2), classes=3)
+    with pytest.raises(bl.InputError, match="shapes"):
+        bl.save(lazy, tmp_path / "net")
