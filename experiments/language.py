@@ -14,6 +14,7 @@ from blocklocal.network.neighbours import Neighbours
 from blocklocal.report.table import markdown_lines, mean, mean_spread, number
 from blocklocal.runs.build import find_device
 from blocklocal.training.callbacks import Callback, Record
+from blocklocal.training.kept_mode import kept_mode
 from blocklocal.training.loop import Trainer
 from experiments.experiment import Job, Place, Row
 from experiments.streams import LABELS, WAYS, build
@@ -108,13 +109,13 @@ class _Validation(Callback):
 @torch.no_grad()
 def bits_per_character(network: Neighbours, batches: Iterable[tuple[Tensor, Tensor]]) -> list[float | None]:
     """Mean −log2 p(next character) of every block over all positions; None where a block cannot predict."""
-    mode, sums, characters = network.training, [], 0
-    network.train(False)
-    for x, y in batches:
-        nats = [None if z is None else network.targets.loss(z.float(), y) * y.numel() for z in network.block_logits(x)]
-        sums.append(nats)
-        characters += y.numel()
-    network.train(mode)
+    sums, characters = [], 0
+    with kept_mode(network):
+        network.train(False)
+        for x, y in batches:
+            scores = network.block_logits(x)
+            sums.append([None if z is None else network.targets.loss(z.float(), y) * y.numel() for z in scores])
+            characters += y.numel()
     per_block = zip(*sums, strict=True)
     return [None if None in each else sum(float(v) for v in each) / characters / math.log(2) for each in per_block]
 

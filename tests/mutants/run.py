@@ -34,9 +34,8 @@ LIMIT = 180  # seconds of one mutant; one that hangs is noticed
 
 def main() -> int:
     given = arguments()
-    targets = tomllib.loads((HERE / "targets.toml").read_text())
+    targets, known = listed("targets"), listed("survivors")
     chosen = {name: tests for name, tests in targets.items() if not given.files or name in given.files}
-    known = tomllib.loads((HERE / "survivors.toml").read_text())
     end, new, left = time.monotonic() + 60 * given.minutes, 0, 0
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
@@ -46,6 +45,11 @@ def main() -> int:
             new, left = new + found, left + missed
     print(f"{new} survivors are not in survivors.toml; {left} mutants were not tried, for want of time.")
     return 1 if new else 0
+
+
+def listed(name: str) -> dict:
+    """`targets` or `survivors`, by file of the package."""
+    return tomllib.loads((HERE / f"{name}.toml").read_text())
 
 
 def arguments() -> argparse.Namespace:

@@ -12,11 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blocklocal._common.choices import NormaliseName, values
 from blocklocal._common.errors import InputError
 from blocklocal.block.shapes import from_positions, to_positions
-
-NORMALISATIONS = values(NormaliseName)
 
 
 def one_value(where: str) -> str:

@@ -124,7 +124,7 @@ def as_optimizer(given: Optimizer | OptimizerFactory) -> Optimizer:
     return given if isinstance(given, Optimizer) else Optimizer.of(given)
 
 
-def as_schedule(given: Any) -> Any:
+def as_schedule(given: Schedule) -> Schedule:
     """A name of `SCHEDULES` or a factory, as it is.
 
     Raises:

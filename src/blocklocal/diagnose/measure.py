@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from blocklocal._common.modes import kept_modes
 from blocklocal.block.targets import target_rows
 from blocklocal.diagnose.outputs import as_read, block_outputs
 from blocklocal.diagnose.probes import probe_accuracy, probe_features
@@ -46,15 +47,14 @@ class _Seen:
 def measure(network: BlockLocal, family: Family, fit: Pairs, held: Pairs) -> Measured:
     """Fit probes and reconstructions on the batches `fit` (x [B, C, H, W], y [B]) and score on `held`.
 
-    In evaluation mode; the mode is restored. family: whose mean the next block is taken to read; the same for all
-    networks that are compared. Raises InputError for outputs of sequences.
+    In evaluation mode; the mode of every part is restored. family: whose mean the next block is taken to read; the
+    same for all networks that are compared. Raises InputError for outputs of sequences.
     """
-    mode = network.training
-    network.eval()
     middle = mean_image(fit)
-    fitted, labels = _look(network, family, fit, middle)
-    scored, truth = _look(network, family, held, middle)
-    network.train(mode)
+    with kept_modes([network]):
+        network.eval()
+        fitted, labels = _look(network, family, fit, middle)
+        scored, truth = _look(network, family, held, middle)
     probes, shares = [], []
     for before, after in zip(fitted, scored, strict=True):
         assert before.moments is not None

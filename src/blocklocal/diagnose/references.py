@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from blocklocal._common.errors import InputError
+from blocklocal._common.modes import kept_modes
 from blocklocal._common.seeds import seeded
 from blocklocal.network.network import BlockLocal
 from blocklocal.report.table import BACKPROP
@@ -72,12 +73,10 @@ def follow_statistics(network: BlockLocal, batches: Iterable[tuple[Tensor, Tenso
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a plain mean over batches
-    mode = network.training
-    network.train()
-    with seeded("diagnose", network.seed):  # dropout
+    with kept_modes([network]), seeded("diagnose", network.seed):  # dropout
+        network.train()
         for x, _ in batches:
             network(x)
-    network.train(mode)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
 

@@ -83,7 +83,7 @@ class Trainer:
         self.network = network
         self.optimizer = as_optimizer(network.optimizer if optimizer is None else optimizer)
         self.epochs, self.first_epoch = epochs, first_epoch
-        self.schedule: Any = as_schedule(schedule)
+        self.schedule = as_schedule(schedule)
         self.look_every = look_every
         self.callbacks = check_callbacks([*callbacks, *observers])
         self.should_stop = should_stop or (lambda: False)
