@@ -143,7 +143,7 @@ class Folded(Training):
         with seeded("reader", seed):
             readers = [build_reader(network.sizes, level) for level in range(1, len(network.chain()) + 1)]
         device = next(network.parameters()).device
-        self.units = [
+        self.learners = [
             PairUnit(pair, reader.to(device), recipe, trains=k == 0 or not frozen)
             for k, (pair, reader) in enumerate(zip(network.chain(), readers, strict=True))
         ]
@@ -151,11 +151,11 @@ class Folded(Training):
     def step(self, image: Tensor) -> list[Tensor]:
         given = [self.network.message(image)]
         sent = []
-        for unit in self.units:
+        for unit in self.learners:
             sent.append(unit.send(given[-1]))
             given.append(sent[-1].detach())
         arriving, losses = None, []
-        for unit, own, message in zip(reversed(self.units), given[-2::-1], reversed(sent), strict=True):
+        for unit, own, message in zip(reversed(self.learners), given[-2::-1], reversed(sent), strict=True):
             loss, arriving = unit.learn(own, message, arriving, image)
             losses.insert(0, loss)
         return losses

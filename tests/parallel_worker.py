@@ -40,7 +40,7 @@ def train(case: str, processes: Processes, placement: tuple[int, ...], *, announ
         "losses": found,
         "logits": logits,
         "sizes": sizes,
-        "weights": {unit.index: unit.state_dict() for unit in stage.units},
+        "weights": {unit.index: unit.state_dict() for unit in stage.learners},
     }
 
 
@@ -116,12 +116,12 @@ def replicas(processes: Processes, folder: Path, *, shard: bool = False) -> None
         seen.append(stage.block_logits(x[mine]))
         seen.append(stage.message_sizes())
     stage.finish()
-    saved = [Saved.of(unit) for unit in stage.units]
+    saved = [Saved.of(unit) for unit in stage.learners]
     held = sum(local_shard(parameter).numel() for parameter in stage.parameters())
     torch.save(
         {
             "weights": {each.index: each.weights for each in saved},
-            "learners": {each.index: each.learner for each in saved},
+            "learners": {each.index: each.optimizer for each in saved},
             "seen": seen,
             "held": held,
             "all": sum(parameter.numel() for parameter in stage.parameters()),

@@ -82,7 +82,7 @@ def pendings(net, x, y, reach_back=False):
     """Every block's step up to its loss: all graphs alive, nothing updated."""
     net.train()
     batch, a, found = batch_of(net, x, y), x, []
-    for unit, message in zip(net.units, target_messages(net.units, batch.rows), strict=True):
+    for unit, message in zip(net.learners, target_messages(net.learners, batch.rows), strict=True):
         found.append(receive(unit, a, batch, message, reach_back))
         a = found[-1].sent()
     return found
@@ -120,13 +120,13 @@ def finite(results):
 
 def gradients(net, x, y):
     """The gradients that one step gives every unit's parameters; no weight is updated."""
-    caught, kept = [{} for _ in net.units], []
+    caught, kept = [{} for _ in net.learners], []
 
     def catch(unit):
         caught[unit.index] = {n: None if p.grad is None else p.grad.clone() for n, p in unit.named_parameters()}
         unit.zero_grad(set_to_none=True)
 
-    for unit in net.units:
+    for unit in net.learners:
         kept.append(unit)
         unit.update = lambda unit=unit: catch(unit)
     net.step(x, y)

@@ -117,11 +117,11 @@ def test_a_reader_predicts_an_image_from_its_level(level):
 
 def gradients_of(training, index, monkeypatch):
     """Names of the parameters of all units that get a gradient in one step in which unit `index` alone goes back."""
-    everything = {f"{k}.{name}": p for k, unit in enumerate(training.units) for name, p in unit.named_parameters()}
+    everything = {f"{k}.{name}": p for k, unit in enumerate(training.learners) for name, p in unit.named_parameters()}
     reached = set()
 
     def update(self, loss):
-        if self is training.units[index].learner:
+        if self is training.learners[index].learner:
             found = torch.autograd.grad(loss, list(everything.values()), allow_unused=True)
             reached.update(name for name, grad in zip(everything, found, strict=True) if grad is not None)
 
@@ -139,7 +139,7 @@ def test_a_pairs_loss_reaches_all_of_its_own_parameters_and_no_others(index, mon
 @pytest.mark.parametrize("index", range(3))
 def test_what_a_pair_hands_on_carries_no_graph(index):
     training, handed = folded(), []
-    unit = training.units[index]
+    unit = training.learners[index]
     learn = unit.learn
 
     def recorded(given, sent, arriving, image):
@@ -154,7 +154,7 @@ def test_what_a_pair_hands_on_carries_no_graph(index):
 
 
 def test_a_unit_cuts_the_graph_of_what_it_is_given():
-    unit, sizes = folded().units[1], SMALL
+    unit, sizes = folded().learners[1], SMALL
     given = certain(torch.randn(4, *sizes.latents[1]), 0.0).requires_grad_()
     arriving = certain(torch.randn(4, *sizes.latents[2]), 0.0).requires_grad_()
     unit.learn(given, unit.send(given), arriving, images(4))
@@ -171,19 +171,19 @@ def test_end_to_end_the_gradient_does_reach_every_pair():
 def test_one_step_of_a_pair_is_a_gradient_step_of_a_copy_that_stands_alone():
     rate, image = 0.1, images()
     training = Folded(autoencoder(), recipe(optimizer=sgd(rate, momentum=0.0)))
-    alone, arrived, learn = copy.deepcopy(training.units[0]), [], training.units[0].learn
+    alone, arrived, learn = copy.deepcopy(training.learners[0]), [], training.learners[0].learn
 
     def recorded(given, sent, arriving, picture):
         arrived.append(arriving)
         return learn(given, sent, arriving, picture)
 
-    training.units[0].learn = recorded
+    training.learners[0].learn = recorded
     training.step(image)
     given = training.network.message(image)
     sent = alone.pair.encoder(given)
     loss = gaussian_kl(given, alone.pair.decoder(arrived[0])) + (alone.reader(sent) - image).square().mean() / 0.02
     loss.backward()
-    for mine, theirs in zip(training.units[0].parameters(), alone.parameters(), strict=True):
+    for mine, theirs in zip(training.learners[0].parameters(), alone.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs - rate * theirs.grad)
 
 
@@ -192,7 +192,7 @@ def test_one_step_of_a_pair_is_a_gradient_step_of_a_copy_that_stands_alone():
 
 def test_a_step_changes_every_parameter_of_every_pair():
     training = folded()
-    for unit in training.units:
+    for unit in training.learners:
         before = weights(unit)
         training.step(images())
         assert changed(unit, before) == set(before)
@@ -200,19 +200,19 @@ def test_a_step_changes_every_parameter_of_every_pair():
 
 def test_in_the_frozen_control_the_outermost_pair_alone_changes():
     training = folded(frozen=True)
-    before = [weights(unit) for unit in training.units]
+    before = [weights(unit) for unit in training.learners]
     for _ in range(3):
         training.step(images())
-    assert changed(training.units[0], before[0]) == set(before[0])
-    for unit, old in zip(training.units[1:], before[1:], strict=True):
+    assert changed(training.learners[0], before[0]) == set(before[0])
+    for unit, old in zip(training.learners[1:], before[1:], strict=True):
         assert changed(unit, old) == set()
 
 
 def test_the_statistics_of_frozen_pairs_follow_the_data():
     training = folded(frozen=True)
-    before = {name: value.clone() for name, value in training.units[1].pair.named_buffers() if "mean" in name}
+    before = {name: value.clone() for name, value in training.learners[1].pair.named_buffers() if "mean" in name}
     training.step(images())
-    after = dict(training.units[1].pair.named_buffers())
+    after = dict(training.learners[1].pair.named_buffers())
     assert before
     assert all(not torch.equal(after[name], value) for name, value in before.items())
 
@@ -220,7 +220,7 @@ def test_the_statistics_of_frozen_pairs_follow_the_data():
 def test_without_reconstruction_the_outer_encoder_block_has_nothing_to_learn_from(monkeypatch):
     training = Folded(autoencoder(), recipe(reconstruction=0.0))
     reached, _ = gradients_of(training, 0, monkeypatch)
-    assert reached == {f"0.pair.{name}" for name, _ in training.units[0].pair.decoder.named_parameters("decoder")}
+    assert reached == {f"0.pair.{name}" for name, _ in training.learners[0].pair.decoder.named_parameters("decoder")}
 
 
 def losses_of(training, steps=40):
@@ -248,7 +248,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
     runs = [Folded(autoencoder(), recipe(), seed=seed) for seed in (0, 0, 1)]
     for training in runs:
         losses_of(training, 3)
-    states = [torch.cat([p.flatten() for p in training.units[2].parameters()]) for training in runs]
+    states = [torch.cat([p.flatten() for p in training.learners[2].parameters()]) for training in runs]
     assert [torch.equal(a, b) for a, b in pairwise(states)] == [True, False]
 
 

@@ -23,7 +23,7 @@ class Log(Callback):
         self.calls.append(f"{self.name}start")
 
     def step(self, trainer, losses):
-        assert len(losses) == len(trainer.network.units)
+        assert len(losses) == len(trainer.network.learners)
         self.calls.append(f"{self.name}step {trainer.step}")
 
     def epoch(self, trainer, record):

@@ -34,7 +34,7 @@ def network(width: int = 4, blocks: int = 2, steps: int = 0, **settings) -> Bloc
 
 
 def states(made: BlockLocal) -> list:
-    return [(u.state_dict(), u.optimizer.state_dict(), u.schedule.state_dict()) for u in made.units]
+    return [(u.state_dict(), u.optimizer.state_dict(), u.schedule.state_dict()) for u in made.learners]
 
 
 def saved(folder: Path, *steps: int) -> BlockLocal:
@@ -75,9 +75,9 @@ def test_loading_for_prediction_leaves_the_optimizers_alone(tmp_path):
     for file in path.glob("*.optimizer"):
         file.write_bytes(b"")
     fresh = network()
-    before = fresh.units[0].optimizer.state_dict()
-    load_checkpoint(path, fresh, learners=False)
-    assert equal(fresh.units[0].optimizer.state_dict(), before)
+    before = fresh.learners[0].optimizer.state_dict()
+    load_checkpoint(path, fresh, optimizers=False)
+    assert equal(fresh.learners[0].optimizer.state_dict(), before)
 
 
 def test_there_is_one_safetensors_file_per_block(tmp_path):

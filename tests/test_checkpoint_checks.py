@@ -90,7 +90,7 @@ def test_a_flipped_bit_in_the_checksums_is_no_other_checkpoint(newest):
             continue
         loaded += 1  # white space between the values
         wanted = load_file(newest / "block-0.safetensors")
-        assert all(torch.equal(wanted[key], tensor) for key, tensor in fresh.units[0].state_dict().items())
+        assert all(torch.equal(wanted[key], tensor) for key, tensor in fresh.learners[0].state_dict().items())
     assert loaded < 100
 
 

@@ -16,7 +16,7 @@ def flat(tensors) -> torch.Tensor:
 
 def without_optimizers(net):
     net = twin_of(net)
-    for unit in net.units:
+    for unit in net.learners:
         unit.optimizer = None
     return net
 
@@ -28,7 +28,7 @@ def by_hand(net, x, y) -> list[float]:
     truth = F.cross_entropy(model(x), y)
     true = dict(zip(model.parameters(), torch.autograd.grad(truth, list(model.parameters())), strict=True))
     cosines, a = [], x
-    for unit, message in zip(net.units, target_messages(net.units, torch.eye(net.targets.rows)), strict=True):
+    for unit, message in zip(net.learners, target_messages(net.learners, torch.eye(net.targets.rows)), strict=True):
         weights = list(unit.block.parameters())
         output = unit.block(a)
         result = unit.local(output, y, message=message, wanted={"image": x, "input": a})
@@ -114,11 +114,11 @@ def test_neighbour_scope_counts_what_reaches_back():
 def test_nothing_of_the_network_changes(settings):
     net = network("resnet20", **settings).eval()
     before, steps = state(net), net.steps
-    optimizers = [unit.optimizer for unit in net.units]
+    optimizers = [unit.optimizer for unit in net.learners]
     gradient_cosines(net, [data("resnet20", seed) for seed in range(2)])
     assert same(state(net), before)
     assert net.steps == steps
-    assert [unit.optimizer for unit in net.units] == optimizers
+    assert [unit.optimizer for unit in net.learners] == optimizers
     assert not any(module.training for module in net.modules())
     assert all(p.grad is None for p in net.parameters())
 

@@ -118,7 +118,7 @@ def test_an_evaluation_puts_back_the_mode_of_every_part():
 @pytest.mark.parametrize("wrong", [(X[:, :2], Y), (X, Y + 9), (X, None)], ids=["shape", "target", "no target"])
 def test_an_evaluation_that_fails_puts_back_the_mode_of_every_part(wrong):
     net = network(example=X)
-    net.units[0].eval()
+    net.learners[0].eval()
     before = _modes(net)
     with pytest.raises(InputError):
         evaluate(net, [*BATCHES, wrong])
@@ -127,13 +127,13 @@ def test_an_evaluation_that_fails_puts_back_the_mode_of_every_part(wrong):
 
 def test_an_evaluation_in_which_the_users_module_fails_puts_back_the_mode_of_every_part():
     net = network(example=X)
-    net.units[0].eval()
+    net.learners[0].eval()
     before = _modes(net)
 
     def fail(*_):
         raise RuntimeError("out of memory")
 
-    handle = net.units[1].block.register_forward_hook(fail)
+    handle = net.learners[1].block.register_forward_hook(fail)
     with pytest.raises(RuntimeError, match="out of memory"):
         evaluate(net, BATCHES)
     assert _modes(net) == before

@@ -129,7 +129,7 @@ class TestNetworks:
     @pytest.mark.parametrize("architecture", ["mlp", "resnet18", "resnet50", "vgg8b", "sequential", "traced"])
     def test_with_the_forward_weights_as_feedback_a_step_has_the_gradients_of_backprop(self, architecture):
         fed, plain = network(architecture, "feedback-alignment"), network(architecture, "backprop")
-        (unit,) = fed.units
+        (unit,) = fed.learners
         set_to_forward_weights(unit.forward_context, unit.block)
         x, y = data(architecture)
         (found,), (expected,) = gradients(fed, x, y), gradients(plain, x, y)
@@ -139,7 +139,7 @@ class TestNetworks:
     @pytest.mark.parametrize("architecture", ["mlp", "resnet18", "traced"])
     def test_feedback_weights_never_change_and_forward_weights_do(self, architecture):
         net = network(architecture, "feedback-alignment")
-        (unit,) = net.units
+        (unit,) = net.learners
         feedback, weights = state(unit.forward_context), parameters(unit.block)
         for _ in range(3):
             net.step(*data(architecture))
@@ -168,7 +168,7 @@ class TestNetworks:
         model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, CLASSES))
         net = BlockLocal(split(model, 2), classes=CLASSES, rule="feedback-alignment", example=torch.zeros(2, 4))
         x, y = torch.randn(8, 4), torch.randint(CLASSES, (8,))
-        _, second = net.units[0].forward_context.buffers()
+        _, second = net.learners[0].forward_context.buffers()
         h = torch.tanh(model[0](x))
         error = (model[2](h).softmax(1) - F.one_hot(y, CLASSES)) / 8
         hidden = (error @ second) * (1 - h**2)
@@ -184,7 +184,7 @@ class TestNetworks:
         for net in (fed, plain):
             net.autocast(torch.bfloat16)
         (other,) = gradients(fed, x, y)
-        set_to_forward_weights(fed.units[0].forward_context, fed.units[0].block)
+        set_to_forward_weights(fed.learners[0].forward_context, fed.learners[0].block)
         (found,), (expected,) = gradients(fed, x, y), gradients(plain, x, y)
         weights = [name for name, gradient in expected.items() if gradient.dim() > 1]
         for name in weights:
@@ -205,7 +205,7 @@ class TestDirectFeedback:
         runs = pendings(net, x, y)
         error = (runs[-1].output.softmax(1) - F.one_hot(y, CLASSES)).detach() / len(x)
         expected = {}
-        for unit, run in zip(net.units[:-1], runs, strict=False):
+        for unit, run in zip(net.learners[:-1], runs, strict=False):
             scale = unit.local.message_scale
             at_output = error @ (unit.local.twin.network.weight.T * scale)  # e·B_k, [B, U]
             if run.output.dim() == 4:  # the same for all positions, as from an average over them
@@ -222,17 +222,17 @@ class TestDirectFeedback:
         net = network("mlp", "direct-feedback-alignment")
         x, y = data()
         last = pendings(net, x, y)[-1]
-        weight = next(p for p in net.units[-1].block.parameters() if p.dim() == 2)
+        weight = next(p for p in net.learners[-1].block.parameters() if p.dim() == 2)
         (expected,) = torch.autograd.grad(F.cross_entropy(last.output, y), weight)
         found = gradients(net, x, y)[-1]
         assert any(g.shape == expected.shape and torch.allclose(g, expected, atol=1e-7) for g in found.values())
 
     def test_its_matrices_never_change(self):
         net = network("mlp", "direct-feedback-alignment")
-        before = [state(unit.local) for unit in net.units]
+        before = [state(unit.local) for unit in net.learners]
         for _ in range(3):
             net.step(*data())
-        assert all(same(state(unit.local), kept) for unit, kept in zip(net.units, before, strict=True))
+        assert all(same(state(unit.local), kept) for unit, kept in zip(net.learners, before, strict=True))
 
     def test_it_learns_more_than_the_frozen_control(self):
         assert final_loss("direct-feedback-alignment") < 0.3 * final_loss("frozen")
@@ -246,7 +246,7 @@ class TestDirectFeedback:
         x, y = torch.randn(8, 4), torch.randint(2, (8, 3))
         runs = pendings(net, x, y)
         error = (runs[-1].output.sigmoid() - y).detach() / y.numel()
-        weight = net.units[0].local.twin.network.weight * net.units[0].local.message_scale  # [U, 2L]
+        weight = net.learners[0].local.twin.network.weight * net.learners[0].local.message_scale  # [U, 2L]
         at_output = error @ (weight[:, 1::2] - weight[:, 0::2]).T
         (expected,) = torch.autograd.grad(runs[0].output, model[0].weight, at_output)
         found = next(g for g in gradients(net, x, y)[0].values() if g is not None and g.shape == expected.shape)

@@ -107,7 +107,7 @@ def test_bits_of_a_uniform_model_are_the_logarithm_of_its_symbols():
     network = build(WAYS["backprop"], shape, positions=4, seed=0, device=torch.device("cpu"))
     for p in network.to_plain().parameters():
         assert p.requires_grad
-    for p in network.units[0].block[0].head.parameters():
+    for p in network.learners[0].block[0].head.parameters():
         p.data.zero_()
     batches = spread_windows(torch.arange(99) % 8, length=4, count=10, batch_size=3)
     assert language.bits_per_character(network, batches) == pytest.approx([3.0])
@@ -217,9 +217,9 @@ def test_every_way_learns_in_the_precision_of_a_gpu(way):
     network = build(WAYS[way], shape, positions=6, seed=0, device=torch.device("cpu"))
     network.autocast(torch.bfloat16)
     x = torch.randint(10, (4, 6), generator=torch.Generator().manual_seed(0))
-    before = [p.clone() for p in network.units[-1].parameters()]
+    before = [p.clone() for p in network.learners[-1].parameters()]
     assert all(r is None or math.isfinite(r.loss) for r in network.step(x, x.flip(1)))
-    after = list(network.units[-1].parameters())
+    after = list(network.learners[-1].parameters())
     assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert all(p.dtype == torch.float32 and bool(torch.isfinite(p).all()) for p in after)
 

@@ -34,6 +34,6 @@ def trained(memory_format: torch.memory_format, **settings) -> dict[str, torch.T
 @pytest.mark.parametrize("settings", [{"twin": "mirrored", "readout": 0}, {"twin": "dense"}, {"rule": "greedy"}])
 def test_a_block_or_twin_may_begin_with_it(settings):
     wanted, found = (trained(layout, **settings) for layout in (torch.contiguous_format, torch.channels_last))
-    assert not found["_units.1.block.norm.weight"].equal(torch.ones(16))
+    assert not found["_learners.1.block.norm.weight"].equal(torch.ones(16))
     for name, parameter in found.items():
         torch.testing.assert_close(parameter, wanted[name], rtol=1e-4, atol=1e-6)

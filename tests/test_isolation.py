@@ -30,7 +30,7 @@ CUTTING = [rule for rule in LOCAL_RULES if rule != "frozen"]
 def watch_inputs(net):
     """The tensors that arrive at every block, as the block sees them."""
     seen = []
-    for unit in net.units:
+    for unit in net.learners:
         unit.block.register_forward_pre_hook(lambda _, given: seen.append((given[0].requires_grad, given[0].grad_fn)))
     return seen
 
@@ -43,14 +43,14 @@ def learned(unit):
 def test_a_block_learns_the_same_whatever_the_later_blocks_are(architecture, rule):
     plain, other = network(architecture, rule), network(architecture, rule)
     x, y = data(architecture)
-    for unit in other.units[1:]:
+    for unit in other.learners[1:]:
         disturb(unit.block)
     seen = watch_inputs(other)
     for net in (plain, other):
         net.step(x, y)
         net.step(x, y)
-    assert same(learned(plain.units[0]), learned(other.units[0]))
-    assert not same(learned(plain.units[1]), learned(other.units[1]))
+    assert same(learned(plain.learners[0]), learned(other.learners[0]))
+    assert not same(learned(plain.learners[1]), learned(other.learners[1]))
     assert len(seen) == 6
     assert all(given == (False, None) for given in seen)
 
@@ -61,9 +61,9 @@ def test_a_block_learns_the_same_whether_or_not_later_blocks_exist(rule):
     x, y = data("resnet18")
     whole.step(x, y)
     short.train()
-    RULES.get(rule).step(short.units[:2], batch_of(short, x, y))
+    RULES.get(rule).step(short.learners[:2], batch_of(short, x, y))
     for k in (0, 1):
-        assert same(learned(whole.units[k]), learned(short.units[k]))
+        assert same(learned(whole.learners[k]), learned(short.learners[k]))
 
 
 @pytest.mark.parametrize("twin", ["dense", "chain", "mirrored"])
@@ -74,7 +74,7 @@ def test_autograd_knows_no_way_from_a_loss_to_another_blocks_weights(architectur
     for k, pending in enumerate(pendings(net, x, y)):
         assert pending.source.grad_fn is None
         assert not pending.source.requires_grad
-        for j, unit in enumerate(net.units):
+        for j, unit in enumerate(net.learners):
             own = [p for p in unit.parameters() if p.requires_grad]
             found = torch.autograd.grad(pending.result.loss, own, allow_unused=True, retain_graph=True)
             reached = [g is not None for g in found]
@@ -94,21 +94,21 @@ def test_what_a_block_passes_on_carries_no_graph(rule):
 def test_the_target_message_of_a_block_moves_that_block_and_no_earlier_one(rule):
     plain, other = network("mlp", rule, blocks=4), network("mlp", rule, blocks=4)
     x, y = data()
-    disturb(other.units[1].local.twin)
-    before = parameters(other.units[1].block)
+    disturb(other.learners[1].local.twin)
+    before = parameters(other.learners[1].block)
     for net in (plain, other):
         net.step(x, y)
-    assert same(learned(plain.units[0]), learned(other.units[0]))
-    moved, reference = parameters(other.units[1].block), parameters(plain.units[1].block)
+    assert same(learned(plain.learners[0]), learned(other.learners[0]))
+    moved, reference = parameters(other.learners[1].block), parameters(plain.learners[1].block)
     assert not same(moved, before)
     assert not same(moved, reference)
 
 
 def test_a_chained_message_arrives_as_data():
     net = network("mlp", twin="chain", blocks=4)
-    messages = target_messages(net.units, torch.eye(5))
+    messages = target_messages(net.learners, torch.eye(5))
     for k, message in enumerate(messages[:-1]):
-        for j, unit in enumerate(net.units[:-1]):
+        for j, unit in enumerate(net.learners[:-1]):
             own = list(unit.local.twin.parameters())
             found = torch.autograd.grad(message.sum(), own, allow_unused=True, retain_graph=True)
             assert all((g is not None) == (j == k) for g in found)
@@ -119,13 +119,13 @@ def test_rules_that_do_not_claim_to_be_local_are_not(rule):
     """The control of this file: the same disturbance reaches the first block."""
     plain, other = network("mlp", rule), network("mlp", rule)
     x, y = data()
-    blocks = [net.units[-1].block if len(net.units) > 1 else net.units[0].block[-1] for net in (plain, other)]
+    blocks = [net.learners[-1].block if len(net.learners) > 1 else net.learners[0].block[-1] for net in (plain, other)]
     disturb(blocks[1])
     first = []
     for net in (plain, other):
         net.step(x, y)
-        unit = net.units[0]
-        first.append(parameters(unit.block if len(net.units) > 1 else unit.block[0]))
+        unit = net.learners[0]
+        first.append(parameters(unit.block if len(net.learners) > 1 else unit.block[0]))
     assert not same(*first)
 
 
@@ -135,11 +135,11 @@ class TestNeighbourScope:
     def test_a_loss_reaches_one_block_back_and_never_two(self, rule, disturbed):
         plain, other = (network("mlp", rule, blocks=4, scope="neighbour") for _ in range(2))
         x, y = data()
-        disturb(other.units[disturbed].block)
+        disturb(other.learners[disturbed].block)
         for net in (plain, other):
             net.step(x, y)
         for k in range(disturbed):
-            equal = same(parameters(plain.units[k].block), parameters(other.units[k].block))
+            equal = same(parameters(plain.learners[k].block), parameters(other.learners[k].block))
             assert equal == (k < disturbed - 1), f"block {k + 1}"
 
     @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ class TestNeighbourScope:
         x, y = data(architecture)
         expected = recomputed_gradients(net, x, y)
         found = gradients(net, x, y)
-        for unit, own in zip(net.units, found, strict=True):
+        for unit, own in zip(net.learners, found, strict=True):
             for name, gradient in own.items():
                 wanted = expected[unit.index, name]
                 assert (gradient is None) == (wanted is None), name
@@ -181,13 +181,13 @@ class TestNeighbourScope:
 def recomputed_gradients(net, x, y):
     """The trial's way (shared/trial/cifar_proxy.py): block k - 1 runs again from its cut input in front of block k."""
     net.train()
-    messages, total, inputs = target_messages(net.units, torch.eye(5)), 0.0, [x]
-    for k, unit in enumerate(net.units):
-        a = inputs[k] if k == 0 else net.units[k - 1].block(inputs[k - 1])
+    messages, total, inputs = target_messages(net.learners, torch.eye(5)), 0.0, [x]
+    for k, unit in enumerate(net.learners):
+        a = inputs[k] if k == 0 else net.learners[k - 1].block(inputs[k - 1])
         output = unit.block(a)
         total = total + unit.local(output, y, message=messages[k], wanted={"input": a.detach()}).loss
         inputs.append(output.detach())
     total.backward()
-    found = {(unit.index, name): p.grad for unit in net.units for name, p in unit.named_parameters()}
+    found = {(unit.index, name): p.grad for unit in net.learners for name, p in unit.named_parameters()}
     net.zero_grad(set_to_none=True)
     return found

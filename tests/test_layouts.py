@@ -125,7 +125,7 @@ class TestUnits:
         first, shape, units, positions = FIRST[kind]
         net, x = two_blocks(first, shape), torch.randn(BATCH, *shape)
         net.step(x, Y)
-        unit = net.units[0]
+        unit = net.learners[0]
         local = unit.local
         a = unit(x)
         assert local.latent(local.read(a), local.features(local.read(a))).shape == (BATCH, positions, units)
@@ -169,7 +169,7 @@ PARTS = [
 def trained(model, x, settings):
     net = BlockLocal(split(model, 3), classes=3, optimizer=sgd(0.1), example=x, **{"readout": 0, **settings})
     losses = [[r.loss for r in net.step(x, Y) if r is not None] for _ in range(3)]
-    return torch.tensor(losses), [p.detach().flatten() for p in net.units[0].parameters()]
+    return torch.tensor(losses), [p.detach().flatten() for p in net.learners[0].parameters()]
 
 
 # Feedback alignment draws its weights in another order for 1-D convolutions.
@@ -214,13 +214,13 @@ def test_channels_last_learn_as_channels_first(settings):
 
 def test_the_readout_of_a_line_is_made_of_1_d_convolutions():
     net = two_blocks(*FIRST["Conv1d"][:2], readout=2, example=torch.zeros(2, *SIGNAL))
-    sizes = {layer.kernel_size for layer in net.units[0].local.readout.modules() if isinstance(layer, nn.Conv2d)}
+    sizes = {layer.kernel_size for layer in net.learners[0].local.readout.modules() if isinstance(layer, nn.Conv2d)}
     assert sizes == {(3, 1)}
 
 
 def test_the_readout_of_a_volume_is_made_of_3_d_convolutions():
     net = two_blocks(*FIRST["Conv3d"][:2], readout=1, example=torch.zeros(2, *VOLUME))
-    assert [type(layer).__name__ for layer in net.units[0].local.readout if list(layer.parameters())] == 2 * [
+    assert [type(layer).__name__ for layer in net.learners[0].local.readout if list(layer.parameters())] == 2 * [
         "Conv3d",
         "BatchNorm3d",
     ]
@@ -256,7 +256,7 @@ def test_three_axes_that_no_layer_tells_about_are_refused_with_how_to_say_it():
 def test_the_model_may_say_it(axis, units):
     net = opaque(axis)
     net.step(torch.randn(BATCH, *SIGNAL), Y)
-    assert net.units[0].message(net._rows)[0].shape == (3, 1, units)
+    assert net.learners[0].message(net._rows)[0].shape == (3, 1, units)
 
 
 def test_another_word_than_the_first_or_last_axis_is_refused():

@@ -43,8 +43,8 @@ def test_every_objective_takes_a_finite_step_with_every_family_it_supports(choic
     assert finite(net.step(x, y))
     after = parameters(net)
     assert all(torch.isfinite(p).all() for p in after.values())
-    for unit in net.units[:-1]:
-        twin = f"_units.{unit.index}.local.twin"
+    for unit in net.learners[:-1]:
+        twin = f"_learners.{unit.index}.local.twin"
         assert any(name.startswith(twin) and not torch.equal(p, before[name]) for name, p in after.items())
     assert all(torch.isfinite(block.probabilities).all() for block in net.predict(x).blocks)
 
@@ -97,7 +97,7 @@ def test_every_rule_learns_sequences(rule):
     losses = [net.step(x, y)[-1].loss.item() for _ in range(80)]
     assert losses[-1] < 0.8 * losses[0]
     assert finite(net.step(x, y))
-    assert len(net.units) == (1 if RULES.get(rule).whole else 3)
+    assert len(net.learners) == (1 if RULES.get(rule).whole else 3)
 
 
 def test_each_position_of_a_sequence_hears_its_own_target_alone():
@@ -106,9 +106,9 @@ def test_each_position_of_a_sequence_hears_its_own_target_alone():
     given = []
     for target in (y, torch.where(torch.arange(5) == 2, (y + 1) % 3, y)):
         seen = x.clone().requires_grad_()
-        a = net.units[0].block(seen)
-        message, _ = net.units[0].message(net._rows)
-        net.units[0].local(a, target.clamp(min=0), message=message, wanted={}).loss.backward()
+        a = net.learners[0].block(seen)
+        message, _ = net.learners[0].message(net._rows)
+        net.learners[0].local(a, target.clamp(min=0), message=message, wanted={}).loss.backward()
         given.append(seen.grad)
     changed = (given[0] != given[1]).any(-1).any(0)
     assert changed.tolist() == [False, False, True, False, False]
@@ -156,5 +156,5 @@ def test_the_falling_loss_of_the_output_is_the_cross_entropy_of_its_predictions(
     net = network("mlp")
     x, y = data()
     net.eval()
-    result = net.units[-1].local(net(x), y)
+    result = net.learners[-1].local(net(x), y)
     assert torch.allclose(result.loss, F.nll_loss(net.predict(x).probabilities.log(), y), atol=1e-6)

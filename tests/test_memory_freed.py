@@ -18,19 +18,19 @@ NETWORKS = [("mlp", {}), ("resnet18", {}), ("resnet18", PARTS), ("traced", PARTS
 
 def watch(net, look):
     """Call look(k) when block k starts."""
-    for unit in net.units:
+    for unit in net.learners:
         unit.block.register_forward_pre_hook(lambda *_, k=unit.index: look(k))
 
 
 def kept_by(net, k, x, y):
     """Bytes that the graph of block k alone keeps, its loss included."""
     batch, a = batch_of(net, x, y), x
-    messages = target_messages(net.units, batch.rows)
+    messages = target_messages(net.learners, batch.rows)
     with torch.no_grad():
-        for unit in net.units[:k]:
+        for unit in net.learners[:k]:
             a = unit(a)
     with saved_bytes(net) as kept:
-        pending = receive(net.units[k], a, batch, messages[k])
+        pending = receive(net.learners[k], a, batch, messages[k])
         at_the_end = kept.live
     del pending
     return at_the_end
@@ -46,7 +46,7 @@ def test_nothing_is_kept_when_the_next_block_starts(rule, architecture, settings
         watch(net, lambda k: live.append(kept.live))
         net.step(x, y)
         live.append(kept.live)
-    assert live == [0] * (len(net.units) + 1)
+    assert live == [0] * (len(net.learners) + 1)
     assert kept.peak > 0
 
 
@@ -55,7 +55,7 @@ def test_nothing_is_kept_when_the_next_block_starts(rule, architecture, settings
 def test_the_peak_is_that_of_the_largest_block_and_less_than_the_sum(rule, architecture, settings):
     net = network(architecture, rule, **settings).train()
     x, y = data(architecture)
-    each = [kept_by(net, k, x, y) for k in range(len(net.units))]
+    each = [kept_by(net, k, x, y) for k in range(len(net.learners))]
     with saved_bytes(net) as kept:
         net.step(x, y)
     assert max(each) <= kept.peak < sum(each)
@@ -78,7 +78,7 @@ def test_only_the_graphs_of_twins_still_to_be_used_are_kept(twin):
     net = network("resnet18", twin=twin)
     x, y = data("resnet18")
     with saved_bytes(net) as kept:
-        messages = target_messages(net.units, net._rows)
+        messages = target_messages(net.learners, net._rows)
         twins = kept.live
         del messages
         assert kept.live == 0
@@ -95,8 +95,8 @@ def test_only_the_graphs_of_twins_still_to_be_used_are_kept(twin):
 def test_what_a_block_computed_inside_is_collected_before_the_next_block_starts(rule):
     """Without help from the garbage collector: the last reference is the graph's."""
     net = network("resnet18", rule)
-    inside, dead = {unit.index: [] for unit in net.units}, []
-    for unit in net.units:
+    inside, dead = {unit.index: [] for unit in net.learners}, []
+    for unit in net.learners:
         for module in unit.block.modules():
             if module is not unit.block:  # the block's own output lives on as the message
                 module.register_forward_hook(lambda m, a, out, k=unit.index: inside[k].append(weakref.ref(out)))

@@ -15,7 +15,9 @@ STEPS = 2
 def heard(net) -> list[float]:
     """The mixing weights that the first block's loss is given, in the order of the steps."""
     weights: list[float] = []
-    net.units[0].local.register_forward_pre_hook(lambda _, args, named: weights.append(named["mix"]), with_kwargs=True)
+    net.learners[0].local.register_forward_pre_hook(
+        lambda _, args, named: weights.append(named["mix"]), with_kwargs=True
+    )
     return weights
 
 
@@ -47,5 +49,5 @@ def test_what_is_mixed_in_changes_what_is_learned():
     late.epoch = 5
     for net in (late, early):
         net.step(*data())
-    a, b = ([p.detach().clone() for p in net.units[0].block.parameters()] for net in (late, early))
+    a, b = ([p.detach().clone() for p in net.learners[0].block.parameters()] for net in (late, early))
     assert not all(map(torch.equal, a, b))

@@ -68,7 +68,7 @@ def test_predict_puts_back_modes_after_an_error() -> None:
     def fail(*_):
         raise RuntimeError("a hook of the user's own")
 
-    net.units[1].block.register_forward_hook(fail)
+    net.learners[1].block.register_forward_hook(fail)
     with pytest.raises(RuntimeError, match="a hook"):
         net.predict(batch()[0])
     assert not norm_of(net).training
@@ -105,7 +105,7 @@ def test_a_failed_step_leaves_no_gradient() -> None:
         raise RuntimeError("a full memory")
 
     net.step(*batch())
-    net.units[1].block.register_forward_hook(fail)
+    net.learners[1].block.register_forward_hook(fail)
     with pytest.raises(RuntimeError, match="a full memory"):
         net.step(*batch())
     assert all(p.grad is None for p in net.parameters())
@@ -135,7 +135,7 @@ def test_messages_pass_the_edges_in_the_stated_order() -> None:
 
     net, notes = network(), []
     x, y = batch()
-    local_step(net.units, Batch(x, y, target_rows(net.targets), StepContext(), Noted()))
+    local_step(net.learners, Batch(x, y, target_rows(net.targets), StepContext(), Noted()))
     assert notes == ["take target", "pass target", "take forward", "block 0", "block 1", "send forward"]
 
 
@@ -157,3 +157,13 @@ def test_a_rule_that_changes_gradients_is_not_compiled() -> None:
 
 def test_keyword_arguments_are_the_fields_of_learning() -> None:
     assert {field.name: field.type for field in fields(Learning)} == LearningSettings.__annotations__
+
+
+def test_a_state_with_the_older_name_of_learners_is_loaded() -> None:
+    older = {name.replace("_learners.", "_units.", 1): value for name, value in network().state_dict().items()}
+    assert any(name.startswith("_units.") for name in older)
+    fresh = network()
+    for parameter in fresh.parameters():
+        parameter.data.zero_()
+    fresh.load_state_dict(older)
+    assert all(torch.equal(a, b) for a, b in zip(fresh.parameters(), network().parameters(), strict=True))

@@ -123,10 +123,10 @@ class TestPlain:
 class TestSetUp:
     def test_twins_are_made_at_the_first_batch_where_the_shape_is_not_known(self):
         net, (x, y) = lazy(twin="mirrored", **FULL), data("sequential")
-        assert net.units == []
+        assert net.learners == []
         assert len(list(net.parameters())) == len(list(sequential().parameters()))
         net.step(x, y)
-        assert len(net.units) == 3
+        assert len(net.learners) == 3
         assert len(list(net.parameters())) > len(list(sequential().parameters()))
 
     def test_early_and_late_set_up_train_alike(self):
@@ -143,7 +143,7 @@ class TestSetUp:
         net.configure(adam(lr=0.02), "cosine", 7)
         net.autocast(torch.bfloat16)
         net.step(x, y)
-        for unit in net.units:
+        for unit in net.learners:
             assert isinstance(unit.optimizer, torch.optim.Adam)
             assert unit.schedule.T_max == 7
             assert unit.autocast == torch.bfloat16
@@ -165,14 +165,14 @@ class TestSetUp:
         logits = net(data()[0])
         logits.sum().backward()
         assert logits.shape == (4, CLASSES)
-        assert all(p.grad is not None for unit in net.units for p in unit.block.parameters())
+        assert all(p.grad is not None for unit in net.learners for p in unit.block.parameters())
 
 
 class TestDropoutStreams:
     def masks(self, net, steps=2):
         """What dropout leaves standing in every block, step by step."""
-        seen = {unit.index: [] for unit in net.units}
-        for unit in net.units:
+        seen = {unit.index: [] for unit in net.learners}
+        for unit in net.learners:
             for module in unit.block.modules():
                 if isinstance(module, nn.Dropout | nn.Dropout2d):
                     module.register_forward_hook(lambda m, a, out, k=unit.index: seen[k].append(out != 0))
@@ -257,4 +257,4 @@ def test_a_trainer_without_an_optimiser_takes_the_networks_own():
     net = BlockLocal(split(model, blocks=2), classes=3, optimizer=adam(lr=1e-3))
     assert net.message_sizes() == []  # shapes are not known yet
     Trainer(net, epochs=1).fit([(torch.randn(6, 4), torch.arange(6) % 3)])
-    assert {type(unit.optimizer) for unit in net.units} == {torch.optim.Adam}
+    assert {type(unit.optimizer) for unit in net.learners} == {torch.optim.Adam}

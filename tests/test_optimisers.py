@@ -17,8 +17,8 @@ from blocklocal.training.loop import Stopped
 
 def test_every_block_has_its_own_with_all_that_it_trains_once():
     net = network("mlp", readout=1, reconstruction=1.0)
-    held = [[id(p) for group in u.optimizer.param_groups for p in group["params"]] for u in net.units]
-    assert [sorted(ids) for ids in held] == [sorted(id(p) for p in u.parameters()) for u in net.units]
+    held = [[id(p) for group in u.optimizer.param_groups for p in group["params"]] for u in net.learners]
+    assert [sorted(ids) for ids in held] == [sorted(id(p) for p in u.parameters()) for u in net.learners]
     everything = [each for ids in held for each in ids]
     assert len(set(everything)) == len(everything) == len(list(net.parameters()))
 
@@ -26,9 +26,9 @@ def test_every_block_has_its_own_with_all_that_it_trains_once():
 def test_clipping_limits_the_gradient_norm_of_each_block_by_itself():
     optimizer = sgd(lr=1.0, momentum=0.0, clip=1e-3)
     net = network("mlp", optimizer=optimizer)
-    before = [parameters(unit) for unit in net.units]
+    before = [parameters(unit) for unit in net.learners]
     net.step(*data())
-    for unit, kept in zip(net.units, before, strict=True):
+    for unit, kept in zip(net.learners, before, strict=True):
         moved = torch.stack([(p - kept[name]).norm() for name, p in unit.named_parameters()]).norm()
         assert moved.item() == pytest.approx(1e-3, rel=1e-2)
 
@@ -59,7 +59,7 @@ def test_one_cycle_is_torchs(recipe):
     optimizer = kind([p], lr=recipe.lr, **({"momentum": 0.9} if recipe.name == "sgd" else {}))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=6)
     for _ in range(5):
-        for unit in net.units:
+        for unit in net.learners:
             group = unit.optimizer.param_groups[0]
             for key in {"lr", "momentum", "betas"} & group.keys():
                 assert group[key] == optimizer.param_groups[0][key]
@@ -74,7 +74,7 @@ def test_cosine_falls_to_zero_and_constant_stays():
         net.configure(sgd(lr=0.1), name, 4)
         for _ in range(4):
             net.step(*data())
-        assert [u.optimizer.param_groups[0]["lr"] for u in net.units] == pytest.approx([last] * 3, abs=1e-9)
+        assert [u.optimizer.param_groups[0]["lr"] for u in net.learners] == pytest.approx([last] * 3, abs=1e-9)
 
 
 def test_one_cycle_gives_no_momentum_to_an_optimiser_that_has_none():
@@ -110,7 +110,7 @@ def test_training_may_go_on_after_the_schedule_at_its_last_learning_rate(schedul
     rates = []
     for _ in range(5):
         net.step(*data())
-        rates.append([unit.optimizer.param_groups[0]["lr"] for unit in net.units])
+        rates.append([unit.optimizer.param_groups[0]["lr"] for unit in net.learners])
     assert rates[2] == rates[3] == rates[4]
     assert (rates[0] == rates[2]) == (schedule == "constant")
 
@@ -146,7 +146,7 @@ def test_every_block_builds_its_own_optimiser_from_a_factory(factory):
     net = network("mlp")
     Trainer(net, optimizer=factory, epochs=1, schedule="constant").fit(BATCHES)
     wanted = factory([nn.Parameter(torch.zeros(2, 2))])
-    for unit in net.units:
+    for unit in net.learners:
         assert type(unit.optimizer) is type(wanted)
         group = unit.optimizer.param_groups[0]
         assert {id(p) for p in group["params"]} == {id(p) for p in unit.parameters()}
@@ -165,9 +165,9 @@ def test_a_factory_that_makes_the_same_optimiser_trains_the_same_weights():
 
 def test_a_factory_clips_where_it_is_asked_to():
     net = network("mlp", optimizer=Optimizer.of(functools.partial(torch.optim.SGD, lr=1.0), clip=1e-3))
-    before = [parameters(unit) for unit in net.units]
+    before = [parameters(unit) for unit in net.learners]
     net.step(*data())
-    for unit, kept in zip(net.units, before, strict=True):
+    for unit, kept in zip(net.learners, before, strict=True):
         moved = torch.stack([(p - kept[name]).norm() for name, p in unit.named_parameters()]).norm()
         assert moved.item() == pytest.approx(1e-3, rel=1e-2)
 
@@ -177,9 +177,9 @@ def test_a_scheduler_factory_gives_every_block_torchs_learning_rates(factory):
     net = network("mlp")
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
     schedule, wanted = factory(optimizer, 6), []
-    net.units[0].configure(sgd(lr=0.1), factory, 6)
+    net.learners[0].configure(sgd(lr=0.1), factory, 6)
     for _ in range(6):
-        assert net.units[0].optimizer.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"]
+        assert net.learners[0].optimizer.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"]
         wanted.append(optimizer.param_groups[0]["lr"])
         net.step(*data())
         optimizer.step()
@@ -224,10 +224,10 @@ def test_a_run_of_factories_resumes_bit_for_bit_under_the_same_factories(tmp_pat
 )
 def test_what_gives_no_optimiser_is_refused_and_the_blocks_keep_theirs(wrong, words):
     net = network("mlp")
-    before = [(unit.optimizer, unit.schedule) for unit in net.units]
+    before = [(unit.optimizer, unit.schedule) for unit in net.learners]
     with pytest.raises(InputError, match=words):
         Trainer(net, optimizer=wrong, epochs=1).fit(BATCHES)
-    assert [(unit.optimizer, unit.schedule) for unit in net.units] == before
+    assert [(unit.optimizer, unit.schedule) for unit in net.learners] == before
     Trainer(net, optimizer=sgd(lr=0.1), epochs=1).fit(BATCHES)
 
 

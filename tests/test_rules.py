@@ -40,10 +40,10 @@ class TestEveryRuleOnEveryModel:
     def test_a_step_moves_all_weights_of_the_blocks_that_learn_and_of_no_other(self, rule, architecture):
         net = network(architecture, rule, optimizer=sgd(lr=0.1))
         x, y = data(architecture)
-        before = [parameters(unit) for unit in net.units]
+        before = [parameters(unit) for unit in net.learners]
         assert finite(net.step(x, y))
-        assert len(net.units) == (1 if RULES.get(rule).whole else 3)
-        for unit, kept in zip(net.units, before, strict=True):
+        assert len(net.learners) == (1 if RULES.get(rule).whole else 3)
+        for unit, kept in zip(net.learners, before, strict=True):
             for name, p in unit.named_parameters():
                 # a bias in front of a BatchNorm has no gradient but rounding
                 if unit.trains and p.requires_grad and p.dim() > 1:
@@ -60,7 +60,7 @@ class TestEveryRuleOnEveryModel:
         prediction = net.predict(x)
         assert prediction.probabilities.shape == (len(x), CLASSES)
         assert torch.allclose(prediction.probabilities.sum(-1), torch.ones(len(x)))
-        assert len(prediction.blocks) == len(net.units)
+        assert len(prediction.blocks) == len(net.learners)
         plain = net.to_plain()
         assert list(plain.state_dict()) == list(build(architecture).state_dict())
         assert torch.allclose(plain(x).softmax(-1), prediction.probabilities, atol=1e-6)
@@ -93,7 +93,7 @@ class TestEveryRule:
         net = network(architecture, rule, readout=1, reconstruction=1.0, similarity=1.0)
         net.autocast(torch.bfloat16)
         seen = []
-        net.units[-1].block.register_forward_hook(lambda *given: seen.append(given[2].dtype))
+        net.learners[-1].block.register_forward_hook(lambda *given: seen.append(given[2].dtype))
         results = [net.step(*data(architecture)) for _ in range(2)][-1]
         assert finite(results)
         assert seen == [torch.bfloat16] * 2
@@ -144,7 +144,7 @@ class TestBackpropagation:
         recipe = sgd(lr=0.1, weight_decay=5e-4) if kind == "sgd" else adam(lr=0.01)
         net = network(architecture, rule, blocks)
         net.configure(recipe, "one-cycle", STEPS)
-        assert len(net.units) == 1
+        assert len(net.learners) == 1
         plain = build(architecture).train()
         if kind == "sgd":
             rates = {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
@@ -176,29 +176,29 @@ class TestFrozen:
     @pytest.mark.parametrize("architecture", ["mlp", "resnet18", "traced"])
     def test_hidden_weights_stay_bit_equal_while_batchnorm_follows_the_data(self, architecture):
         net = network(architecture, "frozen", optimizer=sgd(lr=0.1, weight_decay=0.1))
-        first = [(parameters(u), running(u)) for u in net.units]
+        first = [(parameters(u), running(u)) for u in net.learners]
         for _ in range(3):
             net.step(*data(architecture))
-        for unit, (kept, statistics) in zip(net.units, first, strict=True):
-            assert same(parameters(unit), kept) == (unit is not net.units[-1])
+        for unit, (kept, statistics) in zip(net.learners, first, strict=True):
+            assert same(parameters(unit), kept) == (unit is not net.learners[-1])
             now = running(unit)
             assert all(not torch.equal(now[name], statistics[name]) for name in now)
-        assert running(net.units[0])
+        assert running(net.learners[0])
 
     def test_its_statistics_are_those_of_running_the_data_through(self):
         net = network("mlp", "frozen")
-        reference = copy.deepcopy(net.units[0].block).train()
+        reference = copy.deepcopy(net.learners[0].block).train()
         for step in range(3):
             x, y = data(seed=step)
             net.step(x, y)
             reference(x)
-        assert same(state(net.units[0].block), state(reference))
+        assert same(state(net.learners[0].block), state(reference))
 
     def test_its_last_block_learns_as_in_block_local(self):
         frozen, local = network("mlp", "frozen"), network("mlp")
         for net in (frozen, local):
             net.step(*data())
-        assert same(state(frozen.units[-1]), state(local.units[-1]))
+        assert same(state(frozen.learners[-1]), state(local.learners[-1]))
 
     def test_its_hidden_blocks_build_no_graph(self):
         runs = pendings(network("mlp", "frozen"), *data())
@@ -209,7 +209,7 @@ class TestTargetProjection:
     def test_it_equals_block_local_with_a_fixed_random_twin_and_the_projection_objective(self):
         net = network("resnet18", "target-projection")
         other = network("resnet18", "block-local", objective="projection", twin="dense")
-        for unit in other.units[:-1]:
+        for unit in other.learners[:-1]:
             unit.local.twin.requires_grad_(False)
         other.configure(*other._recipe)
         for step in range(3):
@@ -223,7 +223,7 @@ class TestTargetProjection:
         net = network(architecture, "target-projection")
         x, y = data(architecture)
         expected = []
-        for unit, run in zip(net.units[:-1], pendings(net, x, y), strict=False):
+        for unit, run in zip(net.learners[:-1], pendings(net, x, y), strict=False):
             delta = F.one_hot(y, CLASSES).float() @ unit.local.twin.network.weight.T * unit.local.message_scale
             if run.output.dim() == 4:
                 delta = delta[:, :, None, None] / run.output[0, 0].numel()
@@ -236,17 +236,17 @@ class TestTargetProjection:
 
     def test_its_matrices_never_change(self):
         net = network("mlp", "target-projection", optimizer=sgd(lr=0.1, weight_decay=0.1))
-        before = [state(unit.local) for unit in net.units]
+        before = [state(unit.local) for unit in net.learners]
         net.step(*data())
-        assert all(same(state(unit.local), kept) for unit, kept in zip(net.units, before, strict=True))
+        assert all(same(state(unit.local), kept) for unit, kept in zip(net.learners, before, strict=True))
 
 
 class TestGreedy:
     @pytest.mark.parametrize("architecture", ["mlp", "resnet18", "traced"])
     def test_its_step_is_that_of_a_hand_written_local_classifier(self, architecture):
         net = network(architecture, "greedy", optimizer=sgd(lr=0.1))
-        blocks = [copy.deepcopy(unit.block).train() for unit in net.units]
-        heads = [copy.deepcopy(unit.local.classifier) for unit in net.units[:-1]]
+        blocks = [copy.deepcopy(unit.block).train() for unit in net.learners]
+        heads = [copy.deepcopy(unit.local.classifier) for unit in net.learners[:-1]]
         optimizers = []
         for block, head in zip(blocks, [*heads, nn.Identity()], strict=True):
             own = [*block.parameters(), *head.parameters()]
@@ -262,7 +262,7 @@ class TestGreedy:
                 optimizers[k].zero_grad()
                 loss.backward()
                 optimizers[k].step()
-        for unit, block in zip(net.units, blocks, strict=True):
+        for unit, block in zip(net.learners, blocks, strict=True):
             for (name, p), q in zip(unit.block.named_parameters(), block.parameters(), strict=True):
                 assert torch.allclose(p, q, rtol=1e-4, atol=1e-5), name
 
@@ -270,7 +270,7 @@ class TestGreedy:
     def test_its_logits_are_the_evidence_to_first_order_of_messages_that_are_the_classifier(self, architecture):
         net = network(architecture, "greedy", readout=1).eval()
         a, _ = data(architecture)
-        for unit in net.units[:-1]:
+        for unit in net.learners[:-1]:
             a, local = unit.block(a), unit.local
             phi = local.latent(a, local.features(a))
             messages = local.classifier.weight.unsqueeze(1)

@@ -78,10 +78,10 @@ class TestEveryKind:
     @pytest.mark.parametrize("rule", ALL_RULES)
     def test_it_trains_the_blocks_that_learn_and_predicts(self, kind, rule):
         net, x, y = made(kind, rule)
-        before = [parameters(unit) for unit in net.units]
+        before = [parameters(unit) for unit in net.learners]
         results = net.step(x, y)
         assert all(math.isfinite(r.loss.item()) for r in results if r is not None)
-        for unit, kept in zip(net.units, before, strict=True):
+        for unit, kept in zip(net.learners, before, strict=True):
             moved = {name for name, p in unit.named_parameters() if not torch.equal(p, kept[name])}
             free = {name for name, p in unit.named_parameters() if p.requires_grad and p.dim() > 1}
             assert moved >= free if unit.trains else not moved
@@ -94,14 +94,14 @@ class TestEveryKind:
         nets = [made(kind, rule)[0] for _ in range(2)]
         _, x, y = made(kind, rule)
         with torch.no_grad():
-            for p in nets[1].units[-1].parameters():
+            for p in nets[1].learners[-1].parameters():
                 p.mul_(-2.0).add_(0.1)
-            for p in nets[1].units[1].block.parameters():
+            for p in nets[1].learners[1].block.parameters():
                 p.mul_(-2.0).add_(0.1)
         for net in nets:
             net.step(x, y)
-        assert same(state(nets[0].units[0]), state(nets[1].units[0]))
-        assert not same(state(nets[0].units[1].block), state(nets[1].units[1].block))
+        assert same(state(nets[0].learners[0]), state(nets[1].learners[0]))
+        assert not same(state(nets[0].learners[1].block), state(nets[1].learners[1].block))
 
     @pytest.mark.parametrize("rule", [rule for rule in ALL_RULES if rule != "feedback-alignment"])
     def test_with_one_block_it_is_backprop(self, kind, rule):
@@ -115,22 +115,22 @@ class TestEveryKind:
     def test_the_frozen_control_moves_no_hidden_parameter_and_its_norms_follow_the_data(self, kind):
         net, x, y = made(kind, "frozen")
         learning, *_ = made(kind, "block-local")
-        before = [parameters(unit) for unit in net.units]
-        statistics = [b.clone() for unit in net.units for name, b in unit.named_buffers() if "running" in name]
+        before = [parameters(unit) for unit in net.learners]
+        statistics = [b.clone() for unit in net.learners for name, b in unit.named_buffers() if "running" in name]
         for each in (net, learning):
             each.step(x, y)
-        assert all(same(parameters(unit), kept) for unit, kept in zip(net.units[:-1], before, strict=False))
-        assert not same(parameters(net.units[-1]), before[-1])
-        now = [b for unit in net.units for name, b in unit.named_buffers() if "running" in name]
+        assert all(same(parameters(unit), kept) for unit, kept in zip(net.learners[:-1], before, strict=False))
+        assert not same(parameters(net.learners[-1]), before[-1])
+        now = [b for unit in net.learners for name, b in unit.named_buffers() if "running" in name]
         assert not any(torch.equal(a, b) for a, b in zip(statistics, now, strict=True))
-        assert same(state(net.units[-1]), state(learning.units[-1]))
+        assert same(state(net.learners[-1]), state(learning.learners[-1]))
 
     def test_direct_feedback_gives_a_hidden_block_the_output_error_through_its_matrix_and_nothing_else(self, kind):
         net, x, y = made(kind, "direct-feedback-alignment")
         runs = pendings(net, x, y)
         rows = error_rows(net, runs[-1].output, y)
         found = gradients(net, x, y)
-        for unit, run in zip(net.units[:-1], runs, strict=False):
+        for unit, run in zip(net.learners[:-1], runs, strict=False):
             matrix = unit.local.twin.network.weight * unit.local.message_scale  # [U, R]
             at_output = spread(rows @ matrix.T, run.output)
             own = dict(unit.block.named_parameters(prefix="block"))

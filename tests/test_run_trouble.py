@@ -36,7 +36,7 @@ def poison(block: int, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def ruin(self, trainer, losses):
         if trainer.step == step:
             with torch.no_grad():
-                next(trainer.network.units[block - 1].block.parameters()).view(-1)[0] = float("nan")
+                next(trainer.network.learners[block - 1].block.parameters()).view(-1)[0] = float("nan")
 
     monkeypatch.setattr(Console, "step", ruin)
 

@@ -205,7 +205,7 @@ class TestRequests:
             ({"at": ["stage2.2"]}, "Did you mean 'stage2"),
             ({"at": ["stage1"]}, "starts the network"),
             ({"at": ["stage2", "stage2.0"]}, "same place"),
-            ({"blocks": 2, "balance": "bytes", "example": torch.zeros(2, 3, 16, 16)}, r"unit 0.*\[2, 3, 16, 16\]"),
+            ({"blocks": 2, "balance": "bytes", "example": torch.zeros(2, 3, 16, 16)}, r"piece 0.*\[2, 3, 16, 16\]"),
         ],
     )
     def test_bad_requests_are_refused_with_the_reason(self, arguments, message):

@@ -13,7 +13,7 @@ from torch import nn
 
 from blocklocal._common.errors import InputError
 from blocklocal._common.memory import saved_bytes
-from blocklocal.splitting import partition, unit_costs
+from blocklocal.splitting import partition, piece_costs
 
 torch.set_num_threads(1)
 
@@ -56,7 +56,7 @@ class TestPartition:
 class TestCosts:
     def test_flops_of_a_linear_layer_are_counted_forward_and_backward(self):
         forward = 2 * 5 * 3 * 7
-        assert unit_costs([nn.Linear(3, 7)], torch.randn(5, 3), "flops") == [3 * forward]
+        assert piece_costs([nn.Linear(3, 7)], torch.randn(5, 3), "flops") == [3 * forward]
 
     def test_flops_of_attention_on_the_cpu_are_not_zero(self):  # pytorch#195460
         class Attention(nn.Module):
@@ -65,16 +65,16 @@ class TestCosts:
 
         x = torch.randn(2, 4, 8, 16)  # batch, heads, positions, features
         product = 2 * 2 * 4 * 8 * 8 * 16
-        (flops,) = unit_costs([Attention()], x, "flops")
+        (flops,) = piece_costs([Attention()], x, "flops")
         assert flops == 2 * product + 5 * product  # two products forward, five backward
 
     def test_bytes_are_those_autograd_keeps(self):
         # Linear keeps its input; ReLU its output, which the next Linear keeps too: one storage.
         unit = nn.Sequential(nn.Linear(10, 20), nn.ReLU(), nn.Linear(20, 5))
-        assert unit_costs([unit], torch.randn(8, 10), "bytes") == [4 * 8 * (10 + 20)]
+        assert piece_costs([unit], torch.randn(8, 10), "bytes") == [4 * 8 * (10 + 20)]
 
     def test_time_is_positive(self):
-        assert all(seconds > 0 for seconds in unit_costs([nn.Linear(3, 3), nn.ReLU()], torch.randn(4, 3), "time"))
+        assert all(seconds > 0 for seconds in piece_costs([nn.Linear(3, 3), nn.ReLU()], torch.randn(4, 3), "time"))
 
     @pytest.mark.parametrize("kind", ["time", "flops", "bytes"])
     def test_measuring_leaves_no_trace(self, kind):
@@ -87,7 +87,7 @@ class TestCosts:
         x = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
         kept = x.clone()
         with torch.no_grad():
-            unit_costs([model[:2], model[2:]], x, kind)
+            piece_costs([model[:2], model[2:]], x, kind)
         assert all(torch.equal(a, b) for a, b in zip(state.values(), model.state_dict().values(), strict=True))
         assert torch.equal(torch.get_rng_state(), random)
         assert torch.equal(x, kept)
@@ -97,7 +97,7 @@ class TestCosts:
 
     def test_unknown_kind_suggests_the_nearest(self):
         with pytest.raises(InputError, match="Did you mean 'bytes'"):
-            unit_costs([nn.Linear(2, 2)], torch.zeros(1, 2), "byte")
+            piece_costs([nn.Linear(2, 2)], torch.zeros(1, 2), "byte")
 
 
 class TestSavedBytes:

@@ -212,7 +212,7 @@ def test_reconstruction_trains_without_targets_and_leaves_twins_and_the_output_a
 
 
 def names_of(net, k):
-    inside = {id(p) for p in net.units[k].parameters()}
+    inside = {id(p) for p in net.learners[k].parameters()}
     return {name for name, p in net.named_parameters() if id(p) in inside}
 
 

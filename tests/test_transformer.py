@@ -136,22 +136,22 @@ def test_a_sequence_longer_than_the_positions_is_refused():
 @pytest.mark.parametrize("way", WAYS)
 def test_a_block_learns_the_same_whatever_the_later_blocks_are(way):
     plain, other = network(**WAYS[way]), network(**WAYS[way])
-    for unit in other.units[1:]:
+    for unit in other.learners[1:]:
         disturb(unit.block)
     for net in (plain, other):
         net.step(*tokens())
         net.step(*tokens())
-    assert same(state(plain.units[0]), state(other.units[0]))
-    assert not same(state(plain.units[1]), state(other.units[1]))
+    assert same(state(plain.learners[0]), state(other.learners[0]))
+    assert not same(state(plain.learners[1]), state(other.learners[1]))
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_autograd_knows_no_way_from_a_loss_to_another_blocks_weights(way):
     net, (a, y) = network(**WAYS[way]), tokens()
     batch = Batch(a, y, torch.eye(TOKENS), StepContext())
-    for k, (unit, message) in enumerate(zip(net.units, target_messages(net.units, batch.rows), strict=True)):
+    for k, (unit, message) in enumerate(zip(net.learners, target_messages(net.learners, batch.rows), strict=True)):
         pending = receive(unit, a, batch, message)
-        for j, other in enumerate(net.units):
+        for j, other in enumerate(net.learners):
             found = torch.autograd.grad(
                 pending.result.loss, list(other.parameters()), allow_unused=True, retain_graph=True
             )
@@ -170,9 +170,9 @@ def test_one_block_equals_backprop_bit_for_bit(way):
 
 def test_the_control_moves_the_last_block_alone_and_leaves_the_embedding():
     net = network(rule="frozen")
-    before = [parameters(unit.block) for unit in net.units]
+    before = [parameters(unit.block) for unit in net.learners]
     net.step(*tokens())
-    assert [same(parameters(unit.block), old) for unit, old in zip(net.units, before, strict=True)] == [
+    assert [same(parameters(unit.block), old) for unit, old in zip(net.learners, before, strict=True)] == [
         True,
         True,
         False,
@@ -197,11 +197,11 @@ SHAPES = [(16, 8), (16, LENGTH, 8), (16, 8, 2, 3)]
 
 def test_a_latent_normalised_over_units_is_what_the_next_layers_norm_reads():
     net, a = network(normalise="units", family="gaussian"), 3 + 5 * torch.randn(4, LENGTH, 8)
-    local = net.units[0].local
+    local = net.learners[0].local
     read = local.read(a)
     assert torch.allclose(read, F.layer_norm(a, (8,)))
     assert torch.equal(local.latent(read, local.features(read)), read)
-    assert torch.equal(network(family="gaussian").units[0].local.read(a), a)
+    assert torch.equal(network(family="gaussian").learners[0].local.read(a), a)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -246,9 +246,9 @@ def test_an_unknown_normalisation_is_refused():
 def test_only_what_normalisation_leaves_can_be_moved_by_a_target(normalise):
     """Units: neither size nor mean of the stream at a position. Batch: nothing that is common to all samples."""
     net, (x, y) = network(**{**WAYS["variational"], "normalise": normalise}), tokens(64)
-    a = net.units[0].block(x).detach().requires_grad_()
-    message, _ = net.units[0].message(torch.eye(TOKENS))
-    gradient = torch.autograd.grad(net.units[0].local(a, y, message=message, wanted={}).loss, a)[0]
+    a = net.learners[0].block(x).detach().requires_grad_()
+    message, _ = net.learners[0].message(torch.eye(TOKENS))
+    gradient = torch.autograd.grad(net.learners[0].local(a, y, message=message, wanted={}).loss, a)[0]
     size = gradient.norm()
     stretch = (gradient * (a - a.mean(-1, keepdim=True))).sum(-1).abs().max() / size
     common = gradient.mean(0).abs().max() / size
@@ -262,5 +262,5 @@ def test_the_gaussian_divergence_sends_the_stream_no_gradient_so_it_trains_nothi
     assert all(g is None or not g.any() for own in found[:-1] for n, g in own.items() if n.startswith("block"))
     for each in (net, control):
         each.step(*tokens())
-    for one, other in zip(net.units, control.units, strict=True):
+    for one, other in zip(net.learners, control.learners, strict=True):
         assert same(parameters(one.block), parameters(other.block))

@@ -119,7 +119,7 @@ def test_a_run_opens_with_its_own_copy_of_a_file_that_has_changed_or_gone(made):
     assert cli("evaluate", made.run, "--trust").status == 0
     moved = made.run.with_name("moved")
     shutil.move(made.run, moved)
-    assert load_network(moved, trust=True)[2].units
+    assert load_network(moved, trust=True)[2].learners
 
 
 def test_a_copy_that_was_changed_is_refused_although_it_is_trusted(made):

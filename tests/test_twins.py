@@ -64,14 +64,14 @@ def make(name, blocks=3, **settings):
 def latents(net, x):
     """Every hidden block's forward message [B, P, U, …]."""
     found, a = [], x
-    for unit in net.units[:-1]:
+    for unit in net.learners[:-1]:
         a = unit(a).detach()
         found.append(unit.local.latent(a, unit.local.features(a)))
     return found
 
 
 def twin_parameters(net, k):
-    return list(net.units[k].local.twin.parameters())
+    return list(net.learners[k].local.twin.parameters())
 
 
 # --- the start
@@ -83,7 +83,7 @@ def test_the_messages_of_a_dense_twin_start_with_values_of_one_over_root_units(n
     torch.manual_seed(0)
     example = torch.zeros(2, 1, 16, 16)
     net = BlockLocal(split(image_model(name, width)(), 2), classes=CLASSES, example=example, readout=0, twin="dense")
-    message = target_messages(net.units, torch.eye(CLASSES))[0]
+    message = target_messages(net.learners, torch.eye(CLASSES))[0]
     torch.testing.assert_close(message.std() * message.shape[2] ** 0.5, torch.tensor(1.0), rtol=0.25, atol=0)
 
 
@@ -94,13 +94,13 @@ def test_the_messages_of_a_dense_twin_start_with_values_of_one_over_root_units(n
 @pytest.mark.parametrize("name", FEW)
 def test_a_twin_run_per_class_equals_one_run_per_sample_in_loss_and_gradients(name, twin):
     net, x, y = make(name, twin=twin, objective="variational", family="bernoulli")
-    per_class = target_messages(net.units, torch.eye(CLASSES))
+    per_class = target_messages(net.learners, torch.eye(CLASSES))
     if y.dim() == 1:
-        per_sample = target_messages(net.units, F.one_hot(y, CLASSES).float())
+        per_sample = target_messages(net.learners, F.one_hot(y, CLASSES).float())
     else:  # all positions of one of these sequences have the same target
-        per_sample = target_messages(net.units, F.one_hot(y[:, 0], CLASSES).float())
+        per_sample = target_messages(net.learners, F.one_hot(y[:, 0], CLASSES).float())
     a = x
-    for k, unit in enumerate(net.units[:-1]):
+    for k, unit in enumerate(net.learners[:-1]):
         a = unit(a).detach()
         phi = unit.local.latent(a, a)
         divergence = family("bernoulli").kl(phi + 0.5 * per_sample[k], phi).mean()
@@ -115,7 +115,7 @@ def test_a_twin_run_per_class_equals_one_run_per_sample_in_loss_and_gradients(na
 @pytest.mark.parametrize("name", MODELS)
 def test_a_row_does_not_depend_on_the_other_rows(name, twin):
     net, rows = make(name, twin=twin)[0].double(), torch.eye(CLASSES).double()
-    together, alone = target_messages(net.units, rows), target_messages(net.units, rows[[1]])
+    together, alone = target_messages(net.learners, rows), target_messages(net.learners, rows[[1]])
     for all_rows, row in zip(together[:-1], alone[:-1], strict=True):
         torch.testing.assert_close(all_rows[[1]], row)
     assert together[-1] is None  # the output block has the target itself
@@ -127,7 +127,7 @@ def test_a_row_does_not_depend_on_the_other_rows(name, twin):
 @every_twin
 def test_no_twin_gets_a_gradient_from_another_blocks_message(twin):
     net, _, _ = make("mlp", blocks=4, twin=twin)
-    messages = target_messages(net.units, torch.eye(CLASSES))
+    messages = target_messages(net.learners, torch.eye(CLASSES))
     for k in range(3):
         net.zero_grad(set_to_none=True)
         messages[k].square().sum().backward(retain_graph=True)
@@ -148,20 +148,20 @@ def test_dense_twins_do_not_read_each_other():
 def changed_messages(twin):
     """Which of three messages change with the weights of the third twin."""
     net, _, _ = make("mlp", blocks=4, twin=twin)
-    before = target_messages(net.units, torch.eye(CLASSES))[:3]
+    before = target_messages(net.learners, torch.eye(CLASSES))[:3]
     with torch.no_grad():
         for parameter in twin_parameters(net, 2):
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)))
-    after = target_messages(net.units, torch.eye(CLASSES))[:3]
+    after = target_messages(net.learners, torch.eye(CLASSES))[:3]
     return [not torch.equal(a, b) for a, b in zip(before, after, strict=True)]
 
 
 def test_a_chain_of_dense_layers_is_tanh_between_linear_layers():
     net, _, _ = make("mlp", twin="chain")
-    first, second = (net.units[k].local.twin.network for k in (0, 1))
+    first, second = (net.learners[k].local.twin.network for k in (0, 1))
     raw = second.weight.T + second.bias
     expected = [torch.tanh(raw) @ first.weight.T + first.bias, raw]
-    for message, own in zip(target_messages(net.units, torch.eye(CLASSES)), expected, strict=False):
+    for message, own in zip(target_messages(net.learners, torch.eye(CLASSES)), expected, strict=False):
         torch.testing.assert_close(message.squeeze(1), own / 8**0.5)  # flat latents of 8 units: over √8
 
 
@@ -182,7 +182,7 @@ def test_the_evidence_of_flat_latents_starts_of_order_one_at_any_width(width):
 @pytest.mark.parametrize("name", MODELS)
 def test_mirrored_messages_have_the_shape_of_the_latents(name, readout):
     net, x, _ = make(name, twin="mirrored", readout=readout)
-    messages = target_messages(net.units, torch.eye(CLASSES))
+    messages = target_messages(net.learners, torch.eye(CLASSES))
     for phi, message in zip(latents(net, x), messages, strict=False):
         assert message.shape == (CLASSES, *phi.shape[1:])
         assert torch.isfinite(message).all()
@@ -193,7 +193,7 @@ def test_mirrored_messages_have_the_shape_of_the_latents(name, readout):
 def test_untrained_messages_tell_the_classes_apart(name, twin):
     """A norm over a constant map of one channel would leave nothing of the class."""
     net, _, _ = make(name, twin=twin)
-    for message in target_messages(net.units, torch.eye(CLASSES))[:-1]:
+    for message in target_messages(net.learners, torch.eye(CLASSES))[:-1]:
         assert (message - message.mean(0)).norm() > 0.02 * message.norm()
 
 
@@ -201,7 +201,7 @@ def test_untrained_messages_tell_the_classes_apart(name, twin):
 @pytest.mark.parametrize("name", MODELS)
 def test_dense_messages_are_shared_by_all_positions(name, twin):
     net, x, _ = make(name, twin=twin, readout=1)
-    for phi, message in zip(latents(net, x), target_messages(net.units, torch.eye(CLASSES)), strict=False):
+    for phi, message in zip(latents(net, x), target_messages(net.learners, torch.eye(CLASSES)), strict=False):
         assert message.shape == (CLASSES, 1, *phi.shape[2:])
 
 
@@ -209,7 +209,7 @@ def test_dense_messages_are_shared_by_all_positions(name, twin):
 @pytest.mark.parametrize("name", MODELS)
 def test_no_twin_holds_a_batchnorm(name, twin):
     net, _, _ = make(name, twin=twin)
-    assert not [m for unit in net.units[:-1] for m in unit.local.twin.modules() if isinstance(m, _BatchNorm)]
+    assert not [m for unit in net.learners[:-1] for m in unit.local.twin.modules() if isinstance(m, _BatchNorm)]
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -17,7 +17,7 @@ def first_block(**settings):
     net.train()
     x, y = data()
     batch = batch_of(net, x, y)
-    return net, net.units[0], target_messages(net.units, batch.rows)[0], batch
+    return net, net.learners[0], target_messages(net.learners, batch.rows)[0], batch
 
 
 @pytest.mark.parametrize("reach_back", [False, True])
@@ -80,7 +80,7 @@ def test_a_schedule_begun_anew_starts_at_its_first_rate_and_keeps_the_momenta():
     unit.configure(recipe, "one-cycle", 4)
     first = unit.optimizer.param_groups[0]["lr"]
     for _ in range(3):
-        fresh = target_messages(net.units, batch.rows)[0]
+        fresh = target_messages(net.learners, batch.rows)[0]
         unit.local_backward(receive(unit, batch.x, batch, fresh))
         unit.update()
     kept = [state["momentum_buffer"].clone() for state in unit.optimizer.state.values()]
@@ -93,7 +93,7 @@ def test_a_schedule_begun_anew_starts_at_its_first_rate_and_keeps_the_momenta():
 
 
 def test_a_block_that_does_not_train_has_no_schedule_to_begin_anew():
-    unit = network("mlp", "frozen").units[0]
+    unit = network("mlp", "frozen").learners[0]
     unit.begin_schedule(sgd(lr=0.1), "one-cycle")
     assert unit.optimizer is None
 
@@ -106,7 +106,7 @@ def test_a_readout_reads_the_mean_of_the_forward_message():
 
 
 def test_a_greedy_block_predicts_by_its_classifier_without_a_twin():
-    unit = network("mlp", "greedy").units[0]
+    unit = network("mlp", "greedy").learners[0]
     assert unit.twin is None
     assert unit.local.predicts
 

@@ -114,7 +114,7 @@ KEPT = {
 @pytest.mark.parametrize("layer", KEPT.values(), ids=KEPT)
 def test_a_network_goes_on_from_its_checkpoint_as_if_undisturbed(layer, tmp_path: Path):
     whole = network(layer)
-    check_savable(whole.units)
+    check_savable(whole.learners)
     whole.step(X, Y)
     checkpoint = save_checkpoint(tmp_path, whole, {"step": 1})
     resumed = network(layer)
@@ -154,7 +154,7 @@ REFUSED = {
 @pytest.mark.parametrize(("layer", "message"), REFUSED.values(), ids=REFUSED)
 def test_what_cannot_be_kept_is_refused_by_name_before_training(layer, message):
     with pytest.raises(InputError, match=message) as refused:
-        check_savable(network(layer).units)
+        check_savable(network(layer).learners)
     assert "\n" not in str(refused.value)
 
 
@@ -163,7 +163,7 @@ def test_the_check_leaves_weights_and_extra_state_as_they_are():
     before = {
         name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in net.state_dict().items()
     }
-    check_savable(net.units)
+    check_savable(net.learners)
     assert equal(before, dict(net.state_dict()))
 
 

@@ -12,7 +12,7 @@ import blocklocal as bl
 from blocklocal.block.learner import BlockLearner, StepContext
 from blocklocal.block.targets import target_rows
 from blocklocal.rules.base import Batch, block_step, target_messages
-from blocklocal.splitting import partition, unit_costs
+from blocklocal.splitting import partition, piece_costs
 from peers import block_local, pipeline
 from peers.base import Task, build_batch, build_model
 
@@ -28,7 +28,7 @@ def find_cuts(task: Task) -> tuple[dict[str, str], dict[str, float]]:
     x, _ = build_batch(
         replace(task, batch=max(1, task.batch // max(pipeline.MICRO_BATCHES))), task.device, channels_last=False
     )
-    costs = unit_costs([unit.to(task.device) for _, unit in units], x, "time")
+    costs = piece_costs([unit.to(task.device) for _, unit in units], x, "time")
     guess = partition(costs, 2)[0]
     cuts, balance = {}, {}
     for key, halves in _measures(task).items():
@@ -62,14 +62,14 @@ def _local_halves(task: Task, cut: str) -> Halves:
     network = block_local.build_network(task, torch.device(task.device), cut)
     x, y = build_batch(task, task.device, channels_last=True)
     with torch.no_grad():
-        sources = [x, network.units[0](x)]
+        sources = [x, network.learners[0](x)]
     rows = target_rows(network.targets, x.device)
 
     def local(unit: BlockLearner, k: int) -> None:
-        message = target_messages(network.units, rows)[k]
+        message = target_messages(network.learners, rows)[k]
         block_step(unit, sources[k], Batch(x, y, rows, StepContext()), message)
 
-    return _seconds(x, [lambda k=k, unit=unit: local(unit, k) for k, unit in enumerate(network.units)])
+    return _seconds(x, [lambda k=k, unit=unit: local(unit, k) for k, unit in enumerate(network.learners)])
 
 
 def _stage_halves(task: Task, cut: str, micro_batches: int) -> Halves:

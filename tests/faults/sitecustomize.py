@@ -79,7 +79,7 @@ def prepare(fault):
         result = method(self, *given, **named) if after else None
         seen[0] += 1
         if fault["action"] == "nan" and seen[0] == fault["count"]:
-            next(self.units[0].block.parameters()).data.fill_(float("nan"))
+            next(self.learners[0].block.parameters()).data.fill_(float("nan"))
         elif fault["action"] == "slow" or seen[0] == fault["count"]:
             act(fault["action"], fault.get("file"))
         return result if after else method(self, *given, **named)

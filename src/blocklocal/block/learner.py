@@ -246,9 +246,9 @@ class BlockLearner(nn.Module):
 class _Learn(nn.Module):
     """`BlockLearner.learn` as the `forward` that DistributedDataParallel wraps."""
 
-    def __init__(self, unit: BlockLearner):
+    def __init__(self, learner: BlockLearner):
         super().__init__()
-        self.unit = unit
+        self.learner = learner
 
     def forward(self, *given: Any) -> tuple[Tensor, LocalResult | None]:
-        return self.unit.learn(*given)
+        return self.learner.learn(*given)

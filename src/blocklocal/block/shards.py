@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from torch.distributed.fsdp import FSDPModule
 
 
-def shard(unit: BlockLearner, mesh: "DeviceMesh") -> "list[FSDPModule]":
-    """Divide what the unit trains among the processes of a one-dimensional mesh, module by module.
+def shard(learner: BlockLearner, mesh: "DeviceMesh") -> "list[FSDPModule]":
+    """Divide what the learner trains among the processes of a one-dimensional mesh, module by module.
 
     Each of block, twin, readout, classifier and decoders is shard_like by itself, because each is called by itself (the
     twin before the block). The optimiser must be built afterwards: the parameters are other ones. Returns the modules;
@@ -29,13 +29,13 @@ def shard(unit: BlockLearner, mesh: "DeviceMesh") -> "list[FSDPModule]":
     """
     from torch.distributed.fsdp import FSDPModule, fully_shard
 
-    modules = list(_trained(unit)) if unit.trains else []
+    modules = list(_trained(learner)) if learner.trains else []
     for module in modules:
         for name, parameter in module.named_parameters():
             if parameter.dim() == 0:
                 raise InputError(
-                    f"block {unit.index + 1}: {name} is a single number, which FSDP2 cannot divide: give it the shape "
-                    "[1], or leave out --shard."
+                    f"block {learner.index + 1}: {name} is a single number, which FSDP2 cannot divide: give it the "
+                    "shape [1], or leave out --shard."
                 )
             parameter.data = parameter.data.contiguous()  # FSDP2 takes no other layout
         fully_shard(module, mesh=mesh)
@@ -57,12 +57,12 @@ def check_average(mesh: "DeviceMesh") -> None:
         )
 
 
-def _trained(unit: BlockLearner) -> Iterator[nn.Module]:
+def _trained(learner: BlockLearner) -> Iterator[nn.Module]:
     """The modules that are called by themselves and hold something to learn."""
-    parts: list[nn.Module] = [unit.block]
-    if isinstance(unit.local, HiddenLoss):
-        parts += [part for part in unit.local.children() if part is not unit.local.decoders]
-        parts += unit.local.decoders.values()
+    parts: list[nn.Module] = [learner.block]
+    if isinstance(learner.local, HiddenLoss):
+        parts += [part for part in learner.local.children() if part is not learner.local.decoders]
+        parts += learner.local.decoders.values()
     for part in parts:
         if any(parameter.requires_grad for parameter in part.parameters()):
             yield part

@@ -20,8 +20,8 @@ def gradient_cosines(network: BlockLocal, batches: Iterable[tuple[Tensor, Tensor
     weights, statistics, late messages, gradients and mode of `network` stay.
     """
     scratch = copy_module(network)
-    for unit in scratch.units:
-        unit.optimizer = None  # a step then leaves its gradients, and moves nothing
+    for learner in scratch.learners:
+        learner.optimizer = None  # a step then leaves its gradients, and moves nothing
     found: list[list[float | None]] = [[] for _ in scratch.split.blocks]
     for x, y in batches:
         own, true = rule_gradients(scratch, x, y), backprop_gradients(scratch, x, y)
@@ -31,7 +31,7 @@ def gradient_cosines(network: BlockLocal, batches: Iterable[tuple[Tensor, Tensor
 
 
 def rule_gradients(network: BlockLocal, x: Tensor, y: Tensor) -> list[list[Tensor | None]]:
-    """What one step of the rule leaves in the parameters of every block, where no unit has an optimiser."""
+    """What one step of the rule leaves in the parameters of every block, where no learner has an optimiser."""
     network.zero_grad(set_to_none=True)
     network.step(x, y)
     network.steps -= 1  # the same place in the random streams
@@ -43,11 +43,11 @@ def rule_gradients(network: BlockLocal, x: Tensor, y: Tensor) -> list[list[Tenso
 def backprop_gradients(network: BlockLocal, x: Tensor, y: Tensor) -> list[list[Tensor | None]]:
     """The gradients of the output's loss, taken back through all blocks."""
     network.train()
-    *before, last = network.units
+    *before, last = network.learners
     with torch.enable_grad():
-        for unit in before:
-            with seeded("block", network.seed, unit.index, network.steps):
-                x = unit(x)
+        for learner in before:
+            with seeded("block", network.seed, learner.index, network.steps):
+                x = learner(x)
         with seeded("block", network.seed, last.index, network.steps):
             _, result = last.learn(x, y, None, {}, 1.0)
     assert result is not None  # the output block always learns

@@ -76,7 +76,7 @@ def mean_image(batches: Pairs) -> Tensor:
 def _look(network: BlockLocal, family: Family, batches: Pairs, middle: Tensor) -> tuple[list[_Seen], Tensor]:
     """What is kept of every block, and the labels [N]."""
     count, labels = len(network.split.blocks), []
-    messages = target_messages(network.units, target_rows(network.targets, network.device))
+    messages = target_messages(network.learners, target_rows(network.targets, network.device))
     seen = [_Seen() for _ in range(count)]
     for x, y in batches:
         labels.append(y)
@@ -92,4 +92,4 @@ def _own_logits(network: BlockLocal, k: int, a: Tensor, messages: Sequence[Tenso
     """Block k's own logits [B, C] from its output a; None where it cannot predict."""
     if k + 1 == len(network.split.blocks):
         return a
-    return None if network.rule.whole else network.units[k].scores(a, messages[k])
+    return None if network.rule.whole else network.learners[k].scores(a, messages[k])

@@ -18,7 +18,7 @@ def block_outputs(network: BlockLocal, x: Tensor) -> Iterator[Tensor]:
     each output before asking for the next one. Raises InputError for an output that is neither [B, D] nor [B, C, H, W],
     or not finite.
     """
-    precision = network.units[0].autocast
+    precision = network.learners[0].autocast
     for block, name in zip(network.split.blocks, network.split.names, strict=True):
         with nullcontext() if precision is None else torch.autocast(x.device.type, dtype=precision):
             x = block(x)

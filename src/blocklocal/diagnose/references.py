@@ -55,7 +55,7 @@ def open_run(folder: Path, checkpoint: str | None = None, device: str | None = N
     path = find_checkpoint(folder, checkpoint)
     assert path is not None
     network = build_network(config, facts, find_device(device or config.machine.device), load_cuts(folder))
-    state = load_checkpoint(path, network, learners=False)
+    state = load_checkpoint(path, network, optimizers=False)
     network.epoch = min(int(state.get("epoch", 0)), config.optimisation.epochs - 1)
     return Opened(folder, path, config, load_settings(folder), facts, network, network.epoch)
 

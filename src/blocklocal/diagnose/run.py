@@ -154,5 +154,5 @@ def _statistics(run: Opened, images: Images) -> Batches:
 
 
 def _sizes(network: BlockLocal) -> list[float | None]:
-    """Mean |b| per block of the split; a network in one unit has no messages."""
+    """Mean |b| per block of the split; a network in one learner has no messages."""
     return [None for _ in network.split.blocks] if network.rule.whole else network.message_sizes()

@@ -1,4 +1,4 @@
-"""From blocks to units: shapes are read off one example; rule and settings say which local loss each block gets."""
+"""From blocks to learners: shapes are read off one example; rule and settings say which local loss each block gets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ from blocklocal.splitting import Split
 def build_learners(
     split: Split, example: Tensor, targets: Targets, learning: Learning, seed: int
 ) -> list[BlockLearner]:
-    """One unit per block, or one for all where the rule is end to end.
+    """One learner per block, or one for all where the rule is end to end.
 
     example [B, …] gives shapes and device; the weights of twins, readouts and decoders are drawn from `seed`.
     """
@@ -47,24 +47,24 @@ def build_learners(
         if each is not None:
             each.check(module, example)
     losses = [*hidden, OutputLoss(targets, learning.label_smoothing)]
-    units = [
+    learners = [
         BlockLearner(module, losses[k], index=k, trains=rule.trains(k, len(modules)), forward_context=around[k])
         for k, module in enumerate(modules)
     ]
-    for unit in units:
-        unit.idle = any(id(p) in idle for p in unit.block.parameters())
-    _delay_messages(units, target_rows(targets, example.device), learning.message_delay)
-    return units
+    for learner in learners:
+        learner.idle = any(id(p) in idle for p in learner.block.parameters())
+    _delay_messages(learners, target_rows(targets, example.device), learning.message_delay)
+    return learners
 
 
 @torch.no_grad()
-def _delay_messages(units: Sequence[BlockLearner], rows: Tensor, steps: int) -> None:
+def _delay_messages(learners: Sequence[BlockLearner], rows: Tensor, steps: int) -> None:
     """Give chained twins their delay; until the first late message is there, those of the initial weights count."""
     incoming = rows
-    for unit in reversed(units):
-        if unit.twin is not None:
-            _, incoming = unit.twin(incoming)
-            unit.twin.delay(steps, incoming)
+    for learner in reversed(learners):
+        if learner.twin is not None:
+            _, incoming = learner.twin(incoming)
+            learner.twin.delay(steps, incoming)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ A whole network (`BlockLocal`) has all learners and open edges; a stage of sever
 at its edges. What differs is in `edges`, and in the four methods that the two give.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -45,7 +46,7 @@ class Neighbours(nn.Module, ABC):
         self.targets, self.learning, self.rule = targets, learning, RULES.get(learning.rule)
         self.stream, self.shares = seed, shares
         self.steps, self.epoch = 0, 0
-        self._units = nn.ModuleList()
+        self._learners = nn.ModuleList()
         self._recipe: tuple[Optimizer, Schedule, int] = (optimizer, "constant", 1)
         self._autocast: torch.dtype | None = None
 
@@ -82,9 +83,14 @@ class Neighbours(nn.Module, ABC):
     # --- the learners
 
     @property
-    def units(self) -> list[BlockLearner]:
+    def learners(self) -> list[BlockLearner]:
         """The block learners that are here, first to last; they know their `index` in the network."""
-        return cast(list[BlockLearner], list(self._units))
+        return cast(list[BlockLearner], list(self._learners))
+
+    @property
+    def units(self) -> list[BlockLearner]:
+        """An older name of `learners`."""
+        return self.learners
 
     @property
     def optimizer(self) -> Optimizer:
@@ -96,15 +102,15 @@ class Neighbours(nn.Module, ABC):
     ) -> None:
         """Give every block its own optimiser and learning-rate schedule of `steps` steps."""
         recipe = (as_optimizer(optimizer), as_schedule(schedule), steps)
-        for unit in self.units:
-            unit.configure(*recipe)
+        for learner in self.learners:
+            learner.configure(*recipe)
         self._recipe = recipe
 
     def autocast(self, dtype: torch.dtype | None) -> None:
         """Run blocks in this precision (for example torch.bfloat16); None: as the parameters are."""
         self._autocast = dtype
-        for unit in self.units:
-            unit.autocast = dtype
+        for learner in self.learners:
+            learner.autocast = dtype
 
     # --- what they do
 
@@ -134,7 +140,7 @@ class Neighbours(nn.Module, ABC):
         context, before = StepContext(self.stream, self.steps, mixing(self.learning.tau, self.epoch)), self.steps
         try:
             walk = self.rule.step_function(self.learning.scope)
-            results = walk(self.units, Batch(x, y, self._rows, context, self.edges))
+            results = walk(self.learners, Batch(x, y, self._rows, context, self.edges))
             self.steps += 1
             self.after_step()
         finally:
@@ -163,16 +169,16 @@ class Neighbours(nn.Module, ABC):
         logits: list[Tensor | None] = []
         with self.looking(x):
             a = self.edges.take_forward(x)
-            for unit, message in zip(self.units, self._messages(), strict=True):
-                a = unit(a)
-                logits.append(unit.scores(a, message))
+            for learner, message in zip(self.learners, self._messages(), strict=True):
+                a = learner(a)
+                logits.append(learner.scores(a, message))
                 self.looked()
             self.edges.send_forward(a)
         return logits
 
     def message_sizes(self) -> list[float | None]:
         """Mean |b| of the backward message of every block that is here; None where there is none."""
-        if not self.units:
+        if not self.learners:
             return []
         self.begin()
         with torch.no_grad():
@@ -190,7 +196,7 @@ class Neighbours(nn.Module, ABC):
         """A learner has run without learning."""
 
     def _messages(self) -> Sequence[Tensor | None]:
-        return target_messages(self.units, self.edges.take_target(self._rows, learning=False))
+        return target_messages(self.learners, self.edges.take_target(self._rows, learning=False))
 
     # --- how far training is, in the state_dict
 
@@ -202,6 +208,7 @@ class Neighbours(nn.Module, ABC):
         self.steps, self.epoch = (int(value) for value in state)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """As of any module. One that was saved before `steps` and `epoch` were part of it leaves them as they are."""
-        complete = {PROGRESS: self.get_extra_state(), **state_dict} if state_dict else dict(state_dict)
+        """As of any module, older names of learners too. One without `steps` and `epoch` leaves them as they are."""
+        named = {re.sub(r"^_units\.", "_learners.", name): value for name, value in state_dict.items()}
+        complete = {PROGRESS: self.get_extra_state(), **named} if named else {}
         return super().load_state_dict(complete, strict=strict, assign=assign)

@@ -112,7 +112,7 @@ class BlockLocal(Neighbours):
     @property
     def count(self) -> int:
         """Number of learners; 0 before shapes are known."""
-        return len(self.units)
+        return len(self.learners)
 
     @property
     def device(self) -> torch.device:
@@ -123,7 +123,7 @@ class BlockLocal(Neighbours):
     def materialize(self, example: Tensor) -> None:
         """Check one batch [B, …] and make twins, readouts and optimisers from its shapes; made once."""
         check_input(self.split.model, example)
-        if self.units:
+        if self.learners:
             return
         check_tensor("x", example, self.device)
         weights = [p for block in self.split.blocks for p in block.parameters() if not is_lazy(p)]
@@ -133,8 +133,8 @@ class BlockLocal(Neighbours):
             )
         example = example.detach()[:2].clone()
         with explained(self.split.blocks, example):
-            units = build_learners(self.split, example, self.targets, self.learning, self.seed)
-        self._units = nn.ModuleList(units).train(self.training)
+            learners = build_learners(self.split, example, self.targets, self.learning, self.seed)
+        self._learners = nn.ModuleList(learners).train(self.training)
         self._modules.pop("_waiting", None)
         self.register_buffer("_rows", target_rows(self.targets, example.device), persistent=False)
         self.configure(*self._recipe)
@@ -143,7 +143,7 @@ class BlockLocal(Neighbours):
 
     def output_shape(self, x: Tensor, *, training: bool = True) -> torch.Size:
         """Of the network's output for one sample of a batch like x, which is tried first where it is of a new kind."""
-        return self._trials.output(self.units, x, self._rows, training=training)
+        return self._trials.output(self.learners, x, self._rows, training=training)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile what `step` and `predict` run of every block, by `torch.compile` with these arguments.
@@ -151,15 +151,15 @@ class BlockLocal(Neighbours):
         Raises:
             InputError: before the shapes are known, and for a rule that changes how gradients are taken.
         """
-        if not self.units:
+        if not self.learners:
             raise InputError("a network must know its shapes before it is compiled: give BlockLocal example=, a batch.")
-        if any(unit.forward_context is not None for unit in self.units):
+        if any(learner.forward_context is not None for learner in self.learners):
             raise InputError(
                 f"the rule {self.rule.name} replaces gradients while a block runs, which torch.compile cannot follow: "
                 "leave out compile(), or take another rule."
             )
-        for unit in self.units:
-            for part in (unit.block, unit.twin, unit.local):
+        for learner in self.learners:
+            for part in (learner.block, learner.twin, learner.local):
                 if part is not None:
                     part.compile(*args, **kwargs)
 
@@ -189,8 +189,8 @@ class BlockLocal(Neighbours):
     def forward(self, x: Tensor) -> Tensor:
         """The output block's logits, with the ordinary graph of PyTorch."""
         self.materialize(x)
-        for unit in self.units:
-            x = unit(x)
+        for learner in self.learners:
+            x = learner(x)
         return x
 
     def predict(self, x: Tensor) -> Prediction:
@@ -221,7 +221,7 @@ class BlockLocal(Neighbours):
                 not.
         """
         waiting = any(name.startswith("_waiting.") for name in state_dict)
-        if waiting == bool(self.units) and state_dict:
+        if waiting == bool(self.learners) and state_dict:
             which = "these weights are" if waiting else "this network is"
             raise InputError(
                 f"{which} of a network that does not know its shapes yet, so twins and readouts are not made: give "

@@ -22,12 +22,12 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class Trials:
-    """The kinds of batches that units have run on: the shape and type of a sample, and whether there is one alone."""
+    """The kinds of batches that learners have run on: shape and type of a sample, and whether there is one alone."""
 
     def __init__(self):
         self._outputs: dict[Kind, torch.Size] = {}
 
-    def output(self, units: Sequence[BlockLearner], x: Tensor, rows: Tensor, *, training: bool = True) -> torch.Size:
+    def output(self, learners: Sequence[BlockLearner], x: Tensor, rows: Tensor, *, training: bool = True) -> torch.Size:
         """The shape of the network's output for one sample. A kind of batch that is new is tried first, on two samples.
 
         Nothing stays of it: a buffer that counts its calls has the value from before. Raises InputError where a block,
@@ -35,20 +35,20 @@ class Trials:
         """
         kind = (x.shape[1:], x.dtype, len(x) == 1 and training)
         if kind not in self._outputs:
-            self._outputs[kind] = _try(units, x[:2], rows)
+            self._outputs[kind] = _try(learners, x[:2], rows)
         return self._outputs[kind]
 
 
 @torch.no_grad()
-def _try(units: Sequence[BlockLearner], x: Tensor, rows: Tensor) -> torch.Size:
+def _try(learners: Sequence[BlockLearner], x: Tensor, rows: Tensor) -> torch.Size:
     with ExitStack() as kept:
         kept.enter_context(seeded("trial"))
-        kept.enter_context(_norms_watched(units, alone=len(x) == 1))
-        for unit in units:
-            kept.enter_context(undisturbed(unit))
+        kept.enter_context(_norms_watched(learners, alone=len(x) == 1))
+        for learner in learners:
+            kept.enter_context(undisturbed(learner))
         try:
-            with explained([unit.block for unit in units], x):
-                return _run(units, x, rows)
+            with explained([learner.block for learner in learners], x):
+                return _run(learners, x, rows)
         except (RuntimeError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
@@ -57,19 +57,19 @@ def _try(units: Sequence[BlockLearner], x: Tensor, rows: Tensor) -> torch.Size:
             ) from error
 
 
-def _run(units: Sequence[BlockLearner], a: Tensor, rows: Tensor) -> torch.Size:
-    for unit, message in zip(units, target_messages(units, rows), strict=True):
-        a = unit(a)
-        unit.scores(a, message)
-        if isinstance(unit.local, HiddenLoss) and unit.local.decoders:
-            features = unit.local.features(unit.local.read(a))
-            for decoder in unit.local.decoders.values():
+def _run(learners: Sequence[BlockLearner], a: Tensor, rows: Tensor) -> torch.Size:
+    for learner, message in zip(learners, target_messages(learners, rows), strict=True):
+        a = learner(a)
+        learner.scores(a, message)
+        if isinstance(learner.local, HiddenLoss) and learner.local.decoders:
+            features = learner.local.features(learner.local.read(a))
+            for decoder in learner.local.decoders.values():
                 decoder(features)
     return a.shape[1:]
 
 
 @contextmanager
-def _norms_watched(units: Sequence[BlockLearner], *, alone: bool) -> Generator[None, None, None]:
+def _norms_watched(learners: Sequence[BlockLearner], *, alone: bool) -> Generator[None, None, None]:
     """Refuse a batch of one that leaves a BatchNorm in training one value per channel."""
 
     def watch(where: str):
@@ -79,7 +79,9 @@ def _norms_watched(units: Sequence[BlockLearner], *, alone: bool) -> Generator[N
 
         return look
 
-    hooks = [norm.register_forward_pre_hook(watch(where)) for where, norm in _norms(units) if alone and norm.training]
+    hooks = [
+        norm.register_forward_pre_hook(watch(where)) for where, norm in _norms(learners) if alone and norm.training
+    ]
     try:
         yield
     finally:
@@ -87,8 +89,8 @@ def _norms_watched(units: Sequence[BlockLearner], *, alone: bool) -> Generator[N
             hook.remove()
 
 
-def _norms(units: Sequence[BlockLearner]) -> Iterator[tuple[str, nn.Module]]:
-    for unit in units:
-        for name, module in unit.named_modules():
+def _norms(learners: Sequence[BlockLearner]) -> Iterator[tuple[str, nn.Module]]:
+    for learner in learners:
+        for name, module in learner.named_modules():
             if isinstance(module, BATCH_NORMS):
-                yield f"block {unit.index + 1}: {name.removeprefix('block.')} ({type(module).__name__})", module
+                yield f"block {learner.index + 1}: {name.removeprefix('block.')} ({type(module).__name__})", module

@@ -1,4 +1,4 @@
-"""Blocks in several processes: the same units, the same messages, over `torch.distributed`."""
+"""Blocks in several processes: the same learners, the same messages, over `torch.distributed`."""
 
 from blocklocal.parallel.address import Address, find_address
 from blocklocal.parallel.processes import Processes, join

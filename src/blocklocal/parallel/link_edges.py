@@ -19,7 +19,7 @@ class LinkEdges:
 
     Args:
         processes: this process among the others.
-        units: all learners of the network; this process has `share` of them.
+        learners: all learners of the network; this process has `share` of them.
         share: the indices of the learners that are here.
         coming_back: for every link between two stages, whether late messages of a chained twin come back over it.
         depth: forward messages that may be under way on either side of a link.
@@ -30,7 +30,7 @@ class LinkEdges:
     def __init__(
         self,
         processes: Processes,
-        units: Sequence[BlockLearner],
+        learners: Sequence[BlockLearner],
         share: range,
         coming_back: Sequence[bool],
         *,
@@ -50,7 +50,7 @@ class LinkEdges:
             link = links.pop(0)
             self._outbox = Outbox(processes, link, depth, share.stop, partial(recorder.span, SEND))
             if coming_back[here]:
-                behind = units[share.stop].twin
+                behind = learners[share.stop].twin
                 assert behind is not None
                 assert behind.late is not None
                 like = torch.empty(behind.message_shape, dtype=behind.late.dtype, device=device)

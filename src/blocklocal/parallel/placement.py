@@ -59,7 +59,7 @@ def step_seconds(network: BlockLocal, x: Tensor, y: Tensor) -> list[float]:
     """Seconds of a training step of every block (median of a few). It trains the network: give a copy."""
     network.train()
     network.configure(network.optimizer)  # a copy's optimisers must hold the copy's parameters
-    times: list[list[float]] = [[] for _ in network.units]
+    times: list[list[float]] = [[] for _ in network.learners]
 
     @contextmanager
     def timed(index: int) -> Generator[None]:
@@ -71,5 +71,5 @@ def step_seconds(network: BlockLocal, x: Tensor, y: Tensor) -> list[float]:
 
     rows = target_rows(network.targets, x.device)
     for repeat in range(REPEATS + 1):
-        local_step(network.units, Batch(x, y, rows, StepContext(network.seed, repeat), Open(timed)))
+        local_step(network.learners, Batch(x, y, rows, StepContext(network.seed, repeat), Open(timed)))
     return [median(each[1:]) for each in times]  # the first step also allocates

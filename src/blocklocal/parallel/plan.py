@@ -129,7 +129,7 @@ def make_plan(
     # All that a user may have got wrong is found before there is a folder, which would be in the way of the next try.
     # A measured placement differs from try to try; what is refused must not: then every possible link counts.
     links = placement.sizes if request.launch.placement or processes.stages == 1 else (1,) * network.count
-    check_rule(network.rule, network.learning, late=any(passing_back(network.units, links)))
+    check_rule(network.rule, network.learning, late=any(passing_back(network.learners, links)))
     batches = training_batches(config, data, torch.device("cpu"), (0, processes.replicas))
     session = RunContext(
         config, data, facts, network, batches, device, torch.get_num_threads(), placement.sizes, processes.replicas

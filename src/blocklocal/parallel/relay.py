@@ -27,10 +27,10 @@ T = TypeVar("T")
 
 
 class CheckpointPiece(TypedDict):
-    """A stage's tally, and what it has of every unit."""
+    """A stage's tally, and what it has of every learner."""
 
     tally: dict[str, Any] | None
-    units: list[dict[str, Any]]
+    units: list[dict[str, Any]]  # the name that the file has
 
 
 class Relay:
@@ -117,14 +117,14 @@ class SharedCheckpoints(Callback):
         """Raises NotFinite instead of putting ruined weights in the place of the last good ones."""
         check_finite(trainer.network)
         if self.relay.processes.replica > 0:  # the first replica writes; the others have a part of what it writes
-            for unit in trainer.network.units if self.shared else ():
-                Saved.of(unit)
+            for learner in trainer.network.learners if self.shared else ():
+                Saved.of(learner)
             return
         self._count += 1
-        name, units = f"checkpoint {self._count}", trainer.network.units
+        name, learners = f"checkpoint {self._count}", trainer.network.learners
         draft = self._open(name, trainer.step)
-        draft.write(units)
-        state, described = trainer.state(), [describe(unit) for unit in units]
+        draft.write(learners)
+        state, described = trainer.state(), [describe(learner) for learner in learners]
         if not self.relay.processes.last:
             self.relay.put(name, {"tally": state["tally"], "units": described})
             return
@@ -132,7 +132,7 @@ class SharedCheckpoints(Callback):
         if state["tally"] is not None:
             before = [tally for piece in pieces if (tally := piece["tally"]) is not None]
             state["tally"] = merge([*before, state["tally"]])
-        draft.complete(state, [unit for piece in pieces for unit in piece["units"]] + described)
+        draft.complete(state, [one for piece in pieces for one in piece["units"]] + described)
 
     def _open(self, name: str, step: int) -> Draft:
         """The first stage chooses the name; it is the first to come here."""

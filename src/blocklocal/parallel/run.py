@@ -248,7 +248,7 @@ def _recorder(
 
 
 def _introduce(processes: Processes, request: RunRequest, stage: Stage) -> None:
-    blocks = block_range(stage.units[0].index + 1, len(stage.units))
+    blocks = block_range(stage.learners[0].index + 1, len(stage.learners))
     advice = f"Go on from the last checkpoint with: blocklocal train --resume {shlex.quote(str(request.output))}"
     register_rank(
         processes.store,
@@ -290,7 +290,7 @@ def _conclude(request: RunRequest, plan: Plan, data: ImageSet, device: torch.dev
     path = find_checkpoint(folder)
     assert path is not None
     trainer = new_trainer(config, network, lambda: False)
-    trainer.restore(load_checkpoint(path, network, learners=False))
+    trainer.restore(load_checkpoint(path, network, optimizers=False))
     session = RunContext(
         config,
         data,

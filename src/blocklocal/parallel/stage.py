@@ -67,25 +67,25 @@ class Stage(Neighbours):
         device: torch.device | str = "cpu",
         recorder: Recorder | None = None,
     ):
-        if not network.units:
+        if not network.learners:
             raise InputError("a network must know its shapes before it is spread: give BlockLocal example=, a batch.")
-        check_placement(placement, len(network.units), processes.stages)
-        coming_back = passing_back(network.units, placement)
+        check_placement(placement, len(network.learners), processes.stages)
+        coming_back = passing_back(network.learners, placement)
         check_rule(network.rule, network.learning, late=any(coming_back))
         # Replicas have random streams of their own: equal dropout masks on different images would be correlated noise.
         stream = stream_seed("replica", network.seed, processes.replica) if processes.replica else network.seed
         super().__init__(network.targets, network.learning, network.optimizer, stream, processes.replicas)
         first = sum(placement[: processes.stage])
         share = range(first, first + placement[processes.stage])
-        self.processes, self.recorder, self._count = processes, recorder or Recorder(), len(network.units)
-        self._units = nn.ModuleList(network.units[share.start : share.stop])
+        self.processes, self.recorder, self._count = processes, recorder or Recorder(), len(network.learners)
+        self._learners = nn.ModuleList(network.learners[share.start : share.stop])
         self.register_buffer("_rows", network._rows.clone(), persistent=False)
         self.to(device)
         self._begun, self._mesh = False, processes.data if shard else None
         self._shards: list[Any] | None = None  # the modules that are divided, as FSDP2 gives them
         self.edges = self.links = LinkEdges(
             processes,
-            network.units,
+            network.learners,
             share,
             coming_back,
             depth=max_in_flight,
@@ -105,7 +105,7 @@ class Stage(Neighbours):
     @property
     def reads_images(self) -> bool:
         """Whether the x of a batch is read here: by the first block, or by hidden blocks that reconstruct the image."""
-        losses = [unit.local for unit in self.units if isinstance(unit.local, HiddenLoss)]
+        losses = [learner.local for learner in self.learners if isinstance(learner.local, HiddenLoss)]
         return self.processes.first or any("image" in local.decoders for local in losses)
 
     def materialize(self, example: Tensor) -> None:
@@ -117,7 +117,7 @@ class Stage(Neighbours):
         """Give every block its own optimiser and learning-rate schedule of `steps` steps."""
         if self._mesh is not None and self._shards is None:  # now, in the layout and on the device of training
             shards.check_average(self._mesh)
-            self._shards = [module for unit in self.units for module in shards.shard(unit, self._mesh)]
+            self._shards = [module for learner in self.learners for module in shards.shard(learner, self._mesh)]
         super().configure(optimizer, schedule, steps)
 
     def begin(self) -> None:
@@ -128,9 +128,9 @@ class Stage(Neighbours):
         if self._mesh is not None and self._shards is None:
             self.configure(*self._recipe)
         elif self.processes.data is not None and self._mesh is None:
-            for unit in self.units:
-                unit.replicate(self.processes.data.get_group())
-        self.links.begin(self.units[0].late)
+            for learner in self.learners:
+                learner.replicate(self.processes.data.get_group())
+        self.links.begin(self.learners[0].late)
 
     # --- what is asked of neighbours
 
@@ -223,7 +223,7 @@ def check_rule(rule: Rule, learning: Learning, *, late: bool) -> None:
         )
 
 
-def passing_back(units: Sequence[BlockLearner], placement: Sequence[int]) -> list[bool]:
+def passing_back(learners: Sequence[BlockLearner], placement: Sequence[int]) -> list[bool]:
     """For every link between two stages, whether messages of a chained twin come back over it."""
-    twins = [units[sum(placement[:stage])].twin for stage in range(1, len(placement))]
+    twins = [learners[sum(placement[:stage])].twin for stage in range(1, len(placement))]
     return [twin is not None and twin.chained for twin in twins]

@@ -1,4 +1,4 @@
-"""End-to-end backpropagation: one unit that holds the whole network."""
+"""End-to-end backpropagation: one learner that holds the whole network."""
 
 from blocklocal.rules.base import RULES, Rule, local_step
 

@@ -99,44 +99,48 @@ class Rule:
 RULES: Registry[Rule] = Registry("rule")
 
 
-def target_messages(units: Sequence[BlockLearner], incoming: Tensor, *, learning: bool = False) -> list[Tensor | None]:
+def target_messages(
+    learners: Sequence[BlockLearner], incoming: Tensor, *, learning: bool = False
+) -> list[Tensor | None]:
     """Every block's backward message, from the target to the first block (Eq. 4).
 
-    incoming: the one-hot target rows [R, R], or what came from the block behind the last of these units. learning: in a
-    training step, so that late messages move on.
+    incoming: the one-hot target rows [R, R], or what came from the block behind the last of these learners. learning:
+    in a training step, so that late messages move on.
     """
     messages: list[Tensor | None] = []
-    for unit in reversed(units):
-        message, incoming = unit.message(incoming, learning=learning)
+    for learner in reversed(learners):
+        message, incoming = learner.message(incoming, learning=learning)
         messages.append(message)
     return messages[::-1]
 
 
-def receive(unit: BlockLearner, a: Tensor, batch: Batch, message: Tensor | None, reach_back: bool = False) -> BlockPass:
-    return unit.receive(a, batch.y, message, context=batch.context, image=batch.x, reach_back=reach_back)
+def receive(
+    learner: BlockLearner, a: Tensor, batch: Batch, message: Tensor | None, reach_back: bool = False
+) -> BlockPass:
+    return learner.receive(a, batch.y, message, context=batch.context, image=batch.x, reach_back=reach_back)
 
 
-def local_step(units: Sequence[BlockLearner], batch: Batch) -> list[LocalResult | None]:
+def local_step(learners: Sequence[BlockLearner], batch: Batch) -> list[LocalResult | None]:
     """Every block in turn: forward, own loss, own update. Its graph is gone before the next block runs.
 
     It asks nothing of the blocks behind but target messages, so it is the step of neighbours in any process.
     """
     edges = batch.edges
-    messages = target_messages(units, edges.take_target(batch.rows, learning=True), learning=True)
-    edges.pass_target(units[0].late)
-    a, last = edges.take_forward(batch.x), units[-1]
+    messages = target_messages(learners, edges.take_target(batch.rows, learning=True), learning=True)
+    edges.pass_target(learners[0].late)
+    a, last = edges.take_forward(batch.x), learners[-1]
     results: list[LocalResult | None] = []
-    for k, unit in enumerate(units):
-        with edges.timed(unit.index):
+    for k, learner in enumerate(learners):
+        with edges.timed(learner.index):
             message, messages[k] = messages[k], None
-            result, a = block_step(unit, a, batch, message, edges.send_forward if unit is last else None)
+            result, a = block_step(learner, a, batch, message, edges.send_forward if learner is last else None)
             del message
             results.append(result)
     return results
 
 
 def block_step(
-    unit: BlockLearner,
+    learner: BlockLearner,
     a: Tensor,
     batch: Batch,
     message: Tensor | None,
@@ -152,32 +156,32 @@ def block_step(
     Returns:
         (the local result without its graph, the outgoing forward message).
     """
-    pending = receive(unit, a, batch, message)
+    pending = receive(learner, a, batch, message)
     outgoing = pending.sent()
     if send is not None:
         send(outgoing)
-    unit.local_backward(pending)
-    unit.update()
+    learner.local_backward(pending)
+    learner.update()
     return summary(pending), outgoing
 
 
-def neighbour_step(units: Sequence[BlockLearner], batch: Batch) -> list[LocalResult | None]:
+def neighbour_step(learners: Sequence[BlockLearner], batch: Batch) -> list[LocalResult | None]:
     """As `local_step`, but the loss of block k + 1 also sends its gradient one block back, and never further.
 
     So a block updates when its neighbour has taken its loss; two blocks' graphs are alive at a time (paper §4.1).
     """
-    messages = target_messages(units, batch.rows, learning=True)
+    messages = target_messages(learners, batch.rows, learning=True)
     results, a = [], batch.x
     waiting: tuple[BlockLearner, BlockPass] | None = None
-    for k, unit in enumerate(units):
-        pending = receive(unit, a, batch, messages[k], reach_back=k > 0)
+    for k, learner in enumerate(learners):
+        pending = receive(learner, a, batch, messages[k], reach_back=k > 0)
         messages[k] = None
-        gradient = unit.local_backward(pending, keep=k + 1 < len(units))
+        gradient = learner.local_backward(pending, keep=k + 1 < len(learners))
         if waiting is not None and gradient is not None:
             waiting[0].outer_backward(waiting[1], gradient)
             waiting[0].update()
         results.append(summary(pending))
-        a, waiting = pending.sent(), (unit, pending)
+        a, waiting = pending.sent(), (learner, pending)
     if waiting is not None:
         waiting[0].update()
     return results
@@ -191,8 +195,8 @@ def summary(pending: BlockPass) -> LocalResult | None:
     return LocalResult(result.loss.detach(), result.parts, result.scores, result.message_size)
 
 
-def output_error(unit: BlockLearner, pending: BlockPass, target: Tensor) -> Tensor:
+def output_error(learner: BlockLearner, pending: BlockPass, target: Tensor) -> Tensor:
     """∂L/∂logits of the output block, [B, C] (softmax − target over the batch size, for cross-entropy)."""
-    assert isinstance(unit.local, OutputLoss)
+    assert isinstance(learner.local, OutputLoss)
     logits = pending.sent().requires_grad_()
-    return torch.autograd.grad(unit.local(logits, target).loss, logits)[0]
+    return torch.autograd.grad(learner.local(logits, target).loss, logits)[0]

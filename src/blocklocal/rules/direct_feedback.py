@@ -11,26 +11,26 @@ from blocklocal.block.shapes import from_positions, to_positions
 from blocklocal.rules.base import RULES, Batch, Rule, output_error, receive, summary, target_messages
 
 
-def direct_feedback_step(units: Sequence[BlockLearner], batch: Batch) -> list[LocalResult | None]:
+def direct_feedback_step(learners: Sequence[BlockLearner], batch: Batch) -> list[LocalResult | None]:
     """Forward through all blocks; then every hidden block learns from e·B_k in the place of its true gradient.
 
     It waits for the output, so all graphs are alive until then.
     """
-    messages, pendings, a = target_messages(units, batch.rows), [], batch.x
-    for unit in units:
-        pending = receive(unit, a, batch, None)
+    messages, pendings, a = target_messages(learners, batch.rows), [], batch.x
+    for learner in learners:
+        pending = receive(learner, a, batch, None)
         pendings.append(pending)
         a = pending.sent()
-    error = output_error(units[-1], pendings[-1], batch.y).float()
-    units[-1].local_backward(pendings[-1])
-    for unit, pending, message in zip(units[:-1], pendings, messages, strict=False):
-        assert isinstance(unit.local, HiddenLoss)
+    error = output_error(learners[-1], pendings[-1], batch.y).float()
+    learners[-1].local_backward(pendings[-1])
+    for learner, pending, message in zip(learners[:-1], pendings, messages, strict=False):
+        assert isinstance(learner.local, HiddenLoss)
         assert message is not None
-        row_error = unit.local.targets.row_errors(error)
-        layout = unit.local.layouts["output"]
-        unit.outer_backward(pending, layout.back(projected(row_error, message, layout.view(pending.output))))
-    for unit in units:
-        unit.update()
+        row_error = learner.local.targets.row_errors(error)
+        layout = learner.local.layouts["output"]
+        learner.outer_backward(pending, layout.back(projected(row_error, message, layout.view(pending.output))))
+    for learner in learners:
+        learner.update()
     return [summary(pending) for pending in pendings]
 
 

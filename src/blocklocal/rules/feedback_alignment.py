@@ -1,6 +1,6 @@
 """Feedback alignment: end-to-end, but errors flow back through fixed random kernels (Lillicrap et al. 2014).
 
-The forward pass is untouched. While a unit runs, every product with a weight that PyTorch is asked for (linear layers,
+The forward pass is untouched. While a block runs, every product with a weight that PyTorch is asked for (linear layers,
 convolutions and transposed ones, attention, matrix products) uses that weight's own fixed feedback weight in the place
 of the transposed weight when the gradient of its *input* is computed. The model is not copied or changed: the calls are
 intercepted by a `TorchFunctionMode`. A network with weights in any other place (LSTM, …) is refused by name.

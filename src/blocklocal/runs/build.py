@@ -104,7 +104,7 @@ def build_on_cpu(
     with seeded("model", config.machine.seed):
         model = plain_model(config, facts)
     network = _cut(_prepared(config.model.model, model), config, facts, starts)
-    check_savable(network.units)
+    check_savable(network.learners)
     return network
 
 

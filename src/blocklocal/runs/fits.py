@@ -75,7 +75,7 @@ def _states(config: Config) -> int:
 
 
 def _parts(config: Config, built: BlockLocal, example: torch.Size) -> dict[str, int]:
-    sizes = [sum(p.numel() for p in unit.parameters()) for unit in built.units]
+    sizes = [sum(p.numel() for p in learner.parameters()) for learner in built.learners]
     parts = {"weights": FLOAT * sum(sizes)}
     if not example[0]:
         return parts
@@ -88,7 +88,7 @@ def _parts(config: Config, built: BlockLocal, example: torch.Size) -> dict[str, 
 
 
 def _outputs(network: BlockLocal, example: torch.Size) -> list[int]:
-    """Numbers that the weighted layers of every unit put out for a batch."""
+    """Numbers that the weighted layers of every learner put out for a batch."""
     counts: list[int] = []
 
     def count(layer: nn.Module, given: object, made: torch.Tensor) -> None:
@@ -97,9 +97,9 @@ def _outputs(network: BlockLocal, example: torch.Size) -> list[int]:
     hooks = [layer.register_forward_hook(count) for layer in network.modules() if isinstance(layer, WEIGHTED)]
     a = torch.empty(example)
     with torch.no_grad():
-        for unit in network.units:
+        for learner in network.learners:
             counts.append(0)
-            a = unit(a)
+            a = learner(a)
     for hook in hooks:
         hook.remove()
     return counts

@@ -151,7 +151,7 @@ def _show_again(folder: Path, *, trust: bool) -> dict[str, Any]:
     session = open_session(config, starts=load_cuts(folder))
     path = find_checkpoint(folder)
     assert path is not None
-    load_checkpoint(path, session.network, learners=False)
+    load_checkpoint(path, session.network, optimizers=False)
     show(session, folder)
     return read_summary(folder)
 
@@ -203,7 +203,7 @@ def load_network(
     network = build_network(config, facts, find_device(device or config.machine.device), load_cuts(folder))
     path = find_checkpoint(folder, checkpoint)
     assert path is not None
-    load_checkpoint(path, network, learners=False)
+    load_checkpoint(path, network, optimizers=False)
     return config, facts, network
 
 
@@ -280,4 +280,4 @@ def new_progress(
 
 
 def block_names(network: BlockLocal) -> list[str]:
-    return list(network.split.names) if len(network.units) == len(network.split.names) else ["all blocks"]
+    return list(network.split.names) if len(network.learners) == len(network.split.names) else ["all blocks"]

@@ -30,7 +30,7 @@ def summarise(session: RunContext, trainer: Trainer) -> tuple[dict[str, Any], di
         "model": config.model.model,
         "width": config.model.width,
         "parameters": sum(p.numel() for p in network.split.model.parameters()),
-        "local_parameters": sum(p.numel() for u in network.units if u.local for p in u.local.parameters()),
+        "local_parameters": sum(p.numel() for u in network.learners if u.local for p in u.local.parameters()),
         "blocks": len(network.split.blocks),
         "block_names": list(network.split.names),
         "processes": max(1, len(session.placement)) * session.replicas,

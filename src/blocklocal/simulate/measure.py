@@ -27,7 +27,7 @@ def measure(network: BlockLocal, x: Tensor, y: Tensor, *, micro_batches: int = 1
     """The costs of every block, for block-local learning and for backprop cut at the same places.
 
     Args:
-        network: with a rule that gives every block a unit of its own, such as block-local.
+        network: with a rule that gives every block a learner of its own, such as block-local.
         x, y: a training batch, [B, …] and its targets, on the device used in training.
         micro_batches: passes are measured on the whole batch and on one of so many parts of it; what does not shrink in
             proportion becomes the passes' overhead. Give the number that will be simulated (the largest of several).
@@ -55,31 +55,33 @@ def measure(network: BlockLocal, x: Tensor, y: Tensor, *, micro_batches: int = 1
     with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []), torch.enable_grad():
         incoming = _incoming(trial, x.device)
         costs, a = [], x.detach()
-        for unit, message in zip(trial.units, incoming, strict=True):
-            costs.append(_BlockMeasure(unit, trial, x, y, message, repeats).costs(a, part))
+        for learner, message in zip(trial.learners, incoming, strict=True):
+            costs.append(_BlockMeasure(learner, trial, x, y, message, repeats).costs(a, part))
             with torch.no_grad():
-                a = unit(a)
+                a = learner(a)
     return costs
 
 
 def _incoming(network: BlockLocal, device: torch.device) -> list[Tensor]:
-    """What each unit's twin starts from: the target rows, or what the twin of the block behind passes on."""
+    """What each learner's twin starts from: the target rows, or what the twin of the block behind passes on."""
     found, incoming = [], target_rows(network.targets, device)
-    for unit in reversed(network.units):
+    for learner in reversed(network.learners):
         found.append(incoming)
-        incoming = unit.message(incoming)[1].detach()
+        incoming = learner.message(incoming)[1].detach()
     return found[::-1]
 
 
 class _BlockMeasure:
-    """The costs of one unit. x, y: the network's batch; incoming: what the unit's twin starts from."""
+    """The costs of one learner. x, y: the network's batch; incoming: what the learner's twin starts from."""
 
-    def __init__(self, unit: BlockLearner, network: BlockLocal, x: Tensor, y: Tensor, incoming: Tensor, repeats: int):
-        self.unit, self.y, self.incoming, self.repeats = unit, y, incoming, repeats
+    def __init__(
+        self, learner: BlockLearner, network: BlockLocal, x: Tensor, y: Tensor, incoming: Tensor, repeats: int
+    ):
+        self.learner, self.y, self.incoming, self.repeats = learner, y, incoming, repeats
         self.batch = Batch(x, y, target_rows(network.targets, x.device), StepContext())
-        self.last = unit is network.units[-1]
-        self.parameters = [p for p in unit.block.parameters() if p.requires_grad]
-        self.optimizer = network.optimizer.build(self.parameters) if self.parameters and unit.trains else None
+        self.last = learner is network.learners[-1]
+        self.parameters = [p for p in learner.block.parameters() if p.requires_grad]
+        self.optimizer = network.optimizer.build(self.parameters) if self.parameters and learner.trains else None
 
     def costs(self, a: Tensor, part: int) -> BlockCosts:
         """a [B, …]: the block's input; part: samples of a micro-batch."""
@@ -88,7 +90,7 @@ class _BlockMeasure:
         update, after = seconds["update", "whole"], max(0.0, seconds["step", "whole"] - whole[0])
         own = min(seconds["own", "whole"], max(0.0, after - update))
         with torch.no_grad():
-            output = self.unit(a)
+            output = self.learner(a)
         message_bytes = float(output.numel() * output.element_size())
         kept, kept_local = self._kept(a)
         return BlockCosts(
@@ -122,17 +124,17 @@ class _BlockMeasure:
 
     def _forward(self, a: Tensor, wants_input: bool = True) -> tuple[float, Tensor, Tensor]:
         """(seconds, output or loss, the input as a leaf); the first block's input is data."""
-        source = a.detach().requires_grad_(wants_input and self.unit.index > 0)
+        source = a.detach().requires_grad_(wants_input and self.learner.index > 0)
         given = source.clone()  # a block may work in place on what it gets, and may not do so on a leaf
         seconds, output = _timed(lambda: self._run(given, self.y[: len(a)]), a)
         return seconds, output, source
 
     def _run(self, a: Tensor, y: Tensor) -> Tensor:
-        output = self.unit(a)
+        output = self.learner(a)
         if not self.last:
             return output
-        assert isinstance(self.unit.local, OutputLoss)
-        return self.unit.local(output, y).loss
+        assert isinstance(self.learner.local, OutputLoss)
+        return self.learner.local(output, y).loss
 
     def _backward(self, output: Tensor, inputs: Sequence[Tensor], a: Tensor) -> float:
         if not inputs:
@@ -149,7 +151,7 @@ class _BlockMeasure:
         return self._backward(output, [source] if source.requires_grad else [], a)
 
     def _backward_own(self, a: Tensor) -> float:
-        self.unit.zero_grad(set_to_none=True)  # a local step starts without gradients
+        self.learner.zero_grad(set_to_none=True)  # a local step starts without gradients
         return self._backward(self._forward(a, wants_input=False)[1], self.parameters, a)
 
     def _update(self, a: Tensor) -> float:
@@ -167,7 +169,7 @@ class _BlockMeasure:
         """Seconds of a whole local step, its backward message included."""
 
         def step() -> None:
-            block_step(self.unit, a, self.batch, self.unit.message(self.incoming)[0])
+            block_step(self.learner, a, self.batch, self.learner.message(self.incoming)[0])
 
         return _timed(step, a)[0]
 
@@ -175,10 +177,10 @@ class _BlockMeasure:
 
     def _kept(self, a: Tensor) -> tuple[float, float]:
         """Bytes that autograd keeps at the peak of a pass of backprop, and of a local step."""
-        with saved_bytes(self.unit) as kept:
+        with saved_bytes(self.learner) as kept:
             output = self._forward(a)[1]
-        with saved_bytes(self.unit) as kept_local:
-            pending = receive(self.unit, a, self.batch, self.unit.message(self.incoming)[0])
+        with saved_bytes(self.learner) as kept_local:
+            pending = receive(self.learner, a, self.batch, self.learner.message(self.incoming)[0])
         peaks = float(kept.peak), float(kept_local.peak)
         del output, pending
         return peaks

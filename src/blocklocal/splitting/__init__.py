@@ -1,7 +1,7 @@
 """Cutting a network into blocks."""
 
-from blocklocal.splitting.costs import unit_costs
+from blocklocal.splitting.costs import piece_costs
 from blocklocal.splitting.partition import partition
 from blocklocal.splitting.split import Split, split
 
-__all__ = ["Split", "partition", "split", "unit_costs"]
+__all__ = ["Split", "partition", "piece_costs", "split"]

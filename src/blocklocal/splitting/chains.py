@@ -1,4 +1,4 @@
-"""A network as a chain: layers applied one after the other, and the units they are grouped into."""
+"""A network as a chain: layers applied one after the other, and the pieces they are grouped into."""
 
 from collections.abc import Iterator, Sequence
 
@@ -25,8 +25,8 @@ def flat_layers(model: nn.Module, prefix: str = "") -> Iterator[Layer]:
             yield from flat_layers(child, f"{prefix}{name}.") if is_sequential(child) else [(prefix + name, child)]
 
 
-def unit_starts(layers: Sequence[Layer]) -> list[int]:
-    """Where units of one weighted layer each begin, so that a cut between them falls before the activation.
+def piece_starts(layers: Sequence[Layer]) -> list[int]:
+    """Where pieces of one weighted layer each begin, so that a cut between them falls before the activation.
 
     Conv, BN, ReLU, Conv, BN, ReLU, Pool, Flatten, Linear gives [Conv, BN], [ReLU, Conv, BN] and
     [ReLU, Pool, Flatten, Linear].
@@ -48,7 +48,7 @@ class Chain:
 
     def __init__(self, layers: Sequence[Layer], starts: Sequence[int]):
         self.layers = list(layers)
-        self.unit_starts = list(starts)
+        self.piece_starts = list(starts)
         self.length = len(self.layers)
 
     def locate(self, name: str) -> int | None:

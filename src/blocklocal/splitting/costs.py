@@ -1,4 +1,4 @@
-"""What a unit costs: seconds, floating-point operations, or bytes kept for its backward pass."""
+"""What a piece costs: seconds, floating-point operations, or bytes kept for its backward pass."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -15,17 +15,17 @@ from blocklocal.splitting.copying import copy_in_mode
 _REPEATS = 5
 
 
-def unit_costs(units: Sequence[nn.Module], example: Tensor, kind: str) -> list[float]:
-    """The cost of one training step (forward and backward) of each unit on `example`, [B, ...].
+def piece_costs(pieces: Sequence[nn.Module], example: Tensor, kind: str) -> list[float]:
+    """The cost of one training step (forward and backward) of each piece on `example`, [B, ...].
 
     Args:
-        units: modules applied one after the other; the first takes `example`.
+        pieces: modules applied one after the other; the first takes `example`.
         example: a batch of the size and on the device used in training.
         kind: "time" (seconds, median of a few runs), "flops" (floating-point operations), or "bytes" (what autograd
             keeps between forward and backward, without parameters and buffers).
 
-    Works on copies in training mode, one unit at a time: weights, gradients, BatchNorm statistics and the state of
-    the random generators stay as they were. Raises InputError where a unit does not take what reaches it.
+    Works on copies in training mode, one piece at a time: weights, gradients, BatchNorm statistics and the state of
+    the random generators stay as they were. Raises InputError where a piece does not take what reaches it.
     """
     measure = _MEASURES.get(kind)
     if measure is None:
@@ -33,37 +33,37 @@ def unit_costs(units: Sequence[nn.Module], example: Tensor, kind: str) -> list[f
     devices = [example.device] if example.device.type == "cuda" else []
     costs, x = [], example.detach()
     with torch.random.fork_rng(devices=devices), torch.enable_grad():
-        for position, unit in enumerate(units):
-            trial = copy_in_mode(unit, training=True)
+        for position, piece in enumerate(pieces):
+            trial = copy_in_mode(piece, training=True)
             try:
                 costs.append(measure(trial, x))
                 with torch.no_grad():
                     x = trial(x)
             except (RuntimeError, TypeError, ValueError) as reason:
                 raise InputError(
-                    f"unit {position} of {len(units)} cannot be trained on the example, which reaches it with shape "
+                    f"piece {position} of {len(pieces)} cannot be trained on the example, which reaches it with shape "
                     f"{list(x.shape)}: {reason}. Give a training batch of the shape and device of the model."
                 ) from reason
     return costs
 
 
-def _step(unit: nn.Module, x: Tensor) -> None:
+def _step(piece: nn.Module, x: Tensor) -> None:
     """Forward and backward, with a fresh input that wants a gradient where it can have one."""
-    output = unit(_fresh(x))
+    output = piece(_fresh(x))
     if output.requires_grad:
         torch.autograd.backward(output, torch.ones_like(output))
 
 
 def _fresh(x: Tensor) -> Tensor:
-    # A clone, because a unit may work in place on what it gets, and may not do so on a leaf.
+    # A clone, because a piece may work in place on what it gets, and may not do so on a leaf.
     return x.detach().requires_grad_(x.is_floating_point()).clone()
 
 
-def _seconds(unit: nn.Module, x: Tensor) -> float:
+def _seconds(piece: nn.Module, x: Tensor) -> float:
     def once() -> float:
         synchronize(x)
         start = time.perf_counter()
-        _step(unit, x)
+        _step(piece, x)
         synchronize(x)
         return time.perf_counter() - start
 
@@ -77,16 +77,16 @@ def synchronize(x: Tensor) -> None:
         torch.cuda.synchronize(x.device)
 
 
-def _flops(unit: nn.Module, x: Tensor) -> float:
+def _flops(piece: nn.Module, x: Tensor) -> float:
     with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as counter:
-        _step(unit, x)
+        _step(piece, x)
     return float(counter.get_total_flops())
 
 
-def _bytes(unit: nn.Module, x: Tensor) -> float:
+def _bytes(piece: nn.Module, x: Tensor) -> float:
     x = _fresh(x)
-    with saved_bytes(unit) as kept:
-        output = unit(x)
+    with saved_bytes(piece) as kept:
+        output = piece(x)
         peak = kept.peak
     del output
     return float(peak)

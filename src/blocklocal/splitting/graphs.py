@@ -34,7 +34,7 @@ class TracedNetwork:
         for _, op in steps:
             for node in op.inputs:
                 self._readers.setdefault(node, []).append(op)
-        self.unit_starts = list(self._unit_starts())
+        self.piece_starts = list(self._piece_starts())
 
     @property
     def pieces(self) -> dict[str, str]:
@@ -107,8 +107,8 @@ class TracedNetwork:
                 builder.add(op)
         return builder.finish(self.crossing(stop)[0] if stop < self.length else self.trace.result)
 
-    def _unit_starts(self) -> Iterator[int]:
-        """One weighted operation or residual sum per unit, as in `chains.unit_starts`, at legal cuts only."""
+    def _piece_starts(self) -> Iterator[int]:
+        """One weighted operation or residual sum per piece, as in `chains.piece_starts`, at legal cuts only."""
         yield 0
         last = max((i for i, op in enumerate(self.operations) if self._is_weighted(op)), default=0)
         weighted = False
@@ -135,7 +135,7 @@ class TracedNetwork:
             raise InputError(self._about_numbers(name, numbers))
         values = "; ".join(f"{self._describe(node)} (last read in {self._last_reader(node)})" for node in nodes)
         several = f"{len(nodes)} cross, so a skip connection would be severed" if len(nodes) > 1 else "a tuple crosses"
-        legal = list(dict.fromkeys(self.label(i, self.length).split("–")[0] for i in self.unit_starts[1:]))[:4]
+        legal = list(dict.fromkeys(self.label(i, self.length).split("–")[0] for i in self.piece_starts[1:]))[:4]
         advice = f", for example at {', '.join(legal)}" if legal else ""
         raise InputError(
             f"cannot cut at {name!r}: a cut must pass one tensor on, and here {several}: {values}. "

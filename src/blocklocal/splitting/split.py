@@ -10,9 +10,9 @@ from torch.nn.parameter import is_lazy
 
 from blocklocal._common.errors import InputError, check_positive, unknown
 from blocklocal.splitting.agreement import check_agreement
-from blocklocal.splitting.chains import Chain, flat_layers, is_sequential, unit_starts
+from blocklocal.splitting.chains import Chain, flat_layers, is_sequential, piece_starts
 from blocklocal.splitting.copying import copy_in_mode
-from blocklocal.splitting.costs import COSTS, unit_costs
+from blocklocal.splitting.costs import COSTS, piece_costs
 from blocklocal.splitting.graphs import TracedNetwork
 from blocklocal.splitting.partition import partition
 from blocklocal.splitting.suitable import check_module, check_unshared
@@ -26,7 +26,7 @@ class Split:
         model: the user's module, its weights untouched.
         blocks: modules that share the user's submodules; applied in order they equal `model.forward`. Their mode is
             their own: call `.train()` and `.eval()` on them.
-        names: the first and last unit of each block, for people to read.
+        names: the first and last piece of each block, for people to read.
         after_activation: for each cut, whether the value that crosses has passed an activation already. Such a value
             is no natural parameter; of the rectified family only the second-order evidence is defined on it
             (method §1). Always False for cuts by number or cost of networks with `units()`.
@@ -69,21 +69,21 @@ def split(
 ) -> Split:
     """Cut `model` into blocks.
 
-    Give either `blocks`, how many, or `at`, the names of the units or submodules with which blocks 2, 3, ... start, or
+    Give either `blocks`, how many, or `at`, the names of the pieces or submodules with which blocks 2, 3, ... start, or
     `starts`, those of an earlier cut by number or cost.
 
     Args:
         model: a module with `units()` (every model of this library), an nn.Sequential, or any module that torch.fx
             can trace. Units of the last two begin with an activation, so that cuts by number or cost fall before it.
-        balance: "count" gives every block as many units as possible alike; "time", "flops" and "bytes" measure each
-            unit on `example` (see `unit_costs`) and make the most expensive block as cheap as possible.
+        balance: "count" gives every block as many pieces as possible alike; "time", "flops" and "bytes" measure each
+            piece on `example` (see `piece_costs`) and make the most expensive block as cheap as possible.
         example: a training batch, [B, ...]: for a measured balance, and to see that the blocks in order equal the
             model on it (`BlockLocal` looks at that too, when it knows an example).
 
     Lazy layers get their weights when a `BlockLocal` sees its example or first batch, from its seed; run the model on
     a batch before, to draw them yourself.
 
-    Raises InputError for unknown names (with the nearest), for more blocks than units, for a cut through a skip
+    Raises InputError for unknown names (with the nearest), for more blocks than pieces, for a cut through a skip
     connection, for weights that two blocks would share, and for a module whose blocks would do something else.
     """
     check_module(model)
@@ -115,11 +115,11 @@ def split(
 
 
 def _check_starts(starts: Sequence[int], plan: _Plan) -> None:
-    known = set(plan.unit_starts)
+    known = set(plan.piece_starts)
     if not starts or starts[0] != 0 or any(a >= b for a, b in pairwise(starts)) or not known.issuperset(starts):
         raise InputError(
-            f"starts {list(starts)} are not those of a cut of this network, whose units start at {sorted(known)}: give "
-            "`Split.starts` of the same architecture, or blocks=."
+            f"starts {list(starts)} are not those of a cut of this network, whose pieces start at {sorted(known)}: "
+            "give `Split.starts` of the same architecture, or blocks=."
         )
 
 
@@ -142,13 +142,13 @@ def _plan(model: nn.Module, at: Sequence[str] | None) -> _Plan:
     """The simplest plan that knows all names in `at`."""
     plan: _Plan
     if callable(getattr(model, "units", None)):
-        layers = _checked_units(model)
+        layers = _checked_pieces(model)
         plan = Chain(layers, range(len(layers)))
     elif is_sequential(model):
         layers = list(flat_layers(model))
         if not layers:
             raise InputError("the nn.Sequential is empty: there is nothing to split.")
-        plan = Chain(layers, unit_starts(layers))
+        plan = Chain(layers, piece_starts(layers))
     else:
         plan = TracedNetwork(model)
     if at is None:
@@ -160,22 +160,22 @@ def _plan(model: nn.Module, at: Sequence[str] | None) -> _Plan:
         if name not in known:
             raise _unknown_module(name, known)
     if isinstance(plan, Chain) and any(plan.locate(name) is None for name in at):
-        return TracedNetwork(model)  # a name lies inside a unit: the trace tells whether a cut there is possible
+        return TracedNetwork(model)  # a name lies inside a piece: the trace tells whether a cut there is possible
     return plan
 
 
-def _checked_units(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    units = list(model.units())  # type: ignore[operator]
-    if not units:
+def _checked_pieces(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    pieces = list(model.units())  # type: ignore[operator]
+    if not pieces:
         raise InputError(f"{type(model).__name__}.units() is empty: it must list the (name, module) pairs of forward.")
-    names = [name for name, _ in units]
+    names = [name for name, _ in pieces]
     if len(set(names)) < len(names):
         raise InputError(f"{type(model).__name__}.units() gives a name twice: {', '.join(names)}.")
-    held = {id(p) for _, unit in units for p in unit.parameters()}
+    held = {id(p) for _, piece in pieces for p in piece.parameters()}
     lost = [name for name, p in model.named_parameters() if id(p) not in held]
     if lost:
-        raise InputError(f"{type(model).__name__}.units() leaves out {', '.join(lost)}: units must equal forward.")
-    return units
+        raise InputError(f"{type(model).__name__}.units() leaves out {', '.join(lost)}: pieces must equal forward.")
+    return pieces
 
 
 def _named_starts(plan: _Plan, model: nn.Module, at: Sequence[str]) -> list[int]:
@@ -192,16 +192,16 @@ def _named_starts(plan: _Plan, model: nn.Module, at: Sequence[str]) -> list[int]
 
 
 def _even_starts(plan: _Plan, blocks: int, balance: str, example: Tensor | None) -> list[int]:
-    edges = [*plan.unit_starts, plan.length]
-    count = len(plan.unit_starts)
+    edges = [*plan.piece_starts, plan.length]
+    count = len(plan.piece_starts)
     if blocks > count:
         raise InputError(
-            f"{blocks} blocks were asked for, but the network has {count} units that may be cut apart: "
+            f"{blocks} blocks were asked for, but the network has {count} pieces that may be cut apart: "
             f"ask for at most {count}, or divide it more finely.{_about_pieces(plan)}"
         )
     costs: list[float] = [1.0] * count
     if balance != "count" and example is not None:
-        costs = unit_costs([plan.build(a, b) for a, b in pairwise(edges)], example, balance)
+        costs = piece_costs([plan.build(a, b) for a, b in pairwise(edges)], example, balance)
     starts = [0]
     for size in partition(costs, blocks)[:-1]:
         starts.append(starts[-1] + size)
@@ -209,7 +209,7 @@ def _even_starts(plan: _Plan, blocks: int, balance: str, example: Tensor | None)
 
 
 def _about_pieces(plan: _Plan) -> str:
-    """Why some of its modules are one unit each."""
+    """Why some of its modules are one piece each."""
     pieces = plan.pieces if isinstance(plan, TracedNetwork) else {}
     return "".join(f" {name!r} is one piece: {reason}." for name, reason in list(pieces.items())[:3])
 

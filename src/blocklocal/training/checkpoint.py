@@ -1,7 +1,7 @@
 """Checkpoints: one folder per saved step, complete or not there at all.
 
     RUN/checkpoints/step-00000400/
-        block-0.safetensors …   weights and buffers of every unit (block, twin, readout, decoders)
+        block-0.safetensors …   weights and buffers of every learner (block, twin, readout, decoders)
         block-0.optimizer …     its optimiser and schedule (tensors and builtins only)
         state.json              architecture, position in training, tallies
         rng.pt                  torch's global random state, for a user's own code (the library names its streams)
@@ -29,11 +29,11 @@ from blocklocal.block.shards import gather_full_state, shard_like, shard_state_l
 from blocklocal.network.neighbours import Neighbours
 from blocklocal.schemas.checkpoint import TensorKind
 from blocklocal.training.checkpoint_files import RANDOM, STATE, Files, write_checksums
-from blocklocal.training.learner_check import check_learner
 from blocklocal.training.learner_state import kinds, pack, unpack
+from blocklocal.training.optimizer_check import check_optimizer
 
 KEEP = 2
-LEARNER = {"optimizer", "schedule"}
+OPTIMIZER = {"optimizer", "schedule"}
 
 
 def save_checkpoint(folder: Path, network: Neighbours, state: dict) -> Path:
@@ -44,8 +44,8 @@ def save_checkpoint(folder: Path, network: Neighbours, state: dict) -> Path:
     clear_leftovers(folder)
     draft = Draft.open(folder, state["step"])
     try:
-        draft.write(network.units)
-        return draft.complete(state, [describe(unit) for unit in network.units])
+        draft.write(network.learners)
+        return draft.complete(state, [describe(learner) for learner in network.learners])
     except BaseException:
         shutil.rmtree(draft.partial, ignore_errors=True)
         raise
@@ -53,7 +53,7 @@ def save_checkpoint(folder: Path, network: Neighbours, state: dict) -> Path:
 
 @dataclass(frozen=True)
 class Draft:
-    """A checkpoint that is being written, perhaps by several processes: each its own units, one completes it."""
+    """A checkpoint that is being written, perhaps by several processes: each its own learners, one completes it."""
 
     final: Path
     step: int
@@ -74,14 +74,20 @@ class Draft:
         draft.partial.mkdir()
         return draft
 
-    def write(self, units: Sequence[BlockLearner]) -> None:
-        """The files of these units, flushed to the disk."""
-        for unit in units:
-            _save_unit(self.partial, Saved.of(unit))
-        _sync([self.partial / f"block-{unit.index}.{kind}" for unit in units for kind in ("safetensors", "optimizer")])
+    def write(self, learners: Sequence[BlockLearner]) -> None:
+        """The files of these learners, flushed to the disk."""
+        for learner in learners:
+            _save_learner(self.partial, Saved.of(learner))
+        _sync(
+            [
+                self.partial / f"block-{learner.index}.{kind}"
+                for learner in learners
+                for kind in ("safetensors", "optimizer")
+            ]
+        )
 
     def complete(self, state: dict, described: list[dict]) -> Path:
-        """Write what is common to all units, rename, and remove what is superseded; `described`: of every unit."""
+        """Write what is common to all, rename, and remove what is superseded; `described`: of every learner."""
         before = list_checkpoints(self.final.parent)
         _save_tensors({"cpu": torch.get_rng_state()}, self.partial / RANDOM)
         (self.partial / STATE).write_text(json.dumps({**state, "units": described}, indent=1))
@@ -103,27 +109,27 @@ def _remove(path: Path) -> None:
 
 @dataclass(frozen=True)
 class Saved:
-    """What is saved of the unit of block `index`."""
+    """What is saved of the learner of block `index`."""
 
     index: int
     weights: dict[str, torch.Tensor]
-    learner: dict
+    optimizer: dict
 
     @classmethod
-    def of(cls, unit: BlockLearner) -> "Saved":
+    def of(cls, learner: BlockLearner) -> "Saved":
         """Where replicas share its parameters (`shards`), all of them must come here."""
-        weights = pack(unit.state_dict())
-        learner = {
-            "optimizer": gather_full_state(unit.optimizer.state_dict()) if unit.optimizer else None,
-            "schedule": unit.schedule.state_dict() if unit.schedule else None,
+        weights = pack(learner.state_dict())
+        optimizer = {
+            "optimizer": gather_full_state(learner.optimizer.state_dict()) if learner.optimizer else None,
+            "schedule": learner.schedule.state_dict() if learner.schedule else None,
         }
-        return cls(unit.index, weights, learner)
+        return cls(learner.index, weights, optimizer)
 
 
-def _save_unit(folder: Path, saved: Saved) -> None:
+def _save_learner(folder: Path, saved: Saved) -> None:
     # As bytes: written by the library itself, a full disk would be another library's error instead of an OSError.
     (folder / f"block-{saved.index}.safetensors").write_bytes(save(saved.weights))
-    _save_tensors(saved.learner, folder / f"block-{saved.index}.optimizer")
+    _save_tensors(saved.optimizer, folder / f"block-{saved.index}.optimizer")
 
 
 def _save_tensors(value: dict, path: Path) -> None:
@@ -148,9 +154,9 @@ def clear_leftovers(folder: Path) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def describe(unit: BlockLearner) -> dict[str, Any]:
-    """Names, shapes and types of a unit's tensors: the architecture a checkpoint belongs to."""
-    return kinds(unit.state_dict())
+def describe(learner: BlockLearner) -> dict[str, Any]:
+    """Names, shapes and types of a learner's tensors: the architecture a checkpoint belongs to."""
+    return kinds(learner.state_dict())
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -168,8 +174,8 @@ def list_checkpoints(folder: Path) -> list[Path]:
         ) from error
 
 
-def load_checkpoint(path: Path, network: Neighbours, *, learners: bool = True) -> dict:
-    """Load weights (and optimisers and torch's random state, unless `learners` is False); returns the saved state.
+def load_checkpoint(path: Path, network: Neighbours, *, optimizers: bool = True) -> dict:
+    """Load weights (and optimisers and torch's random state, unless `optimizers` is False); returns the saved state.
 
     Where the network is a process's share of the blocks, only theirs are read. Nothing is loaded before all files are
     checked. Raises InputError for a damaged checkpoint (naming an older one where there is one) and for another
@@ -178,34 +184,34 @@ def load_checkpoint(path: Path, network: Neighbours, *, learners: bool = True) -
     files = Files.open(path, [other.name for other in list_checkpoints(path.parent) if other.name < path.name])
     state, checked = files.state()
     _check_same(path, checked.units, network)
-    weights = [files.weights(unit.index, describe(unit), _parameters(unit)) for unit in network.units]
-    learned = [_load_learner(files, unit) for unit in network.units] if learners else []
-    random = files.random_state() if learners else None
-    for unit, tensors in zip(network.units, weights, strict=True):
-        now = unit.state_dict()
-        unit.load_state_dict(unpack({name: shard_like(tensor, now.get(name)) for name, tensor in tensors.items()}))
-    for unit, learner in zip(network.units, learned, strict=False):
-        if unit.optimizer is not None and unit.schedule is not None:
-            unit.optimizer.load_state_dict(shard_state_like(learner["optimizer"], unit.optimizer))
-            unit.schedule.load_state_dict(learner["schedule"])
+    weights = [files.weights(learner.index, describe(learner), _parameters(learner)) for learner in network.learners]
+    learned = [_load_optimizer(files, learner) for learner in network.learners] if optimizers else []
+    random = files.random_state() if optimizers else None
+    for learner, tensors in zip(network.learners, weights, strict=True):
+        now = learner.state_dict()
+        learner.load_state_dict(unpack({name: shard_like(tensor, now.get(name)) for name, tensor in tensors.items()}))
+    for learner, kept in zip(network.learners, learned, strict=False):
+        if learner.optimizer is not None and learner.schedule is not None:
+            learner.optimizer.load_state_dict(shard_state_like(kept["optimizer"], learner.optimizer))
+            learner.schedule.load_state_dict(kept["schedule"])
     if random is not None:
         torch.set_rng_state(random)
     network.steps = checked.step
     return {name: value for name, value in state.items() if name != "units"}
 
 
-def _parameters(unit: BlockLearner) -> set[str]:
-    return {name for name, _ in unit.named_parameters(remove_duplicate=False)}
+def _parameters(learner: BlockLearner) -> set[str]:
+    return {name for name, _ in learner.named_parameters(remove_duplicate=False)}
 
 
-def _load_learner(files: Files, unit: BlockLearner) -> dict[str, Any]:
-    name = f"block-{unit.index}.optimizer"
-    learner = files.tensors(name, LEARNER)
+def _load_optimizer(files: Files, learner: BlockLearner) -> dict[str, Any]:
+    name = f"block-{learner.index}.optimizer"
+    kept = files.tensors(name, OPTIMIZER)
     try:
-        check_learner(learner, unit)
+        check_optimizer(kept, learner)
     except ValueError as error:
         raise files.damaged(name, error) from error
-    return learner
+    return kept
 
 
 def _check_same(path: Path, saved: Sequence[dict[str, list[int] | TensorKind]], network: Neighbours) -> None:
@@ -213,14 +219,15 @@ def _check_same(path: Path, saved: Sequence[dict[str, list[int] | TensorKind]], 
         raise InputError(
             f"{path} holds {len(saved)} blocks, the network has {network.count}: use the run's own config.json."
         )
-    for unit in network.units:
-        old, new = saved[unit.index], describe(unit)
+    for learner in network.learners:
+        old, new = saved[learner.index], describe(learner)
         for name in sorted({*old, *new}):
             there, here = _said(old.get(name)), _said(new.get(name), dtype=isinstance(old.get(name), TensorKind))
             if there != here:
                 raise InputError(
-                    f"{path} is of another architecture: block {unit.index + 1}, {name!r} is {there} there and {here} "
-                    "in the network. Use the run's own config.json, and the version of blocklocal that trained it."
+                    f"{path} is of another architecture: block {learner.index + 1}, {name!r} is {there} there and "
+                    f"{here} in the network. Use the run's own config.json, and the version of blocklocal that trained "
+                    "it."
                 )
 
 

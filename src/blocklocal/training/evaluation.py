@@ -20,7 +20,7 @@ from blocklocal.uncertainty.measures import calibration_error
 class Evaluation:
     """Accuracies in percent; nll in nats per target; ece (expected calibration error, 15 bins) between 0 and 1.
 
-    block_top1: one entry per unit, None where a block cannot predict. combined_top1: of all blocks together (`combined`
+    block_top1: one entry per block, None where it cannot predict. combined_top1: of all blocks together (`combined`
     of a prediction), None where only the output predicts. top3 is None for fewer than 4 classes and for binary labels;
     ece is None for binary labels and for a single class. confusion: what the output took for what, see
     `confusion_counts`.

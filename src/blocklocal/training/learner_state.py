@@ -1,4 +1,4 @@
-"""What is kept of a unit: its state_dict as tensors that safetensors can hold.
+"""What is kept of a learner: its state_dict as tensors that safetensors can hold.
 
 Weights and buffers are kept as they are. Anything else (what a module's `get_extra_state` gives, a sparse or quantised
 tensor) is packed: the bytes that torch.save makes of it, as one tensor. Only what torch.load reads back without running
@@ -49,33 +49,33 @@ def _kind(name: str, value: Any) -> dict[str, Any]:
     return {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
 
 
-def check_savable(units: Sequence[BlockLearner]) -> None:
-    """Raise InputError, before training, where a unit's state could not be saved, or not loaded again."""
-    for unit in units:
-        state = unit.state_dict()
+def check_savable(learners: Sequence[BlockLearner]) -> None:
+    """Raise InputError, before training, where a learner's state could not be saved, or not loaded again."""
+    for learner in learners:
+        state = learner.state_dict()
         odd = {name: value for name, value in state.items() if not _plain(value)}
-        if not odd and all(type(part).__module__.startswith(_ORDINARY) for part in unit.modules()):
+        if not odd and all(type(part).__module__.startswith(_ORDINARY) for part in learner.modules()):
             continue  # nothing of a user's own has a say here, so the weights need not be copied
         for name, value in odd.items():
             try:
                 unpack(pack({name: value}))
             except Exception as reason:  # the values are a user's own, and so is what they raise
-                raise _unsavable(unit, name, reason) from reason
+                raise _unsavable(learner, name, reason) from reason
         try:
-            unit.load_state_dict(unpack(pack(state)))
+            learner.load_state_dict(unpack(pack(state)))
         except Exception as reason:  # a user's set_extra_state and hooks
             raise InputError(
-                f"block {unit.index + 1} of the model could not be loaded from a checkpoint: its load_state_dict does "
-                f"not take its state_dict: {' '.join(str(reason).split())}"
+                f"block {learner.index + 1} of the model could not be loaded from a checkpoint: its load_state_dict "
+                f"does not take its state_dict: {' '.join(str(reason).split())}"
             ) from reason
 
 
-def _unsavable(unit: BlockLearner, name: str, reason: Exception) -> InputError:
+def _unsavable(learner: BlockLearner, name: str, reason: Exception) -> InputError:
     owner, _, leaf = name.rpartition(".")
-    kind = type(unit.get_submodule(owner)).__name__ if leaf == "_extra_state" else ""
+    kind = type(learner.get_submodule(owner)).__name__ if leaf == "_extra_state" else ""
     given = f", what {kind}.get_extra_state gives," if kind else ""
     return InputError(
-        f"block {unit.index + 1} of the model: {name!r}{given} cannot be kept in a checkpoint "
+        f"block {learner.index + 1} of the model: {name!r}{given} cannot be kept in a checkpoint "
         f"({type(reason).__name__}). A state may hold tensors, numbers, text, and lists and dictionaries of them."
     )
 

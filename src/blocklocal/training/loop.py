@@ -142,7 +142,7 @@ class Trainer:
         if self._prepared:
             return
         steps = steps_of(train)
-        if not self.network.units:
+        if not self.network.learners:
             self.network.materialize(self._to_device(first_batch(train)[0]))
         self.steps_per_epoch = steps
         with _learners_after_failure(self.network):
@@ -195,8 +195,8 @@ class Trainer:
             self.tally = self._new_tally()
             self.tally.load(state["tally"], self.network.device)
         if self._prepared and self.epoch == self.first_epoch > 0 and not self.step_in_epoch:
-            for unit in self.network.units:
-                unit.begin_schedule(self.optimizer, self.schedule)
+            for learner in self.network.learners:
+                learner.begin_schedule(self.optimizer, self.schedule)
 
     # --- one epoch
 
@@ -251,12 +251,12 @@ class Trainer:
 
     def _validate(self, validation: Iterable[tuple[Tensor, Tensor]] | None) -> Record:
         if validation is None:
-            return {"validation_top1": [None] * len(self.network.units)}
+            return {"validation_top1": [None] * len(self.network.learners)}
         return {"validation_top1": block_accuracy(self.network, self._moved(validation))}
 
     def _new_tally(self) -> Tally:
-        units = self.network.units
-        return Tally(len(units), self.network.targets, first=units[0].index)
+        learners = self.network.learners
+        return Tally(len(learners), self.network.targets, first=learners[0].index)
 
     def _moved(self, validation: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
         for x, y in map(pair, validation):
@@ -264,7 +264,7 @@ class Trainer:
 
     def _lr(self) -> float | None:
         """The learning rate at the start of the epoch (of the last block, which learns under every rule)."""
-        optimizer = self.network.units[-1].optimizer
+        optimizer = self.network.learners[-1].optimizer
         return optimizer.param_groups[0].get("lr") if optimizer else None
 
     def _to_device(self, t: Tensor) -> Tensor:
@@ -274,11 +274,11 @@ class Trainer:
 @contextmanager
 def _learners_after_failure(network: Neighbours) -> Generator[None, None, None]:
     """Where a block's new optimiser or schedule cannot be built, give all blocks back what they had."""
-    units = network.units
-    before = [(unit.optimizer, unit.schedule, unit.schedule_steps, unit.clip) for unit in units]
+    learners = network.learners
+    before = [(learner.optimizer, learner.schedule, learner.schedule_steps, learner.clip) for learner in learners]
     try:
         yield
     except BaseException:
-        for unit, kept in zip(units, before, strict=True):
-            unit.optimizer, unit.schedule, unit.schedule_steps, unit.clip = kept
+        for learner, kept in zip(learners, before, strict=True):
+            learner.optimizer, learner.schedule, learner.schedule_steps, learner.clip = kept
         raise

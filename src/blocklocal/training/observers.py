@@ -111,10 +111,10 @@ class Checkpoints(Callback):
 
 def check_finite(network: Neighbours) -> None:
     """Raise NotFinite, with block and step, where an update has made a weight NaN or infinite."""
-    for unit in network.units:
-        finite = [local_shard(parameter.detach()).isfinite().all() for parameter in unit.parameters()]
+    for learner in network.learners:
+        finite = [local_shard(parameter.detach()).isfinite().all() for parameter in learner.parameters()]
         if finite and not torch.stack(finite).all():
-            raise NotFinite(f"weights of block {unit.index + 1} are not finite after step {network.steps}")
+            raise NotFinite(f"weights of block {learner.index + 1} are not finite after step {network.steps}")
 
 
 class Warnings(Callback):

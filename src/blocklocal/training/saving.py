@@ -25,7 +25,7 @@ def save(network: Neighbours, folder: Path | str) -> Path:
         OSError: it cannot be written.
     """
     place = Path(folder)
-    if not network.units:
+    if not network.learners:
         raise InputError("a network must know its shapes before it is saved: give BlockLocal example=, a batch [B, …].")
     if place.exists() and (not place.is_dir() or (any(place.iterdir()) and not list_checkpoints(place))):
         raise InputError(f"{place} holds other things: give a new folder, or one that blocklocal.save has written.")
@@ -46,7 +46,7 @@ def load(network: Neighbours, folder: Path | str) -> None:
     found = list_checkpoints(Path(folder)) if Path(folder).is_dir() else []
     if not found:
         raise InputError(f"no network is saved in {folder}: give the folder that was given to blocklocal.save.")
-    if not network.units:
+    if not network.learners:
         raise InputError(
             "a network must know its shapes before it is loaded: give BlockLocal example=, a batch [B, …]."
         )

@@ -21,20 +21,20 @@ KEPT: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
 }
 
 
-def check_learner(saved: dict[str, Any], unit: BlockLearner) -> None:
-    """Raise ValueError saying what of {"optimizer", "schedule"} does not fit the unit; both None for one without."""
-    for name, own in (("optimizer", unit.optimizer), ("schedule", unit.schedule)):
+def check_optimizer(saved: dict[str, Any], learner: BlockLearner) -> None:
+    """Raise ValueError saying what of {"optimizer", "schedule"} does not fit the learner; both None for one without."""
+    for name, own in (("optimizer", learner.optimizer), ("schedule", learner.schedule)):
         if (saved[name] is None) != (own is None):
             raise ValueError(f"{name} is {'absent' if saved[name] is None else 'there'}, unlike in the network")
-    if unit.optimizer is not None:
-        _check_optimizer(saved["optimizer"], unit.optimizer)
-    if unit.schedule is not None:
-        _check_values("schedule", saved["schedule"], unit.schedule.state_dict())
+    if learner.optimizer is not None:
+        _check_state(saved["optimizer"], learner.optimizer)
+    if learner.schedule is not None:
+        _check_values("schedule", saved["schedule"], learner.schedule.state_dict())
         if saved["schedule"].get("last_epoch", 0) < 0:
             raise ValueError("schedule: last_epoch is negative")
 
 
-def _check_optimizer(saved: Any, optimizer: torch.optim.Optimizer) -> None:
+def _check_state(saved: Any, optimizer: torch.optim.Optimizer) -> None:
     own = optimizer.state_dict()
     if not isinstance(saved, dict) or set(saved) != {"state", "param_groups"}:
         raise ValueError("optimizer is no state of an optimiser")
