@@ -15,9 +15,13 @@ from blocklocal.block.shapes import is_map, to_positions
 class Decoder(nn.Module):
     """Predicts a wanted tensor (the image, or the block's input) from the block's mean activation (paper Fig. 2D).
 
-    Maps → maps (lines → lines, with `line`): BatchNorm, and two 3×3 convolutions, `hidden` wide, at the block's own
-    resolution. Otherwise two dense layers. Without the norm the size of a residual stream, which nothing bounds, makes
-    the loss jump at usual learning rates (`experiments/accuracy`).
+    Maps → maps: BatchNorm, and two 3×3 convolutions at the block's own resolution. Otherwise two dense layers. Without
+    the norm the size of a residual stream, which nothing bounds, makes the loss jump at usual learning rates
+    (`experiments/accuracy`).
+
+    Args:
+        hidden: channels or units between the two layers.
+        line: maps are lines, one pixel wide.
     """
 
     def __init__(self, given: torch.Size, wanted: torch.Size, hidden: int = 32, line: bool = False):
@@ -45,8 +49,11 @@ class Decoder(nn.Module):
 def similarity(h: Tensor, one_hot: Tensor) -> Tensor:
     """Similarity matching: the mean squared difference of two B × B matrices of cosine similarities.
 
-    h [B, …] the block's features (maps: their standard deviation over positions), one_hot [B, R] or [B, T, R] the
-    targets (Nøkland & Eidnes 2019, eq. 3, 4). A sample without a target, a row of zeros, is in no pair.
+    A sample without a target, a row of zeros, is in no pair (Nøkland & Eidnes 2019, eq. 3, 4).
+
+    Args:
+        h: the block's features [B, …]; of maps, their standard deviation over positions counts.
+        one_hot: the targets, [B, R] or [B, T, R].
     """
     wanted = one_hot.flatten(1)
     there = wanted.any(1).to(wanted.dtype)

@@ -70,8 +70,10 @@ class ForwardContext(nn.Module, ABC):
 class BlockLearner(nn.Module):
     """Forward block, local loss (twin, readout, family, objective) and optimiser of block `index`.
 
-    trains: False for a frozen block: it runs forward in training mode (BatchNorm statistics follow the data) and
-    never changes its parameters. forward_context: training runs in its `context(block)` (feedback alignment).
+    Args:
+        trains: False for a frozen block: it runs forward in training mode (BatchNorm statistics follow the data) and
+            never changes its parameters.
+        forward_context: training runs in its `context(block)` (feedback alignment).
     """
 
     local: HiddenLoss | OutputLoss | None
@@ -152,9 +154,14 @@ class BlockLearner(nn.Module):
         return None if self.twin is None else self.twin.late
 
     def message(self, incoming: Tensor, *, learning: bool = False) -> tuple[Tensor | None, Tensor]:
-        """(b_k [R, P, U, …] with the twin's graph, or None without a twin; what reaches the block before).
+        """The block's backward message, and what reaches the block before.
 
-        learning: in a training step, so that a twin's late messages move on.
+        Args:
+            incoming: the target rows [R, R], or what came from the block behind.
+            learning: in a training step, so that a twin's late messages move on.
+
+        Returns:
+            b_k [R, P, U, …] with the twin's graph, or None without a twin; and the outgoing message.
         """
         twin = self.twin
         if twin is None:
@@ -176,7 +183,17 @@ class BlockLearner(nn.Module):
         image: Tensor | None = None,
         reach_back: bool = False,
     ) -> BlockPass:
-        """Run forward on a (cut from its graph) and take the local loss. reach_back: the input collects a gradient."""
+        """Run forward on a (cut from its graph) and take the local loss.
+
+        Args:
+            a: the incoming forward message [B, …].
+            message: the backward message [R, P, U, …].
+            image: the batch [B, …], for a block that reconstructs it.
+            reach_back: the input collects a gradient.
+
+        Raises:
+            InputError: a BatchNorm gets one value per channel, because the batch has one sample.
+        """
         source = a.detach()
         if reach_back:
             source.requires_grad_()
@@ -198,7 +215,7 @@ class BlockLearner(nn.Module):
     def learn(
         self, a: Tensor, target: Tensor, message: Tensor | None, wanted: Mapping[str, Tensor], mix: float
     ) -> tuple[Tensor, LocalResult | None]:
-        """(the output, the local loss; None without one), with their graph."""
+        """The output and the local loss (None without one), with their graph."""
         output = self(a)
         if self.local is None or not self.local.learns:
             return output, None
@@ -206,9 +223,13 @@ class BlockLearner(nn.Module):
             return output, self.local(output, target, message=message, wanted=wanted, mix=mix)
 
     def local_backward(self, pending: BlockPass, *, keep: bool = False) -> Tensor | None:
-        """Gradients of the own loss into the own parameters; returns the gradient at the input where one was asked for.
+        """Gradients of the own loss into the own parameters.
 
-        keep: the graph stays for a later `outer_backward`.
+        Args:
+            keep: the graph stays for a later `outer_backward`.
+
+        Returns:
+            The gradient at the input, where one was asked for.
         """
         if self.trains and pending.result is not None and pending.result.loss.requires_grad:  # else: the user froze all
             pending.result.loss.backward(retain_graph=keep)

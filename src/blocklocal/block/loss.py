@@ -48,14 +48,16 @@ class OutputLoss(nn.Module):
 
 
 class HiddenLoss(nn.Module):
-    """A hidden block's loss: messages matched on the latent h_k(a_k), plus the parts that are switched on.
+    """A hidden block's loss: messages matched on the latent h_k(a_k), plus the auxiliary losses that are switched on.
 
-    objective None: the local cross-entropy of the block's own linear classifier (greedy), where it has one.
-    weights: of the parts that are on: "similarity" and one per decoder ("image", "input").
-    message_scale: 1/√units for flat latents and sequences, so that logits are of order one at the start; 1 for maps,
-    which average over positions instead (method §3, "Scale").
-    normaliser: what the output passes before all else here, off the forward path (`normalising.py`).
-    layouts: of the "output", and of what the decoders predict ("image", "input"), where it is not as it is seen here.
+    Args:
+        objective: None for the local cross-entropy of the block's own linear classifier (greedy), where it has one.
+        weights: of the auxiliary losses that are on: "similarity" and one per decoder ("image", "input").
+        message_scale: 1/√units for flat latents and sequences, so that logits are of order one at the start; 1 for
+            maps, which average over positions instead (method §3, "Scale").
+        normaliser: what the output passes before all else here, off the forward path (`normalisation.py`).
+        layouts: of the "output", and of what the decoders predict ("image", "input"), where it is not as it is seen
+            here.
     """
 
     def __init__(
@@ -133,7 +135,14 @@ class HiddenLoss(nn.Module):
     def forward(
         self, a: Tensor, target: Tensor, *, message: Tensor | None, wanted: Mapping[str, Tensor], mix: float = 1.0
     ) -> LocalResult:
-        """a [B, …] the block's output, message [R, P', U, …], wanted: the tensors that the decoders predict."""
+        """The local loss of one batch.
+
+        Args:
+            a: the block's output [B, …].
+            message: [R, P', U, …].
+            wanted: the tensors that the decoders predict.
+            mix: the data-mixing weight m (`mixing`).
+        """
         a = self.read(a)
         features = self.features(a)
         phi, terms = self.latent(a, features), replace(self.terms, mix=mix)

@@ -61,8 +61,9 @@ class ReversedUnit(nn.Module):
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Up to 8 groups, of about 8 channels or more: a message is often constant over a map, and a norm over a group of
-    one channel would wipe it out.
+    """Up to 8 groups, of about 8 channels or more.
+
+    A message is often constant over a map, and a norm over a group of one channel would wipe it out.
     """
     return nn.GroupNorm(math.gcd(channels, min(8, max(1, channels // 8))), channels)
 
@@ -134,7 +135,9 @@ def _walk(layers: Sequence[nn.Module], given: Shape) -> list[tuple[nn.Module, tu
 def mirror_block(block: nn.Module, *, given: Shape, latent: Shape, behind: Shape) -> nn.Module:
     """A block's twin: from the message behind it ([R, *behind]) to the one in front of it ([R, *latent]).
 
-    given: the block's own input shape for one sample; the message in front lives on `latent`, the same or a readout's.
+    Args:
+        given: the block's own input shape for one sample.
+        latent: where the message in front lives: `given`, or the shape of a readout.
     """
     ((_, (_, out)),) = _walk([block], given)
     return nn.Sequential(_between(behind, out), mirror_layer(block, given, out), _between(given, latent))

@@ -17,7 +17,11 @@ from blocklocal.block.shapes import from_positions, to_positions
 
 
 def one_value(where: str) -> str:
-    """What a BatchNorm says that gets one value per channel in training. where: block and layer."""
+    """What a BatchNorm says that gets one value per channel in training.
+
+    Args:
+        where: block and layer.
+    """
     return (
         f"{where} gets one value per channel from a training batch of one sample, and BatchNorm needs two: give larger "
         "batches (in a DataLoader drop_last=True leaves out a smaller last one)."

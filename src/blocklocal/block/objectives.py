@@ -52,7 +52,11 @@ OBJECTIVES: Registry[Objective] = Registry("objective")
 
 
 def mixing(tau: float, epoch: int) -> float:
-    """The paper's data-mixing schedule m = 1/(1 + τM), M = 0, 1, … the epoch (§3.4)."""
+    """The paper's data-mixing schedule m = 1/(1 + τM), M = 0, 1, … the epoch (§3.4).
+
+    Raises:
+        InputError: τ is below 0.
+    """
     if tau < 0:
         raise InputError(f"tau must be 0 or more, not {tau}.")
     return 1.0 / (1.0 + tau * epoch)
@@ -61,9 +65,20 @@ def mixing(tau: float, epoch: int) -> float:
 def evidence(family: Family, phi: Tensor, table: Tensor, order: str = "second", per_position: bool = False) -> Tensor:
     """e_y = Σ_units A(φ + b_y) − A(φ) = log ⟨exp⟨T(z), b_y⟩⟩_α for every target row (method §3).
 
-    phi [B, P, U, …], table [R, P', U, …] → [B, R], averaged over positions (a tempered product over them), or
-    [B, P, R] with `per_position`. The first and second order in b, ⟨μ, b⟩ (+ ½ bᵀ Cov b), are matrix products of
-    averaged moments; `exact` holds B·R·P·U values at a time.
+    The first and second order in b, ⟨μ, b⟩ (+ ½ bᵀ Cov b), are matrix products of averaged moments; `exact` holds
+    B·R·P·U values at a time.
+
+    Args:
+        phi: natural parameters [B, P, U, …].
+        table: messages [R, P', U, …].
+        order: how many orders in b, or "exact".
+        per_position: do not average over positions.
+
+    Returns:
+        [B, R], averaged over positions (a tempered product over them), or [B, P, R] with `per_position`.
+
+    Raises:
+        InputError: the order is unknown.
     """
     if order not in ORDERS:
         raise InputError(f"evidence order must be one of {', '.join(ORDERS)}, not {order!r}.")

@@ -20,12 +20,16 @@ WIDEST = 512  # channels of a map readout at most: a wide network's readout must
 
 
 def readout(shape: torch.Size, layers: int, reader: nn.Module | None = None, line: bool = False) -> nn.Module:
-    """A readout of `layers` layers for outputs of `shape` [B, …]; it ends before its last nonlinearity.
+    """A readout for outputs of `shape` [B, …]; it ends before its last nonlinearity.
 
-    Maps [B, C, H, W], volumes [B, C, D, H, W] and lines [B, C, L, 1] (with `line`): pairs of convolutions, see
-    `_map_readout`. Flat outputs [B, D]: dense layers as wide, with
-    BatchNorm. Sequences [B, T, D]: layers that start as copies of `reader` (see `reading_layer`), because no dense
-    layer sees other positions, and a LayerNorm; where there is none, dense layers with LayerNorm.
+    Maps [B, C, H, W], volumes [B, C, D, H, W] and lines [B, C, L, 1] get pairs of convolutions, see `_map_readout`.
+    Flat outputs [B, D] get dense layers as wide, with BatchNorm. Sequences [B, T, D] get layers that start as copies of
+    `reader`, because no dense layer sees other positions, and a LayerNorm; where there is no reader, dense layers with
+    LayerNorm.
+
+    Args:
+        reader: a layer of the next block (see `reading_layer`).
+        line: maps are lines, one pixel wide.
     """
     if is_map(shape):
         return _map_readout(units_of(shape), shape[2] if line else min(shape[2:]), layers, space_of(shape, line))

@@ -20,9 +20,13 @@ from blocklocal._common.modes import kept_buffers, kept_modes
 
 @dataclass(frozen=True)
 class Layout:
-    """Of an activation with this number of axes (the batch's among them), whose units are at `axis`: 1, or the last.
+    """Which axis of an activation holds the units.
 
     [B, C, L] of 1-D convolutions is seen as a line, a map [B, C, L, 1] one pixel wide.
+
+    Attributes:
+        dims: number of axes, the batch's among them.
+        axis: 1, or the last.
     """
 
     dims: int
@@ -52,10 +56,15 @@ class Layout:
 
 @dataclass(frozen=True)
 class Seen:
-    """How local losses see the example and every block's output: shapes [B, …] and layouts.
+    """How local losses see the example and every block's output.
 
-    shapes: as the network has them. axes: that hold the units, where the layers tell. unit_axis: the user's word, for
-    three axes that no layer tells about: 1 or -1.
+    Attributes:
+        shapes: [B, …], as the network has them.
+        axes: those that hold the units, where the layers tell.
+        unit_axis: the user's word, for three axes that no layer tells about: 1 or -1.
+
+    Raises:
+        InputError: `unit_axis` is something else.
     """
 
     shapes: Sequence[torch.Size]
@@ -70,7 +79,13 @@ class Seen:
             )
 
     def layout(self, k: int) -> Layout:
-        """Of block k's output, counted from 1; 0: of the example, whose units are taken to be last if nobody tells."""
+        """The layout of block k's output, counted from 1, or with k = 0 of the example.
+
+        The units of the example are taken to be last where nobody tells.
+
+        Raises:
+            InputError: nothing tells which of three axes holds the units.
+        """
         dims, axis = len(self.shapes[k]), self.axes[k]
         if dims != 3:
             return Layout(dims, 1 if axis is None or dims < 3 else axis)
@@ -100,7 +115,11 @@ def check_batch_first(shapes: Sequence[torch.Size]) -> None:
 
 
 def to_positions(a: Tensor) -> Tensor:
-    """[B, D], [B, T, D] or maps [B, C, H, W] or [B, C, D, H, W] → [B, P, units]."""
+    """[B, D], [B, T, D] or maps [B, C, H, W] or [B, C, D, H, W] → [B, P, units].
+
+    Raises:
+        InputError: the output has another number of axes.
+    """
     if a.dim() == 2:
         return a.unsqueeze(1)
     if a.dim() == 3:
@@ -133,7 +152,8 @@ def is_map(shape: torch.Size) -> bool:
 def output_shapes(modules: Sequence[nn.Module], example: Tensor) -> list[torch.Size]:
     """The shape after every module of a chain; modes, statistics and counters stay as they are.
 
-    Raises InputError where a module does not run on what reaches it, or gives something else than one tensor.
+    Raises:
+        InputError: a module does not run on what reaches it, or gives something else than one tensor.
     """
     shapes, a = [], example
     with torch.no_grad(), kept_modes(modules), kept_buffers(modules):

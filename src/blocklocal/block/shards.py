@@ -22,10 +22,15 @@ if TYPE_CHECKING:
 def shard(learner: BlockLearner, mesh: "DeviceMesh") -> "list[FSDPModule]":
     """Divide what the learner trains among the processes of a one-dimensional mesh, module by module.
 
-    Each of block, twin, readout, classifier and decoders is shard_like by itself, because each is called by itself (the
-    twin before the block). The optimiser must be built afterwards: the parameters are other ones. Returns the modules;
-    one that ran without a backward pass must be told to `reshard`, or it goes on with the values it has gathered.
-    Raises InputError for parameters that cannot be shard_like.
+    Each of block, twin, readout, classifier and decoders is sharded by itself, because each is called by itself (the
+    twin before the block). The optimiser must be built afterwards: the parameters are other ones.
+
+    Returns:
+        The modules; one that ran without a backward pass must be told to `reshard`, or it goes on with the values it
+        has gathered.
+
+    Raises:
+        InputError: a parameter cannot be sharded.
     """
     from torch.distributed.fsdp import FSDPModule, fully_shard
 

@@ -202,8 +202,10 @@ def target_rows(targets: Targets, device: torch.device | None = None) -> Tensor:
 def combined(targets: Targets, scores: Sequence[Tensor | None]) -> Tensor | None:
     """The scores of several blocks as one: logits of the q with the least Σ_k D_KL(q ‖ p_k), p_k what block k predicts.
 
-    That q is the normalised geometric mean of the p_k, so its logits are the mean of theirs. None where fewer than two
-    predict.
+    That q is the normalised geometric mean of the p_k, so its logits are the mean of theirs.
+
+    Returns:
+        The logits; None where fewer than two predict.
     """
     known = [targets.as_logits(each).float() for each in scores if each is not None]
     return torch.stack(known).mean(0) if len(known) > 1 else None

@@ -28,9 +28,12 @@ from blocklocal.block.shapes import Layout, is_map, units_of
 class Twin(nn.Module):
     """One block's backward network: what came from behind → (its raw message, what goes to the block before).
 
-    chained: the incoming message is the next block's outgoing one; else every block reads the target itself.
-    late: of a chained twin with a delay of D steps, its last D outgoing messages [D, R, values], oldest first; flat, so
-    that a message has one layout in memory whatever that of the network is.
+    Args:
+        chained: the incoming message is the next block's outgoing one; else every block reads the target itself.
+
+    Attributes:
+        late: of a chained twin with a delay of D steps, its last D outgoing messages [D, R, values], oldest first;
+            flat, so that a message has one layout in memory whatever that of the network is.
     """
 
     late: Tensor | None
@@ -108,7 +111,11 @@ def chain_twins(plan: TwinShapes) -> list[Twin]:
 
 
 def mirrored_twins(plan: TwinShapes) -> list[Twin]:
-    """Block k + 1 reversed maps the message behind it to the one in front of it; the last starts at the target."""
+    """Block k + 1 reversed maps the message behind it to the one in front of it; the last starts at the target.
+
+    Raises:
+        InputError: a block gives something else than flat outputs, sequences or 2-D maps.
+    """
     if not all(layout.as_it_is and layout.dims < 5 for layout in plan.layouts):
         raise InputError(
             "a mirrored twin can reverse dense layers and 2-D convolutions alone, and a block gives [B, C, L], "

@@ -17,7 +17,8 @@ _HASH_BYTES = 16
 def line(split: str, images: Images, told: Told, of: int | None = None) -> str:
     """One line of the account: "test: 1,000 images from photos/test, 2 classes, 3 channels, 32x32; left out: …".
 
-    of: how many there were, where these are some of them.
+    Args:
+        of: how many there were, where `images` are some of them.
     """
     channels, height, width = images.pixels.shape[1:]
     count = many(len(images), "image", "images") if of in (None, len(images)) else f"{len(images):,} of {of:,} images"

@@ -30,9 +30,12 @@ def random_crop(
 ) -> Tensor:
     """Shift each image by up to `padding` pixels in each direction; the shape stays.
 
-    What comes in from outside is `fill` (one value, or one per channel: black in normalised pixels is -mean/std), or
-    with `reflect` the picture mirrored at its edge. Raises InputError for a padding below 0, or a reflection wider than
-    the image.
+    Args:
+        fill: what comes in from outside: one value, or one per channel (black in normalised pixels is -mean/std).
+        reflect: mirror the picture at its edge instead.
+
+    Raises:
+        InputError: the padding is below 0, or a reflection is wider than the image.
     """
     if padding == 0:
         return x
@@ -48,8 +51,10 @@ def random_crop(
 def cutout(x: Tensor, size: int, generator: torch.Generator, *, fill: float | Sequence[float] = 0.0) -> Tensor:
     """Paint a `size` x `size` square of each image with `fill` (DeVries & Taylor, arXiv 1708.04552).
 
-    As there, the centre is any pixel, so that part of the square may lie outside. Raises InputError for a square larger
-    than the image.
+    As there, the centre is any pixel, so that part of the square may lie outside.
+
+    Raises:
+        InputError: the square is larger than the image.
     """
     check_positive("size", size, integer=True)
     height, width = x.shape[2:]
@@ -63,11 +68,16 @@ def cutout(x: Tensor, size: int, generator: torch.Generator, *, fill: float | Se
 
 
 def augmenter(names: str | Sequence[str], fill: float | Sequence[float] = 0.0) -> Augment:
-    """One function (x, generator) -> x that applies the named augmentations in order; "" is none.
+    """One function (x, generator) -> x that applies the named augmentations in order.
 
-    `names` is like "crop,flip,cutout" or a sequence of such names. A size in pixels may follow a colon: "crop:4". The
-    default is an eighth of the shorter side for "crop" and "reflect" (a crop that mirrors the edge), half of it for
-    "cutout". Raises InputError for an unknown name or a size that is not a whole number.
+    Args:
+        names: like "crop,flip,cutout", or a sequence of such names; "" is none. A size in pixels may follow a colon:
+            "crop:4". The default is an eighth of the shorter side for "crop" and "reflect" (a crop that mirrors the
+            edge), half of it for "cutout".
+        fill: see `random_crop`.
+
+    Raises:
+        InputError: a name is unknown, or a size is not a whole number.
     """
     parts = names.split(",") if isinstance(names, str) else list(names)
     steps = [_step(part.strip(), fill) for part in parts if part.strip()]

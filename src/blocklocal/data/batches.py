@@ -18,18 +18,23 @@ _LEVELS = 255  # the largest uint8 pixel value, read as 1.0
 class Batches:
     """Epochs of (x, y): float32 [B, C, H, W], normalised to (pixels / 255 - mean) / std, and int64 [B].
 
-    Pixels stay uint8 on `device`; only the current batch is a float. Augmentation ("crop,flip,cutout", see `augmenter`)
-    works on the pixels before normalisation, so what it fills in is black.
-
-    The order depends on (seed, epoch) alone and the augmentation of batch i on (seed, epoch, i) alone: a run stopped
-    after any step goes on bit for bit with `epoch(number, start=step)`.
+    Pixels stay uint8 on `device`; only the current batch is a float. The order depends on (seed, epoch) alone and the
+    augmentation of batch i on (seed, epoch, i) alone: a run stopped after any step goes on bit for bit with
+    `epoch(number, start=step)`.
 
     The last, smaller batch is kept. Only when shuffling, a last batch of a single image is dropped (BatchNorm cannot
     use it; another image each epoch) unless it is the only batch.
 
-    share (i, n): the i-th of n equal parts of every batch, i from 0; up to n - 1 images of the last batch are left out.
-    Images without pixels ([N, C, 0, 0]: another process has them) give x without pixels and the labels in the same
-    order.
+    Args:
+        images: those without pixels ([N, C, 0, 0]: another process has them) give x without pixels and the labels in
+            the same order.
+        mean, std: per channel, of pixels in [0, 1].
+        augment: "crop,flip,cutout", see `augmenter`; before normalisation, so what is filled in is black.
+        share: (i, n) takes the i-th of n equal parts of every batch, i from 0; up to n - 1 images of the last batch are
+            left out.
+
+    Raises:
+        InputError: there are no images, a std is not above 0, or sizes do not fit.
     """
 
     def __init__(
@@ -46,7 +51,6 @@ class Batches:
         channels_last: bool = False,
         share: tuple[int, int] = (0, 1),
     ):
-        """`mean`, `std`: per channel, of pixels in [0, 1]. Raises InputError for no images or sizes that do not fit."""
         check_positive("batch_size", batch_size, integer=True)
         if len(images) == 0:
             raise InputError("there are no images to make batches of. Give a split with at least one image.")
@@ -83,7 +87,11 @@ class Batches:
         return self.epoch(self.next_epoch - 1)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of one epoch from step `start` on. Raises InputError for a step the epoch does not have."""
+        """The batches of one epoch from step `start` on.
+
+        Raises:
+            InputError: the epoch does not have this step.
+        """
         if epoch < 0 or not 0 <= start <= len(self):
             raise InputError(f"epoch {epoch}, step {start}: epochs count from 0 and have steps 0 to {len(self)} here.")
         order = self._order(epoch).to(self.pixels.device)
@@ -107,7 +115,11 @@ class Batches:
 
 
 def per_channel(name: str, values: Sequence[float], pixels: Tensor) -> Tensor:
-    """Values per channel of pixels in [0, 1] → float32 [C, 1, 1] on the grey scale 0..255, as uint8 pixels are."""
+    """Values per channel of pixels in [0, 1] → float32 [C, 1, 1] on the grey scale 0..255, as uint8 pixels are.
+
+    Raises:
+        InputError: there is not one value per channel.
+    """
     if len(values) != pixels.shape[1]:
         raise InputError(f"{name} has {len(values)} values, but the images have {pixels.shape[1]} channels.")
     return torch.tensor([value * _LEVELS for value in values], device=pixels.device).view(-1, 1, 1)

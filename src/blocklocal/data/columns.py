@@ -27,10 +27,13 @@ BATCH_ROWS = 128  # rows read at a time: bounds the memory that encoded images t
 
 @dataclass(frozen=True)
 class Labels:
-    """The labels of one file or split. values: int64 [N].
+    """The labels of one file or split.
 
-    names: what they count in; None where the source has bare numbers. declared: the names and their order come from the
-    source itself; else they are the different texts in the column.
+    Attributes:
+        values: int64 [N].
+        names: what the values count in; None where the source has bare numbers.
+        declared: the names and their order come from the source itself; else they are the different texts in the
+            column.
     """
 
     values: Tensor
@@ -39,7 +42,11 @@ class Labels:
 
 
 def find_columns(present: Sequence[str], where: str) -> tuple[str, str | None]:
-    """Names of the (image, label) columns, None for no label column. InputError for no image column lists them all."""
+    """Names of the (image, label) columns, None for no label column.
+
+    Raises:
+        InputError: there is no image column; the message lists all columns.
+    """
     found = [next((name for name in wanted if name in present), None) for wanted in (IMAGE_COLUMNS, LABEL_COLUMNS)]
     if found[0] is None:
         raise no_column("image", present, where)
@@ -47,7 +54,11 @@ def find_columns(present: Sequence[str], where: str) -> tuple[str, str | None]:
 
 
 def label_column(present: Sequence[str], role: str, where: str) -> str | None:
-    """The label column of a file of the split `role`; None where it has none. A training split must have one."""
+    """The label column of a file of the split `role`; None where it has none.
+
+    Raises:
+        InputError: a training split has none.
+    """
     label = find_columns(present, where)[1]
     if label is None and role == "train":
         raise no_column("label", present, where)
@@ -61,10 +72,16 @@ def no_column(kind: str, present: Sequence[str], where: str) -> InputError:
 
 
 def read_labels(column: pa.ChunkedArray, names: Sequence[object] | None, where: str) -> Labels | None:
-    """A label column of whole numbers, truth values or texts; None where no row has a label (all null, or all -1).
+    """A label column of whole numbers, truth values or texts.
 
-    names: the class names that the source declares. Raises InputError that names row and value of a null, a fraction,
-    and a number that is none of the classes.
+    Args:
+        names: the class names that the source declares.
+
+    Returns:
+        None where no row has a label (all null, or all -1).
+
+    Raises:
+        InputError: a value is null, a fraction, or a number that is none of the classes; the message names its row.
     """
     import pyarrow as pa
 
@@ -145,10 +162,15 @@ def check_labels(labels: Tensor, names: Sequence[str] | None, where: str) -> Non
 def unite_splits(
     read: Mapping[str, Sequence[tuple[str, Labels | None]]], origins: Mapping[str, str]
 ) -> tuple[tuple[str, ...], dict[str, list[tuple[Tensor, str]]], dict[str, Encoded | Unlabelled]]:
-    """(classes, for each labelled split the numbers of its files and what is to be told of each, unlabelled splits).
+    """The labels of all splits, counted in the same classes.
 
-    read: (where, labels) of the files of every split, all with labels or all without. Without labelled training images
-    there are no classes, and nothing is counted in them.
+    Without labelled training images there are no classes, and nothing is counted in them.
+
+    Args:
+        read: (where, labels) of the files of every split, all with labels or all without.
+
+    Returns:
+        The classes; for each labelled split the numbers of its files and what is to be told of each; unlabelled splits.
     """
     unlabelled: dict[str, Encoded | Unlabelled] = {
         role: Unlabelled(origins[role], "every label is missing, null or -1")
@@ -167,11 +189,19 @@ def unite_splits(
 
 
 def unite(parts: Sequence[tuple[str, Labels]], training: int) -> tuple[tuple[str, ...], list[Tensor], list[str]]:
-    """(classes, labels of each part counted in them, what is to be told of each) of files or splits.
+    """The labels of files or splits, counted in the same classes.
 
-    parts: (where, labels), the first `training` of them for training. The classes are those that a source declares
-    first; else the texts of the training labels; else "0", "1", … up to the largest training label. Raises InputError
-    for other class names, and for numbers beside names.
+    The classes are those that a source declares first; else the texts of the training labels; else "0", "1", … up to
+    the largest training label.
+
+    Args:
+        parts: (where, labels), the first `training` of them for training.
+
+    Returns:
+        The classes, the labels of each part counted in them, and what is to be told of each.
+
+    Raises:
+        InputError: class names differ, one part has numbers and another names, or the training part has no rows.
     """
     known = next(((where, part.names) for where, part in parts if part.declared and part.names), None)
     texts = [name for _, part in parts[:training] for name in part.names or ()]
@@ -207,7 +237,14 @@ def _count_in(part: Labels, classes: tuple[str, ...], where: str, first: str, by
 
 
 def image_values(column: pa.Array, follow_paths: bool, where: str) -> Iterator[bytes | Path | None]:
-    """Encoded images of one array: struct{bytes, path} or plain binary. `follow_paths`: a path stands in for bytes."""
+    """Encoded images of one array: struct{bytes, path} or plain binary.
+
+    Args:
+        follow_paths: a path stands in for bytes.
+
+    Raises:
+        InputError: the column holds something else.
+    """
     import pyarrow as pa
 
     binary = (

@@ -39,7 +39,9 @@ class Told:
 class Raw:
     """A decoded data set before a validation split is taken. This is what the cache holds.
 
-    validation: the set's own, where it has one beside a test split. told: by name of the split.
+    Attributes:
+        validation: the set's own, where it has one beside a test split.
+        told: by name of the split.
     """
 
     train: Images
@@ -59,7 +61,10 @@ class Raw:
 class ImageDecoder:
     """Decodes the splits of one set, training first: it decides the colour mode of all, its first image the size.
 
-    A training split with any image in colour is RGB. total: images of all splits, for the memory they need together.
+    A training split with any image in colour is RGB.
+
+    Args:
+        total: images of all splits, for the memory they need together.
     """
 
     def __init__(self, image_size: int | None, skip_bad: bool, total: int = 0):
@@ -74,7 +79,14 @@ class ImageDecoder:
         self._changes: tuple[str, ...] = ()  # of the image opened last
 
     def split(self, encoded: Encoded, what: str) -> Images:
-        """Decode one split. `what` names it in errors."""
+        """Decode one split.
+
+        Args:
+            what: its name, for errors.
+
+        Raises:
+            InputError: an image cannot be used, or none is left.
+        """
         count, before = len(encoded.labels), self.skipped
         stack = _Stack(count, what, max(self.total, count))
         kept: list[int] = []

@@ -39,8 +39,10 @@ _NEVER_CLASSES = {*_NO_CLASS, "masks", "mask", "labels", "annotations"}  # where
 def find_folder(root: Path) -> Source:
     """List a folder of images. Classes are the folder names, or a table's labels, in alphabetical order.
 
-    Without splits a fixed, stratified fifth of the images becomes the test split. Raises InputError for a layout that
-    is not known, a class folder with no images, or a test class that is not a training class.
+    Without splits a fixed, stratified fifth of the images becomes the test split.
+
+    Raises:
+        InputError: the layout is not known, a class folder has no images, or a test class is not a training class.
     """
     name, left = root.resolve().name, LeftOut()
     folders = {folder.name: folder for folder in subfolders(root, left)}

@@ -32,8 +32,9 @@ def looks_like_hub_name(data: str) -> bool:
 def open_hub(name: str) -> Source:
     """Download (or take from the `datasets` cache) the set `name`.
 
-    Raises InputError when that fails for any reason, a configuration must be chosen, a split or column is missing, or a
-    label is not a class.
+    Raises:
+        InputError: that fails for any reason, a configuration must be chosen, a split or column is missing, or a label
+            is not a class.
     """
     sets = _download(name)
     splits = by_role(map(str, sets), name)

@@ -22,7 +22,12 @@ _DIGEST_BYTES = 16
 class Images:
     """One split.
 
-    `pixels`: uint8 [N, C, H, W]; `labels`: int64 [N]. Raises InputError for another type or shape.
+    Attributes:
+        pixels: uint8 [N, C, H, W].
+        labels: int64 [N].
+
+    Raises:
+        InputError: a type or shape is another one.
     """
 
     pixels: Tensor
@@ -49,9 +54,11 @@ class Images:
 class ImageSet:
     """A whole data set, split and ready to train on.
 
-    `validation` may have no images. `mean` and `std` are per channel, of pixels in [0, 1], from the training split
-    alone. `skipped` counts images that were left out because they could not be decoded. `account` says in one line per
-    split what was read from where, which split plays which part, and what was left out or changed.
+    Attributes:
+        validation: may have no images.
+        mean, std: per channel, of pixels in [0, 1], from the training split alone.
+        skipped: number of images that were left out because they could not be decoded.
+        account: one line per split: what was read from where, which part it plays, what was left out or changed.
     """
 
     name: str

@@ -17,9 +17,12 @@ from blocklocal.data.splits import stratified
 
 @dataclass(frozen=True)
 class Listing:
-    """One split: files and the class name of each, and `classes`, the different names in their order.
+    """The files of one split and their classes.
 
-    tables: the files that the labels were read from.
+    Attributes:
+        names: the class name of each file.
+        classes: the different names in their order.
+        tables: the files that the labels were read from.
     """
 
     files: list[Path]
@@ -31,7 +34,11 @@ class Listing:
 
 
 def of_splits(parts: Mapping[str, Listing | Unlabelled], where: Path, missing: str) -> Source:
-    """A set that comes in splits, by role. Raises InputError for a class that the training split does not have."""
+    """A set that comes in splits, by role.
+
+    Raises:
+        InputError: the training split does not have a class of another one.
+    """
     train = parts.get("train")
     if not isinstance(train, Listing):
         cast({role: part for role, part in parts.items() if isinstance(part, Unlabelled)}, where, missing)  # it refuses
@@ -48,7 +55,11 @@ def of_splits(parts: Mapping[str, Listing | Unlabelled], where: Path, missing: s
 
 
 def of_whole(listing: Listing, where: Path) -> Source:
-    """A set without splits: a fixed, stratified fifth of it becomes the test split."""
+    """A set without splits: a fixed, stratified fifth of it becomes the test split.
+
+    Raises:
+        InputError: every class has one image only.
+    """
     numbers = {name: number for number, name in enumerate(listing.classes)}
     train, test = stratified([numbers[name] for name in listing.names])
     if not test:

@@ -47,22 +47,27 @@ def load_images(
 ) -> ImageSet:
     """Load an image classification set into memory as uint8 tensors.
 
-    `data`: "digits" (scikit-learn's, embedded); an existing folder, of parquet files in the hub's layout or of images
-    in class folders (docs/data.md has the layouts); else a name on the Hugging Face hub, with `:configuration` behind
-    it where a set has several. A name on the hub that is in the cache is not looked up again: pass `cache=False` to
-    take a newer version.
-
-    `validation`: a count, or a fraction of the training set, drawn with `split_seed`. Of a set that has a validation
-    split beside a test split, that one is used instead: all of it where `validation` is a fraction, so many of it where
-    it is a count, none where it is 0. `train_size`: how many of the rest to train on (all when None); `test_size`: a
-    fixed random subset of the test split, the same for every seed.
-    `image_size`: scale the shorter side to so many pixels and crop the centre square.
-    `skip_bad`: leave out images that cannot be decoded, instead of stopping. `cache_dir`: where decoded sets are kept
-    (default: `blocklocal` below $BLOCKLOCAL_CACHE, else $XDG_CACHE_HOME, else ~/.cache).
-
     The set is in colour where any training image is, else grey; the others are converted. What was read, left out and
-    converted is said in `ImageSet.account`. Raises InputError for anything in the data or the arguments that cannot be
-    used.
+    converted is said in `ImageSet.account`.
+
+    Args:
+        data: "digits" (scikit-learn's, embedded); an existing folder, of parquet files in the hub's layout or of images
+            in class folders (docs/data.md has the layouts); else a name on the Hugging Face hub, with `:configuration`
+            behind it where a set has several.
+        train_size: how many images to train on, of those that `validation` leaves; None for all.
+        validation: a count, or a fraction of the training set, drawn with `split_seed`. Of a set that has a validation
+            split beside a test split, that one is used instead: all of it where this is a fraction, so many of it where
+            this is a count, none where it is 0.
+        test_size: a fixed random subset of the test split, the same for every seed.
+        image_size: scale the shorter side to so many pixels and crop the centre square.
+        skip_bad: leave out images that cannot be decoded, instead of stopping.
+        cache: keep the decoded set. A name on the hub that is in the cache is not looked up again: False takes a newer
+            version.
+        cache_dir: where decoded sets are kept (default: `blocklocal` below $BLOCKLOCAL_CACHE, else $XDG_CACHE_HOME,
+            else ~/.cache).
+
+    Raises:
+        InputError: something in the data or the arguments cannot be used.
     """
     for name, size in (("train_size", train_size), ("test_size", test_size)):
         if size is not None:

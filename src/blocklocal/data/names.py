@@ -16,7 +16,11 @@ _DIGITS = 18  # a name of more digits is no number that somebody counts with
 
 
 def class_names(names: Sequence[object], where: str) -> tuple[str, ...]:
-    """The class names of a set as they are shown. Raises InputError for none, too many, and the same one twice."""
+    """The class names of a set as they are shown.
+
+    Raises:
+        InputError: there are none, too many, or the same one twice.
+    """
     if len(names) == 0:
         raise InputError(f"{where} has an empty list of class names. Name its classes, or remove the list.")
     check_count(len(names), where)
@@ -54,7 +58,8 @@ def few(names: Sequence[str]) -> str:
 def renumber(labels: Tensor, theirs: tuple[str, ...], ours: tuple[str, ...], where: str, first: str) -> Tensor:
     """Labels int64 [N] that count in the names `theirs` → the same classes counted in `ours`, the names of `first`.
 
-    Raises InputError that has both lists where a name is not one of `ours`.
+    Raises:
+        InputError: a name is not one of `ours`; the message has both lists.
     """
     if theirs == ours:
         return labels
@@ -69,5 +74,5 @@ def renumber(labels: Tensor, theirs: tuple[str, ...], ours: tuple[str, ...], whe
 
 
 def many(count: int, one: str, several: str) -> str:
-    """ "1 image" or "1,000 images"."""
+    """Number and noun: "1 image" or "1,000 images"."""
     return f"{count:,} {one if count == 1 else several}"

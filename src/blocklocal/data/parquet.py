@@ -50,8 +50,9 @@ def role_of_file(path: Path, root: Path) -> str | None:
 def find_parquet(root: Path, files: Sequence[Path]) -> Source:
     """Open the parquet files found below `root` and check their labels.
 
-    Raises InputError for several configurations, a missing split, shard or column, a file that cannot be read, and
-    labels that are none of the classes.
+    Raises:
+        InputError: there are several configurations, a split, shard or column is missing, a file cannot be read, or a
+            label is none of the classes.
     """
     shards: dict[str, list[Path]] = {role: [] for role in ROLES}
     nameless = []

@@ -46,16 +46,24 @@ class BadImage(ValueError):
 
 @dataclass(frozen=True)
 class Picture:
-    """An upright image of mode "L" or "RGB"; `changes` says what was lost on the way there (see the constants)."""
+    """An upright image of mode "L" or "RGB".
+
+    Attributes:
+        changes: what was lost on the way there (see the constants).
+    """
 
     image: Image
     changes: tuple[str, ...] = ()
 
 
 def open_picture(source: bytes | Path | None) -> Picture:
-    """Decode an image, turn it upright and bring it to 8-bit grey or RGB, whichever it is. None: the image is missing.
+    """Decode an image, turn it upright and bring it to 8-bit grey or RGB, whichever it is.
 
-    Raises BadImage for what is no regular file, no image, damaged, above `MAX_PIXELS`, or of values without a range.
+    Args:
+        source: None where the image is missing.
+
+    Raises:
+        BadImage: it is no regular file, no image, damaged, above `MAX_PIXELS`, or of values without a range.
     """
     from PIL import Image
 
@@ -95,7 +103,8 @@ def to_mode(image: Image, mode: str) -> Image:
 def resize_and_crop(image: Image, size: tuple[int, int]) -> Image:
     """Scale an image (bilinear) until it just covers `size` (width, height), then cut the centre.
 
-    Raises BadImage where the scaled image would have more than `MAX_PIXELS`.
+    Raises:
+        BadImage: the scaled image would have more than `MAX_PIXELS`.
     """
     from PIL.Image import Resampling
 

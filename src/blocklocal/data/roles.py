@@ -26,13 +26,17 @@ _PATTERN = re.compile(
 
 
 def role_of(name: str) -> str | None:
-    """ "train", "validation" or "test" for the usual names of splits in any case ("Training", "val", "test_set")."""
+    """The split that a name means, in any case: "train" for "Training", "validation" for "val", "test" for "test_set"."""
     found = _PATTERN.fullmatch(name)
     return found.lastgroup if found else None
 
 
 def by_role(names: Iterable[str], where: object) -> dict[str, str]:
-    """Role → name, of those names that are a split's. Raises InputError for two names of one role."""
+    """Role → name, of those names that are a split's.
+
+    Raises:
+        InputError: two names have one role.
+    """
     found: dict[str, str] = {}
     for name in names:
         role = role_of(name)
@@ -49,9 +53,14 @@ def cast(
 ) -> tuple[Encoded, Encoded | None, Encoded]:
     """(train, validation, test) of the splits that a set has, by role.
 
-    A labelled validation split stands in for a test split that is not there or has no labels, and a warning says so; it
-    is then no validation split any more. `missing` ends the sentence of the error for a split that is not there. Raises
-    InputError where there is nothing to train on or to test on.
+    A labelled validation split stands in for a test split that is not there or has no labels, and a warning says so. It
+    is then no validation split any more.
+
+    Args:
+        missing: ends the sentence of the error for a split that is not there.
+
+    Raises:
+        InputError: there is nothing to train on or to test on.
     """
     train, validation, test = (parts.get(role) for role in ROLES)
     if train is None:

@@ -16,7 +16,14 @@ POSSIBLE = 3_628_800  # permutations of the ten digits
 
 
 class SequenceBatches:
-    """Epochs of (x, y), int64 [B, T]. The order depends on (seed, epoch) alone; the last, smaller batch is kept."""
+    """Epochs of (x, y), int64 [B, T]. The order depends on (seed, epoch) alone; the last, smaller batch is kept.
+
+    Args:
+        x, y: int64 [N, T].
+
+    Raises:
+        InputError: x and y have different shapes, or hold nothing.
+    """
 
     def __init__(
         self,
@@ -28,7 +35,6 @@ class SequenceBatches:
         seed: int = 0,
         device: str | torch.device = "cpu",
     ):
-        """x, y: int64 [N, T]. Raises InputError where they do not fit or hold nothing."""
         check_positive("batch_size", batch_size, integer=True)
         if x.shape != y.shape or x.dim() != 2 or len(x) == 0:
             raise InputError(
@@ -56,7 +62,11 @@ class SequenceBatches:
 
 
 def permutations(count: int, seed: int = 0) -> Tensor:
-    """`count` random permutations of the digits 0–9, all different: int64 [count, 10]."""
+    """`count` random permutations of the digits 0–9, all different: int64 [count, 10].
+
+    Raises:
+        InputError: there are not so many.
+    """
     check_positive("count", count, integer=True)
     if count > POSSIBLE // 2:
         raise InputError(f"{count} different permutations of ten digits were asked for: give at most {POSSIBLE // 2}.")
@@ -77,7 +87,15 @@ def reversal(
 class RandomWindows:
     """Epochs of (x, y), int64 [B, T]: windows at random places of a text, and the character after each position.
 
-    An epoch has `steps` batches; where the windows lie depends on (seed, epoch) alone.
+    Where the windows lie depends on (seed, epoch) alone.
+
+    Args:
+        text_L: int64 [L].
+        length: T, characters per window.
+        steps: batches of an epoch.
+
+    Raises:
+        InputError: the text has T characters or less.
     """
 
     def __init__(
@@ -90,7 +108,6 @@ class RandomWindows:
         seed: int = 0,
         device: str | torch.device = "cpu",
     ):
-        """text_L: int64 [L]. length: T, characters per window. Raises InputError for a text of T characters or less."""
         for name, size in (("length", length), ("batch_size", batch_size), ("steps", steps)):
             check_positive(name, size, integer=True)
         _check_long_enough(text_L, length)

@@ -11,10 +11,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Encoded:
-    """One split before decoding: a label per image, and a call that yields (where it is from, bytes or file).
+    """One split before decoding: a label per image, and the images in the same order.
 
-    Both are in the same order. An image that is missing in the source is None; it counts as one that cannot be decoded.
-    labels: int64 [N]. origin: where the split was found, for people. notes: what else they are to be told of it.
+    Attributes:
+        labels: int64 [N].
+        images: a call that yields (where it is from, bytes or file). None stands for an image that is missing in the
+            source; it counts as one that cannot be decoded.
+        origin: where the split was found, for people.
+        notes: what else they are to be told of it.
     """
 
     labels: Tensor
@@ -27,7 +31,9 @@ class Encoded:
 class Unlabelled:
     """A split that is there but cannot be used, because no image has a label.
 
-    why: how that shows ("its 3 images lie in no class folder"); remedy: what its owner can do.
+    Attributes:
+        why: how that shows ("its 3 images lie in no class folder").
+        remedy: what its owner can do.
     """
 
     origin: str

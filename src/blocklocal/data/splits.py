@@ -37,6 +37,9 @@ def split(
     A set's own validation split takes the place of that share of the training images; a count takes so many of it, and
     0 none. Subsets of it and of the test split are drawn from fixed streams, so that runs with different split seeds
     are measured on the same images.
+
+    Raises:
+        InputError: the set has fewer images than are asked for.
     """
     total, own = len(raw.train), raw.validation is not None
     order = torch.randperm(total, generator=generator("validation split", split_seed))

@@ -86,7 +86,11 @@ class Table:
         return any(_inside(root / str(cells[self.file_column]), folder) for _, cells in self.rows)
 
     def text(self, line: int, cells: dict[str, object], column: str) -> str:
-        """A cell as text. Raises InputError for a list or an object."""
+        """A cell as text.
+
+        Raises:
+            InputError: it is a list or an object.
+        """
         value = cells[column]
         if isinstance(value, list | dict):
             raise InputError(f"{self.path}, line {line}: {column} is {str(value)[:80]}. Expected one name or number.")
@@ -94,7 +98,11 @@ class Table:
 
 
 def find_tables(folder: Path) -> dict[str | None, Table]:
-    """Role → the table of that split; None → the table of everything. InputError for two of one role."""
+    """Role → the table of that split; None → the table of everything.
+
+    Raises:
+        InputError: two tables have one role.
+    """
     found: dict[str | None, Table] = {}
     for path in files_directly_in(folder, _SUFFIXES):
         role = role_of_table(path)
@@ -111,10 +119,15 @@ def find_tables(folder: Path) -> dict[str | None, Table]:
 def list_table(
     table: Table, bases: Sequence[Path], origin: str, *, within: Path | None = None, role: str | None = None
 ) -> Listing | Unlabelled:
-    """The files that a table names, with their labels. bases: the folders from which its paths may count.
+    """The files that a table names, with their labels.
 
-    within: take the files below this folder alone. role: take the rows of this split alone. Raises InputError for a
-    file that is not there, one named twice, and a row without a label.
+    Args:
+        bases: the folders from which its paths may count.
+        within: take the files below this folder alone.
+        role: take the rows of this split alone.
+
+    Raises:
+        InputError: a file is not there or named twice, or a row has no label.
     """
     said = f"{origin}, labels from {table.path.name}"
     if not table.labelled:

@@ -28,8 +28,10 @@ REMEDY = "install a Debian package that carries plenty (`apt install python3-doc
 class Corpus:
     """A text in three parts that share no document.
 
-    parts: "train", "validation" and "test" → int64 [L], characters as their place in `vocabulary` plus one; `UNKNOWN`
-    (0) for rare ones and at the end of every document. documents: their names, per part.
+    Attributes:
+        parts: "train", "validation" and "test" → int64 [L], characters as their place in `vocabulary` plus one;
+            `UNKNOWN` (0) for rare ones and at the end of every document.
+        documents: their names, per part.
     """
 
     folder: Path
@@ -53,11 +55,16 @@ class Corpus:
 
 
 def load_text(folder: Path | None = None, *, least: int = 0, rare: int = 1, seed: int = 0) -> Corpus:
-    """Read every .txt, .rst and .md file below `folder` (default: the installed Python documentation) and split them.
+    """Read every .txt, .rst and .md file below a folder and split them. Bytes that are no UTF-8 are unknown.
 
-    least: fewest characters there must be. rare: characters that the training documents hold less often are unknown.
-    seed: of the split; a document's part depends on this seed and its name alone. Bytes that are no UTF-8 are unknown.
-    Raises InputError where nothing, too little, or a part without a document is found.
+    Args:
+        folder: default: the installed Python documentation.
+        least: fewest characters there must be.
+        rare: characters that the training documents hold less often are unknown.
+        seed: of the split; a document's part depends on this seed and its name alone.
+
+    Raises:
+        InputError: there is nothing, too little, or a part without a document.
     """
     folder = _installed() if folder is None else Path(folder)
     texts = {path.relative_to(folder).as_posix(): path for path in find_documents(folder)}

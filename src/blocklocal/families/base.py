@@ -149,7 +149,9 @@ def register(default: Family) -> None:
 def family(name: str | Family, **parameters: object) -> Family:
     """The family of that name with the given parameters, such as ``family("rectified", temperature=0.1)``.
 
-    An instance is returned as it is.
+    Args:
+        name: a name of `FAMILIES`; an instance is returned as it is.
+        parameters: the family's own fields.
 
     Raises:
         InputError: the name or a parameter is unknown, or parameters are given beside an instance.

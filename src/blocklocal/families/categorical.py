@@ -20,7 +20,11 @@ SMALLEST = 0.5
 class Categorical(Family):
     """z is one of C classes, T(z) its one-hot vector, A(φ) = logsumexp φ, P = C. Natural parameter: the logits.
 
-    ``size`` is the number of classes that ``group`` puts into one unit; the other methods read C off the tensor.
+    Attributes:
+        size: the number of classes that ``group`` puts into one unit; the other methods read C off the tensor.
+
+    Raises:
+        InputError: the size is below 2.
     """
 
     name: ClassVar[str] = "categorical"

@@ -55,8 +55,10 @@ def gauss_legendre(count: int) -> tuple[tuple[float, float], ...]:
 
 
 def in_chunks(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """An elementwise function of tensors of one shape, on the CPU piece by piece: some twenty intermediate tensors of a
-    feature map's size would each go through memory, those of a piece stay in the cache (three times as fast).
+    """An elementwise function of tensors of one shape, on the CPU piece by piece.
+
+    Some twenty intermediate tensors of a feature map's size would each go through memory. Those of a piece stay in the
+    cache, which is three times as fast.
     """
     first = tensors[0]
     if first.device.type != "cpu" or first.numel() <= CHUNK:

@@ -57,9 +57,10 @@ def log_rest(x: Tensor) -> Tensor:
 
 
 def log_rest_step(x: Tensor, moved: Tensor, step: Tensor) -> Tensor:
-    """r(moved) - r(x), meant for steps that are not small; both negative: from the ratio of hazards.
+    """r(moved) - r(x) from the ratio of hazards, meant for steps that are not small; both are negative.
 
-    ``step`` is moved - x before rounding: far below zero the rounding of ``moved`` is as large as a step of one.
+    Args:
+        step: moved - x before rounding: far below zero the rounding of ``moved`` is as large as a step of one.
     """
     up = moved > x
     low, high = torch.where(up, x, moved), torch.where(up, moved, x)

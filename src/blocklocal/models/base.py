@@ -58,7 +58,8 @@ def build_model(
         width: units or channels of the first layer; None takes the model's usual width.
         options: the model's own options, listed in its builder's signature.
 
-    Raises InputError for an unknown name or option, and for sizes the model cannot take.
+    Raises:
+        InputError: the name or an option is unknown, or the model cannot take these sizes.
     """
     check_positive("classes", classes, integer=True)
     check_positive("channels", channels, integer=True)
@@ -88,7 +89,11 @@ def _options(builder: Callable[..., nn.Module]) -> list[str]:
 
 
 def check_image_size(image_size: object) -> tuple[int, int]:
-    """The two sides in pixels, or InputError."""
+    """The two sides in pixels.
+
+    Raises:
+        InputError: there are not two whole numbers of at least 1.
+    """
     if not isinstance(image_size, (tuple, list)) or len(image_size) != 2:
         raise InputError(f"image_size must be a pair (height, width) in pixels, not {image_size!r}.")
     for side, pixels in zip(("height", "width"), image_size, strict=True):

@@ -37,10 +37,13 @@ def file_of(reference: str) -> Path:
 
 
 def load_builder(reference: str) -> Callable[..., nn.Module]:
-    """The function of a `file.py:function` reference. It is called with `classes`, `channels`, `image_size` (height,
-    width in pixels) and the model's options, and returns the module. The file runs anew at every load.
+    """The function of a `file.py:function` reference. The file runs anew at every load.
 
-    Raises InputError where the file or the function is missing, or the file does not run.
+    The function is called with `classes`, `channels`, `image_size` (height, width in pixels) and the model's options,
+    and returns the module.
+
+    Raises:
+        InputError: the file or the function is missing, or the file does not run.
     """
     file, _, name = reference.rpartition(":")
     path = file_of(reference)
@@ -68,7 +71,11 @@ def load_builder(reference: str) -> Callable[..., nn.Module]:
 
 
 def build_from_file(reference: str, **arguments: object) -> nn.Module:
-    """Build a user's model; InputError where its function does not take the arguments, fails, or returns no module."""
+    """Build a user's model.
+
+    Raises:
+        InputError: the function does not take the arguments, fails, or returns no module.
+    """
     builder, path = load_builder(reference), file_of(reference)
     _check_takes(reference, builder, arguments)
     try:

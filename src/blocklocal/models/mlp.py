@@ -15,7 +15,7 @@ DEPTH = whole(1, 10_000)  # hidden layers
 class MLP(ChainModel):
     """[B, *input_shape] -> [B, classes], through `depth` hidden layers of `width` rectified units.
 
-    Units: `hidden1` (flatten, linear, norm), `hidden2` (ReLU, linear, norm), ..., `head` (ReLU, linear).
+    Its pieces are `hidden1` (flatten, linear, norm), `hidden2` (ReLU, linear, norm), ..., `head` (ReLU, linear).
     """
 
     def __init__(self, classes: int, input_shape: Shape, width: int = 512, depth: int = 3, norm: bool = True):

@@ -88,9 +88,10 @@ Unit = type[BasicUnit] | type[BottleneckUnit]
 
 
 class ResNet(nn.Module):
-    """[B, C, H, W] -> [B, classes]. Stage s has depths[s] units of width * 2**s channels (times the unit's expansion).
+    """[B, C, H, W] -> [B, classes]. Stage s has depths[s] residual blocks of width * 2**s channels.
 
-    Units: `stage1.0` (with the stem), `stage1.1`, ..., and the last one with the head (ReLU, pool, flatten, linear).
+    The outputs of a bottleneck have four times as many channels. The pieces are `stage1.0` (with the stem), `stage1.1`,
+    ..., and the last one with the head (ReLU, pool, flatten, linear).
     """
 
     def __init__(

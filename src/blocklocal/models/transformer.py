@@ -24,8 +24,11 @@ EXPANSION = 4  # hidden units of the dense branch per unit of the stream
 class Embedding(nn.Module):
     """Tokens int64 [B, T] → [B, T, D]: a learned vector per token plus a learned vector per position.
 
-    Tokens start at random with variance 1; positions so too ("random"), or as "sinusoids": from those, attention to a
-    place at some distance is one linear map for all positions, and is learned much sooner.
+    Tokens start at random with variance 1.
+
+    Args:
+        positions: "random" starts as tokens do; with "sinusoids" attention to a place at some distance is one linear
+            map for all positions, and is learned much sooner.
     """
 
     def __init__(self, vocabulary: int, length: int, width: int, positions: str = "random"):
@@ -53,7 +56,11 @@ def sinusoids(length: int, width: int) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Self-attention with `heads` heads: [B, T, D] → [B, T, D]. causal: a position sees itself and those before it."""
+    """Self-attention with `heads` heads: [B, T, D] → [B, T, D].
+
+    Args:
+        causal: a position sees itself and those before it.
+    """
 
     def __init__(self, width: int, heads: int, causal: bool, dropout: float):
         super().__init__()
@@ -89,9 +96,17 @@ def _dense(width: int) -> nn.Sequential:
 class Transformer(nn.Module):
     """Tokens int64 [B, T ≤ length] → logits [B, T, classes].
 
-    Units: `layer1` (with the embedding), `layer2`, … and the last one with the head (LayerNorm, linear). vocabulary:
-    number of different tokens; classes: number of logits, by default one per token. heads: the paper uses one.
-    positions: what their learned vectors start as, "random" or "sinusoids".
+    Its pieces are `layer1` (with the embedding), `layer2`, … and the last one with the head (LayerNorm, linear).
+
+    Args:
+        vocabulary: number of different tokens.
+        heads: the paper uses one.
+        causal: a position sees itself and those before it.
+        positions: what their learned vectors start as, "random" or "sinusoids".
+        classes: number of logits, by default one per token.
+
+    Raises:
+        InputError: a size does not fit the others, or `positions` is unknown.
     """
 
     def __init__(

@@ -30,7 +30,9 @@ def build_learners(
 ) -> list[BlockLearner]:
     """One learner per block, or one for all where the rule is end to end.
 
-    example [B, …] gives shapes and device; the weights of twins, readouts and decoders are drawn from `seed`.
+    Args:
+        example: a batch [B, …], which gives shapes and device.
+        seed: of the weights of twins, readouts and decoders.
     """
     rule = RULES.get(learning.rule)
     modules = [nn.Sequential(*split.blocks)] if rule.whole and len(split.blocks) > 1 else list(split.blocks)

@@ -16,7 +16,11 @@ Pair = tuple[Tensor, Tensor]
 
 
 def pair(batch: object) -> Pair:
-    """(x, y) of what a loader gave. Raises InputError, with what came instead, for anything but two tensors."""
+    """(x, y) of what a loader gave.
+
+    Raises:
+        InputError: it gave anything but two tensors; the message says what.
+    """
     if isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(t, Tensor) for t in batch):
         return batch[0], batch[1]
     advice = "Give a loader that gives such pairs"
@@ -69,7 +73,13 @@ def check_batch(
 
     Types, shapes and devices are checked at every step. The values, finite inputs and targets in their range, too on
     the CPU; on CUDA, where every look makes the host wait for the device, at the `first` step alone. There a later NaN
-    shows in the losses, which a `Trainer` checks. reads: whether x is read here (by the first of several stages).
+    shows in the losses, which a `Trainer` checks.
+
+    Args:
+        reads: whether x is read here (by the first of several stages).
+
+    Raises:
+        InputError: the batch cannot be right.
     """
     for name, t in (("x", x), ("y", y)) if reads else (("y", y),):
         check_tensor(name, t, device)
@@ -101,7 +111,11 @@ def taking_gradients() -> Generator[None, None, None]:
 
 @contextmanager
 def explained(modules: Iterable[nn.Module], x: Tensor) -> Generator[None, None, None]:
-    """Where running `modules` on x fails over its type or channels, say so in one sentence."""
+    """Where running `modules` on x fails over its type or channels, say so in one sentence.
+
+    Raises:
+        InputError: it fails so.
+    """
     try:
         yield
     except (InputError, RuntimeError, ValueError) as error:

@@ -52,7 +52,11 @@ class Neighbours(nn.Module, ABC):
 
     @abstractmethod
     def check(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """A training batch as it may be used. Raises InputError, and has changed nothing, where it cannot be right."""
+        """A training batch as it may be used.
+
+        Raises:
+            InputError: it cannot be right; nothing is changed then.
+        """
 
     @abstractmethod
     def prepare(self, x: Tensor, y: Tensor) -> None:

@@ -29,10 +29,12 @@ from blocklocal.splitting import Split
 class Prediction:
     """What a network says of a batch.
 
-    probabilities: [B, C] of the classes ([B, T, C] for sequences); for binary labels [B, L], of every "yes".
-    label, confidence: [B] (or [B, T]), the most probable class and its probability; for binary labels [B, L], 0 or 1
-    and the probability of that answer. blocks: the same from every block, None where a block cannot predict.
-    combined: what all of them say together (their normalised geometric mean), None where only the output predicts.
+    Attributes:
+        probabilities: [B, C] of the classes ([B, T, C] for sequences); for binary labels [B, L], of every "yes".
+        blocks: the same from every block, None where a block cannot predict.
+        combined: what all of them say together (their normalised geometric mean), None where only the output predicts.
+        label, confidence: [B] (or [B, T]), the most probable class and its probability; for binary labels [B, L], 0 or
+            1 and the probability of that answer.
     """
 
     probabilities: Tensor
@@ -121,7 +123,11 @@ class BlockLocal(Neighbours):
 
     @taking_gradients()
     def materialize(self, example: Tensor) -> None:
-        """Check one batch [B, …] and make twins, readouts and optimisers from its shapes; made once."""
+        """Check one batch [B, …] and make twins, readouts and optimisers from its shapes; made once.
+
+        Raises:
+            InputError: it is no batch for this network, or a block does not run on it.
+        """
         check_input(self.split.model, example)
         if self.learners:
             return
@@ -217,8 +223,7 @@ class BlockLocal(Neighbours):
         """As of any module; twins and readouts must be there, so the shapes must be known.
 
         Raises:
-            InputError: where one of the two networks, the saved one and this one, knows its shapes and the other does
-                not.
+            InputError: one of the two networks, the saved one and this one, knows its shapes and the other does not.
         """
         waiting = any(name.startswith("_waiting.") for name in state_dict)
         if waiting == bool(self.learners) and state_dict:

@@ -30,8 +30,10 @@ class Trials:
     def output(self, learners: Sequence[BlockLearner], x: Tensor, rows: Tensor, *, training: bool = True) -> torch.Size:
         """The shape of the network's output for one sample. A kind of batch that is new is tried first, on two samples.
 
-        Nothing stays of it: a buffer that counts its calls has the value from before. Raises InputError where a block,
-        readout or decoder cannot run on it, in `training` or only to predict.
+        Nothing stays of it: a buffer that counts its calls has the value from before.
+
+        Raises:
+            InputError: a block, readout or decoder cannot run on it, in `training` or only to predict.
         """
         kind = (x.shape[1:], x.dtype, len(x) == 1 and training)
         if kind not in self._outputs:

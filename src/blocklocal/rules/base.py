@@ -18,9 +18,13 @@ from blocklocal.block.loss import LocalResult, OutputLoss
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's data: images (or tokens) x [B, …], targets y, the one-hot target rows [R, R] that twins start from.
+    """One step's data.
 
-    edges: where the messages of the first and the last of the learners come from and go.
+    Attributes:
+        x: images or tokens [B, …].
+        y: targets.
+        rows: the one-hot target rows [R, R] that twins start from.
+        edges: where the messages of the first and the last of the learners come from and go.
     """
 
     x: Tensor
@@ -41,14 +45,15 @@ def every_block(index: int, blocks: int) -> bool:
 class Rule:
     """A named learning rule.
 
-    local:      no gradient crosses a block boundary (so the blocks may run in parallel)
-    whole:      all blocks form one learner, trained end to end
-    objective:  the hidden blocks' objective; "" = the user's choice, None = no loss of their own (`objective_of`)
-    twin:       the hidden blocks' twin; "" = the user's choice, None = no twin (`twin_of`)
-    fixed_twin: the twin stays at its random initial values
-    parts:      readout, reconstruction and similarity may be added to the hidden blocks
-    trains:     which blocks learn, by index and number of blocks
-    forward_context: a module made from a block, in whose `context(block)` the block runs (feedback alignment)
+    Attributes:
+        local: no gradient crosses a block boundary (so the blocks may run in parallel).
+        whole: all blocks form one learner, trained end to end.
+        objective: the hidden blocks' objective; "" = the user's choice, None = no loss of their own (`objective_of`).
+        twin: the hidden blocks' twin; "" = the user's choice, None = no twin (`twin_of`).
+        fixed_twin: the twin stays at its random initial values.
+        parts: readout, reconstruction and similarity may be added to the hidden blocks.
+        trains: which blocks learn, by index and number of blocks.
+        forward_context: a module made from a block, in whose `context(block)` the block runs (feedback alignment).
     """
 
     name: str
@@ -64,11 +69,11 @@ class Rule:
     forward_context: Callable[[nn.Module], ForwardContext] | None = None
 
     def objective_of(self, chosen: str) -> str | None:
-        """The name of the hidden blocks' objective, where the user has chosen one; None: they have no loss."""
+        """The name of the hidden blocks' objective, where the user has chosen one; None where they have no loss."""
         return chosen if self.objective == "" else self.objective
 
     def twin_of(self, chosen: str) -> str | None:
-        """The name of the hidden blocks' twin, where the user has chosen one; None: they have none."""
+        """The name of the hidden blocks' twin, where the user has chosen one; None where they have none."""
         return chosen if self.twin == "" else self.twin
 
     @property
@@ -104,8 +109,9 @@ def target_messages(
 ) -> list[Tensor | None]:
     """Every block's backward message, from the target to the first block (Eq. 4).
 
-    incoming: the one-hot target rows [R, R], or what came from the block behind the last of these learners. learning:
-    in a training step, so that late messages move on.
+    Args:
+        incoming: the one-hot target rows [R, R], or what came from the block behind the last of these learners.
+        learning: in a training step, so that late messages move on.
     """
     messages: list[Tensor | None] = []
     for learner in reversed(learners):
@@ -154,7 +160,7 @@ def block_step(
         send: takes the outgoing forward message as soon as it is made, before the block learns.
 
     Returns:
-        (the local result without its graph, the outgoing forward message).
+        The local result without its graph, and the outgoing forward message.
     """
     pending = receive(learner, a, batch, message)
     outgoing = pending.sent()

@@ -48,7 +48,8 @@ Names = frozenset[str]
 class FeedbackWeights(TorchFunctionMode):
     """Routes the products of a block's weights through their feedback weights, and refuses what it cannot route.
 
-    feedback: id of a parameter of the block → its feedback weight, or that of the weight that is computed from it.
+    Args:
+        feedback: id of a parameter of the block → its feedback weight, or that of the weight that is computed from it.
     """
 
     def __init__(self, block: nn.Module, feedback: Mapping[int, Tensor]):

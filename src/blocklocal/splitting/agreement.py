@@ -25,7 +25,8 @@ _GROWING = (dict, list, set)  # what a forward may add to
 def check_agreement(model: nn.Module, blocks: Sequence[nn.Module], example: Tensor) -> list[nn.Parameter]:
     """Raise InputError where `model` and its blocks in order differ on the first samples of `example`, [B, …].
 
-    Returns the parameters that require a gradient and get none, as far as that can be seen.
+    Returns:
+        The parameters that require a gradient and get none, as far as that can be seen.
     """
     if not example.numel() or kind_of_library(model):  # also on the meta device, where no value can be looked at
         return []

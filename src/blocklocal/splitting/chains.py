@@ -11,8 +11,9 @@ Layer = tuple[str, nn.Module]
 
 
 def is_sequential(model: nn.Module) -> bool:
-    """Whether the module does no more than apply its children in order: nn.Sequential, or a subclass that keeps its
-    forward, without hooks and without a train() of its own.
+    """Whether the module does no more than apply its children in order.
+
+    That is nn.Sequential, or a subclass that keeps its forward, without hooks and without a train() of its own.
     """
     kept = isinstance(model, nn.Sequential) and getattr(model.forward, "__func__", None) is nn.Sequential.forward
     return kept and not has_hooks(model) and not owns_train(model)

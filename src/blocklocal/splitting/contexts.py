@@ -68,7 +68,9 @@ class Mode:
 class Within(nn.Module):
     """One operation of a forward, inside the contexts that the forward had set for it.
 
-    target: a function, the name of a method of the first argument, or None: the first argument is a module to call.
+    Args:
+        target: a function, the name of a method of the first argument, or None where the first argument is a module to
+            call.
     """
 
     def __init__(self, mode: Mode, target: Callable[..., Any] | str | None):

@@ -14,10 +14,13 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def copy_module(module: M) -> M:
-    """A deep copy. What cannot be copied (a lock, an open file) is held by both; a tensor with a graph (one that a
-    forward has kept) is copied without it.
+    """A deep copy of a module.
 
-    Raises InputError where that does not help either.
+    What cannot be copied (a lock, an open file) is held by both. A tensor with a graph (one that a forward has kept) is
+    copied without it.
+
+    Raises:
+        InputError: the module cannot be copied in this way either.
     """
     memo: dict[int, Any] = {}
     try:

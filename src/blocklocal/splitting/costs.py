@@ -18,14 +18,17 @@ _REPEATS = 5
 def piece_costs(pieces: Sequence[nn.Module], example: Tensor, kind: str) -> list[float]:
     """The cost of one training step (forward and backward) of each piece on `example`, [B, ...].
 
+    It works on copies in training mode, one piece at a time: weights, gradients, BatchNorm statistics and the state of
+    the random generators stay as they were.
+
     Args:
         pieces: modules applied one after the other; the first takes `example`.
         example: a batch of the size and on the device used in training.
         kind: "time" (seconds, median of a few runs), "flops" (floating-point operations), or "bytes" (what autograd
             keeps between forward and backward, without parameters and buffers).
 
-    Works on copies in training mode, one piece at a time: weights, gradients, BatchNorm statistics and the state of
-    the random generators stay as they were. Raises InputError where a piece does not take what reaches it.
+    Raises:
+        InputError: the kind is unknown, or a piece does not take what reaches it.
     """
     measure = _MEASURES.get(kind)
     if measure is None:

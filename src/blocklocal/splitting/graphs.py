@@ -15,7 +15,8 @@ from blocklocal.splitting.tracing import Operation, Trace, evaluation_trace, tra
 class TracedNetwork:
     """A plan to cut a module of any form; positions are indices into its traced operations.
 
-    given: its trace, where that is known already.
+    Args:
+        given: the module's trace, where it is known already.
     """
 
     def __init__(self, model: nn.Module, given: Trace | None = None):
@@ -42,8 +43,10 @@ class TracedNetwork:
         return self.trace.pieces
 
     def crossing(self, position: int) -> list[fx.Node]:
-        """The values made before `position` that are read at or after it. Of numbers only those which a block cannot
-        read again off the one tensor that crosses, or off a tensor that it makes.
+        """The values made before `position` that are read at or after it.
+
+        Of numbers only those are listed which a block cannot read again off the one tensor that crosses, or off a
+        tensor that it makes.
         """
         used = [node for node, at in self._last_use.items() if at >= position]
         tensors = [node for node in used if node not in self.sizes.numbers and self._produced[node] < position]
@@ -58,7 +61,11 @@ class TracedNetwork:
         )
 
     def locate(self, name: str) -> int | None:
-        """Where the named submodule is first called. Raises InputError where more than one value crosses there."""
+        """Where the named submodule is first called.
+
+        Raises:
+            InputError: the forward never calls it by itself, or more than one value crosses there.
+        """
         module = self.modules[name]
         path = next(known for known, other in self.model.named_modules() if other is module)
         inside = (i for i, op in enumerate(self.operations) if f"{op.scope}.".startswith(f"{path}."))

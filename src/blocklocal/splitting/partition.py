@@ -13,10 +13,10 @@ def partition(costs: Sequence[float], groups: int) -> list[int]:
 
     Exact (dynamic programming, O(len(costs)**2 * groups)). Among the best, the one with the smallest sum of squared
     group costs, so that equal costs spread evenly: ten items in four groups give 3, 3, 2 and 2 in some order. Every
-    group has at least one item.
+    group has at least one item. Equal costs that are too many for the exact search are divided evenly.
 
-    Equal costs that are too many for the exact search are divided evenly. Raises InputError for negative or non-finite
-    costs, for more groups than items, and for unequal costs that are too many.
+    Raises:
+        InputError: a cost is negative or not finite, there are more groups than items, or unequal costs are too many.
     """
     check_positive("groups", groups, integer=True)
     if groups > len(costs):

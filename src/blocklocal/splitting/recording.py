@@ -17,8 +17,9 @@ _APPLY = torch.autograd.Function.apply.__func__.__code__  # pyrefly: ignore
 
 
 class Trouble(Exception):
-    """What a trace of the module at `path` (empty: the whole network) would get wrong. The module may run as it is
-    instead, as one piece.
+    """What a trace of the module at `path` (empty: the whole network) would get wrong.
+
+    The module may run as it is instead, as one piece.
     """
 
     def __init__(self, path: str, reason: str):
@@ -53,9 +54,12 @@ class Call:
 
 @dataclass
 class Record:
-    """The nodes of one trace in order, tensors that are no parameters or buffers by name, and the tree of calls.
+    """The nodes of one trace in order, with its constants and its calls.
 
-    kept: names of attributes of the whole network that its forward sets.
+    Attributes:
+        constants: tensors that are no parameters or buffers, by name.
+        calls: the tree of calls.
+        kept: names of attributes of the whole network that its forward sets.
     """
 
     nodes: list[fx.Node]
@@ -138,7 +142,11 @@ def _autograd_function() -> str | None:
 
 
 def record(model: nn.Module, pieces: Collection[str], *, autocast: bool = False) -> Record:
-    """Trace the forward of `model`, which is a copy: a trace may leave things behind in it. Raises Trouble."""
+    """Trace the forward of `model`, which is a copy: a trace may leave things behind in it.
+
+    Raises:
+        Trouble: a trace would get something wrong.
+    """
     _check_signature(model)
     tracer, before = _Tracer(pieces), _attributes(model)
     try:

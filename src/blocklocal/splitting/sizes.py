@@ -43,7 +43,7 @@ class Sizes:
                 self._batch[op.node] = self._batch.get(self._keeps(op), op.node)
 
     def reads(self, number: fx.Node) -> Iterator[tuple[fx.Node, str]]:
-        """The tensors that a number is read off, and what of them: "batch", "device", or another "size"."""
+        """The tensors that a number is read off, and what is read of each: "batch", "device", or another "size"."""
         op = self.numbers[number]
         tensor = self.batch_read(number)
         if tensor is not None:

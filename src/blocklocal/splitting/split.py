@@ -50,7 +50,11 @@ class Split:
     def check(self, example: Tensor) -> list[nn.Parameter]:
         """Raise InputError where the blocks in order and the model differ on two samples of `example`, [B, …].
 
-        Returns the parameters that get no gradient (used under no_grad, or not at all).
+        Returns:
+            The parameters that get no gradient (used under no_grad, or not at all).
+
+        Raises:
+            InputError: they differ.
         """
         return check_agreement(self.model, self.blocks, example)
 
@@ -69,22 +73,24 @@ def split(
 ) -> Split:
     """Cut `model` into blocks.
 
-    Give either `blocks`, how many, or `at`, the names of the pieces or submodules with which blocks 2, 3, ... start, or
-    `starts`, those of an earlier cut by number or cost.
+    Give either `blocks`, or `at`, or `starts`. Lazy layers get their weights when a `BlockLocal` sees its example or
+    first batch, from its seed; run the model on a batch before, to draw them yourself.
 
     Args:
-        model: a module with `units()` (every model of this library), an nn.Sequential, or any module that torch.fx
-            can trace. Units of the last two begin with an activation, so that cuts by number or cost fall before it.
+        model: a module with `units()` (every model of this library), an nn.Sequential, or any module that torch.fx can
+            trace. Pieces of the last two begin with an activation, so that cuts by number or cost fall before it.
+        blocks: how many.
+        at: the names of the pieces or submodules with which blocks 2, 3, ... start.
         balance: "count" gives every block as many pieces as possible alike; "time", "flops" and "bytes" measure each
             piece on `example` (see `piece_costs`) and make the most expensive block as cheap as possible.
-        example: a training batch, [B, ...]: for a measured balance, and to see that the blocks in order equal the
-            model on it (`BlockLocal` looks at that too, when it knows an example).
+        example: a training batch, [B, ...]: for a measured balance, and to see that the blocks in order equal the model
+            on it (`BlockLocal` looks at that too, when it knows an example).
+        starts: `Split.starts` of an earlier cut by number or cost.
 
-    Lazy layers get their weights when a `BlockLocal` sees its example or first batch, from its seed; run the model on
-    a batch before, to draw them yourself.
-
-    Raises InputError for unknown names (with the nearest), for more blocks than pieces, for a cut through a skip
-    connection, for weights that two blocks would share, and for a module whose blocks would do something else.
+    Raises:
+        InputError: a name is unknown (the message gives the nearest), there are more blocks than pieces, a cut goes
+            through a skip connection, two blocks would share weights, or the blocks would do something else than the
+            model.
     """
     check_module(model)
     plan: _Plan

@@ -46,7 +46,7 @@ def _check_train(model: nn.Module) -> None:
 
 
 def check_unshared(model: nn.Module, parts: Sequence[nn.Module]) -> None:
-    """Two blocks that train one weight would not be local. Raises InputError."""
+    """Raise InputError where two blocks would train one weight: they would not be local."""
     owner: dict[object, int] = {}
     for k, part in enumerate(parts):
         for tensor in chain(part.parameters(), part.buffers()):

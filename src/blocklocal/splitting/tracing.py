@@ -46,7 +46,11 @@ class ByMode(nn.Module):
 
 @dataclass
 class Operation:
-    """One step of the forward. Values in `args` and `kwargs` are fx.Node (of the trace), Choice or constants."""
+    """One step of the forward.
+
+    Attributes:
+        args, kwargs: their values are fx.Node (of the trace), Choice or constants.
+    """
 
     node: fx.Node
     scope: str  # dotted name of the module whose forward holds this step, or of the module that is called
@@ -58,9 +62,12 @@ class Operation:
 
 @dataclass
 class Trace:
-    """Operations in order; `source` is the network's input and `result` its output.
+    """Operations in order.
 
-    pieces: the modules that are one operation each because they could not be traced, with the reason.
+    Attributes:
+        source: the network's input.
+        result: its output.
+        pieces: the modules that are one operation each because they could not be traced, with the reason.
     """
 
     source: fx.Node
@@ -71,7 +78,11 @@ class Trace:
 
 
 def trace(model: nn.Module) -> Trace:
-    """Trace `model`, a module of one tensor input and one output. Raises InputError where that is impossible."""
+    """Trace `model`, a module of one tensor input and one output.
+
+    Raises:
+        InputError: the module cannot be traced.
+    """
     kind, pieces = type(model).__name__, dict[str, str]()
     while True:
         try:
@@ -89,7 +100,11 @@ def trace(model: nn.Module) -> Trace:
 
 
 def evaluation_trace(model: nn.Module) -> Trace:
-    """The trace of eval mode alone. Raises InputError where that is impossible."""
+    """The trace of eval mode alone.
+
+    Raises:
+        InputError: the module cannot be traced.
+    """
     kind = type(model).__name__
     try:
         evaluate = record(copy_in_mode(model, training=False), ())

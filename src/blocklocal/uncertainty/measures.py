@@ -26,10 +26,14 @@ CONFIDENCE_BINS = 15  # of the calibration error of a classifier
 
 @dataclass(frozen=True)
 class Mismatch:
-    """rmse, in units of the values; nll, nats per value; the others have no unit.
+    """How well a predicted variance fits the squared errors.
 
-    spearman and pearson: 1 is best (for pearson, the errors of a perfect predictor of Gaussian residuals reach
-    1/√3 = 0.577 at most); ause and ence: 0 is best.
+    Attributes:
+        rmse: in units of the values; the others but `nll` have no unit.
+        nll: nats per value.
+        pearson: 1 is best; the errors of a perfect predictor of Gaussian residuals reach 1/√3 = 0.577 at most.
+        spearman: 1 is best.
+        ause, ence: 0 is best.
     """
 
     rmse: float
@@ -43,9 +47,14 @@ class Mismatch:
 def mismatch(variance: Tensor, squared_error: Tensor, *, own_variance: float = 0.0) -> Mismatch:
     """All measures of one prediction.
 
-    own_variance: the variance that the data were said to have (σ₀²). A prediction of such data includes it, so the
-    calibration error and the likelihood are taken of data with it: their expected squared error is σ₀² larger.
-    The other measures do not change by a constant.
+    Args:
+        variance, squared_error: of every value, of one shape.
+        own_variance: the variance that the data were said to have (σ₀²). A prediction of such data includes it, so the
+            calibration error and the likelihood are taken of data with it: their expected squared error is σ₀² larger.
+            The other measures do not change by a constant.
+
+    Raises:
+        InputError: shapes differ, there are fewer than two values, a value is not finite, or one is too small.
     """
     variance, squared_error = _checked(variance, squared_error)
     if not 0 <= own_variance < math.inf:
@@ -120,8 +129,12 @@ def ence(variance: Tensor, squared_error: Tensor, bins: int = BINS) -> float:
 def calibration_error(confidence: Tensor, right: Tensor, bins: int = CONFIDENCE_BINS) -> float:
     """Expected calibration error (Guo et al. 2017): the mean of |accuracy - mean confidence| over bins, by their size.
 
-    confidence: of every prediction [N], between 0 and 1; right: whether it is right [N]. The bins are equally wide and
-    hold their lower edge; a confidence of exactly 1 is in a bin of its own, as torchmetrics has it.
+    The bins are equally wide and hold their lower edge; a confidence of exactly 1 is in a bin of its own, as
+    torchmetrics has it.
+
+    Args:
+        confidence: of every prediction [N], between 0 and 1.
+        right: whether it is right [N].
     """
     check_positive("bins", bins, integer=True)
     edges = torch.linspace(0, 1, bins + 1, dtype=confidence.dtype, device=confidence.device)
@@ -134,7 +147,13 @@ def calibration_error(confidence: Tensor, right: Tensor, bins: int = CONFIDENCE_
 def auroc(inside: Tensor, outside: Tensor) -> float:
     """Probability that a score of `outside` is larger than one of `inside`; equal scores count one half.
 
-    For out-of-distribution detection: scores per sample, such as the mean predicted variance of an image. 0.5: chance.
+    For out-of-distribution detection. 0.5 is chance.
+
+    Args:
+        inside, outside: scores per sample, such as the mean predicted variance of an image.
+
+    Raises:
+        InputError: one of the two is not [N] with N ≥ 1, or not finite.
     """
     for name, scores in (("inside", inside), ("outside", outside)):
         if scores.dim() != 1 or len(scores) == 0 or not bool(torch.isfinite(scores).all()):
