@@ -1,5 +1,7 @@
-"""A guard around torch's GroupNorm, whose gradient on the CPU ends the process (SIGSEGV; seen in torch 2.13.0) where
-maps in channels_last need no gradient themselves. Under backprop that is rare; a block's input never needs one.
+"""A guard around torch's GroupNorm, whose gradient on the CPU can end the process (SIGSEGV; seen in torch 2.13.0).
+
+It does where maps in channels_last need no gradient themselves. Under backprop that is rare; a block's input never
+needs one.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -13,8 +15,9 @@ _GROUP_NORMS = (F.group_norm, torch.group_norm)
 
 
 class _Contiguous(TorchFunctionMode):
-    """Every group norm that is asked for reads an input without a gradient in torch's default layout; values stay the
-    same. Nothing is left on a module: the calls are intercepted, and only in this thread.
+    """Every group norm reads an input without a gradient in torch's default layout; values stay the same.
+
+    Nothing is left on a module: the calls are intercepted, and only in this thread.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

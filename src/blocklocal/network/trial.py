@@ -1,5 +1,6 @@
-"""A dry run of a kind of batch before the first step with it: blocks update one after the other, so that what fails in
-a later block would find the earlier ones changed.
+"""A dry run of a kind of batch before the first step with it.
+
+Blocks update one after the other, so that what fails in a later block would find the earlier ones changed.
 """
 
 from collections.abc import Generator, Iterator, Sequence

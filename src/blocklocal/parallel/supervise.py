@@ -119,8 +119,10 @@ def _lost(children: Children, store: SealedStore) -> dict[int, int]:
 
 
 def _report(children: Children, store: SealedStore) -> None:
-    """Name the process that ended without a word, where none has said what is wrong. First of all one that was killed:
-    the others may have ended because of it."""
+    """Name the process that ended without a message, where no process has given a reason.
+
+    One that was killed comes first: the others may have ended because of it.
+    """
     rank, status = min(_lost(children, store).items(), key=lambda each: (each[1] > 0, each))
     report(store, rank, _died(status), 1)
 

@@ -11,7 +11,8 @@ KINDS = {BACKPROP: "backprop", CONTROL: "control"}
 def accuracy_bars(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """A bar per line of a comparison (`aggregate`), as the template draws it; none where there is only one line.
 
-    Each has: label, kind (of colour), value (text), mean and, where there are several seeds, seeds (percent).
+    Returns:
+        Dicts with label, kind (of colour), value (text), mean and, where there are several seeds, seeds (percent).
     """
     known = [line for line in lines if line["tests"]]
     if len(known) < 2:

@@ -18,11 +18,13 @@ Matrix = dict[int, dict[int, int]]  # row asked for → row answered → how oft
 
 
 def class_section(confusion: Confusion | None) -> dict[str, Any] | None:
-    """Fields of the template: kind, headings, rows, count, untested, matrix, mistakes; None where nothing was counted.
+    """Fields of the template about classes and confusions; None where nothing was counted.
 
-    rows: worst first, at most `MOST`, each with name, accuracy (text), share (percent, for a bar) and the other cells.
-    count: how many were tested, and untested, how many were not. matrix: None for labels and for more than `MOST`
-    classes, whose most frequent mistakes are listed instead.
+    Returns:
+        kind, headings, rows, count, untested, matrix and mistakes. Rows are worst first, at most `MOST`, each with
+        name, accuracy (text), share (percent, for a bar) and the other cells. `count` is how many were tested,
+        `untested` how many were not. The matrix is None for labels and for more than `MOST` classes, whose most
+        frequent mistakes are listed instead.
     """
     if confusion is None or not confusion.counts:
         return None

@@ -16,7 +16,11 @@ def _pictures(made: Sequence[tuple[str, Any, str]]) -> list[Picture]:
 
 
 def learning_curves(run: Run, name: str, before: str = "") -> list[Picture]:
-    """Loss and validation accuracy of every block over the epochs. before: whose they are, in the captions."""
+    """Loss and validation accuracy of every block over the epochs.
+
+    Args:
+        before: whose they are, in the captions.
+    """
     if len(run.epochs) < 2:
         return []
     losses, accuracies = plots.block_curves(run, "loss"), plots.block_curves(run, "validation_top1")

@@ -40,9 +40,12 @@ CONTENTS = {
 def write_report(run: Path, *, beside: Sequence[Path] = ()) -> Path:
     """Write `report.html` into a run folder, finished or not, and return its path.
 
-    `beside` are run folders to compare with (backprop, the frozen control, other seeds); where the run lies in a
-    compare folder, the runs of its compare.json are compared as well.
-    Raises `InputError` naming the file that is missing or damaged, and what is expected in it.
+    Args:
+        beside: run folders to compare with (backprop, the frozen control, other seeds); where the run lies in a compare
+            folder, the runs of its compare.json are compared as well.
+
+    Raises:
+        InputError: a file is missing or damaged; the message names it, and what is expected in it.
     """
     folder = Path(run)
     data = read_run(folder)
@@ -54,7 +57,8 @@ def write_report(run: Path, *, beside: Sequence[Path] = ()) -> Path:
 def write_comparison(folder: Path) -> Path:
     """Write `report.html` into a compare folder, from its compare.json and the runs in it, and return its path.
 
-    Raises `InputError` naming the file or run folder that is missing or damaged.
+    Raises:
+        InputError: a file or run folder is missing or damaged; the message names it.
     """
     folder = Path(folder)
     rows = read_comparison(folder)

@@ -39,9 +39,12 @@ FROM_ZERO: Limits = (0.0, None)
 
 @dataclass(frozen=True)
 class Curve:
-    """One line of a plot; unknown points are None and leave a gap. A single y with no x is a level across the plot.
+    """One line of a plot.
 
-    An empty label keeps the curve out of the legend.
+    Attributes:
+        label: an empty one keeps the curve out of the legend.
+        y: unknown points are None and leave a gap.
+        x: none for a single y, which is a level across the plot.
     """
 
     label: str
@@ -102,7 +105,11 @@ def levels(line: dict[str, Any] | None) -> list[Curve]:
 
 @own_style()
 def line_plot(curves: Sequence[Curve], x_label: str, y_label: str, limits: Limits = FREE) -> "Figure | None":
-    """A figure with one panel; None where there is nothing to draw. limits: of the y axis; None follows the values."""
+    """A figure with one panel; None where there is nothing to draw.
+
+    Args:
+        limits: of the y axis; None follows the values.
+    """
     drawn = [curve for curve in curves if any(_finite(curve.y))]
     if not any(len(curve.x) for curve in drawn):
         return None
@@ -173,9 +180,14 @@ def to_svg(figure: "Figure", name: str) -> str:
 def plot_comparison(rows: list[dict[str, Any]], path: Path, *, runs: Path | None = None) -> Path:
     """Write a PNG: learning curves per block of one run, beside the final accuracy of every rule.
 
-    `rows` are the summaries in compare.json; `runs` is the folder that holds the runs (default: the folder of `path`).
     The curves are those of the block-local run with the lowest seed, or of the best other rule that has several blocks.
-    Raises `InputError` where no row has a test accuracy, or the run to draw is not in `runs`.
+
+    Args:
+        rows: the summaries in compare.json.
+        runs: the folder that holds the runs (default: the folder of `path`).
+
+    Raises:
+        InputError: no row has a test accuracy, or the run to draw is not in `runs`.
     """
     lines = aggregate(rows)
     known = [line for line in lines if line["tests"]]

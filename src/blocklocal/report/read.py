@@ -54,7 +54,11 @@ class Run:
 
 
 def read_run(path: Path) -> Run:
-    """Read a run folder, finished or not. Raises `InputError` naming the file that is missing or damaged."""
+    """Read a run folder, finished or not.
+
+    Raises:
+        InputError: a file is missing or damaged; the message names it.
+    """
     path = Path(path)
     if not path.is_dir():
         raise InputError(f"{path} is not a folder. Expected a run folder, with config.json and metrics.jsonl in it.")
@@ -68,7 +72,11 @@ def read_run(path: Path) -> Run:
 
 
 def read_comparison(folder: Path) -> list[dict[str, Any]]:
-    """The summaries of a compare folder, one per rule and seed. Raises `InputError` naming a damaged file."""
+    """The summaries of a compare folder, one per rule and seed.
+
+    Raises:
+        InputError: a file is damaged; the message names it.
+    """
     kind = Annotated[list[Summary], Meta(min_length=1, max_length=100_000)]
     what = "a list of run summaries, one per rule and seed: let the comparison finish one"
     return read_rows(Path(folder) / "compare.json", kind, what=what)

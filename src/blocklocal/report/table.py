@@ -36,11 +36,17 @@ def condition(row: dict[str, Any]) -> str:
 def aggregate(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """One dict per rule (and per variant of it), best mean first.
 
-    Each has: label, rule, condition, n (seeds counted), seeds, tests (test top-1 per seed, %), test_mean (%),
-    test_deviation (sample deviation over seeds, %; None for one seed), train_mean (%), ece_mean (0 to 1),
-    seconds_mean, backprop_mean and control_mean (%), gap_to_backprop and above_control (differences of means in
-    percentage points), unfinished (runs left out of the means), repeated (runs replaced by a later one of their seed).
     What is not known is None; a gap is given only between lines with the same data, sizes, model, width and epochs.
+
+    Returns:
+        Dicts with label, rule, condition, n (seeds counted), seeds, tests (test top-1 per seed, %), test_mean (%),
+        test_deviation (sample deviation over seeds, %; None for one seed), train_mean (%), ece_mean (0 to 1),
+        seconds_mean, backprop_mean and control_mean (%), gap_to_backprop and above_control (differences of means in
+        percentage points), unfinished (runs left out of the means), repeated (runs replaced by a later one of their
+        seed).
+
+    Raises:
+        InputError: a row has no rule.
     """
     rows = list(rows)
     if any(not isinstance(row, dict) or not isinstance(row.get("rule"), str) for row in rows):

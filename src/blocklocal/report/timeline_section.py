@@ -11,7 +11,11 @@ HEADINGS = ("process", "block", "name", "busy", "idle", "for message", "for late
 
 
 def timeline_section(timeline: Timeline) -> dict[str, Any]:
-    """Fields of the template: layout, svg (empty where no step can be drawn), caption, headings, processes."""
+    """Fields of the template about the timeline.
+
+    Returns:
+        layout, svg (empty where no step can be drawn), caption, headings, processes.
+    """
     launch, known = timeline.launches[-1], shares(timeline)
     figure = timeline_figure(timeline)
     steps = drawn_steps(timeline)[1]

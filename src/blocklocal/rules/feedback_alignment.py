@@ -79,7 +79,7 @@ def _weights(block: nn.Module) -> Iterator[tuple[str, nn.Module, str, list[nn.Pa
 
 
 def _buffer_name(name: str) -> str:
-    """ "/" for ".", which buffers may not have, and in front, so that no name of an nn.Module's own is taken."""
+    """With "/" for ".", which buffers may not have, and in front, so that no name of an nn.Module's own is taken."""
     return "/" + name.replace(".", "/")
 
 

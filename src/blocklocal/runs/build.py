@@ -63,7 +63,11 @@ def load_data(config: Config) -> ImageSet:
 
 
 def find_device(name: str) -> torch.device:
-    """auto → cuda where there is one."""
+    """The device of that name; "auto" is cuda where there is one.
+
+    Raises:
+        InputError: the name is unknown, or there is no such device.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.partition(":")[0] not in ("cpu", "cuda"):
@@ -88,7 +92,9 @@ def build_network(
 ) -> BlockLocal:
     """The network of a configuration, its weights drawn from the seed.
 
-    starts: of a cut that was measured before. fits: it is known to fit into the machine's memory.
+    Args:
+        starts: of a cut that was measured before.
+        fits: it is known to fit into the machine's memory.
     """
     network = build_on_cpu(config, facts, starts, fits=fits)
     prepare_for_device(network, config, device)

@@ -18,9 +18,12 @@ FOLDER = "model"
 
 @dataclass(frozen=True)
 class Code:
-    """The files of a model: `file`, the one that is named, relative to the folder; `source`: where that folder was.
+    """The files of a model.
 
-    digests: relative name → SHA-256 of every file, those that it imports from beside it included.
+    Attributes:
+        file: the one that is named, relative to the folder.
+        source: where that folder was.
+        digests: relative name → SHA-256 of every file, those that it imports from beside it included.
     """
 
     file: str
@@ -33,8 +36,10 @@ class Code:
 
 
 def keep_code(folder: Path, model: str) -> Code | None:
-    """Copy the files of a `file.py:function` into the run folder; None for a model of the library. After it was built,
-    so that what it imports is known."""
+    """Copy the files of a `file.py:function` into the run folder; None for a model of the library.
+
+    Call it after the model was built, so that what it imports is known.
+    """
     if not is_reference(model):
         return None
     file = file_of(model).resolve()
@@ -51,7 +56,8 @@ def keep_code(folder: Path, model: str) -> Code | None:
 def own_model(folder: Path, model: str, code: Code | None, *, trust: bool) -> str:
     """The model that a run is opened with: its own copy of `file.py:function`, where it has one.
 
-    Raises InputError where that would run code that the user has not said to trust, or that has changed.
+    Raises:
+        InputError: that would run code that the user has not said to trust, or that has changed.
     """
     if not is_reference(model):
         return model

@@ -41,7 +41,11 @@ class Variant:
 
 
 def parse_variant(text: str) -> Variant:
-    """`rule`, or `rule:setting=value,setting=value` for settings of how blocks learn."""
+    """`rule`, or `rule:setting=value,setting=value` for settings of how blocks learn.
+
+    Raises:
+        InputError: the rule or a setting is unknown, or a value cannot be used.
+    """
     rule, _, rest = text.partition(":")
     RULES.get(rule)
     kinds: dict[str, Any] = {f.name: type(f.default) for f in fields(Learning)}
@@ -70,11 +74,18 @@ def compare(
     replace: bool = False,
     quiet: bool = False,
 ) -> list[dict[str, Any]]:
-    """Train every rule with every seed; returns the summaries, also written to `compare.json` after each run.
+    """Train every rule with every seed.
 
-    resume: go on in an existing folder (finished runs are kept as they are; their settings must be the same). replace:
-    put the new folder in the place of an older comparison, once it is complete. Raises InputError for unknown or
-    repeated rules and seeds and for a folder that is no comparison, and Interrupted when the user stops it.
+    Args:
+        resume: go on in an existing folder (finished runs are kept as they are; their settings must be the same).
+        replace: put the new folder in the place of an older comparison, once it is complete.
+
+    Returns:
+        The summaries, also written to `compare.json` after each run.
+
+    Raises:
+        InputError: a rule or seed is unknown or repeated, or the folder is no comparison.
+        Interrupted: the user stops it.
     """
     variants = [parse_variant(rule) for rule in rules]
     if not variants or not seeds:
@@ -125,7 +136,8 @@ def finish_run(
 ) -> dict[str, Any]:
     """The summary of a run, whatever is there of it: finished, it is read; begun, it goes on; else it is trained anew.
 
-    Raises InputError where the folder holds a run with other settings.
+    Raises:
+        InputError: the folder holds a run with other settings.
     """
     if run.exists():
         _check_settings(config, run)

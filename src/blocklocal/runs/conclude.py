@@ -47,7 +47,7 @@ def show(session: RunContext, folder: Path) -> None:
 
 @contextmanager
 def only_shows(what: str, folder: Path) -> Generator[None]:
-    """A failure in here is said and costs nothing else: the result in `folder` is written already."""
+    """A failure in here is told to the user and costs nothing else: the result in `folder` is written already."""
     try:
         yield
     except Exception as error:  # plots and pages are made by several libraries, which fail in any way

@@ -192,7 +192,11 @@ def _groups() -> dict[str, str]:
 
 
 def load_config(path: Path) -> Config:
-    """A saved `config.json`, or the one in a run folder."""
+    """A saved `config.json`, or the one in a run folder.
+
+    Raises:
+        InputError: it is missing, damaged, or has settings that cannot be used.
+    """
     file = path / "config.json" if path.is_dir() else path
     if not is_there(file):
         raise InputError(f"no configuration at {file}: give a run folder or its config.json.")

@@ -15,7 +15,11 @@ EACH = 4  # examples of each kind: right and sure, wrong and sure, unsure
 
 
 def choose_examples(network: BlockLocal, data: ImageSet, normalise: Callable[[Tensor], Tensor]) -> dict:
-    """{"classes", "examples"}: right and sure, wrong and sure, least sure. normalise: uint8 → the network's input."""
+    """{"classes", "examples"}: right and sure, wrong and sure, least sure.
+
+    Args:
+        normalise: uint8 → the network's input.
+    """
     images = data.test.subset(slice(0, LOOK_AT))
     prediction = network.predict(normalise(images.pixels))
     confidence, right = prediction.confidence.cpu(), prediction.label.cpu() == images.labels

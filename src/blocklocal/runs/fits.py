@@ -31,8 +31,10 @@ def check_fits(
 ) -> None:
     """Raise InputError, with the sizes, where a network needs more memory than is free.
 
-    model: builds it, and network cuts it; called on the meta device, where a user's own model cannot be. example: the
-    shape of a training batch [B, …]; without one (B = 0) only the weights count, as for a prediction.
+    Args:
+        model: builds the model; called on the meta device, where a user's own model cannot be.
+        network: cuts the model.
+        example: the shape of a training batch [B, …]; without one (B = 0) only the weights count, as for a prediction.
     """
     if is_reference(config.model.model):
         return

@@ -14,7 +14,8 @@ PATIENCE = 1.0  # seconds for a process that has just ended to be gone
 def held(folder: Path) -> Generator[None]:
     """Keep everybody else from training the run in `folder`; the lock goes with this process, however that ends.
 
-    Raises InputError where another process has it.
+    Raises:
+        InputError: another process has it.
     """
     from filelock import FileLock, Timeout
 

@@ -41,9 +41,13 @@ class _Settings(Struct):
 
 @dataclass(frozen=True)
 class Origin:
-    """settings: all of them, by name. data: split → fingerprint of its pictures and labels. folder: where the command
-    was given, from which a relative --data is read. earlier: the last epochs of schedules that have come to their end
-    (`--resume RUN --epochs MORE` begins another one).
+    """What a run was started with.
+
+    Attributes:
+        settings: all of them, by name.
+        data: split → fingerprint of its pictures and labels.
+        folder: where the command was given, from which a relative --data is read.
+        earlier: the last epochs of schedules that have come to their end (`--resume RUN --epochs MORE` begins another).
     """
 
     settings: dict[str, Setting]
@@ -104,10 +108,12 @@ def load_settings(folder: Path) -> Config:
 
 
 def open_settings(folder: Path, *, trust: bool = False) -> Config:
-    """The settings of a run as it goes on here: with its own number of threads, its data where they lie from here, and
-    its own copy of a user's model.
+    """The settings of a run as it goes on here.
 
-    Raises InputError where the user must say first that the model's code may run (`trust`).
+    It has its own number of threads, its data where they lie from here, and its own copy of a user's model.
+
+    Raises:
+        InputError: the user must say first that the model's code may run (`trust`).
     """
     config, origin = load_settings(folder), read_origin(folder)
     model = own_model(folder, config.model.model, origin.code if origin else None, trust=trust)
@@ -121,7 +127,8 @@ def open_settings(folder: Path, *, trust: bool = False) -> Config:
 def open_config(path: Path, *, trust: bool = False) -> Config:
     """The settings in a config.json (or a run folder) to start a new run from.
 
-    Raises InputError where they name a model's code that the user has not said may run (`trust`).
+    Raises:
+        InputError: they name a model's code that the user has not said may run (`trust`).
     """
     folder = path if path.is_dir() else path.parent
     config = load_config(path)
@@ -153,7 +160,10 @@ def check_origin(
 ) -> list[str]:
     """What is different from when the run was started, in words, once the user has accepted it.
 
-    Raises InputError that names it otherwise. What was accepted is not asked again.
+    What was accepted is not asked again.
+
+    Raises:
+        InputError: the user has not accepted a difference; the message names it.
     """
     then = read_origin(folder)
     if then is None:
@@ -209,7 +219,10 @@ def differences(then: Origin, now: Origin) -> list[str]:
 def adds_epochs(folder: Path, epochs: int | None) -> bool:
     """Whether a finished run is to be trained on to `epochs` epochs; False where it was extended to as many before.
 
-    Nothing is written (see `extend`). Raises InputError for a run that is not finished, and for too few epochs.
+    Nothing is written (see `extend`).
+
+    Raises:
+        InputError: the run is not finished, or the epochs are too few.
     """
     if epochs is None:
         return False

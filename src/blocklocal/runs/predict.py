@@ -30,8 +30,10 @@ def predict_files(
 ) -> Iterator[str]:
     """Lines of text, a few per image: class and confidence of the output, of every block, and of all together.
 
-    They come batch by batch. Raises InputError at the first image that cannot be used, after the lines of all before
-    it, and for a network that predicts no numbers.
+    They come batch by batch.
+
+    Raises:
+        InputError: the network predicts no numbers, or an image cannot be used; the lines of all before it come first.
     """
     if not images:
         raise InputError("predict needs at least one image file after the run folder.")
@@ -90,7 +92,11 @@ def describe_prediction(prediction: Prediction, i: int, facts: DatasetInfo) -> s
 
 
 def open_pixels(path: Path, facts: DatasetInfo, resize: bool) -> Tensor:
-    """uint8 [C, H, W] of an image file in the model's colours; InputError if it is unreadable or of another size."""
+    """uint8 [C, H, W] of an image file in the model's colours.
+
+    Raises:
+        InputError: it is unreadable or of another size.
+    """
     try:
         image = to_mode(open_picture(path).image, "L" if facts.channels == 1 else "RGB")
         if resize:

@@ -59,10 +59,17 @@ def start_run(
     data: ImageSet | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> dict[str, Any]:
-    """Train anew into the folder `output`, which must not exist; returns the summary.
+    """Train anew into the folder `output`, which must not exist.
 
-    data: an image set loaded before, for several runs on the same one. should_stop: asked after every step, beside the
-    signals; the run is then saved as if the user had stopped it, and Interrupted is raised.
+    Args:
+        data: an image set loaded before, for several runs on the same one.
+        should_stop: asked after every step, beside the signals; the run is then saved as if the user had stopped it.
+
+    Returns:
+        The summary.
+
+    Raises:
+        Interrupted: it was stopped, and is saved.
     """
     check_free(output)
     session = open_session(config, data)
@@ -74,7 +81,8 @@ def start_run(
 def create_run(output: Path, session: RunContext) -> None:
     """The folder appears with its settings in it, so that a run stopped at any moment can be resumed.
 
-    Raises InputError where there is something in its place.
+    Raises:
+        InputError: there is something in its place.
     """
     check_free(output)
     config = session.config
@@ -113,12 +121,21 @@ def resume_run(
     trust: bool = False,
     accept_changes: bool = False,
 ) -> dict[str, Any]:
-    """Go on with a stopped run from its newest checkpoint (or a named one); returns the summary.
+    """Go on with a stopped run.
 
-    epochs: train a finished run longer, see `extend`. A finished run that was stopped before its report was written
-    gets its report. trust: the code of a user's own model, which the run names, may run. accept_changes: go on also
-    where data, settings or versions are not those that the run was started with. Raises InputError otherwise, and where
-    there is nothing to do.
+    A finished run that was stopped before its report was written gets its report.
+
+    Args:
+        checkpoint: default: the newest.
+        epochs: train a finished run longer, see `extend`.
+        trust: the code of a user's own model, which the run names, may run.
+        accept_changes: go on also where data, settings or versions are not those that the run was started with.
+
+    Returns:
+        The summary.
+
+    Raises:
+        InputError: there is nothing to do, or one of these permissions is missing.
     """
     check_run(folder)  # what is no run gets no lock
     with held(folder):
@@ -164,7 +181,11 @@ def check_run(folder: Path) -> None:
 
 
 def check_same(session: RunContext, folder: Path, *, accept_changes: bool = False) -> list[str]:
-    """What is different from when the run was started and is accepted; raises InputError for anything else."""
+    """What is different from when the run was started and is accepted.
+
+    Raises:
+        InputError: anything else is different.
+    """
     check_facts(session.facts, folder, session.config)
     return check_origin(folder, session.data, session.device, session.replicas, accept_changes=accept_changes)
 
@@ -179,7 +200,11 @@ def check_facts(facts: DatasetInfo, folder: Path, config: Config) -> None:
 
 
 def find_checkpoint(folder: Path, name: str | None = None, *, required: bool = True) -> Path | None:
-    """The newest complete checkpoint of a run, or the one called `name`."""
+    """The newest complete checkpoint of a run, or the one called `name`.
+
+    Raises:
+        InputError: there is none of that name, or none at all where one is `required`.
+    """
     known = list_checkpoints(folder / CHECKPOINTS)
     if name is not None:
         chosen = [path for path in known if path.name == name]
@@ -195,7 +220,11 @@ def find_checkpoint(folder: Path, name: str | None = None, *, required: bool = T
 def load_network(
     folder: Path, checkpoint: str | None = None, device: str | None = None, *, trust: bool = False
 ) -> tuple[Config, DatasetInfo, BlockLocal]:
-    """A run's trained network, without its data set. trust: the code of a user's own model may run."""
+    """A run's trained network, without its data set.
+
+    Args:
+        trust: the code of a user's own model may run.
+    """
     config, facts = open_settings(folder, trust=trust), load_facts(folder)
     edited = edited_settings(folder)
     if edited:
@@ -272,7 +301,12 @@ def resumed(trainer: Trainer, changes: Sequence[str] = ()) -> Record:
 def new_progress(
     config: Config, data: str, names: Sequence[str], folder: Path, steps: int, done: int, quiet: bool
 ) -> Progress | NullProgress:
-    """The console of a run: `steps` per epoch, `done` already."""
+    """The console of a run.
+
+    Args:
+        steps: per epoch.
+        done: steps that are done already.
+    """
     if quiet:
         return Progress.silent()
     title = f"{config.learning.rule} · {config.model.model} · {data} · seed {config.machine.seed} → {folder}"

@@ -19,7 +19,11 @@ Cuts = Annotated[list[Whole], Meta(min_length=1, max_length=MOST_BLOCKS)]
 
 
 def load_facts(folder: Path) -> DatasetInfo:
-    """What a run knows of its data set. Raises InputError where that cannot be."""
+    """What a run knows of its data set.
+
+    Raises:
+        InputError: that is missing, damaged, or cannot be true of images.
+    """
     file = folder / FACTS
     facts = read_json(
         file, DatasetInfo, what="the classes, size and pixel statistics of a data set, as a run writes them"
@@ -45,7 +49,11 @@ def load_cuts(folder: Path) -> list[int] | None:
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """The result of a finished run; how many `epochs` it has had tells whether all are done."""
+    """The result of a finished run; how many `epochs` it has had tells whether all are done.
+
+    Raises:
+        InputError: the run has no result that can be read.
+    """
     file, what = folder / SUMMARY, "a run's result: remove the file, and --resume finishes the run again"
     summary = read_rows(file, Summary, what=what)
     if summary.get("epochs") is None:

@@ -15,8 +15,11 @@ from blocklocal.training.loop import Trainer
 def summarise(session: RunContext, trainer: Trainer) -> tuple[dict[str, Any], dict[str, Any]]:
     """A finished run in one flat object, measured on the test split; a key that does not apply is None.
 
-    The second object is its confusion matrix (`schemas.run.Confusion`), which is too large for a row of a table.
-    Accuracies in percent. train_top1 is of as many training images as the test split has: enough to see overfitting.
+    Accuracies are in percent. train_top1 is of as many training images as the test split has: enough to see
+    overfitting.
+
+    Returns:
+        The summary, and its confusion matrix (`schemas.run.Confusion`), which is too large for a row of a table.
     """
     config, network, data = session.config, session.network, session.data
     started = time.perf_counter()

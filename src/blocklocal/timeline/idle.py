@@ -10,8 +10,10 @@ from blocklocal.timeline.read import WAITS, Segment, Timeline, Totals
 class Shares:
     """Parts of the seconds of training of one process, between 0 and 1; together they make 1.
 
-    `wait`, `message` and `send` are the three waits for another process (`Span`), `busy` is the computing of each
-    block, by its number from 0, and `other` is what remains: loading of data, bookkeeping.
+    Attributes:
+        wait, message, send: the three waits for another process (`Span`).
+        busy: the computing of each block, by its number from 0.
+        other: what remains: loading of data, bookkeeping.
     """
 
     seconds: float
@@ -25,8 +27,8 @@ class Shares:
     def idle(self) -> float:
         """Share of the time in which the process, and so each of its blocks, waits for another process.
 
-        idle = (wait + message + send) / seconds. Loading data is work and does not count; nor does the time in which a
-        block stands still because another block of its process computes: that one is in `busy`.
+        It is (wait + message + send) / seconds. Loading data is work and does not count; nor does the time in which a
+        block stands still because another block of its process computes, which is in `busy`.
         """
         return self.wait + self.message + self.send
 

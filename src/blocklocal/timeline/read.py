@@ -28,11 +28,14 @@ MOST = 1024 * MIB
 
 @dataclass(frozen=True)
 class Span:
-    """What a process did from `begin` to `end` (seconds since the start of its segment).
+    """What a process did for a while.
 
-    `kind` is "compute" (forward, local loss, backward and update of `block`, counted from 0), or a wait, with no block:
-    "wait" (for the forward message of the block before), "message" (for the late backward message of the block after)
-    or "send" (for room in the queue to the block after).
+    Attributes:
+        kind: "compute" (forward, local loss, backward and update of a block), or a wait: "wait" (for the forward
+            message of the block before), "message" (for the late backward message of the block after) or "send" (for
+            room in the queue to the block after).
+        block: counted from 0; None for a wait.
+        begin, end: seconds since the start of the segment.
     """
 
     kind: str
@@ -115,8 +118,10 @@ class Timeline:
 def read_timeline(run: Path) -> Timeline | None:
     """The timeline of a run folder, finished or not; None where it has none, as a run in one process.
 
-    A line that a kill cut short is left out, with a warning. Raises `InputError` naming file and line where one is
-    damaged, what it holds and what is expected.
+    A line that a kill cut short is left out, with a warning.
+
+    Raises:
+        InputError: a line is damaged; the message names file and line, what it holds and what is expected.
     """
     segments: list[Segment] = []
     warnings: list[str] = []

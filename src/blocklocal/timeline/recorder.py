@@ -17,10 +17,14 @@ Span = tuple[str, int | None, float, float]
 
 
 class Recorder:
-    """Sums over all steps, and the spans of the first `steps` ones, as JSON lines in `path` (None: sums only).
+    """Sums over all steps, and the spans of the first ones, as JSON lines.
 
     On CUDA the device is waited for at the end of a recorded span, which costs some overlap; afterwards, in the sums,
     the times are the host's.
+
+    Args:
+        path: None for sums only.
+        steps: so many steps have their spans recorded.
     """
 
     def __init__(self, path: Path | None = None, process: dict[str, Any] | None = None, *, steps: int = 0):

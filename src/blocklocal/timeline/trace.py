@@ -21,10 +21,17 @@ PAUSE = 1.0  # seconds left between two launches: the hours a run was stopped wo
 
 
 def write_trace(run: Path, output: Path | None = None, *, overwrite: bool = False) -> tuple[Path, int]:
-    """Write the trace of a run folder, whole or not at all; returns its path, and how many spans and arrows it has.
+    """Write the trace of a run folder, whole or not at all.
 
-    The default path is `trace.json` in the run folder. overwrite: replace an `output` that is not ours (see `written`).
-    Raises `InputError` where there is no run folder, no timeline in it, no step recorded yet, or another file there.
+    Args:
+        output: default: `trace.json` in the run folder.
+        overwrite: replace an `output` that is not ours (see `written`).
+
+    Returns:
+        Its path, and how many spans and arrows it has.
+
+    Raises:
+        InputError: there is no run folder, no timeline in it, no step recorded yet, or another file at `output`.
     """
     run = Path(run)
     if not run.is_dir():

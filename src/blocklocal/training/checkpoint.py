@@ -37,9 +37,13 @@ OPTIMIZER = {"optimizer", "schedule"}
 
 
 def save_checkpoint(folder: Path, network: Neighbours, state: dict) -> Path:
-    """Write the network and `state` (JSON-able; it must hold "step") below `folder`; returns the checkpoint's path.
+    """Write the network and `state` (JSON-able; it must hold "step") below `folder`.
 
-    Raises OSError where the disk is full; what was there before is untouched then.
+    Returns:
+        The checkpoint's path.
+
+    Raises:
+        OSError: the disk is full; what was there before is untouched then.
     """
     clear_leftovers(folder)
     draft = Draft.open(folder, state["step"])
@@ -87,7 +91,11 @@ class Draft:
         )
 
     def complete(self, state: dict, described: list[dict]) -> Path:
-        """Write what is common to all, rename, and remove what is superseded; `described`: of every learner."""
+        """Write what is common to all, rename, and remove what is superseded.
+
+        Args:
+            described: `describe` of every learner.
+        """
         before = list_checkpoints(self.final.parent)
         _save_tensors({"cpu": torch.get_rng_state()}, self.partial / RANDOM)
         (self.partial / STATE).write_text(json.dumps({**state, "units": described}, indent=1))
@@ -160,8 +168,11 @@ def describe(learner: BlockLearner) -> dict[str, Any]:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoints, oldest first; none where there is no such folder. Raises InputError for one that cannot
-    be looked into: it is not an empty one."""
+    """Complete checkpoints, oldest first; none where there is no such folder.
+
+    Raises:
+        InputError: the folder cannot be looked into, which is not the same as an empty one.
+    """
     if not os.path.lexists(folder):
         return []
     try:
@@ -175,11 +186,17 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def load_checkpoint(path: Path, network: Neighbours, *, optimizers: bool = True) -> dict:
-    """Load weights (and optimisers and torch's random state, unless `optimizers` is False); returns the saved state.
+    """Load weights and, unless `optimizers` is False, optimisers and torch's random state.
 
     Where the network is a process's share of the blocks, only theirs are read. Nothing is loaded before all files are
-    checked. Raises InputError for a damaged checkpoint (naming an older one where there is one) and for another
-    architecture.
+    checked.
+
+    Returns:
+        The saved state.
+
+    Raises:
+        InputError: the checkpoint is damaged (the message names an older one where there is one), or of another
+            architecture.
     """
     files = Files.open(path, [other.name for other in list_checkpoints(path.parent) if other.name < path.name])
     state, checked = files.state()

@@ -38,9 +38,11 @@ def checksum(content: bytes) -> Checksum:
 
 @dataclass(frozen=True)
 class Files:
-    """The files of the checkpoint `path`; `sums`: their checksums (None: written by a version that had none).
+    """The files of the checkpoint `path`.
 
-    older: the names of the complete checkpoints before it, oldest first; a message names the last one.
+    Attributes:
+        sums: their checksums (None: written by a version that had none).
+        older: the names of the complete checkpoints before it, oldest first; a message names the last one.
     """
 
     path: Path
@@ -75,7 +77,11 @@ class Files:
         return value, state
 
     def weights(self, k: int, wanted: dict[str, Any], parameters: set[str]) -> dict[str, torch.Tensor]:
-        """The tensors of block k; `wanted`: `describe` of it. Its parameters must be finite."""
+        """The tensors of block k. Its parameters must be finite.
+
+        Args:
+            wanted: `describe` of the block.
+        """
         name = f"block-{k}.safetensors"
         content = self.read(name)
         try:

@@ -12,10 +12,12 @@ Counts = list[tuple[int, int, int]]
 def confusion_counts(targets: Targets, logits: Tensor, wanted: Tensor) -> Counts:
     """The confusion matrix of a network's output without its zeros, since a large vocabulary has very many of them.
 
-    Rows are those of `Targets`: a class is its own row; binary label j has row 2j for "no" and 2j + 1 for "yes".
-    Every position of a sequence counts by itself; what has no target counts nowhere.
+    Rows are those of `Targets`: a class is its own row; binary label j has row 2j for "no" and 2j + 1 for "yes". Every
+    position of a sequence counts by itself; what has no target counts nowhere.
 
-    logits: [B, C] or [B, T, C] for classes, [B, L] for labels. wanted: [B], [B, T] or [B, L].
+    Args:
+        logits: [B, C] or [B, T, C] for classes, [B, L] for labels.
+        wanted: [B], [B, T] or [B, L].
     """
     there = wanted.long() != MISSING
     if isinstance(targets, Classes):

@@ -18,12 +18,15 @@ from blocklocal.uncertainty.measures import calibration_error
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Accuracies in percent; nll in nats per target; ece (expected calibration error, 15 bins) between 0 and 1.
+    """Accuracies in percent, likelihood and calibration of a network on a set.
 
-    block_top1: one entry per block, None where it cannot predict. combined_top1: of all blocks together (`combined`
-    of a prediction), None where only the output predicts. top3 is None for fewer than 4 classes and for binary labels;
-    ece is None for binary labels and for a single class. confusion: what the output took for what, see
-    `confusion_counts`.
+    Attributes:
+        top3: None for fewer than 4 classes and for binary labels.
+        nll: nats per target.
+        ece: expected calibration error (15 bins), between 0 and 1; None for binary labels and for a single class.
+        block_top1: one entry per block, None where it cannot predict.
+        combined_top1: of all blocks together (`combined` of a prediction), None where only the output predicts.
+        confusion: what the output took for what, see `confusion_counts`.
     """
 
     top1: float

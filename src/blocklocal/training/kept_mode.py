@@ -10,7 +10,10 @@ from blocklocal.network.neighbours import Neighbours
 def kept_mode(network: Neighbours, *, after_failure: bool = False) -> Generator[None, None, None]:
     """Put back the mode of the network and of every part of it afterwards, each its own, also after an error.
 
-    Parts that are made meanwhile get the mode of the network. after_failure: put back after an error alone.
+    Parts that are made meanwhile get the mode of the network.
+
+    Args:
+        after_failure: put back after an error alone.
     """
     mode, done = network.training, False
     modes = {part: part.training for part in network.modules()}

@@ -38,7 +38,7 @@ def unpack(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 def kinds(state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Shape and type of what a state_dict holds, packed or not, as `state.json` has them: name → {"shape", "dtype"}.
 
-    Packed values have no shape: their length may change.
+    Packed values have no shape, because their length may change.
     """
     return {_name(name, value): _kind(_name(name, value), value) for name, value in state.items()}
 

@@ -47,7 +47,11 @@ def _knows_epochs(train: object) -> TypeGuard[Epochs]:
 
 
 def steps_of(train: Loader) -> int:
-    """Batches per epoch. Raises InputError for what has no length, none at all, or serves one epoch only."""
+    """Batches per epoch.
+
+    Raises:
+        InputError: the loader has no length, no batch at all, or serves one epoch only.
+    """
     check_lasting("training", train)
     try:
         steps = len(train)

@@ -97,7 +97,11 @@ class Checkpoints(Callback):
         self.folder, self.every = folder, every
 
     def save(self, trainer: Trainer) -> Path:
-        """Raises NotFinite instead of putting ruined weights in the place of the last good ones."""
+        """Write a checkpoint of the trainer.
+
+        Raises:
+            NotFinite: a weight is NaN or infinite; the last good checkpoint stays.
+        """
         check_finite(trainer.network)
         return save_checkpoint(self.folder, trainer.network, trainer.state())
 
@@ -141,7 +145,11 @@ class Warnings(Callback):
 
 
 def find_warnings(record: Record, first: Sequence[float | None]) -> list[tuple[int, str, str]]:
-    """(block, kind, text) for everything suspicious in an epoch's record; `first`: |b| before training."""
+    """(block, kind, text) for everything suspicious in an epoch's record.
+
+    Args:
+        first: |b| before training.
+    """
     found: list[tuple[int, str, str]] = []
     for k, (size, before) in enumerate(zip(record["message"], first, strict=True)):
         if size is not None and before and size < COLLAPSED * before:

@@ -22,7 +22,14 @@ KEPT: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
 
 
 def check_optimizer(saved: dict[str, Any], learner: BlockLearner) -> None:
-    """Raise ValueError saying what of {"optimizer", "schedule"} does not fit the learner; both None for one without."""
+    """Refuse saved optimiser and schedule that do not fit the learner.
+
+    Args:
+        saved: {"optimizer", "schedule"}, both None for a learner without one.
+
+    Raises:
+        ValueError: the message says what does not fit.
+    """
     for name, own in (("optimizer", learner.optimizer), ("schedule", learner.schedule)):
         if (saved[name] is None) != (own is None):
             raise ValueError(f"{name} is {'absent' if saved[name] is None else 'there'}, unlike in the network")

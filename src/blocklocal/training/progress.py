@@ -47,10 +47,18 @@ class NullProgress:
 class Progress:
     """Progress of one training run, as a context manager around the loop.
 
-    `steps_per_epoch` and `start_step` count optimiser steps; `start_step` steps were done before (a resumed run).
-    `console` is a rich console (default: standard output); `live` None means a live table where it is a terminal, which
-    FORCE_COLOR does not decide. `clock` returns seconds. An output that fails (a closed pipe, a full disk) ends what is
-    shown and nothing else. Raises `InputError` for counts below one or no block.
+    An output that fails (a closed pipe, a full disk) ends what is shown and nothing else.
+
+    Args:
+        steps_per_epoch: optimiser steps.
+        start_step: optimiser steps that were done before (a resumed run).
+        console: a rich console (default: standard output).
+        live: whether there is a live table; None for one where the output is a terminal, which FORCE_COLOR does not
+            decide.
+        clock: returns seconds.
+
+    Raises:
+        InputError: a count is below one, or there is no block.
     """
 
     def __init__(

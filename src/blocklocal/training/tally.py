@@ -12,7 +12,11 @@ from blocklocal.block.targets import Targets
 
 
 class NotFinite(InputError):
-    """A local loss, or a weight, became NaN or infinite. `what` names block and step."""
+    """A local loss, or a weight, became NaN or infinite.
+
+    Args:
+        what: names block and step.
+    """
 
     def __init__(self, what: str):
         super().__init__(
@@ -23,8 +27,9 @@ class NotFinite(InputError):
 class Tally:
     """Loss, its parts, and training accuracy per block over one epoch.
 
-    first: index of the first of these blocks, where a process has a share of them; what is saved counts blocks from
-    the network's first one.
+    Args:
+        first: index of the first of these blocks, where a process has a share of them; what is saved counts blocks from
+            the network's first one.
     """
 
     def __init__(self, blocks: int, targets: Targets, first: int = 0):
@@ -53,7 +58,11 @@ class Tally:
         self.sums[name] = self.sums[name] + value if name in self.sums else value
 
     def check(self) -> list[float]:
-        """The latest losses per block. Raises NotFinite (with block and step) if one since the last check is not."""
+        """The latest losses per block.
+
+        Raises:
+            NotFinite: a loss since the last check is not; the message has block and step.
+        """
         unchecked, self._unchecked = self._unchecked, []
         values = torch.stack([losses for _, losses in unchecked]).tolist()
         for (step, _), losses in zip(unchecked, values, strict=True):
