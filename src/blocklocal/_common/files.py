@@ -39,9 +39,15 @@ def is_there(path: Path) -> bool:
 
 
 def read_bytes(path: Path, *, what: str, most: int = MOST) -> bytes:
-    """The content of a regular file of at most `most` bytes; `what` is expected in it.
+    """The content of a regular file of at most `most` bytes.
 
     A pipe or a device is never opened: it could wait for ever, or never end.
+
+    Args:
+        what: what is expected in the file, for the message.
+
+    Raises:
+        InputError: it is missing, no regular file, too large, or cannot be read.
     """
     try:
         status = path.stat()

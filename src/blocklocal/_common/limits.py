@@ -22,9 +22,11 @@ def available_bytes() -> int | None:
 
 
 def check_memory(what: str, parts: int | dict[str, int], remedy: str, available: int | None = None) -> None:
-    """Raise InputError where something needs more bytes than are free (`available`; default: of main memory).
+    """Raise InputError where something needs more bytes than are free.
 
-    parts: the bytes, or those of each part by name.
+    Args:
+        parts: the bytes, or those of each part by name.
+        available: bytes that are free (default: of main memory).
     """
     free = available_bytes() if available is None else available
     needed = parts if isinstance(parts, int) else sum(parts.values())

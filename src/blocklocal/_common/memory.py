@@ -64,10 +64,10 @@ def saved_bytes(*modules: nn.Module) -> Generator[SavedBytes]:
             loss.backward()
         print(kept.peak)
 
+    Graphs that are freed later are still subtracted from `live` after the `with` has ended. Dense tensors only.
+
     Args:
         modules: their parameters and buffers are left out of the count.
-
-    Graphs that are freed later are still subtracted from `live` after the `with` has ended. Dense tensors only.
     """
     tensors = chain.from_iterable(chain(m.parameters(), m.buffers()) for m in modules)
     count = SavedBytes({_key(t) for t in tensors})

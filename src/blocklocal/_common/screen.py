@@ -30,9 +30,10 @@ GONE = (errno.EPIPE, errno.EIO, errno.ESHUTDOWN, errno.ECONNRESET)  # the reader
 
 
 def printable(text: object, *, lines: bool = True) -> str:
-    """Text in which control characters and bytes that are no text are written out, such as \\x1b.
+    r"""Text in which control characters and bytes that are no text are written out, such as \x1b.
 
-    lines: tabs and line ends stay as they are. Without it, for a name, they are written out as well.
+    Args:
+        lines: tabs and line ends stay as they are. False, for a name, writes them out as well.
     """
     return re.sub(UNSAFE if lines else f"{UNSAFE}|[\t\n]", lambda found: _escaped(found[0]), str(text))
 
@@ -67,9 +68,15 @@ codecs.register_error(ESCAPING, _substitute)
 
 
 class Screen:
-    """A text stream that never raises, and lets through only those control codes that match `allowed` (None: all).
+    """A text stream that never raises, and lets through some control codes alone.
 
-    A stream that fails is led to nowhere from then on. `troubles`: the errors it failed with.
+    A stream that fails is led to nowhere from then on.
+
+    Args:
+        allowed: a pattern of the control codes that come through; None for all.
+
+    Attributes:
+        troubles: the errors that the stream failed with.
     """
 
     def __init__(self, stream: TextIO, allowed: str | None = NO_CODES):

@@ -21,7 +21,11 @@ WITHOUT_FOLDER = "import sys; sys.path[:] = [place for place in sys.path if plac
 def start_script(
     script: Path, arguments: Sequence[str], environment: Mapping[str, str], keep: Sequence[int] = ()
 ) -> subprocess.Popen[bytes]:
-    """Start a script of this package in a session of its own, without input. keep: file descriptors it inherits."""
+    """Start a script of this package in a session of its own, without input.
+
+    Args:
+        keep: file descriptors it inherits.
+    """
     code = (
         f"{WITHOUT_FOLDER}root = {str(ROOT)!r}; sys.path += [] if root in sys.path else [root]; "
         f"from runpy import run_path; run_path({str(script)!r}, run_name='__main__')"

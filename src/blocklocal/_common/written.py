@@ -33,8 +33,9 @@ def signed_json(content: dict[str, Any], **options: Any) -> bytes:
 
 
 def check_target(path: Path, *, overwrite: bool = False) -> None:
-    """Raise InputError where `write_file` would: for a folder, a disk, a file that we did not write, and where the
-    folder that it is to be in is not there.
+    """Raise InputError where `write_file` would.
+
+    That is for a folder, a disk, a file that we did not write, and a path in a folder that is not there.
     """
     found = _status(path)
     if found is None:
@@ -54,7 +55,12 @@ def check_target(path: Path, *, overwrite: bool = False) -> None:
 
 
 def write_file(path: Path, content: bytes, *, overwrite: bool = False) -> None:
-    """Write `content` where `path` leads. Raises InputError as `check_target`, OSError where it cannot be written."""
+    """Write `content` where `path` leads.
+
+    Raises:
+        InputError: `check_target` refuses the path.
+        OSError: it cannot be written.
+    """
     check_target(path, overwrite=overwrite)
     found = _status(path)
     stream = None if found is None else _standard_stream(found)

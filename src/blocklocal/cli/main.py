@@ -18,7 +18,12 @@ from blocklocal._common.screen import Screen, printable, screens
 
 @dataclass(frozen=True)
 class Command:
-    """place: `module:function` below `blocklocal.cli`. printed: what it makes is what it prints, not files."""
+    """A command of the program.
+
+    Attributes:
+        place: `module:function` below `blocklocal.cli`.
+        printed: what it makes is what it prints, not files.
+    """
 
     place: str
     summary: str

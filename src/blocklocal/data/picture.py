@@ -205,7 +205,7 @@ def _plain(image: Image, kind: str, bits: int) -> Image:
 
 
 def _natural_mode(image: Image) -> str:
-    """ "L" for pictures that hold greys only by their format, else "RGB"."""
+    """Mode "L" for pictures that hold greys only by their format, else "RGB"."""
     if image.mode == "P":
         palette = image.getpalette("RGB") or []
         return "L" if palette[0::3] == palette[1::3] == palette[2::3] else "RGB"

@@ -11,10 +11,17 @@ from blocklocal.diagnose.measure import Measured
 class BlockDiagnosis:
     """One block. Accuracies and shares in percent, gap and added in percentage points; None where there is none.
 
-    cosine: between the gradient that the rule gives the block and backprop's. message: mean |b| of its backward
-    message, message_at_start: before training. own: its own predictions. probe, explained: a linear probe of its
-    output, and the share of the pixels' variance that a linear map gets back; frozen_… and against_…: the same of the
-    untrained network and of the run held against. gap: against_probe − probe. added: what of the gap opens here.
+    Attributes:
+        cosine: between the gradient that the rule gives the block and backprop's.
+        message: mean |b| of its backward message.
+        message_at_start: mean |b| before training.
+        own: accuracy of its own predictions.
+        probe: accuracy of a linear probe of its output.
+        frozen_probe, against_probe: the same of the untrained network, and of the run held against.
+        gap: against_probe − probe.
+        added: what of the gap opens here.
+        explained: the share of the pixels' variance that a linear map gets back from its output.
+        frozen_explained, against_explained: the same of the untrained network, and of the run held against.
     """
 
     name: str
@@ -36,8 +43,11 @@ class BlockDiagnosis:
 class Diagnosis:
     """A diagnosed run.
 
-    against: the folder of the run held against, against_rule: its rule; both None without one. fitted, scored: numbers
-    of images; scored_on: validation or training (images that the run has learned, where it has no validation split).
+    Attributes:
+        against: the folder of the run held against; None without one.
+        against_rule: its rule.
+        fitted, scored: numbers of images.
+        scored_on: validation or training (images that the run has learned, where it has no validation split).
     """
 
     run: str
@@ -70,9 +80,12 @@ def assemble(
     messages: Messages,
     measured: Sequence[Measured | None],
 ) -> list[BlockDiagnosis]:
-    """One value per block from one list per figure; measured: the run, the frozen network, the run held against.
+    """One value per block from one list per figure.
 
     The frozen network's last block has no figures: in the control it would learn.
+
+    Args:
+        measured: the run, the frozen network, the run held against.
     """
     run, frozen, against = measured
     assert run is not None

@@ -54,7 +54,10 @@ class _Flags:
 def find_hints(blocks: Sequence[BlockDiagnosis], learning: Learning, against: str | None = None) -> list[str]:
     """What stands out, most telling first, each with what to try; one sentence if nothing does.
 
-    against: the rule of the run held against. Thresholds are this module's constants.
+    Thresholds are this module's constants.
+
+    Args:
+        against: the rule of the run held against.
     """
     rule = RULES.get(learning.rule)
     if len(blocks) == 1:

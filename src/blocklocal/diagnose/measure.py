@@ -20,9 +20,12 @@ Pairs = Iterable[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Measured:
-    """Per block, in percent: correct by a linear probe, correct by the block itself, pixels' variance got back.
+    """Figures per block, in percent.
 
-    own is None where a block cannot predict.
+    Attributes:
+        probe: correct by a linear probe.
+        own: correct by the block itself; None where it cannot predict.
+        explained: the pixels' variance that a linear map gets back.
     """
 
     probe: list[float]
@@ -45,10 +48,16 @@ class _Seen:
 
 
 def measure(network: BlockLocal, family: Family, fit: Pairs, held: Pairs) -> Measured:
-    """Fit probes and reconstructions on the batches `fit` (x [B, C, H, W], y [B]) and score on `held`.
+    """Fit probes and reconstructions on some batches and score them on others.
 
-    In evaluation mode; the mode of every part is restored. family: whose mean the next block is taken to read; the
-    same for all networks that are compared. Raises InputError for outputs of sequences.
+    In evaluation mode; the mode of every part is restored.
+
+    Args:
+        family: whose mean the next block is taken to read; the same for all networks that are compared.
+        fit, held: batches (x [B, C, H, W], y [B]) to fit on and to score on.
+
+    Raises:
+        InputError: outputs are sequences.
     """
     middle = mean_image(fit)
     with kept_modes([network]):

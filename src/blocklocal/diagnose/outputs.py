@@ -14,9 +14,11 @@ from blocklocal.network.network import BlockLocal
 def block_outputs(network: BlockLocal, x: Tensor) -> Iterator[Tensor]:
     """The output of each block of the split for a batch x [B, …], first to last; logits [B, C] from the last.
 
-    The blocks are those of the cut, also where the rule trains them as one unit. The mode is left as it is. Look at
-    each output before asking for the next one. Raises InputError for an output that is neither [B, D] nor [B, C, H, W],
-    or not finite.
+    The blocks are those of the cut, also where the rule trains them as one learner. The mode is left as it is. Look at
+    each output before asking for the next one.
+
+    Raises:
+        InputError: an output is neither [B, D] nor [B, C, H, W], or not finite.
     """
     precision = network.learners[0].autocast
     for block, name in zip(network.split.blocks, network.split.names, strict=True):

@@ -30,9 +30,12 @@ TRAINING = (*(field.name for field in fields(Optimisation)), "batch_size", "augm
 
 @dataclass(frozen=True)
 class Opened:
-    """A run's trained network; `epoch`: the one it is in, counted from 0, or its last.
+    """A run's trained network.
 
-    config: as the run is opened here (see `training.origin.open_settings`); settings: as its user gave them.
+    Attributes:
+        config: as the run is opened here (see `runs.origin.open_settings`).
+        settings: as its user gave them.
+        epoch: the one it is in, counted from 0, or its last.
     """
 
     folder: Path
@@ -49,8 +52,11 @@ class Opened:
 
 
 def open_run(folder: Path, checkpoint: str | None = None, device: str | None = None, *, trust: bool = False) -> Opened:
-    """Load a run from its newest checkpoint, or a named one. Raises InputError where there is no run or no such one,
-    and for a model of the user's own whose code may not run (`trust`)."""
+    """Load a run from its newest checkpoint, or a named one.
+
+    Raises:
+        InputError: there is no run or no such checkpoint, or the code of a user's own model may not run (`trust`).
+    """
     config, facts = open_settings(folder, trust=trust), load_facts(folder)
     path = find_checkpoint(folder, checkpoint)
     assert path is not None
@@ -101,9 +107,12 @@ def find_backprop(run: Opened) -> Path | None:
 
 
 def open_against(run: Opened, folder: Path, device: str | None = None, *, trust: bool = False) -> Opened:
-    """The run to hold `run` against, at `run`'s cut. Raises InputError where its model or data are others, or its cut.
+    """The run to hold `run` against, at `run`'s cut.
 
     A rule that learns end to end (backprop) leaves nothing of its cut in the weights: any will do.
+
+    Raises:
+        InputError: its model or data are others, or its cut.
     """
     other = open_run(folder, device=device, trust=trust)
     found, cuts = obstacles(run, other.settings, other.facts), (run.network.split, other.network.split)

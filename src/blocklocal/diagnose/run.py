@@ -59,12 +59,18 @@ def diagnose_run(
 ) -> Diagnosis:
     """What holds a run back, block by block; nothing is written, and the test images are not looked at.
 
-    against: the run to hold it against; default: a backprop run of the same model and data in the same folder, if
-    there is one. images: at most so many training images fit the probes, without augmentation, and at most so many
-    validation images score them; without a validation split, a fifth of those training images does. batches: training
-    batches over which gradients are compared. trust: the code of a user's own model, which a run names, may run. say:
-    gets a line of text as each part begins. Raises InputError for what cannot be diagnosed: no checkpoint, another data
-    set, a run that does not compare, outputs that are sequences.
+    Args:
+        against: the run to hold it against; default: a backprop run of the same model and data in the same folder, if
+            there is one.
+        images: at most so many training images fit the probes, without augmentation, and at most so many validation
+            images score them; without a validation split, a fifth of those training images does.
+        batches: training batches over which gradients are compared.
+        trust: the code of a user's own model, which a run names, may run.
+        say: gets a line of text as each part begins.
+
+    Raises:
+        InputError: the run cannot be diagnosed: no checkpoint, another data set, a run that does not compare, outputs
+            that are sequences.
     """
     check_positive("images", images, integer=True)
     check_positive("batches", batches, integer=True)
@@ -103,7 +109,11 @@ def write_diagnosis(diagnosis: Diagnosis, folder: Path) -> list[Path]:
 
 
 def choose_images(data: ImageSet, count: int) -> Pieces:
-    """At most `count` training and validation images; see `diagnose_run`."""
+    """At most `count` training and validation images; see `diagnose_run`.
+
+    Raises:
+        InputError: there are too few training images to hold some out, and no validation split.
+    """
     fit = data.train.subset(slice(0, count))
     if len(data.validation):
         return Pieces(fit, data.validation.subset(slice(0, count)), "validation")

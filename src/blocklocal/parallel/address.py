@@ -25,10 +25,13 @@ TRY_SECONDS, PAUSE_SECONDS = 5.0, 0.1  # for one try to reach the store, and unt
 class Address:
     """A process of `size`, and the key-value store through which they meet.
 
-    file: a store in a file that all processes reach, instead of host and port (tests). serves: this process holds the
-    store at host:port. local_rank, local_size: among the processes of this host. managed: started by a launcher of
-    somebody else's, with which it ends. quiet: the launcher says what went wrong. secret: what is read from the store
-    must be sealed with it.
+    Attributes:
+        file: a store in a file that all processes reach, instead of host and port (tests).
+        serves: this process holds the store at host:port.
+        local_rank, local_size: among the processes of this host.
+        managed: started by a launcher of somebody else's, with which it ends.
+        quiet: the launcher tells the user what went wrong.
+        secret: what is read from the store must be sealed with it.
     """
 
     rank: int
@@ -49,7 +52,13 @@ class Address:
     ) -> SealedStore:
         """A connection of its own to the store (one thread must not wait for another's).
 
-        serve: the first one. seconds: to reach it; patience: for an answer.
+        Args:
+            serve: hold the store, in the process that has it.
+            seconds: to reach it.
+            patience: seconds to wait for an answer.
+
+        Raises:
+            InputError: the store cannot be reached.
         """
         try:
             base = dist.FileStore(self.file, self.size) if self.file else self._open(serve and self.serves, seconds)
@@ -82,7 +91,11 @@ class Address:
 
 
 def find_address(environment: Mapping[str, str] | None = None) -> Address | None:
-    """The address that a launcher has set; None where this process is alone."""
+    """The address that a launcher has set; None where this process is alone.
+
+    Raises:
+        InputError: what the launcher has set is not complete, or makes no sense.
+    """
     said = os.environ if environment is None else environment
     size = _number(said, "WORLD_SIZE")
     if size is None or (size == 1 and LAUNCHED not in said):

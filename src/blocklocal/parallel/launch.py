@@ -60,9 +60,12 @@ class Launch:
 
 
 def launch(command: Sequence[str], processes: int) -> int:
-    """Run `blocklocal COMMAND` in `processes` processes; returns the exit status, after one message if it is not 0.
+    """Run `blocklocal COMMAND` in `processes` processes.
 
     The run's store is here, so that it outlives any of them; only this machine reaches it.
+
+    Returns:
+        The exit status, after one message if it is not 0.
     """
     secret = secrets.token_hex(32)
     try:

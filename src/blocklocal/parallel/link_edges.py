@@ -124,7 +124,11 @@ class LinkEdges:
         return [*before, *own]
 
     def finish(self, *, stop: bool) -> None:
-        """Hear that no message follows, and tell the next stage. stop: because the user has asked for it."""
+        """Hear that no message follows, and tell the next stage.
+
+        Args:
+            stop: because the user has asked for it.
+        """
         self.recorder.pause()
         if self._inbox is not None:
             self._inbox.peek()  # also where nothing was to be trained: the stage before waits until it is heard

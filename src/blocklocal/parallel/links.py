@@ -33,9 +33,12 @@ Timed = Callable[[], AbstractContextManager[None]]
 
 @dataclass(frozen=True)
 class Header:
-    """kind: MESSAGE, or that none follows (STOP: the user stopped; END). number: of the message, from 0.
+    """What goes before a forward message.
 
-    losses: the latest known losses of all blocks before (NaN where there is none yet), for the console.
+    Attributes:
+        kind: MESSAGE, or that none follows (STOP: the user stopped; END).
+        number: of the message, from 0.
+        losses: the latest known losses of all blocks before (NaN where there is none yet), for the console.
     """
 
     kind: int
@@ -81,7 +84,11 @@ def layout_key(edge: Edge, kind: Kind) -> str:
 
 
 class Outbox:
-    """To the next stage. blocks: how many blocks lie before the next stage (their losses travel with the headers)."""
+    """To the next stage.
+
+    Args:
+        blocks: how many blocks lie before the next stage (their losses travel with the headers).
+    """
 
     def __init__(self, processes: Processes, edge: Edge, depth: int, blocks: int, full: Timed):
         self.edge, self.depth, self.full = edge, depth, full

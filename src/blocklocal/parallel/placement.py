@@ -21,7 +21,12 @@ REPEATS = 3
 
 @dataclass(frozen=True)
 class Placement:
-    """sizes: number of blocks of every stage. seconds: of a step of every block, as measured."""
+    """Which blocks every stage has.
+
+    Attributes:
+        sizes: number of blocks of every stage.
+        seconds: of a step of every block, as measured.
+    """
 
     sizes: tuple[int, ...]
     seconds: tuple[float, ...]

@@ -107,7 +107,14 @@ def run_fingerprint(request: RunRequest) -> dict[str, Any]:
 def make_plan(
     processes: Processes, request: RunRequest, device: torch.device, kept: ExitStack
 ) -> tuple[Plan, ImageSet, BlockLocal]:
-    """The plan, and the data and network it was made with. kept: gets the run's lock."""
+    """The plan, and the data and network it was made with.
+
+    Args:
+        kept: gets the run's lock.
+
+    Raises:
+        InputError: the folder holds a run with other settings, or there is nothing to resume.
+    """
     config, folder = request.config, request.output
     # Launched again after a failure (torchrun --max-restarts), the same command goes on with what is there.
     again = processes.address.attempt > 0 and (folder / "config.json").exists()

@@ -33,9 +33,10 @@ POLL_SECONDS = 0.005
 class Processes:
     """This process among the others: `stage` of `stages` groups of blocks, `replica` of `replicas` within its group.
 
-    store: small facts, read by polling (it must not be blocked by a process that is gone). meetings: torch's own part
-    of it, which must live as long as the process groups. data: the replicas of this group of blocks, which average
-    gradients; None without replicas.
+    Attributes:
+        store: small facts, read by polling (it must not be blocked by a process that is gone).
+        meetings: torch's own part of it, which must live as long as the process groups.
+        data: the replicas of this group of blocks, which average gradients; None without replicas.
     """
 
     address: Address
@@ -71,8 +72,11 @@ class Processes:
     def edge_groups(self, backward: Sequence[bool]) -> list["Edge"]:
         """Process groups for every edge between neighbouring stages, made in the same order in every process.
 
-        backward: for each of them, whether messages of a chained twin come back. Returns those of this process: with
-        the stage before (where there is one), then with the one behind.
+        Args:
+            backward: for each edge, whether messages of a chained twin come back.
+
+        Returns:
+            Those of this process: with the stage before (where there is one), then with the one behind.
         """
         own = []
         self.networks += 1
@@ -95,7 +99,14 @@ class Processes:
         return bool(asked.item())
 
     def wait_for(self, keys: Sequence[str], seconds: float, missing: Callable[[list[str]], str]) -> list[bytes]:
-        """Values of keys, as soon as all are there; raises InputError with the words of `missing` after `seconds`."""
+        """Values of keys, as soon as all are there.
+
+        Args:
+            missing: gives the words for keys that are not there.
+
+        Raises:
+            InputError: they are not all there after `seconds`.
+        """
         end, found = time.monotonic() + seconds, dict[str, bytes]()
         while absent := [key for key in keys if key not in found]:
             found |= {key: value for key in absent if (value := self.store.read(key)) is not None}
@@ -137,7 +148,8 @@ class Processes:
 class Edge:
     """Two neighbouring processes, with a process group each for headers, forward messages and backward messages.
 
-    store: for what is known once of this edge; that of another network has another.
+    Attributes:
+        store: for what is known once of this edge; that of another network has another.
     """
 
     source: int
@@ -160,9 +172,15 @@ def join(
 ) -> Processes:
     """Meet the other processes.
 
-    settings: must be the same in all (JSON-able). watched: a failure of any process ends all of them. stall_seconds:
-    a message that takes longer counts as an error. Raises InputError where a process is missing after `join_seconds`,
-    or has other settings, and where the number of processes does not fit.
+    Args:
+        settings: must be the same in all (JSON-able).
+        watched: a failure of any process ends all of them.
+        join_seconds: to wait for the others.
+        stall_seconds: a message that takes longer counts as an error.
+
+    Raises:
+        InputError: a process is missing after `join_seconds` or has other settings, or the number of processes does not
+            fit.
     """
     over = threading.Event()
     if watched and address.managed:

@@ -106,7 +106,8 @@ class SharedConsole(Callback):
 class SharedCheckpoints(Callback):
     """As `training.observers.Checkpoints`: every stage writes its own blocks, the last one completes the checkpoint.
 
-    shared: whether replicas share the parameters.
+    Args:
+        shared: whether replicas share the parameters.
     """
 
     def __init__(self, folder: Path, relay: Relay, every: int | None = None, *, shared: bool = False):
@@ -114,7 +115,11 @@ class SharedCheckpoints(Callback):
         self._count = 0
 
     def save(self, trainer: Trainer) -> None:
-        """Raises NotFinite instead of putting ruined weights in the place of the last good ones."""
+        """Write this stage's part of a checkpoint.
+
+        Raises:
+            NotFinite: a weight is NaN or infinite; the last good checkpoint stays.
+        """
         check_finite(trainer.network)
         if self.relay.processes.replica > 0:  # the first replica writes; the others have a part of what it writes
             for learner in trainer.network.learners if self.shared else ():

@@ -62,7 +62,10 @@ TIMELINE = "timeline"
 def train_share(address: Address, request: RunRequest) -> dict[str, Any] | None:
     """Train this process's blocks; the first process returns the summary of the run, the others None.
 
-    Raises InputError with what went wrong here; where it went wrong elsewhere, the process ends (see `watch`).
+    Where something goes wrong elsewhere, the process ends (see `watch`).
+
+    Raises:
+        InputError: something went wrong here.
     """
     config = request.config
     with StopSignals() as signals:

@@ -28,7 +28,10 @@ def share(
 ) -> tuple[T, dict[str, Tensor]]:
     """What the first process gives as `mine`, in every process: facts (JSON-able, of type `kind`), and tensors.
 
-    It may take its time to make them, as long as it lives. Raises InputError where something else arrives.
+    It may take its time to make them, as long as it lives.
+
+    Raises:
+        InputError: something else arrives.
     """
     processes.shared += 1
     key, content = f"shared/{processes.shared}", b""

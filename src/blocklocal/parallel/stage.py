@@ -171,7 +171,11 @@ class Stage(Neighbours):
         return self.links.losses(own)
 
     def finish(self, *, stop: bool = False) -> None:
-        """Hear that no message follows, and tell the next stage. stop: because the user has asked for it."""
+        """Hear that no message follows, and tell the next stage.
+
+        Args:
+            stop: because the user has asked for it.
+        """
         self.links.finish(stop=stop)
 
 
@@ -208,7 +212,11 @@ def check_placement(placement: Sequence[int], blocks: int, stages: int) -> None:
 
 
 def check_rule(rule: Rule, learning: Learning, *, late: bool) -> None:
-    """Raise InputError, with the reason, for a rule whose blocks wait for later ones. late: a twin's messages do."""
+    """Raise InputError, with the reason, for a rule whose blocks wait for later ones.
+
+    Args:
+        late: messages of a chained twin come late.
+    """
     reason = rule.waits_because(learning.scope)
     if reason is not None and rule.waits_because("local") is None:
         raise InputError(

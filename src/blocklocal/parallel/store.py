@@ -36,7 +36,10 @@ class SealedStore(dist.Store):
     """`base`, in which all values below `prefix` are sealed with `secret`. An empty secret is known to everybody.
 
     torch takes it for its own meetings too; it holds no reference, so keep one as long as the process groups live.
-    Raises Forged where a value's seal is not right, and dist.DistError where the store does not answer.
+
+    Raises:
+        Forged: the seal of a value that is read is not right.
+        dist.DistError: the store does not answer.
     """
 
     def __init__(self, base: Any, secret: str, prefix: str = ""):
@@ -136,7 +139,11 @@ def as_text(value: bytes) -> str:
 
 
 def decode(value: bytes, kind: type[T]) -> T:
-    """JSON from the store, of the type that is expected there; raises InputError where it is another."""
+    """JSON from the store, of the type that is expected there.
+
+    Raises:
+        InputError: it is of another type.
+    """
     try:
         return msgspec.convert(json.loads(as_text(value)), kind)
     except (ValueError, RecursionError) as error:  # msgspec.ValidationError is a ValueError
@@ -146,7 +153,8 @@ def decode(value: bytes, kind: type[T]) -> T:
 def hold_store(host: str, port: int, seconds: float) -> Any:
     """Hold the store at host:port (0: any that is free). Only this machine reaches one on a loopback address.
 
-    Raises OSError or dist.DistError where the port is taken.
+    Raises:
+        OSError: the port is taken; torch may say so by a dist.DistError.
     """
     listening = None
     if is_loopback(host):

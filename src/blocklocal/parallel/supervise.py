@@ -22,7 +22,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 class Children:
     """The processes by rank, and what the user wants of them.
 
-    asked: how often the user has asked to stop; the second time nothing is waited for. deadline: when all are killed.
+    Attributes:
+        asked: how often the user has asked to stop; the second time nothing is waited for.
+        deadline: when all are killed.
     """
 
     def __init__(self) -> None:

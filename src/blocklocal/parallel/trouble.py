@@ -6,9 +6,12 @@ from blocklocal.parallel.wire import LinkError, is_lost_connection
 
 
 def report_failure(processes: Processes, error: BaseException) -> int:
-    """Report an error of this process; returns the exit status.
+    """Report an error of this process.
 
     Where it is the consequence of another process's end, the watch finds out whose, and ends this process here.
+
+    Returns:
+        The exit status.
     """
     text, status = describe_failure(processes, error)
     if processes.watch is not None:

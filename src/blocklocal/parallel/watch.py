@@ -41,8 +41,10 @@ class Failure:
 class Watch:
     """Watches the run of `size` processes from process `rank`.
 
-    quiet: say nothing (the launcher does). silent: seconds without a sign of life. over: whether this process need not
-    be watched any more.
+    Args:
+        quiet: print nothing (the launcher does).
+        silent: seconds without a sign of life after which a process counts as lost.
+        over: whether this process need not be watched any more.
     """
 
     def __init__(

@@ -12,7 +12,11 @@ from blocklocal._common.errors import first_line
 
 
 class LinkError(Exception):
-    """A message to or from process `peer` did not get through. late: it took longer than `Processes.stall`."""
+    """A message to or from process `peer` did not get through.
+
+    Args:
+        late: it took longer than `Processes.stall`.
+    """
 
     def __init__(self, peer: int, late: bool, reason: str):
         super().__init__(reason)
@@ -28,10 +32,14 @@ def begin(operation: Callable[..., Any], tensor: Tensor, peer: int, group: Any) 
 
 
 def wait(work: Any, peer: int, stall: float, on: Tensor | None = None) -> None:
-    """Until a posted send or receive is done; LinkError where the peer is gone, or silent for `stall` seconds.
+    """Until a posted send or receive is done.
 
-    on: the tensor, where it may be on a CUDA device: there its stream waits and not this thread, and the process
-    group's own watch looks at the time.
+    Args:
+        on: the tensor, where it may be on a CUDA device: there its stream waits and not this thread, and the process
+            group's own watch looks at the time.
+
+    Raises:
+        LinkError: the peer is gone, or silent for `stall` seconds.
     """
     begun = time.monotonic()
     try:

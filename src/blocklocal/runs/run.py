@@ -181,11 +181,7 @@ def check_run(folder: Path) -> None:
 
 
 def check_same(session: RunContext, folder: Path, *, accept_changes: bool = False) -> list[str]:
-    """What is different from when the run was started and is accepted.
-
-    Raises:
-        InputError: anything else is different.
-    """
+    """What is different from when the run was started and is accepted; anything else is refused."""
     check_facts(session.facts, folder, session.config)
     return check_origin(folder, session.data, session.device, session.replicas, accept_changes=accept_changes)
 
@@ -200,11 +196,7 @@ def check_facts(facts: DatasetInfo, folder: Path, config: Config) -> None:
 
 
 def find_checkpoint(folder: Path, name: str | None = None, *, required: bool = True) -> Path | None:
-    """The newest complete checkpoint of a run, or the one called `name`.
-
-    Raises:
-        InputError: there is none of that name, or none at all where one is `required`.
-    """
+    """The newest complete checkpoint of a run, or the one called `name`; refuses where a `required` one is not there."""
     known = list_checkpoints(folder / CHECKPOINTS)
     if name is not None:
         chosen = [path for path in known if path.name == name]
@@ -220,11 +212,7 @@ def find_checkpoint(folder: Path, name: str | None = None, *, required: bool = T
 def load_network(
     folder: Path, checkpoint: str | None = None, device: str | None = None, *, trust: bool = False
 ) -> tuple[Config, DatasetInfo, BlockLocal]:
-    """A run's trained network, without its data set.
-
-    Args:
-        trust: the code of a user's own model may run.
-    """
+    """A run's trained network, without its data set. With `trust` the code of a user's own model may run."""
     config, facts = open_settings(folder, trust=trust), load_facts(folder)
     edited = edited_settings(folder)
     if edited:
@@ -301,12 +289,7 @@ def resumed(trainer: Trainer, changes: Sequence[str] = ()) -> Record:
 def new_progress(
     config: Config, data: str, names: Sequence[str], folder: Path, steps: int, done: int, quiet: bool
 ) -> Progress | NullProgress:
-    """The console of a run.
-
-    Args:
-        steps: per epoch.
-        done: steps that are done already.
-    """
+    """The console of a run, with `steps` per epoch, of which `done` are done already."""
     if quiet:
         return Progress.silent()
     title = f"{config.learning.rule} · {config.model.model} · {data} · seed {config.machine.seed} → {folder}"

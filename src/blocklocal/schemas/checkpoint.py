@@ -55,7 +55,8 @@ class Record(Epoch):
 class State(Struct):
     """`state.json`. What a `Trainer` has saved beside the step is there as a whole or not at all.
 
-    units: per block, name → shape and type of its tensors (the shape alone in checkpoints of older versions).
+    Attributes:
+        units: per block, name → shape and type of its tensors (the shape alone in checkpoints of older versions).
     """
 
     step: Whole

@@ -21,10 +21,16 @@ class NotJson(ValueError):
 
 
 def parse(raw: bytes, *, gaps: bool = False) -> Any:
-    """The JSON value of these bytes. Raises NotJson.
+    """The JSON value of these bytes.
 
-    gaps: NaN and infinities, which Python writes for a figure that is not defined, become null. Undecodable bytes of a
-    file name stay what Python makes of them (U+DC80 to U+DCFF); other halves of a surrogate pair are no text.
+    Undecodable bytes of a file name stay what Python makes of them (U+DC80 to U+DCFF); other halves of a surrogate pair
+    are no text.
+
+    Args:
+        gaps: NaN and infinities, which Python writes for a figure that is not defined, become null.
+
+    Raises:
+        NotJson: they are no JSON.
     """
     try:
         text = raw.decode("utf-8-sig")
@@ -49,7 +55,15 @@ def parse(raw: bytes, *, gaps: bool = False) -> Any:
 
 
 def check(value: Any, kind: type[T] | Any, *, where: object, what: str) -> T:
-    """`value` as `kind`; `where` it stands (a file, or a line of it) and `what` is expected there, for the message."""
+    """`value` as `kind`.
+
+    Args:
+        where: where it stands (a file, or a line of it), for the message.
+        what: what is expected there, for the message.
+
+    Raises:
+        InputError: it is of another kind.
+    """
     _refuse_unknown(value, kind, where)
     try:
         return msgspec.convert(value, kind)
@@ -62,10 +76,16 @@ def check(value: Any, kind: type[T] | Any, *, where: object, what: str) -> T:
 
 
 def read_json(path: Path, kind: type[T] | Any, *, what: str, gaps: bool = False, most: int = MOST) -> T:
-    """The JSON value of a file as `kind` (see `parse` for `gaps`). Raises InputError for all that is wrong with it.
+    """The JSON value of a file as `kind`.
 
-    what: what the file is expected to hold, for the message. Keys that a dataclass does not have are refused; of a
-    `Struct`, where it says `forbid_unknown_fields=True`.
+    Keys that a dataclass does not have are refused; of a `Struct`, where it says `forbid_unknown_fields=True`.
+
+    Args:
+        what: what the file is expected to hold, for the message.
+        gaps: see `parse`.
+
+    Raises:
+        InputError: anything is wrong with the file.
     """
     return check(_decoded(path, what, gaps, most), kind, where=path, what=what)
 

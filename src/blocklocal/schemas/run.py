@@ -100,8 +100,9 @@ Count = tuple[Whole, Whole, Ordinal]
 class Confusion(Struct):
     """`confusion.json`: what the output takes for what on the test split, without the zeros of the matrix.
 
-    counts: (row asked for, row answered, how often), each pair of rows once. A class is its own row; binary label j has
-    row 2j for "no" and 2j + 1 for "yes".
+    Attributes:
+        counts: (row asked for, row answered, how often), each pair of rows once. A class is its own row; binary label j
+            has row 2j for "no" and 2j + 1 for "yes".
     """
 
     of: Literal["classes", "labels"]
@@ -128,7 +129,11 @@ class Opinion(Struct):
 
 
 class Example(Struct):
-    """A test image (`png`: base64), and what the output and every block say of it."""
+    """A test image, and what the output and every block predict for it.
+
+    Attributes:
+        png: base64.
+    """
 
     png: Annotated[str, Meta(max_length=2**27)]
     label: Whole

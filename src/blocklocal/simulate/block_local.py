@@ -16,7 +16,14 @@ from blocklocal.simulate.costs import BlockCosts, Link
 
 @dataclass(frozen=True)
 class LocalTrace:
-    """Seconds at which step t [device, step]: took its message, could send its own, ended; when its message arrived."""
+    """When every step of every device did what, in seconds, [device, step].
+
+    Attributes:
+        taken: it took its message.
+        sent: it could send its own.
+        ends: it ended.
+        arrivals: its message arrived.
+    """
 
     taken: NDArray[np.float64]
     sent: NDArray[np.float64]

@@ -22,6 +22,9 @@ class BlockCosts:
     """One block, for a whole batch, in seconds and bytes.
 
     A pass over one of m micro-batches takes overhead + (seconds − overhead) / m; bytes are divided by m.
+
+    Raises:
+        InputError: a value is outside its range, or weight_bytes are more than activation_bytes.
     """
 
     forward: float
@@ -93,7 +96,12 @@ class BlockCosts:
 
 @dataclass(frozen=True)
 class Link:
-    """A directed connection between two devices: bytes per second, and seconds that every message is under way."""
+    """A directed connection between two devices.
+
+    Attributes:
+        bandwidth: bytes per second.
+        latency: seconds that every message is under way.
+    """
 
     bandwidth: float = math.inf
     latency: float = 0.0
@@ -119,7 +127,11 @@ def uniform_costs(
     """Equal blocks, `per_device` for each device.
 
     Seconds and activation bytes are those of a device's share of the network and a whole batch (its blocks divide
-    them); `overhead` is that of each pass of the share; `message_bytes` those of every boundary, in each direction.
+    them).
+
+    Args:
+        overhead: of each pass of the share, in seconds.
+        message_bytes: of every boundary, in each direction.
     """
     check_range("devices", devices, DEVICES)
     check_range("per_device", per_device, PER_DEVICE)
@@ -142,7 +154,8 @@ def uniform_costs(
 def group(blocks: Sequence[BlockCosts], groups: int, seconds: Sequence[float]) -> list[list[BlockCosts]]:
     """Neighbouring blocks for every device (or chunk), so that the largest sum of `seconds` is as small as possible.
 
-    Raises InputError for more groups than blocks.
+    Raises:
+        InputError: there are more groups than blocks.
     """
     if groups > len(blocks):
         raise InputError(f"{len(blocks)} blocks cannot fill {groups} stages: give more blocks, or fewer devices.")

@@ -18,7 +18,12 @@ MOST_BLOCKS = 2_000  # dealing them out over devices takes time that grows with 
 
 @dataclass(frozen=True)
 class CostsFile:
-    """Blocks, the number of samples of the batch they hold for (None: not said), and how they were measured."""
+    """Costs of blocks, as a file has them.
+
+    Attributes:
+        batch_size: the number of samples of the batch they hold for; None where that is not known.
+        measured: how they were measured.
+    """
 
     blocks: Sequence[BlockCosts]
     batch_size: int | None = None
@@ -36,7 +41,11 @@ class _File:
 
 
 def save_costs(path: Path, costs: CostsFile, *, overwrite: bool = False) -> None:
-    """Write {"batch_size": …, "measured": …, "blocks": [{"forward": …, …}, …]}; overwrite a file that is not ours."""
+    """Write {"batch_size": …, "measured": …, "blocks": [{"forward": …, …}, …]}.
+
+    Args:
+        overwrite: also a file that is not ours.
+    """
     content: dict[str, Any] = {"batch_size": costs.batch_size, "measured": costs.measured}
     content |= {"blocks": [asdict(block) for block in costs.blocks]}
     write_file(path, signed_json(content, indent=1), overwrite=overwrite)
@@ -45,7 +54,8 @@ def save_costs(path: Path, costs: CostsFile, *, overwrite: bool = False) -> None
 def load_costs(path: Path) -> CostsFile:
     """Read what `save_costs` wrote. Only "blocks" is needed, and of a block forward, backward_input, backward_weight.
 
-    Raises InputError for a file that is missing or no such JSON, for unknown or missing keys, and for bad values.
+    Raises:
+        InputError: the file is missing or no such JSON, a key is unknown or missing, or a value cannot be used.
     """
     read = read_json(path, _File, what=WHAT)
     blocks = [_block(block, f"{path}, block {i}") for i, block in enumerate(read.blocks)]

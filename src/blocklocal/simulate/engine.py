@@ -24,8 +24,12 @@ TO_NEXT, TO_PREVIOUS, STAYS = range(3)
 class WorkPlan:
     """What is to be run.
 
-    orders [devices, operations]; tables [kind, chunk]: seconds of an operation, seconds that its message occupies the
-    link, seconds that it is under way afterwards, and the link of its device that it takes.
+    Attributes:
+        orders: [devices, operations].
+        seconds: of an operation, [kind, chunk].
+        transfer: seconds that its message occupies the link, [kind, chunk].
+        latency: seconds that the message is under way afterwards, [kind, chunk].
+        link: of its device, the one that the message takes, [kind, chunk].
     """
 
     batch: MicroBatches
@@ -39,8 +43,13 @@ class WorkPlan:
 
 @dataclass(frozen=True)
 class EventLog:
-    """What has run: the start of every operation, [devices, operations], and when forward messages and gradients
-    reached the chunk that needs them, [chunk, micro-batch] (0 where the data set is the sender)."""
+    """What has run.
+
+    Attributes:
+        starts: of every operation, [devices, operations].
+        forward_arrivals, gradient_arrivals: when forward messages and gradients reached the chunk that needs them,
+            [chunk, micro-batch] (0 where the data set is the sender).
+    """
 
     plan: WorkPlan
     starts: NDArray[np.float64]
@@ -61,7 +70,11 @@ def make_plan(
     place: Callable[[int, int], int],
     link: Link,
 ) -> WorkPlan:
-    """Costs, placement and links as tables. chunks: the blocks of every chunk, first to last."""
+    """Costs, placement and links as tables.
+
+    Args:
+        chunks: the blocks of every chunk, first to last.
+    """
     batch = MicroBatches(micro_batches, len(chunks))
     homes = [place(chunk, devices) for chunk in range(len(chunks))]
     shape = (len(Kind), len(chunks))

@@ -26,6 +26,10 @@ PASSES = ("forward", "backward_input", "backward_weight")
 def measure(network: BlockLocal, x: Tensor, y: Tensor, *, micro_batches: int = 1, repeats: int = 7) -> list[BlockCosts]:
     """The costs of every block, for block-local learning and for backprop cut at the same places.
 
+    Seconds are those of training mode. B + W is one backward pass; B a backward pass to the input alone, so W is what
+    is left when it is apart from B and nothing is computed twice. The first block needs no gradient of its input. The
+    last block's passes contain the cross-entropy. It works on a copy: the network stays as it was.
+
     Args:
         network: with a rule that gives every block a learner of its own, such as block-local.
         x, y: a training batch, [B, …] and its targets, on the device used in training.
@@ -33,11 +37,8 @@ def measure(network: BlockLocal, x: Tensor, y: Tensor, *, micro_batches: int = 1
             proportion becomes the passes' overhead. Give the number that will be simulated (the largest of several).
         repeats: each time is the median of so many runs, after one that does not count.
 
-    Seconds are those of training mode. B + W is one backward pass; B a backward pass to the input alone, so W is what
-    is left when it is apart from B and nothing is computed twice. The first block needs no gradient of its input. The
-    last block's passes contain the cross-entropy. Works on a copy: the network stays as it was.
-
-    Raises InputError for a rule that trains all blocks as one, and for more micro-batches than samples.
+    Raises:
+        InputError: the rule trains all blocks as one, or there are more micro-batches than samples.
     """
     check_range("micro_batches", micro_batches, MICRO_BATCHES)
     check_range("repeats", repeats, REPEATS)

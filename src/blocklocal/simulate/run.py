@@ -25,14 +25,15 @@ SHORTEST = 1e-15  # seconds of a step: below, batches per second are no number t
 class Result:
     """What a schedule does with one batch after the other.
 
-    step_seconds:     from one batch to the next. With a flush, from the first operation of a step to the last update;
-                      without, the longest that a device is at a step, as its next one follows (Qi et al. 2023); for
-                      block-local, the steady interval between the batches that leave the last device
-    idle_share:       1 − (mean over the devices of the seconds they work per batch) / step_seconds
-    activation_bytes: most bytes of activations and waiting messages at a time, of the device with most
-    wire_bytes:       bytes that cross a link per batch, both directions together
-    fill_seconds:     block-local: until the last device starts its first batch, once; the others fill and drain in
-                      every step, which step_seconds contain (None)
+    Attributes:
+        step_seconds: from one batch to the next. With a flush, from the first operation of a step to the last update;
+            without, the longest that a device is at a step, as its next one follows (Qi et al. 2023); for block-local,
+            the steady interval between the batches that leave the last device.
+        idle_share: 1 − (mean over the devices of the seconds they work per batch) / step_seconds.
+        activation_bytes: most bytes of activations and waiting messages at a time, of the device with most.
+        wire_bytes: bytes that cross a link per batch, both directions together.
+        fill_seconds: block-local: until the last device starts its first batch, once; None for the others, which fill
+            and drain in every step (step_seconds contain that).
     """
 
     schedule: str
@@ -56,7 +57,12 @@ class Result:
 
 @dataclass(frozen=True)
 class StepSpan:
-    """One operation of a device: F, B, W or (block-local) L, of a micro-batch (block-local: of a batch)."""
+    """One operation of a device.
+
+    Attributes:
+        letter: F, B, W or (block-local) L.
+        micro: the number of its micro-batch (block-local: of its batch).
+    """
 
     device: int
     letter: str
@@ -92,7 +98,8 @@ def simulate(
         depth: of block-local's queues, in messages.
         flush: whether all devices wait for each other after a step; default: what the schedule needs (`Schedule`).
 
-    Raises InputError for an unknown schedule, more devices (times chunks) than blocks, and counts that do not fit.
+    Raises:
+        InputError: the schedule is unknown, there are more devices (times chunks) than blocks, or counts do not fit.
     """
     chosen, link = SCHEDULES.get(schedule), link or Link()
     check_range("devices", devices, DEVICES)

@@ -24,11 +24,12 @@ def there_and_back(chunk: int, devices: int) -> int:
 class Schedule:
     """A named schedule of one training step.
 
-    order:    (device, devices, batch) → the codes of its operations; None for block-local, which has no order to keep
-    chunks:   per device; None = the caller's choice
-    place:    (chunk, devices) → its device
-    flush:    True: no device starts a step before all have ended the last one. False: a device goes on to the next step
-              when its own is done, which needs an optimiser that does not wait for the others (Qi et al. 2023, §4)
+    Attributes:
+        order: (device, devices, batch) → the codes of its operations; None for block-local, which has no order to keep.
+        chunks: per device; None for the caller's choice.
+        place: (chunk, devices) → its device.
+        flush: no device starts a step before all have ended the last one. Without, a device goes on to the next step
+            when its own is done, which needs an optimiser that does not wait for the others (Qi et al. 2023, §4).
     """
 
     name: str

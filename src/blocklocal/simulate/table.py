@@ -23,7 +23,8 @@ def row(result: Result, batch_size: int | None) -> dict[str, Any]:
 def print_table(results: Sequence[Result], batch_size: int | None, console: "Console") -> None:
     """One line per device count and schedule; columns that hold nothing are left out.
 
-    parts: micro-batches; memory: of activations, on the device with most; wire: per batch.
+    The column "parts" has the micro-batches, "memory" that of activations on the device with most, "wire" the bytes per
+    batch.
     """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
