@@ -27,12 +27,15 @@ class Registry(Generic[T]):
         self._summaries: dict[str, str] = {}
 
     def add(self, name: str, item: T, summary: str = "") -> T:
-        """Register `item` under `name`, which nothing may have yet; returns the item.
+        """Register `item` under `name`, which nothing may have yet.
 
         Args:
             name: what it is asked for by.
             item: the thing itself.
             summary: one line about it; default: the item's own `summary`, or its docstring's first line.
+
+        Returns:
+            The item.
         """
         assert name not in self.items, f"{self.kind} {name!r} is registered twice"
         self.items[name] = item

@@ -101,17 +101,44 @@ class Optimizer:
 
 
 def sgd(lr: float = 0.1, *, momentum: float = 0.9, weight_decay: float = 0.0, clip: float | None = None) -> Optimizer:
-    """Stochastic gradient descent with Nesterov momentum. Arguments and errors as of `Optimizer`."""
+    """Stochastic gradient descent with Nesterov momentum.
+
+    Args:
+        lr: peak learning rate.
+        weight_decay: on everything.
+        clip: largest gradient norm per block; None for no clipping.
+
+    Raises:
+        InputError: a number lies outside its range.
+    """
     return Optimizer("sgd", lr, momentum, weight_decay, clip)
 
 
 def adam(lr: float = 1e-3, *, weight_decay: float = 0.0, clip: float | None = None) -> Optimizer:
-    """Adam with torch's default moments. Arguments and errors as of `Optimizer`."""
+    """Adam with torch's default moments.
+
+    Args:
+        lr: peak learning rate.
+        weight_decay: on everything.
+        clip: largest gradient norm per block; None for no clipping.
+
+    Raises:
+        InputError: a number lies outside its range.
+    """
     return Optimizer("adam", lr, 0.9, weight_decay, clip)
 
 
 def adamw(lr: float = 1e-3, *, weight_decay: float = 0.01, clip: float | None = None) -> Optimizer:
-    """Adam with decoupled weight decay. Arguments and errors as of `Optimizer`."""
+    """Adam with decoupled weight decay.
+
+    Args:
+        lr: peak learning rate.
+        weight_decay: on everything.
+        clip: largest gradient norm per block; None for no clipping.
+
+    Raises:
+        InputError: a number lies outside its range.
+    """
     return Optimizer("adamw", lr, 0.9, weight_decay, clip)
 
 

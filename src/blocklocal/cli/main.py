@@ -74,7 +74,11 @@ def usage() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status (0 done, 1 failed, 2 bad input, 130 stopped by the user)."""
+    """Run one command.
+
+    Returns:
+        The exit status (0 done, 1 failed, 2 bad input, 130 stopped by the user).
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
     with screens() as (out, _), _warnings():
         status = _run(given)

@@ -26,7 +26,7 @@ _PATTERN = re.compile(
 
 
 def role_of(name: str) -> str | None:
-    """The split that a name means, in any case: "train" for "Training", "validation" for "val"; None for other names."""
+    """The split that a name means, in any case: "train" for "Training", "validation" for "val"; else None."""
     found = _PATTERN.fullmatch(name)
     return found.lastgroup if found else None
 

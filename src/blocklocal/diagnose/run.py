@@ -101,7 +101,7 @@ def diagnose_run(
 
 
 def write_diagnosis(diagnosis: Diagnosis, folder: Path) -> list[Path]:
-    """Write `diagnosis.json` and `diagnosis.png` into a run folder; returns their paths."""
+    """Write `diagnosis.json` and `diagnosis.png` into a run folder, and return their paths."""
     paths = [folder / "diagnosis.json", folder / "diagnosis.png"]
     write_text(paths[0], json.dumps(diagnosis.flat(), indent=1) + "\n")
     save_picture(diagnosis, paths[1])

@@ -25,7 +25,13 @@ from blocklocal._common.registry import Registry
 
 @dataclass(frozen=True)
 class Family(ABC):
-    """An exponential family of latent units. Subclasses are final."""
+    """An exponential family of latent units. Subclasses are final.
+
+    Attributes:
+        event_dims: 1 where the natural parameter of a unit has a dimension of its own, the last; else 0.
+        domain: the natural parameters that are allowed, in words.
+        remedy: what to do about others, in words.
+    """
 
     name: ClassVar[str]
     event_dims: ClassVar[int] = 0

@@ -68,7 +68,7 @@ class Neighbours(nn.Module, ABC):
 
     @abstractmethod
     def looking(self, x: Tensor) -> AbstractContextManager[None]:
-        """Be ready for a checked input; returns the context in which the learners run on it."""
+        """Be ready for a checked input, and return the context in which the learners run on it."""
 
     @property
     @abstractmethod

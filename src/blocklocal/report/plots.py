@@ -105,9 +105,7 @@ def levels(line: dict[str, Any] | None) -> list[Curve]:
 
 @own_style()
 def line_plot(curves: Sequence[Curve], x_label: str, y_label: str, limits: Limits = FREE) -> "Figure | None":
-    """A figure with one panel, its y axis from and to `limits` (None follows the values); None where there is nothing to
-    draw.
-    """
+    """A figure with one panel, or None where there is nothing to draw. The y axis keeps to `limits` that are given."""
     drawn = [curve for curve in curves if any(_finite(curve.y))]
     if not any(len(curve.x) for curve in drawn):
         return None

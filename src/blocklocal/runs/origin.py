@@ -184,7 +184,7 @@ def check_origin(
 
 
 def edited_settings(folder: Path) -> list[str]:
-    """`temperature: 1.0 then, 5.0 now`, for the settings that were changed since a run was started or extended."""
+    """Lines like "temperature: 1.0 then, 5.0 now", for settings changed since the run was started or extended."""
     origin = read_origin(folder)
     if origin is None:
         return []
@@ -205,7 +205,7 @@ def _said(pairs: Mapping[str, tuple[Any, Any]]) -> list[str]:
 
 
 def differences(then: Origin, now: Origin) -> list[str]:
-    """`lr: 0.1 then, 0.2 now`, for everything on which the weights depend."""
+    """Lines like "lr: 0.1 then, 0.2 now", for everything on which the weights depend."""
     pairs = _settings(then.settings, now.settings)
     for name in dict.fromkeys([*then.versions, *now.versions]):
         pairs[name] = then.versions.get(name), now.versions.get(name)

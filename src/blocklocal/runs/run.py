@@ -196,7 +196,7 @@ def check_facts(facts: DatasetInfo, folder: Path, config: Config) -> None:
 
 
 def find_checkpoint(folder: Path, name: str | None = None, *, required: bool = True) -> Path | None:
-    """The newest complete checkpoint of a run, or the one called `name`; refuses where a `required` one is not there."""
+    """The newest complete checkpoint of a run, or the one called `name`. Refuses where a `required` one is missing."""
     known = list_checkpoints(folder / CHECKPOINTS)
     if name is not None:
         chosen = [path for path in known if path.name == name]

@@ -34,7 +34,7 @@ class Choice:
 
 
 class ByMode(nn.Module):
-    """Returns the argument that belongs to the module's present mode."""
+    """Passes on the argument that belongs to the module's present mode."""
 
     def __init__(self, choice: Choice):
         super().__init__()

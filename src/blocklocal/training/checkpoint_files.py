@@ -25,7 +25,7 @@ WHAT = "the state of a checkpoint, as training writes it"
 
 
 def write_checksums(folder: Path) -> Path:
-    """Read all files of a checkpoint that is being written, and note size and SHA-256 of each; returns the path."""
+    """Write down size and SHA-256 of all files of a checkpoint that is being written, and return the list's path."""
     sums = {file.name: checksum(file.read_bytes()) for file in sorted(folder.iterdir())}
     path = folder / CHECKSUMS
     path.write_bytes(msgspec.json.format(msgspec.json.encode(sums), indent=1))
