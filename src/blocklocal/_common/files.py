@@ -26,7 +26,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def cut_half_line(path: Path) -> None:
-    """A kill or a full disk may have cut the last line short; what is appended would be lost with it."""
+    """Remove a last line that a kill or a full disk has cut short: what is appended would be lost with it."""
     content = read_bytes(path, what="lines of JSON", most=MOST_LINES) if is_there(path) else b""
     if content and not content.endswith(b"\n"):
         with path.open("r+b") as file:
@@ -34,7 +34,7 @@ def cut_half_line(path: Path) -> None:
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is anything, be it a link to nowhere: what is there and cannot be read is no missing file."""
+    """Whether anything is at the path, also a link to nowhere: a file that cannot be read is not a missing one."""
     return os.path.lexists(path)
 
 

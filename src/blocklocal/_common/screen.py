@@ -57,7 +57,7 @@ def _escaped(character: str) -> str:
 
 
 def _substitute(error: UnicodeError) -> tuple[str, int]:
-    """For `codecs`: what an encoding cannot say, said in ASCII."""
+    """For `codecs`: ASCII in the place of what an encoding cannot write."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     lacking = error.object[error.start : error.end]
@@ -129,7 +129,7 @@ class Screen:
 
     @property
     def lost(self) -> OSError | None:
-        """Why something that somebody still waits for was not written: a full disk, not a reader that has left."""
+        """Why output that is still wanted was not written: a full disk, for example, but not a reader that has left."""
         return next((error for error in self.troubles if error.errno not in GONE), None)
 
 
@@ -184,7 +184,7 @@ def console(stream: TextIO | None, allowed: str | None = COLOURS) -> "Console":
 
 
 def is_terminal(stream: Any) -> bool:
-    """Whether somebody sees it as it is written. FORCE_COLOR and its like ask for colours and say nothing of this."""
+    """Whether a person sees the output as it is written. FORCE_COLOR and its like do not decide this."""
     try:
         return stream.isatty()
     except ValueError:  # closed

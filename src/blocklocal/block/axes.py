@@ -77,7 +77,10 @@ class UnitAxes(TorchFunctionMode):
         return self._kept(name, given, made)
 
     def _consumed(self, x: Tensor, axes: Axes, made: Tensor) -> Axes:
-        """The axes of what such a layer gives; what it reads has them in the same place, unless that is known."""
+        """The axes that hold the units in the output of a layer that reads all units.
+
+        Its input has them in the same place, unless more is known of it already.
+        """
         if not self._axes(x) and x.dim() == made.dim() and x.is_floating_point():
             self._known[id(x)] = (x, axes)
         return axes
@@ -89,7 +92,10 @@ class UnitAxes(TorchFunctionMode):
         return rows if not self._axes(first) and self._axes(second) == rows else last
 
     def _kept(self, name: str, given: list[Tensor], made: Tensor) -> Axes:
-        """Of what leaves the axes alone: where all agree that have as many units as the result."""
+        """The axes of the result of an operation that leaves the axes alone.
+
+        They are those of its inputs that have as many units as the result, where all such inputs agree.
+        """
         found = set()
         for t in given:
             offset = made.dim() - t.dim()
@@ -100,7 +106,7 @@ class UnitAxes(TorchFunctionMode):
         return found.pop() if len(found) == 1 else Axes()
 
     def _move(self, func: Callable, args: tuple, kwargs: dict, x: Tensor, made: list[Tensor]) -> None:
-        """Let what moves axes move the numbers of the units, and look where they are then."""
+        """For an operation that moves axes: move the numbers of the units with it, and look where they are then."""
         axes = self._axes(x)
         if not axes:
             return
@@ -112,7 +118,7 @@ class UnitAxes(TorchFunctionMode):
 
 
 def _numbers(x: Tensor, axes: Axes) -> Tensor:
-    """Every value's unit, by number, in the shape of x."""
+    """For every value of x the number of its unit, in the shape of x."""
     device = "cpu" if x.is_meta else x.device
     numbers = torch.zeros((), dtype=torch.float64, device=device)
     for axis in sorted(axes):

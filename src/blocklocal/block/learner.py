@@ -64,7 +64,7 @@ class ForwardContext(nn.Module, ABC):
 
     @abstractmethod
     def check(self, block: nn.Module, example: Tensor) -> None:
-        """Raise InputError where it cannot do for `block` what its name says. It may run the block on a batch."""
+        """Raise InputError where this context cannot do for `block` what it promises. It may run the block."""
 
 
 class BlockLearner(nn.Module):

@@ -241,6 +241,6 @@ def _scheduled(factory: ScheduleFactory, optimizer: torch.optim.Optimizer, steps
 
 
 def _needs(function: Callable[..., Any], argument: str) -> bool:
-    """Whether it cannot be called without that argument."""
+    """Whether a function cannot be called without that argument."""
     found = inspect.signature(function).parameters.get(argument)
     return found is not None and found.default is inspect.Parameter.empty

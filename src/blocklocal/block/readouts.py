@@ -67,7 +67,7 @@ class Space:
 
 
 def space_of(shape: torch.Size, line: bool = False) -> Space:
-    """Of maps [B, C, …]."""
+    """The layers for maps [B, C, …]."""
     return Space(line=line) if len(shape) == 4 else Space(nn.Conv3d, nn.BatchNorm3d, nn.AvgPool3d)
 
 

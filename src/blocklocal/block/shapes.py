@@ -178,7 +178,7 @@ def _output(module: nn.Module, a: Tensor, name: str) -> Tensor:
 
 
 def _of_another_type(module: nn.Module, a: Tensor) -> str:
-    """A word where the weights have another precision, or lie elsewhere, than what reaches them."""
+    """A sentence for a message where the weights have another precision, or lie elsewhere, than what reaches them."""
     for p in module.parameters():
         if a.is_floating_point() and p.is_floating_point() and p.dtype != a.dtype:
             return f" (its weights are {p.dtype})"

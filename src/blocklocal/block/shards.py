@@ -79,17 +79,17 @@ def sharded(tensor: Tensor) -> bool:
 
 
 def local_shard(tensor: Tensor) -> Tensor:
-    """What this replica holds of it."""
+    """The part of a tensor that this replica holds."""
     return cast(Any, tensor).to_local() if sharded(tensor) else tensor
 
 
 def gather_full(tensor: Tensor) -> Tensor:
-    """All of it. Where it is sharded, all replicas must come here, and it comes to the CPU."""
+    """The whole tensor. Where it is sharded, all replicas must call this, and the result is on the CPU."""
     return cast(Any, tensor).full_tensor().cpu() if sharded(tensor) else tensor
 
 
 def shard_like(tensor: Tensor, like: Tensor | None) -> Tensor:
-    """A whole tensor as `like` is: where that is sharded, this replica's part. All replicas must come here then."""
+    """A whole tensor divided as `like` is. Where that is sharded, all replicas must call this, and get their part."""
     if like is None or not sharded(like) or tensor.shape != like.shape:
         return tensor
     from torch.distributed.tensor import DTensor, distribute_tensor

@@ -20,7 +20,7 @@ WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def check_shape(target: Tensor, expected: torch.Size) -> None:
-    """Refuse targets that do not fit the logits; torch would broadcast some of them without a word."""
+    """Refuse targets that do not fit the logits; torch would broadcast some of them without an error."""
     if target.shape != expected:
         raise InputError(
             f"targets of shape {list(target.shape)} do not fit the network's output, which needs {list(expected)}: "
@@ -42,7 +42,7 @@ class Classes:
         return self.count
 
     def shape(self, output: torch.Size) -> torch.Size:
-        """Of one sample's target, where the network gives this output for it."""
+        """The shape of one sample's target, where the network gives this output for it."""
         return output[:-1]
 
     def check(self, target: Tensor) -> None:
@@ -132,7 +132,7 @@ class Labels:
         return 2 * self.count
 
     def shape(self, output: torch.Size) -> torch.Size:
-        """Of one sample's target."""
+        """The shape of one sample's target."""
         return torch.Size((*output[:-1], self.count))
 
     def check(self, target: Tensor) -> None:

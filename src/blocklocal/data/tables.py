@@ -68,7 +68,11 @@ class Table:
 
     @cached_property
     def roles(self) -> list[str]:
-        """The splits that its split column names, if it has one and all that it names are splits."""
+        """The splits that its split column names; none without such a column, or where no name in it is a split's.
+
+        Raises:
+            InputError: the column names splits and something else.
+        """
         if not self.split_column:
             return []
         named = [(line, self.text(line, cells, self.split_column)) for line, cells in self.rows]

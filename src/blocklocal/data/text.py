@@ -82,7 +82,11 @@ def load_text(folder: Path | None = None, *, least: int = 0, rare: int = 1, seed
 
 
 def find_documents(folder: Path) -> list[Path]:
-    """Every .txt, .rst and .md file in the folder and below, in order of its name."""
+    """Every .txt, .rst and .md file in the folder and below, in order of its name.
+
+    Raises:
+        InputError: there is no such folder.
+    """
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}: {REMEDY}")
     return sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES and path.is_file())

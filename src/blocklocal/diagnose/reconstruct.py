@@ -26,7 +26,7 @@ class Moments:
 
     @classmethod
     def of(cls, units: Tensor, pixels: Tensor) -> "Moments":
-        """Of rows [R, U] and [R, P]."""
+        """The sums of rows [R, U] and [R, P]."""
         u, p = units.double(), pixels.double()
         return cls(len(u), u.sum(0), p.sum(0), u.T @ u, u.T @ p, p.square().sum())
 

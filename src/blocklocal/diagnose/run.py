@@ -34,7 +34,7 @@ HELD_SHARE = 5  # one image in so many is held out, where the run has no validat
 
 
 def silent(line: str) -> None:
-    """Say nothing."""
+    """Print nothing."""
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ class UnitModel(Protocol):
 
 
 class ChainModel(nn.Module):
-    """A model whose children, in order, are its units."""
+    """A model whose children, in order, are its pieces."""
 
     def units(self) -> list[tuple[str, nn.Module]]:
         """The children and their names."""

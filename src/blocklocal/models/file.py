@@ -95,7 +95,7 @@ def build_from_file(reference: str, **arguments: object) -> nn.Module:
 
 
 def _ran(path: Path, neighbours: Neighbours) -> ModuleType:
-    """The file as a module that has run, and stays known under a name of its own."""
+    """Run the file as a module, which stays known under a name of its own."""
     stem = re.sub(r"\W", "_", path.stem)
     name = f"blocklocal_user_{stem}_{next(_numbers)}"
     spec = spec_from_file_location(name, path, loader=FreshLoader(name, str(path)))

@@ -116,7 +116,7 @@ class ResNet(nn.Module):
         )
 
     def units(self) -> list[tuple[str, nn.Module]]:
-        """The residual units; the first also holds the stem and the last the head."""
+        """The residual blocks; the first also holds the stem and the last the head."""
         stages = [(name, self.get_submodule(name)) for name in self.stage_names]
         units = [(f"{name}.{i}", unit) for name, stage in stages for i, unit in stage.named_children()]
         first, last = units[0], units[-1]

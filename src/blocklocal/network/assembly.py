@@ -97,7 +97,7 @@ class _Assembly:
         return [self._loss(k, readouts[k], latents[k], twins[k]) for k in hidden]
 
     def _shape(self, k: int) -> torch.Size:
-        """Of the output of block k (from 0), as it is seen."""
+        """The shape of the output of block k (from 0), as local losses see it."""
         return self.seen.shape(k + 1)
 
     def _readout(self, k: int) -> nn.Module | None:
@@ -159,7 +159,7 @@ class _Assembly:
         return decoders, weights
 
     def _decoder(self, k: int, source: int) -> Decoder:
-        """From the output of block k to the output of the block `source` (from 1; 0: the image)."""
+        """A decoder from the output of block k to the output of the block `source` (from 1; 0: the image)."""
         wanted, line = self.seen.shape(source), self.seen.layout(k + 1).line
         if line != self.seen.layout(source).line:
             wanted = torch.Size((wanted[0], wanted[1:].numel()))

@@ -126,7 +126,7 @@ def explained(modules: Iterable[nn.Module], x: Tensor) -> Generator[None, None, 
 
 
 def misfit(modules: Iterable[nn.Module], x: Tensor) -> str | None:
-    """What of an input does not fit the first layers that read it, as far as that can be said."""
+    """What of an input does not fit the first layers that read it, as far as that can be told."""
     layers = [layer for module in modules for layer in module.modules()]
     weights = [p for layer in layers for p in layer.parameters(recurse=False) if p.is_floating_point()]
     looked_up = any(isinstance(layer, nn.Embedding | nn.EmbeddingBag) for layer in layers)

@@ -148,7 +148,7 @@ class BlockLocal(Neighbours):
         self.output_shape(example.repeat_interleave(2, 0))
 
     def output_shape(self, x: Tensor, *, training: bool = True) -> torch.Size:
-        """Of the network's output for one sample of a batch like x, which is tried first where it is of a new kind."""
+        """The shape of the network's output for one sample of a batch like x; a new kind of batch is tried first."""
         return self._trials.output(self.learners, x, self._rows, training=training)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
@@ -173,7 +173,7 @@ class BlockLocal(Neighbours):
 
     def check(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         check_tensor("x", x, self.device)
-        check_input(self.split.model, x)  # before the targets are: of a sample without its batch, this says more
+        check_input(self.split.model, x)  # first: for a sample without a batch axis this message tells more
         return check_batch(x, y, self.targets, self.device, first=self.steps == 0)
 
     def prepare(self, x: Tensor, y: Tensor) -> None:

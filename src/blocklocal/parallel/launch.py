@@ -86,7 +86,7 @@ def launch(command: Sequence[str], processes: int) -> int:
 
 @contextmanager
 def _pipe() -> Generator[int]:
-    """A pipe's end to read from, for the processes to inherit: that it is over tells them that this one is gone."""
+    """The reading end of a pipe, for the processes to inherit: when it closes, they know that this process is gone."""
     end, ours = os.pipe()
     try:
         yield end

@@ -77,7 +77,7 @@ class LinkEdges:
             return self._inbox.take()
 
     def send_forward(self, a: Tensor) -> None:
-        """What is the received message's memory (of a block that only reshapes) is copied."""
+        """Send it. A message in the memory of the received one (of a block that only reshapes) is copied first."""
         if self._outbox is not None:
             received = self._inbox is not None and self._inbox.holds(a)
             self._outbox.send(a.clone() if received else a)
@@ -110,7 +110,7 @@ class LinkEdges:
                 box.expect([size], training=training)
 
     def stopped(self) -> bool:
-        """Whether the stage before has stopped; waits for its next message, or for its word that none follows."""
+        """Whether the stage before has stopped; waits for its next message, or for its notice that none follows."""
         if self._inbox is None:
             return False
         with self.recorder.span(WAIT) if self._inbox.open else nullcontext():

@@ -84,7 +84,7 @@ def layout_key(edge: Edge, kind: Kind) -> str:
 
 
 class Outbox:
-    """To the next stage.
+    """Sends forward messages to the next stage.
 
     Args:
         blocks: how many blocks lie before the next stage (their losses travel with the headers).
@@ -123,14 +123,14 @@ class Outbox:
         self._number += 1
 
     def finish(self, kind: int) -> None:
-        """Say that no message follows (STOP or END), and see all off."""
+        """Tell the receiver that no message follows (STOP or END), and wait until all are sent."""
         packed = Header(kind, self._number, self.losses).pack()
         self._under_way.append(([self._isend(packed, self.edge.control)], [packed]))
         while self._under_way:
             self._await_oldest()
 
     def _laid_out(self, a: Tensor) -> Tensor:
-        """As the receiver knows it, which makes its buffers from the first message of each kind."""
+        """The message in the layout that the receiver knows, which is that of the first message of its kind."""
         kind, layout = (self._training, len(a)), Layout.of(a)
         known = self._layouts.setdefault(kind, layout)
         if known is layout:
@@ -160,7 +160,7 @@ class Outbox:
 
 
 class Inbox:
-    """From the stage before."""
+    """Receives forward messages from the stage before."""
 
     def __init__(self, processes: Processes, edge: Edge, depth: int, device: torch.device, blocks: int):
         self.edge, self.depth, self.device, self._stall = edge, depth, device, processes.stall

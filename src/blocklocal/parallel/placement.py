@@ -32,13 +32,13 @@ class Placement:
     seconds: tuple[float, ...]
 
     def stage_seconds(self) -> list[float]:
-        """Of a step of every stage."""
+        """Seconds of a step of every stage."""
         ends = [sum(self.sizes[: s + 1]) for s in range(len(self.sizes))]
         return [sum(self.seconds[end - size : end]) for size, end in zip(self.sizes, ends, strict=True)]
 
     @property
     def speedup(self) -> float:
-        """Predicted, over one process with as many threads: all blocks' time over that of the slowest stage."""
+        """Predicted speed-up over one process with as many threads: all blocks' time over that of the slowest stage."""
         return sum(self.seconds) / max(self.stage_seconds())
 
     def summary(self) -> str:

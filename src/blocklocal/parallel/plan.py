@@ -75,7 +75,7 @@ class Decided:
 
 @dataclass(frozen=True)
 class Plan(Decided):
-    """With the labels of every split, which all processes need."""
+    """What is decided, with the labels of every split, which all processes need."""
 
     labels: dict[str, Tensor]
 

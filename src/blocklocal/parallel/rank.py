@@ -14,7 +14,7 @@ DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 def end_with_launcher(pipe: int) -> None:
-    """Also where this process is stopped (Ctrl-Z), on Linux: the kernel kills it then."""
+    """End this process when its launcher ends. On Linux the kernel kills it then, even where it is stopped (Ctrl-Z)."""
     if sys.platform == "linux":
         with suppress(ImportError, OSError, AttributeError):  # a Python without ctypes, a C library without prctl
             import ctypes

@@ -54,7 +54,7 @@ class Relay:
             self.store.set(f"told/{name}/{stage}", word)
 
     def receive(self, name: str) -> str:
-        """What an earlier stage has told."""
+        """What an earlier stage has sent."""
         return as_text(self._take([f"told/{name}/{self.processes.stage}"])[0])
 
     def _take(self, keys: Sequence[str]) -> list[bytes]:

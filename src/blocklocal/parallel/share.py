@@ -39,7 +39,7 @@ def share(
         content = save({name: tensor.contiguous() for name, tensor in mine[1].items()})
         processes.store.set(key, json.dumps([mine[0], len(content), hashlib.sha256(content).hexdigest()]))
     seconds = inf if processes.watch else processes.stall
-    said = processes.wait_for([key], seconds, lambda _: f"process 0 has said nothing for {seconds:.0f} s.")[0]
+    said = processes.wait_for([key], seconds, lambda _: f"nothing has come from process 0 for {seconds:.0f} s.")[0]
     facts, size, digest = decode(said, tuple[kind, int, str])  # type: ignore[valid-type]
     return facts, _broadcast(content, size, digest)
 

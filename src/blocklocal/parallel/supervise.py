@@ -53,7 +53,7 @@ class Children:
             child.send_signal(signal.SIGTERM if self.asked == 1 else signal.SIGKILL)
 
     def living(self) -> list[subprocess.Popen[bytes]]:
-        """Asks every one: what has ended is known then."""
+        """The processes that still run. Each is asked, so that those that have ended are known."""
         return [child for child in self.running if child.poll() is None]
 
     def kill(self) -> None:

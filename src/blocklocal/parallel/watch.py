@@ -74,7 +74,7 @@ class Watch:
         threading.Thread(target=self._guard, name="guard", daemon=True).start()
 
     def stop(self) -> None:
-        """This process leaves in good order: nobody must miss it."""
+        """This process leaves in good order: the others must not report it as lost."""
         self._over.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -168,7 +168,7 @@ def end_with_parent(over: threading.Event) -> None:
 
 
 def register_rank(store: SealedStore, rank: int, text: str, advice: str) -> None:
-    """Say what process `rank` is, for messages, and how a run that has stopped goes on."""
+    """Write down what process `rank` is, for messages, and how a run that has stopped goes on."""
     store.set(f"about/{rank}", text)
     store.set("resume_hint", advice)
 

@@ -68,7 +68,7 @@ def accuracy_by_depth(
         means = [mean(test[k] for test in tests if k < len(test)) for k in range(depth)]
         marker = plots.MARKERS[i % len(plots.MARKERS)]
         known = [value for value in means if value is not None]
-        # One known block (backprop, whose inner blocks say nothing) is a level, not a curve over depth.
+        # One known block (backprop, whose inner blocks predict nothing) is a level, not a curve over depth.
         if len(known) > 1:
             curves.append(plots.depth_curve(line["label"], means, colours[line["label"]], marker))
         elif known:

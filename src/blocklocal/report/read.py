@@ -48,7 +48,7 @@ class Run:
 
     @property
     def block_names(self) -> list[str]:
-        """One name per block; the number alone where the run has not said its names."""
+        """One name per block; the number alone where the run does not have the names."""
         names = self.row.get("block_names") or []
         return [str(names[k]) if k < len(names) else f"block {k + 1}" for k in range(self.blocks)]
 

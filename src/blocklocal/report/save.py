@@ -35,7 +35,7 @@ def save_figure(figure: "Figure", folder: Path, name: str) -> list[Path]:
 
 @own_style()
 def _pictures(figure: "Figure", name: str, about: dict[str, str], software: str | None) -> tuple[bytes, bytes]:
-    """The PNG and the SVG, with what they say of their origin."""
+    """The PNG and the SVG, with notes on their origin in the files."""
     import matplotlib
 
     png, svg = io.BytesIO(), io.BytesIO()

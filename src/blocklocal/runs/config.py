@@ -166,7 +166,11 @@ class Config:
         return {name: value for group in dataclasses.asdict(self).values() for name, value in group.items()}
 
     def edit(self, **changes: Any) -> "Config":
-        """A copy with settings changed by name, whichever group they belong to."""
+        """A copy with settings changed by name, whichever group they belong to.
+
+        Raises:
+            InputError: a name is unknown, or a value cannot be used.
+        """
         groups = _groups()
         for name in changes:
             if name not in groups:

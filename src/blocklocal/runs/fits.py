@@ -48,7 +48,7 @@ def check_fits(
         try:
             parts = _parts(config, network(plain), example)
         except (NotImplementedError, RuntimeError, InputError):
-            # Something in it needs more than shapes; the weights are known. A bad setting is said when it is built.
+            # Something in it needs more than shapes; the weights are known. A bad setting is reported when it is built.
             parts = {"weights": FLOAT * sum(p.numel() for p in plain.parameters())}
     check_memory("this training" if example[0] else "this network", parts, REMEDY, free)
 

@@ -64,7 +64,7 @@ class Origin:
     def now(
         cls, settings: Config, data: ImageSet, device: torch.device, replicas: int = 1, code: Code | None = None
     ) -> "Origin":
-        """Of a run that starts here and now."""
+        """The origin of a run that starts here and now."""
         return cls(
             settings=_plain(settings),
             data=data.fingerprint(),

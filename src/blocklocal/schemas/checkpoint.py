@@ -12,7 +12,7 @@ _PerBlock = Meta(min_length=1, max_length=MOST_BLOCKS)
 
 
 class Checksum(Struct, forbid_unknown_fields=True):
-    """Of one file: its size, and the SHA-256 of its content (as `sha256sum` prints it)."""
+    """The size of a file, and the SHA-256 of its content (as `sha256sum` prints it)."""
 
     bytes: Whole
     sha256: Annotated[str, Meta(min_length=64, max_length=64)]

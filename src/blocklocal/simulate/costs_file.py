@@ -32,7 +32,7 @@ class CostsFile:
 
 @dataclass(frozen=True)
 class _File:
-    """What stands in the file."""
+    """The content of the file."""
 
     blocks: Annotated[list[dict[Text, Number | None]], Meta(min_length=1, max_length=MOST_BLOCKS)]
     batch_size: Annotated[int, Meta(ge=1, le=10**12)] | None = None

@@ -96,7 +96,11 @@ def make_plan(
 
 
 def pass_seconds(blocks: Sequence[BlockCosts], kind: Kind, micro_batches: int) -> float:
-    """Seconds of one operation on one micro-batch."""
+    """Seconds of one operation on one micro-batch.
+
+    Raises:
+        InputError: they are negative, because an overhead was measured for fewer micro-batches.
+    """
     if kind is Kind.BACKWARD:
         return sum(pass_seconds(blocks, part, micro_batches) for part in (Kind.INPUT, Kind.WEIGHT))
     name = {Kind.FORWARD: "forward", Kind.INPUT: "backward_input", Kind.WEIGHT: "backward_weight"}[kind]

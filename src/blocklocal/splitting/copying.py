@@ -25,7 +25,7 @@ def copy_module(module: M) -> M:
     memo: dict[int, Any] = {}
     try:
         return copy.deepcopy(module)
-    except Exception:  # whatever the objects say that a user's module holds
+    except Exception:  # objects in a user's module may raise anything
         _Stand(module, memo).go()
     try:
         return copy.deepcopy(module, memo)

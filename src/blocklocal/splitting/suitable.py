@@ -59,7 +59,7 @@ def check_unshared(model: nn.Module, parts: Sequence[nn.Module]) -> None:
 
 
 def _places(tensor: Tensor) -> Iterator[object]:
-    """What is the same for two tensors that are one: the object, and of weights the memory where both begin."""
+    """What two tensors share that are one: the object, and of weights the memory at which both begin."""
     yield id(tensor)
     held = isinstance(tensor, nn.Parameter) and not is_lazy(tensor) and tensor.layout is torch.strided
     if held and tensor.device.type != "meta" and tensor.numel():

@@ -125,7 +125,7 @@ class Saved:
 
     @classmethod
     def of(cls, learner: BlockLearner) -> "Saved":
-        """Where replicas share its parameters (`shards`), all of them must come here."""
+        """What is saved of this learner. Where replicas share its parameters (`shards`), all of them must call this."""
         weights = pack(learner.state_dict())
         optimizer = {
             "optimizer": gather_full_state(learner.optimizer.state_dict()) if learner.optimizer else None,

@@ -108,7 +108,7 @@ class Files:
         return loaded
 
     def random_state(self) -> torch.Tensor:
-        """Of torch's generator on the CPU."""
+        """The state of torch's generator on the CPU."""
         state = self.tensors(RANDOM, {"cpu"})["cpu"]
         try:
             torch.Generator().set_state(state)

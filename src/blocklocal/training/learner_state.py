@@ -24,7 +24,7 @@ _ORDINARY = ("torch.nn.", "torch.fx.", "blocklocal.")  # modules whose state_dic
 
 
 def pack(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """A state_dict as independent tensors by name. Where replicas share parameters, all of them must come here."""
+    """A state_dict as independent tensors by name. Where replicas share parameters, all of them must call this."""
     return {_name(name, value): _held(value) for name, value in state.items()}
 
 
@@ -55,7 +55,7 @@ def check_savable(learners: Sequence[BlockLearner]) -> None:
         state = learner.state_dict()
         odd = {name: value for name, value in state.items() if not _plain(value)}
         if not odd and all(type(part).__module__.startswith(_ORDINARY) for part in learner.modules()):
-            continue  # nothing of a user's own has a say here, so the weights need not be copied
+            continue  # no code of the user's own runs here, so the weights need not be copied
         for name, value in odd.items():
             try:
                 unpack(pack({name: value}))

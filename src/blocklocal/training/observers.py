@@ -48,7 +48,7 @@ class MetricsFile(Callback):
 
 
 def _warning(line: bytes) -> Warned | None:
-    """What a line of `metrics.jsonl` warns of. A damaged line is the report's to complain of; training goes on."""
+    """What a line of `metrics.jsonl` warns of. The report, not training, complains of a damaged line."""
     try:
         record = check(parse(line, gaps=True), dict[str, Any], where="a line", what="an object")
         return check(record, Warned, where="a line", what="a warning") if record.get("event") == "warning" else None

@@ -66,7 +66,7 @@ def _check_state(saved: Any, optimizer: torch.optim.Optimizer) -> None:
 
 
 def _kept(optimizer: torch.optim.Optimizer) -> tuple[str, ...] | None:
-    """What it keeps of a parameter; None for an optimiser that a user's function made, which is torch's to judge."""
+    """What an optimiser keeps of a parameter; None for one of a user's function, whose state torch itself checks."""
     kept = KEPT.get(type(optimizer))
     amsgrad = kept is MOMENTS and any(group.get("amsgrad") for group in optimizer.param_groups)
     return (*MOMENTS, "max_exp_avg_sq") if amsgrad else kept
