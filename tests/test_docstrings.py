@@ -93,6 +93,13 @@ def test_docstrings_name_arguments_results_and_errors_in_sections_alone(file: Pa
     assert found == {}
 
 
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_a_dataclass_describes_its_fields_as_attributes(file: Path) -> None:
+    made = [node for _, node in public(ast.parse(file.read_text()).body) if isinstance(node, ast.ClassDef)]
+    records = [node for node in made if any("dataclass" in ast.unparse(each) for each in node.decorator_list)]
+    assert [node.name for node in records if "Args:" in (ast.get_docstring(node) or "").splitlines()] == []
+
+
 EXPORTED = [getattr(blocklocal, name) for name in blocklocal.__all__]
 DEFINED = [thing for thing in EXPORTED if inspect.isclass(thing) or inspect.isfunction(thing)]
 METHODS = [

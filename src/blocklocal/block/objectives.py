@@ -71,7 +71,7 @@ def evidence(family: Family, phi: Tensor, table: Tensor, order: str = "second", 
     Args:
         phi: natural parameters [B, P, U, …].
         table: messages [R, P', U, …].
-        order: how many orders in b, or "exact".
+        order: the order in b up to which it is computed, or "exact".
         per_position: do not average over positions.
 
     Returns:

@@ -32,7 +32,7 @@ Schedule: TypeAlias = ScheduleName | ScheduleFactory
 class Optimizer:
     """Which optimiser every block gets: one of three by name, or whatever a factory makes (`Optimizer.of`).
 
-    Args:
+    Attributes:
         name: sgd (with Nesterov momentum), adam or adamw; "custom" where there is a factory.
         lr: peak learning rate.
         momentum: of sgd.

@@ -106,7 +106,7 @@ class Transformer(nn.Module):
         classes: number of logits, by default one per token.
 
     Raises:
-        InputError: a size does not fit the others, or `positions` is unknown.
+        InputError: a size or the dropout cannot be used, or `positions` is unknown.
     """
 
     def __init__(

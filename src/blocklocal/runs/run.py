@@ -69,7 +69,8 @@ def start_run(
         The summary.
 
     Raises:
-        Interrupted: it was stopped, and is saved.
+        InputError: there is something at `output`, or the configuration does not fit the data.
+        Interrupted: the run was stopped, and is saved.
     """
     check_free(output)
     session = open_session(config, data)
@@ -135,7 +136,8 @@ def resume_run(
         The summary.
 
     Raises:
-        InputError: there is nothing to do, or one of these permissions is missing.
+        InputError: there is nothing to do, or it needs `trust` or `accept_changes`.
+        Interrupted: the run was stopped, and is saved.
     """
     check_run(folder)  # what is no run gets no lock
     with held(folder):

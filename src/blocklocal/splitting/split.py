@@ -48,13 +48,13 @@ class Split:
         return copy_in_mode(self.model, training=False)
 
     def check(self, example: Tensor) -> list[nn.Parameter]:
-        """Raise InputError where the blocks in order and the model differ on two samples of `example`, [B, …].
+        """Compare the blocks in order with the model, on two samples of `example`, [B, …].
 
         Returns:
             The parameters that get no gradient (used under no_grad, or not at all).
 
         Raises:
-            InputError: they differ.
+            InputError: the two differ.
         """
         return check_agreement(self.model, self.blocks, example)
 
