@@ -1,4 +1,4 @@
-"""Blocks whose parameters, gradients and optimiser states are shard_like among replicas (PyTorch's FSDP2).
+"""Blocks whose parameters, gradients and optimiser states are sharded among replicas (PyTorch's FSDP2).
 
 A sharded parameter is a `DTensor` of which every replica holds its rows; FSDP2 gathers it where a module runs, and
 leaves every replica its part of the mean gradient.

@@ -1,6 +1,6 @@
 """Numbers that a forward reads off the shape of a tensor, such as x.size(0): a block reads them again for itself.
 
-A number is no message, so it must not cross a cut. It needs not to: it is read again, in the block that uses it, off a
+A number is no message, so it must not cross a cut. It need not: it is read again, in the block that uses it, off a
 tensor that is there. The size of the batch is the same for every tensor whose first dimension is the batch.
 """
 
