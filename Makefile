@@ -32,7 +32,7 @@ mutants: .venv/.tools
 
 ## results: docs/results.md, its tables and figures, from the rows in docs/results
 results: .venv/.package
-	.venv/bin/python docs/make_results.py docs/results
+	PYTHONPATH=. .venv/bin/python docs/make_results.py docs/results
 
 ## docs: the documentation site, into docs/_build; warnings are errors
 docs: .venv/.docs
