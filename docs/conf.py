@@ -1,6 +1,9 @@
 """The documentation site: `make docs` builds it into docs/_build, with warnings as errors."""
 
+import os
 import re
+import subprocess
+import sys
 
 import blocklocal
 
@@ -25,6 +28,18 @@ def plain_paths(app, docname, source):
     source[0] = re.sub(r"\[([^\]]+)\]\(\.\./([^)#]+)[^)]*\)", r"\1 (`\2`)", source[0])
 
 
+def printed_help(app, docname, source):
+    """`<!-- help: train -->` becomes what `blocklocal train --help` prints: the page cannot fall behind the program."""
+
+    def printed(found: re.Match) -> str:
+        command = [sys.executable, "-m", "blocklocal", found[1], "--help"]
+        settings = {**os.environ, "COLUMNS": "90", "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8"}
+        text = subprocess.run(command, check=True, capture_output=True, encoding="utf-8", env=settings).stdout
+        return f"```text\n{text.rstrip()}\n```"
+
+    source[0] = re.sub(r"^<!-- help: (\w+) -->$", printed, source[0], flags=re.MULTILINE)
+
+
 def indented_examples(app, what, name, obj, options, lines):
     """Docstrings show code by indenting it. reStructuredText wants `::` in front, and a blank line on both sides."""
     made: list[str] = []
@@ -42,4 +57,5 @@ def indented_examples(app, what, name, obj, options, lines):
 
 def setup(app):
     app.connect("source-read", plain_paths)
+    app.connect("source-read", printed_help)
     app.connect("autodoc-process-docstring", indented_examples)

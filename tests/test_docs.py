@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from blocklocal.cli import main
+from blocklocal.cli.main import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -52,3 +53,10 @@ def test_the_pages_hold_examples() -> None:
     found = [kind for page in PAGES for kind, _ in BLOCK.findall(page.read_text())]
     assert found.count("python") >= 5
     assert found.count("console") >= 2
+
+
+def test_the_page_of_commands_shows_what_the_program_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "command-line.md").read_text()
+    assert main(["--help"]) == 0
+    assert capsys.readouterr().out in page
+    assert set(re.findall(r"^<!-- help: (\w+) -->$", page, re.MULTILINE)) == set(COMMANDS)
