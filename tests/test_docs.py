@@ -1,6 +1,7 @@
 """The documentation's examples run: python blocks as they stand, console blocks as commands, page by page."""
 
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -60,3 +61,10 @@ def test_the_page_of_commands_shows_what_the_program_prints(capsys: pytest.Captu
     assert main(["--help"]) == 0
     assert capsys.readouterr().out in page
     assert set(re.findall(r"^<!-- help: (\w+) -->$", page, re.MULTILINE)) == set(COMMANDS)
+
+
+def test_the_picture_of_a_step_can_be_drawn_again(tmp_path: Path) -> None:
+    path = tmp_path / "step.svg"
+    assert runpy.run_path(str(ROOT / "docs" / "draw_step.py"))["main"]([str(path)]) == 0
+    size = re.compile(r'viewBox="([^"]*)"')
+    assert size.findall(path.read_text()) == size.findall((ROOT / "docs" / "step.svg").read_text())
