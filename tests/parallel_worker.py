@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 import time
 from collections.abc import Iterator
@@ -10,12 +11,15 @@ from pathlib import Path
 
 import torch
 from parallel_cases import CASES, batches, make, plain
+from rule_helpers import same
 
+from blocklocal import InputError
 from blocklocal.block.shards import local_shard
 from blocklocal.parallel import Address, Processes, Stage, join
 from blocklocal.parallel.links import STOP, Inbox, Outbox, is_dense
 from blocklocal.training.checkpoint import Saved
 
+MISFITS = ("mlp", "copies read sequences", "chain, 1 late")
 PLACEMENTS = {1: (4,), 2: (1, 3), 3: (1, 2, 1), 4: (1, 1, 1, 1)}
 
 
@@ -48,6 +52,23 @@ def equality(processes: Processes, folder: Path) -> None:
     for case in CASES:
         known = train(case, processes, PLACEMENTS[processes.stages], announced=len(case) % 2 == 0)
         torch.save(known, folder / f"{case}.{processes.address.rank}")
+
+
+def misfits(processes: Processes, folder: Path) -> None:
+    """Targets that no output fits: what every process says of them, and whether anything of it has changed."""
+    said = {}
+    for case in MISFITS:
+        stage = Stage(make(case), processes, PLACEMENTS[processes.stages])
+        stage.configure(stage.optimizer)
+        before = copy.deepcopy(stage.state_dict())
+        x, y = batches(case)[0]
+        try:
+            stage.step(x, y[:, None])
+        except InputError as error:
+            said[case] = str(error), same(before, stage.state_dict())
+        stage.step(x, y)
+        stage.finish()
+    torch.save(said, folder / f"misfits.{processes.address.rank}")
 
 
 def pressure(processes: Processes, folder: Path) -> None:
@@ -134,7 +155,14 @@ def shards(processes: Processes, folder: Path) -> None:
     replicas(processes, folder, shard=True)
 
 
-TASKS = {"equality": equality, "pressure": pressure, "shapes": shapes, "replicas": replicas, "shards": shards}
+TASKS = {
+    "equality": equality,
+    "misfits": misfits,
+    "pressure": pressure,
+    "shapes": shapes,
+    "replicas": replicas,
+    "shards": shards,
+}
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from parallel_cases import BLOCKS, batches, plain
 from parallel_helpers import work
+from parallel_worker import MISFITS
 from run_helpers import equal
 
 from blocklocal.parallel.links import is_dense
@@ -31,6 +32,16 @@ def test_messages_arrive_with_shape_type_and_layout(tmp_path):
 )
 def test_a_tensor_is_dense_when_its_elements_fill_a_piece_of_memory(tensor, dense):
     assert is_dense(tensor) == dense
+
+
+def test_every_process_refuses_targets_that_do_not_fit_the_output_before_anything_changes(tmp_path):
+    work("misfits", 3, tmp_path)
+    for rank in range(3):
+        said = torch.load(tmp_path / f"misfits.{rank}")
+        assert said.keys() == set(MISFITS)
+        for case, (message, unchanged) in said.items():
+            assert "targets of shape [6, 1] do not fit the network's output, which needs [6]" in message, (rank, case)
+            assert unchanged, (rank, case)
 
 
 def test_a_slow_block_slows_the_ones_before_it_down_and_little_is_under_way(tmp_path):

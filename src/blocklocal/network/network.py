@@ -62,6 +62,9 @@ class BlockLocal(Neighbours):
         network.predict(x).confidence          # of the output; network.predict(x).blocks for every block
         plain = network.to_plain()             # the user's module again, trained
 
+    Attributes:
+        target_shape: of one sample's targets, as the output for the example asks for them; once shapes are known.
+
     Args:
         blocks: a network cut by `split`.
         classes: number of classes; or
@@ -75,6 +78,8 @@ class BlockLocal(Neighbours):
     Raises:
         InputError: for unknown settings, and for targets or shapes that do not fit.
     """
+
+    target_shape: torch.Size
 
     def __init__(
         self,
@@ -145,7 +150,7 @@ class BlockLocal(Neighbours):
         self.register_buffer("_rows", target_rows(self.targets, example.device), persistent=False)
         self.configure(*self._recipe)
         self.autocast(self._autocast)
-        self.output_shape(example.repeat_interleave(2, 0))
+        self.target_shape = self.targets.shape(self.output_shape(example.repeat_interleave(2, 0)))
 
     def output_shape(self, x: Tensor, *, training: bool = True) -> torch.Size:
         """The shape of the network's output for one sample of a batch like x; a new kind of batch is tried first."""

@@ -18,6 +18,7 @@ from blocklocal.block import shards
 from blocklocal.block.learner import BlockLearner
 from blocklocal.block.loss import HiddenLoss
 from blocklocal.block.optim import Optimizer, OptimizerFactory, Schedule
+from blocklocal.block.targets import check_shape
 from blocklocal.data import Batches
 from blocklocal.network.edge import check_batch, check_finite
 from blocklocal.network.neighbours import Neighbours
@@ -43,7 +44,7 @@ class Stage(Neighbours):
             stage.finish()
 
     Args:
-        network: the whole network, whose shapes are known.
+        network: the whole network, whose shapes are known. Every batch has targets as its example asks for them.
         processes: this process among the others.
         placement: number of blocks of every stage.
         max_in_flight: forward messages that may be under way to the next stage.
@@ -79,6 +80,7 @@ class Stage(Neighbours):
         share = range(first, first + placement[processes.stage])
         self.processes, self.recorder, self._count = processes, recorder or Recorder(), len(network.learners)
         self._learners = nn.ModuleList(network.learners[share.start : share.stop])
+        self._target_shape = network.target_shape
         self.register_buffer("_rows", network._rows.clone(), persistent=False)
         self.to(device)
         self._begun, self._mesh = False, processes.data if shard else None
@@ -135,7 +137,10 @@ class Stage(Neighbours):
     # --- what is asked of neighbours
 
     def check(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        return check_batch(x, y, self.targets, self.device, first=self.steps == 0, reads=self.reads_images)
+        """As of a whole network. Only the last stage has the output, and all refuse targets that do not fit it."""
+        x, y = check_batch(x, y, self.targets, self.device, first=self.steps == 0, reads=self.reads_images)
+        check_shape(y, torch.Size((len(y), *self._target_shape)))
+        return x, y
 
     def prepare(self, x: Tensor, y: Tensor) -> None:
         self.links.announce(len(y), training=True)
