@@ -197,7 +197,7 @@ class TestRequests:
             ({}, "either blocks"),
             ({"blocks": 2, "at": ["stage2"]}, "either blocks"),
             ({"blocks": 0}, "at least 1"),
-            ({"blocks": 9}, "9 blocks.*8 units"),
+            ({"blocks": 9}, "9 blocks.*8 pieces"),
             ({"blocks": 2, "balance": "flop"}, "Did you mean 'flops'"),
             ({"blocks": 2, "balance": "time"}, "example"),
             ({"at": ["stage2"], "balance": "time", "example": torch.zeros(1)}, "blocks="),
