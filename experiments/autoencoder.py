@@ -18,7 +18,8 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from blocklocal._common.errors import InputError, check_positive
+from blocklocal._common.errors import InputError
+from blocklocal._common.ranges import ABOVE_ZERO, FROM_ONE, check_range
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,9 @@ class Sizes:
 
     def __post_init__(self) -> None:
         for name in ("channels", "height", "width", "wide", "hidden", "bottleneck"):
-            check_positive(name, getattr(self, name), integer=True)
+            check_range(name, getattr(self, name), FROM_ONE)
         for name in ("image_deviation", "hidden_deviation"):
-            check_positive(name, getattr(self, name))
+            check_range(name, getattr(self, name), ABOVE_ZERO)
         if self.height % 4 or self.width % 4:
             raise InputError(
                 f"the autoencoder halves images twice, so 4 must divide both sides, not {self.height}x{self.width}: "

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from blocklocal._common.modes import kept_modes
 from blocklocal.block.optim import adamw
 from blocklocal.data.sequences import RandomWindows, SequenceBatches, spread_windows
 from blocklocal.data.text import Corpus, load_text
@@ -14,7 +15,6 @@ from blocklocal.network.neighbours import Neighbours
 from blocklocal.report.table import markdown_lines, mean, mean_spread, number
 from blocklocal.runs.build import find_device
 from blocklocal.training.callbacks import Callback, Record
-from blocklocal.training.kept_mode import kept_mode
 from blocklocal.training.loop import Trainer
 from experiments.experiment import Job, Place, Row
 from experiments.streams import LABELS, WAYS, build
@@ -110,7 +110,7 @@ class _Validation(Callback):
 def bits_per_character(network: Neighbours, batches: Iterable[tuple[Tensor, Tensor]]) -> list[float | None]:
     """Mean −log2 p(next character) of every block over all positions; None where a block cannot predict."""
     sums, characters = [], 0
-    with kept_mode(network):
+    with kept_modes([network]):
         network.train(False)
         for x, y in batches:
             scores = network.block_logits(x)

@@ -249,7 +249,7 @@ def test_a_run_without_a_checkpoint_is_refused(tmp_path):
 
 
 def test_what_is_no_run_is_refused(tmp_path):
-    assert_refused(cli("diagnose", tmp_path / "nothing"), "no configuration at")
+    assert_refused(cli("diagnose", tmp_path / "nothing"), "no run folder")
 
 
 @pytest.mark.parametrize("flag", ["--images", "--batches"])

@@ -115,6 +115,13 @@ def test_an_evaluation_puts_back_the_mode_of_every_part():
     assert not norm.training
 
 
+def test_parts_that_an_evaluation_makes_get_the_mode_of_the_network():
+    for training in (True, False):
+        net = network().train(training)
+        evaluate(net, BATCHES)
+        assert set(_modes(net)) == {training}
+
+
 @pytest.mark.parametrize("wrong", [(X[:, :2], Y), (X, Y + 9), (X, None)], ids=["shape", "target", "no target"])
 def test_an_evaluation_that_fails_puts_back_the_mode_of_every_part(wrong):
     net = network(example=X)

@@ -239,7 +239,7 @@ def test_run_in_one_process_is_told_to_use_processes(tmp_path):
 
 
 def test_missing_folder_no_steps_and_a_folder_as_output_are_refused(tmp_path):
-    with pytest.raises(InputError, match=r"nowhere is not a folder.*Expected"):
+    with pytest.raises(InputError, match=r"no run folder .*nowhere"):
         write_trace(tmp_path / "nowhere")
     write_lines(tmp_path, 0, [HEADER])
     with pytest.raises(InputError, match="no step is recorded"):

@@ -47,15 +47,6 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def check_positive(name: str, value: float, *, integer: bool = False) -> None:
-    """Refuse zero, negative and non-finite numbers, and fractions where a count is meant."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    ok = whole if integer else (whole or isinstance(value, float)) and value < float("inf")
-    if not ok or not value > 0:
-        kind = "a whole number of at least 1" if integer else "a number above 0"
-        raise InputError(f"{name} must be {kind}, not {shown(value)}.")
-
-
 def file_trouble(error: OSError) -> str:
     """A file that cannot be written (a full disk), or read: what it was, and what to do."""
     where = f" ({error.filename})" if error.filename else ""

@@ -9,14 +9,22 @@ from torch.nn.parameter import is_lazy
 
 
 @contextmanager
-def kept_modes(modules: Iterable[nn.Module]) -> Generator[None, None, None]:
-    """Put back the mode of every part of `modules` afterwards, each its own."""
-    modes = {part: part.training for module in modules for part in module.modules()}
+def kept_modes(modules: Iterable[nn.Module], *, after_failure: bool = False) -> Generator[None, None, None]:
+    """Put back the mode of every part of `modules` afterwards, each its own, also after an error.
+
+    Parts that are made meanwhile get the mode of the module that they are in. after_failure: put back after an error
+    alone.
+    """
+    whole, done = {module: module.training for module in modules}, False
+    before = {part: part.training for module in whole for part in module.modules()}
     try:
         yield
+        done = True
     finally:
-        for part, mode in modes.items():
-            part.training = mode
+        if not (done and after_failure):
+            made = {part: mode for module, mode in whole.items() for part in module.modules()}
+            for part, mode in {**made, **before}.items():
+                part.training = mode
 
 
 @contextmanager

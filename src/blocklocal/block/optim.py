@@ -10,8 +10,8 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from blocklocal._common.choices import OptimizerName, ScheduleName, values
-from blocklocal._common.errors import InputError, check_positive, first_line, shown, unknown
-from blocklocal._common.ranges import LARGEST, WEIGHT, Range, check_settings
+from blocklocal._common.errors import InputError, first_line, shown, unknown
+from blocklocal._common.ranges import FROM_ONE, LARGEST, WEIGHT, Range, check_range, check_settings
 
 OPTIMIZERS = values(OptimizerName)
 SCHEDULES = values(ScheduleName)
@@ -179,7 +179,7 @@ def build_schedule(schedule: Schedule | str, optimizer: torch.optim.Optimizer, s
     Raises:
         InputError: the name is unknown, steps is below 1, or the factory fails or gives no scheduler of this optimiser.
     """
-    check_positive("steps", steps, integer=True)
+    check_range("steps", steps, FROM_ONE)
     if callable(schedule):
         return _scheduled(schedule, optimizer, steps)
     if schedule == "one-cycle":

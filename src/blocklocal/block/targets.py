@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blocklocal._common.errors import InputError, check_positive
+from blocklocal._common.errors import InputError
+from blocklocal._common.ranges import FROM_ONE, check_range
 
 MISSING = -100  # the field's usual value for "no target here" (ignore_index of torch's cross-entropy)
 WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -35,7 +36,7 @@ class Classes:
     count: int
 
     def __post_init__(self) -> None:
-        check_positive("classes", self.count, integer=True)
+        check_range("classes", self.count, FROM_ONE)
 
     @property
     def rows(self) -> int:
@@ -125,7 +126,7 @@ class Labels:
     count: int
 
     def __post_init__(self) -> None:
-        check_positive("labels", self.count, integer=True)
+        check_range("labels", self.count, FROM_ONE)
 
     @property
     def rows(self) -> int:

@@ -185,7 +185,7 @@ def evaluate(arguments: list[str]) -> None:
         held = config.data.validation if given.split == "validation" else 0
         config = config.edit(data=given.data, train_size=None, test_size=None, validation=held)
     data = load_data(config)
-    _check_fits(data, facts)
+    _check_same_kind(data, facts)
     device = next(network.parameters()).device
     result = measure(network, evaluation_batches(config, getattr(data, given.split), facts, device))
     for name, accuracy in zip(block_names(network), result.block_top1, strict=True):
@@ -200,7 +200,7 @@ def evaluate(arguments: list[str]) -> None:
         write_file(given.json, content, overwrite=given.overwrite)
 
 
-def _check_fits(data: "ImageSet", facts: "DatasetInfo") -> None:
+def _check_same_kind(data: "ImageSet", facts: "DatasetInfo") -> None:
     """The data set must have the classes and the image size that the run was trained on."""
     if data.classes != facts.classes:
         raise InputError(

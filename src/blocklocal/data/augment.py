@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from blocklocal._common.errors import InputError, check_positive
+from blocklocal._common.errors import InputError
+from blocklocal._common.ranges import FROM_ONE, check_range
 from blocklocal._common.registry import Registry
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
@@ -39,7 +40,7 @@ def random_crop(
     """
     if padding == 0:
         return x
-    check_positive("padding", padding, integer=True)
+    check_range("padding", padding, FROM_ONE)
     padded = _reflect_pad(x, padding) if reflect else _constant_pad(x, padding, fill)
     height, width = x.shape[2:]
     top, left = torch.randint(0, 2 * padding + 1, (2, len(x)), generator=generator).to(x.device)
@@ -56,7 +57,7 @@ def cutout(x: Tensor, size: int, generator: torch.Generator, *, fill: float | Se
     Raises:
         InputError: the square is larger than the image.
     """
-    check_positive("size", size, integer=True)
+    check_range("size", size, FROM_ONE)
     height, width = x.shape[2:]
     if size > min(height, width):
         raise InputError(

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from blocklocal._common.errors import InputError, check_positive
+from blocklocal._common.errors import InputError
+from blocklocal._common.ranges import FROM_ONE, check_range
 from blocklocal._common.seeds import generator
 from blocklocal.data.augment import augmenter
 from blocklocal.data.images import Images
@@ -51,7 +52,7 @@ class Batches:
         channels_last: bool = False,
         share: tuple[int, int] = (0, 1),
     ):
-        check_positive("batch_size", batch_size, integer=True)
+        check_range("batch_size", batch_size, FROM_ONE)
         if len(images) == 0:
             raise InputError("there are no images to make batches of. Give a split with at least one image.")
         self.pixels = images.pixels.to(device)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from blocklocal._common.errors import InputError, check_positive
+from blocklocal._common.errors import InputError
 from blocklocal._common.extras import needs
-from blocklocal._common.ranges import IMAGE_SIZE, check_range
+from blocklocal._common.ranges import FROM_ONE, IMAGE_SIZE, check_range
 from blocklocal._common.screen import printable
 from blocklocal.data.account import copies_in_training, without_images
 from blocklocal.data.cache import cache_path, cached, default_cache_dir, file_identity
@@ -71,7 +71,7 @@ def load_images(
     """
     for name, size in (("train_size", train_size), ("test_size", test_size)):
         if size is not None:
-            check_positive(name, size, integer=True)
+            check_range(name, size, FROM_ONE)
     if image_size is not None:
         check_range("image_size", image_size, IMAGE_SIZE)
     check_validation(validation)

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from blocklocal._common.errors import InputError, check_positive
+from blocklocal._common.errors import InputError
+from blocklocal._common.ranges import FROM_ONE, check_range
 from blocklocal._common.seeds import generator
 
 DIGITS = 10
@@ -35,7 +36,7 @@ class SequenceBatches:
         seed: int = 0,
         device: str | torch.device = "cpu",
     ):
-        check_positive("batch_size", batch_size, integer=True)
+        check_range("batch_size", batch_size, FROM_ONE)
         if x.shape != y.shape or x.dim() != 2 or len(x) == 0:
             raise InputError(
                 f"sequences {list(x.shape)} with targets {list(y.shape)}: give both as [N, T], at least one sequence "
@@ -67,7 +68,7 @@ def permutations(count: int, seed: int = 0) -> Tensor:
     Raises:
         InputError: there are not so many.
     """
-    check_positive("count", count, integer=True)
+    check_range("count", count, FROM_ONE)
     if count > POSSIBLE // 2:
         raise InputError(f"{count} different permutations of ten digits were asked for: give at most {POSSIBLE // 2}.")
     draw, found = generator("permutations", seed), {}
@@ -109,7 +110,7 @@ class RandomWindows:
         device: str | torch.device = "cpu",
     ):
         for name, size in (("length", length), ("batch_size", batch_size), ("steps", steps)):
-            check_positive(name, size, integer=True)
+            check_range(name, size, FROM_ONE)
         _check_long_enough(text_L, length)
         self.text, self.length, self.batch_size = text_L.to(device), length, batch_size
         self.steps, self.seed = steps, seed
@@ -144,7 +145,7 @@ def spread_windows(
 
     Every position counts, the first ones of a window with little before them.
     """
-    check_positive("count", count, integer=True)
+    check_range("count", count, FROM_ONE)
     _check_long_enough(text_L, length)
     count = min(count, (len(text_L) - 1) // length)
     starts = torch.arange(count) * ((len(text_L) - 1) // count)

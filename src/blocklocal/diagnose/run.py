@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from blocklocal._common.errors import InputError, check_positive
+from blocklocal._common.errors import InputError
 from blocklocal._common.files import write_text
+from blocklocal._common.ranges import FROM_ONE, check_range
 from blocklocal.data import Batches, Images, ImageSet
 from blocklocal.diagnose.diagnosis import Diagnosis, Messages, assemble
 from blocklocal.diagnose.gradients import gradient_cosines
@@ -72,8 +73,8 @@ def diagnose_run(
         InputError: the run cannot be diagnosed: no checkpoint, another data set, a run that does not compare, outputs
             that are sequences.
     """
-    check_positive("images", images, integer=True)
-    check_positive("batches", batches, integer=True)
+    check_range("images", images, FROM_ONE)
+    check_range("batches", batches, FROM_ONE)
     run = open_run(folder, checkpoint, device, trust=trust)
     other = _other(run, against, device, say, trust)
     data = load_data(run.config)

@@ -14,8 +14,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from blocklocal._common.errors import InputError, check_positive, unknown
-from blocklocal._common.ranges import WIDTH, check_range
+from blocklocal._common.errors import InputError, unknown
+from blocklocal._common.ranges import FROM_ONE, WIDTH, check_range
 from blocklocal._common.registry import Registry
 from blocklocal.models.file import build_from_file, is_reference
 
@@ -61,8 +61,8 @@ def build_model(
     Raises:
         InputError: the name or an option is unknown, or the model cannot take these sizes.
     """
-    check_positive("classes", classes, integer=True)
-    check_positive("channels", channels, integer=True)
+    check_range("classes", classes, FROM_ONE)
+    check_range("channels", channels, FROM_ONE)
     height, image_width = check_image_size(image_size)
     if is_reference(name):
         given: dict[str, Any] = {"classes": classes, "channels": channels, "image_size": (height, image_width)}
@@ -97,7 +97,7 @@ def check_image_size(image_size: object) -> tuple[int, int]:
     if not isinstance(image_size, (tuple, list)) or len(image_size) != 2:
         raise InputError(f"image_size must be a pair (height, width) in pixels, not {image_size!r}.")
     for side, pixels in zip(("height", "width"), image_size, strict=True):
-        check_positive(f"image {side}", pixels, integer=True)
+        check_range(f"image {side}", pixels, FROM_ONE)
     return image_size[0], image_size[1]
 
 

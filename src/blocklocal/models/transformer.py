@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blocklocal._common.errors import InputError, check_positive
+from blocklocal._common.errors import InputError
+from blocklocal._common.ranges import FROM_ONE, check_range
 from blocklocal.models.base import check_choice
 
 LONGEST_WAVE = 10_000  # of the sinusoids that positions start as, over 2π (Vaswani et al. 2017, §3.5)
@@ -150,4 +151,4 @@ class Transformer(nn.Module):
 
 def _check(**sizes: int) -> None:
     for name, size in sizes.items():
-        check_positive(name, size, integer=True)
+        check_range(name, size, FROM_ONE)

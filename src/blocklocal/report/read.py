@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from blocklocal._common.errors import InputError
-from blocklocal._common.files import MIB, is_there, read_bytes
+from blocklocal._common.files import MIB, check_run_folder, is_there, read_bytes
 from blocklocal.schemas import NotJson, Setting, check, parse, read_json, read_rows
 from blocklocal.schemas.run import Confusion, Epoch, Examples, Known, Summary, Warned
 
@@ -60,8 +60,7 @@ def read_run(path: Path) -> Run:
         InputError: a file is missing or damaged; the message names it.
     """
     path = Path(path)
-    if not path.is_dir():
-        raise InputError(f"{path} is not a folder. Expected a run folder, with config.json and metrics.jsonl in it.")
+    check_run_folder(path)
     epochs, warnings = _read_metrics(path / "metrics.jsonl")
     summary = read_summary(path / "summary.json") if is_there(path / "summary.json") else None
     examples = _read_examples(path / "examples.json") if is_there(path / "examples.json") else Examples([], [])

@@ -17,7 +17,7 @@ from msgspec import Meta, Struct
 
 import blocklocal
 from blocklocal._common.errors import InputError
-from blocklocal._common.files import is_there, write_text
+from blocklocal._common.files import check_run_folder, is_there, write_text
 from blocklocal.data import ImageSet
 from blocklocal.models.file import is_reference
 from blocklocal.runs.code import Code, own_model
@@ -113,8 +113,9 @@ def open_settings(folder: Path, *, trust: bool = False) -> Config:
     It has its own number of threads, its data where they lie from here, and its own copy of a user's model.
 
     Raises:
-        InputError: the user must say first that the model's code may run (`trust`).
+        InputError: there is no run, or the user must say first that the model's code may run (`trust`).
     """
+    check_run_folder(folder)
     config, origin = load_settings(folder), read_origin(folder)
     model = own_model(folder, config.model.model, origin.code if origin else None, trust=trust)
     if origin is None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from blocklocal._common.errors import InputError, Interrupted
 from blocklocal._common.extras import needs
-from blocklocal._common.files import write_text
+from blocklocal._common.files import check_run_folder, write_text
 from blocklocal.data import ImageSet
 from blocklocal.network.neighbours import Neighbours
 from blocklocal.network.network import BlockLocal
@@ -177,8 +177,7 @@ def _show_again(folder: Path, *, trust: bool) -> dict[str, Any]:
 
 def check_run(folder: Path) -> None:
     """Raise InputError where there is no run."""
-    if not folder.is_dir():
-        raise InputError(f"there is no run folder {folder}.")
+    check_run_folder(folder)
     load_config(folder)
 
 

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 
-from blocklocal._common.errors import InputError, check_positive
+from blocklocal._common.errors import InputError
+from blocklocal._common.ranges import FROM_ONE, check_range
 
 MOST_STEPS = 10**8  # of the exact search: a minute or two
 
@@ -18,7 +19,7 @@ def partition(costs: Sequence[float], groups: int) -> list[int]:
     Raises:
         InputError: a cost is negative or not finite, there are more groups than items, or unequal costs are too many.
     """
-    check_positive("groups", groups, integer=True)
+    check_range("groups", groups, FROM_ONE)
     if groups > len(costs):
         raise InputError(f"{len(costs)} items cannot fill {groups} groups: ask for at most {len(costs)}.")
     if any(not 0 <= cost < float("inf") for cost in costs):

@@ -8,7 +8,8 @@ from itertools import chain, pairwise
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from blocklocal._common.errors import InputError, check_positive, unknown
+from blocklocal._common.errors import InputError, unknown
+from blocklocal._common.ranges import FROM_ONE, check_range
 from blocklocal.splitting.agreement import check_agreement
 from blocklocal.splitting.chains import Chain, flat_layers, is_sequential, piece_starts
 from blocklocal.splitting.copying import copy_in_mode
@@ -133,7 +134,7 @@ def _check_request(blocks: int | None, at: Sequence[str] | None, balance: str, e
     if (blocks is None) == (at is None):
         raise InputError(f"give either blocks (how many) or at (names), not blocks={blocks!r} and at={at!r}.")
     if blocks is not None:
-        check_positive("blocks", blocks, integer=True)
+        check_range("blocks", blocks, FROM_ONE)
     if at is not None and (isinstance(at, str) or not all(isinstance(name, str) for name in at)):
         raise InputError(f"at must be a list of module names, not {at!r}.")
     if balance not in ("count", *COSTS):

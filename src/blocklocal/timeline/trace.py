@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from blocklocal._common.errors import InputError
+from blocklocal._common.files import check_run_folder
 from blocklocal._common.written import signed_json, write_file
 from blocklocal.timeline.read import WAITS, Segment, Span, Timeline, read_timeline
 
@@ -34,8 +35,7 @@ def write_trace(run: Path, output: Path | None = None, *, overwrite: bool = Fals
         InputError: there is no run folder, no timeline in it, no step recorded yet, or another file at `output`.
     """
     run = Path(run)
-    if not run.is_dir():
-        raise InputError(f"{run} is not a folder. Expected the run folder of a training in several processes.")
+    check_run_folder(run)
     timeline = read_timeline(run)
     if timeline is None:
         raise InputError(f"{run} has no timeline: it ran in one process. Train with --processes 2 or more to have one.")

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from blocklocal._common.errors import InputError
+from blocklocal._common.modes import kept_modes
 from blocklocal.block.targets import MISSING, Classes, combined
 from blocklocal.network.edge import check_tensor, pair
 from blocklocal.network.neighbours import Neighbours
 from blocklocal.network.network import BlockLocal
 from blocklocal.training.confusion import Counts, confusion_counts
-from blocklocal.training.kept_mode import kept_mode
 from blocklocal.uncertainty.measures import calibration_error
 
 
@@ -59,7 +59,7 @@ def block_accuracy(
         InputError: there is no batch, none has a target, or one is not (x, y).
     """
     counts: list[list[Tensor | None]] = []
-    with kept_mode(network):
+    with kept_modes([network]):
         network.train(False)
         for x, y in map(pair, batches):
             scores = network.block_logits(x)

@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from blocklocal._common.errors import InputError, check_positive
+from blocklocal._common.errors import InputError
+from blocklocal._common.modes import kept_modes
+from blocklocal._common.ranges import FROM_ONE, check_range
 from blocklocal.block.optim import Optimizer, OptimizerFactory, Schedule, as_optimizer, as_schedule
 from blocklocal.network.edge import pair
 from blocklocal.network.neighbours import Neighbours
 from blocklocal.training.callbacks import Callback, Record, check_callbacks, running
 from blocklocal.training.evaluation import block_accuracy
-from blocklocal.training.kept_mode import kept_mode
 from blocklocal.training.loaders import Loader, batches, check_lasting, first_batch, nothing_came, steps_of
 from blocklocal.training.tally import Tally
 
@@ -79,7 +80,7 @@ class Trainer:
         look_every: int = CHECK_EVERY,
         first_epoch: int = 0,
     ):
-        check_positive("epochs", epochs, integer=True)
+        check_range("epochs", epochs, FROM_ONE)
         self.network = network
         self.optimizer = as_optimizer(network.optimizer if optimizer is None else optimizer)
         self.epochs, self.first_epoch = epochs, first_epoch
@@ -117,7 +118,7 @@ class Trainer:
             Stopped: should_stop said so.
         """
         check_lasting("validation", validation)
-        with kept_mode(self.network, after_failure=True):
+        with kept_modes([self.network], after_failure=True):
             self.prepare(train)
             with running(self.callbacks, self):
                 self._run(train, validation)

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from blocklocal._common.errors import InputError, check_positive
+from blocklocal._common.errors import InputError
+from blocklocal._common.ranges import FROM_ONE, check_range
 from blocklocal._common.screen import console as screen
 from blocklocal._common.screen import encodable, is_terminal, printable
 
@@ -73,8 +74,8 @@ class Progress:
         live: bool | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
-        check_positive("epochs", epochs, integer=True)
-        check_positive("steps_per_epoch", steps_per_epoch, integer=True)
+        check_range("epochs", epochs, FROM_ONE)
+        check_range("steps_per_epoch", steps_per_epoch, FROM_ONE)
         if not block_names:
             raise InputError("block_names is empty. Expected one name per block.")
         self.title, self.block_names = printable(title), [printable(name) for name in block_names]

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from blocklocal._common.errors import InputError, check_positive
+from blocklocal._common.errors import InputError
+from blocklocal._common.ranges import FROM_ONE, check_range
 
 STEPS = 100  # of a sparsification curve
 BINS = 20  # of the normalised calibration error
@@ -103,7 +104,7 @@ def ause(variance: Tensor, squared_error: Tensor, steps: int = STEPS) -> float:
     those of the largest predicted variance first, or for the other curve those of the largest error. The area is the
     mean difference of the two. 0: the order is that of the errors. NaN where there is no error at all.
     """
-    check_positive("steps", steps, integer=True)
+    check_range("steps", steps, FROM_ONE)
     variance, squared_error = _checked(variance, squared_error)
     if not bool(squared_error.any()):
         return math.nan
@@ -118,7 +119,7 @@ def ence(variance: Tensor, squared_error: Tensor, bins: int = BINS) -> float:
     The values, sorted by variance, are cut into `bins` bins of equal size (±1; no more bins than values). RMV is the
     root of a bin's mean variance, RMSE that of its mean squared error.
     """
-    check_positive("bins", bins, integer=True)
+    check_range("bins", bins, FROM_ONE)
     variance, squared_error = _checked(variance, squared_error)
     ordered, errors = _by_variance(variance, squared_error)
     pairs = zip(ordered.tensor_split(min(bins, len(errors))), errors.tensor_split(min(bins, len(errors))), strict=True)
@@ -136,7 +137,7 @@ def calibration_error(confidence: Tensor, right: Tensor, bins: int = CONFIDENCE_
         confidence: of every prediction [N], between 0 and 1.
         right: whether it is right [N].
     """
-    check_positive("bins", bins, integer=True)
+    check_range("bins", bins, FROM_ONE)
     edges = torch.linspace(0, 1, bins + 1, dtype=confidence.dtype, device=confidence.device)
     index = torch.bucketize(confidence, edges, right=True) - 1
     gaps = torch.zeros(bins + 1, dtype=torch.float64, device=confidence.device)
