@@ -31,8 +31,8 @@ def main(folder: Path) -> list[float | None]:
     train = bl.Batches(data.train, batch_size=8, mean=data.mean, std=data.std, shuffle=True)
     test = bl.Batches(data.test, batch_size=8, mean=data.mean, std=data.std)
     classes = len(data.classes)
-    x, _ = next(iter(test))  # [B, channels, height, width]
-    model = bl.build_model("mlp", classes=classes, channels=x.shape[1], image_size=tuple(x.shape[2:]), width=32)
+    _, channels, height, width = next(iter(test))[0].shape
+    model = bl.build_model("mlp", classes=classes, channels=channels, image_size=(height, width), width=32)
     network = bl.BlockLocal(bl.split(model, blocks=2), classes=classes)
     bl.Trainer(network, optimizer=bl.sgd(lr=0.05), epochs=4).fit(train)
     return list(bl.evaluate(network, test).block_top1)

@@ -8,6 +8,7 @@ from itertools import chain, pairwise
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from blocklocal._common.choices import BalanceName
 from blocklocal._common.errors import InputError, unknown
 from blocklocal._common.ranges import FROM_ONE, check_range
 from blocklocal.splitting.agreement import check_agreement
@@ -68,7 +69,7 @@ def split(
     blocks: int | None = None,
     *,
     at: Sequence[str] | None = None,
-    balance: str = "count",
+    balance: BalanceName = "count",
     example: Tensor | None = None,
     starts: Sequence[int] | None = None,
 ) -> Split:
@@ -130,7 +131,7 @@ def _check_starts(starts: Sequence[int], plan: _Plan) -> None:
         )
 
 
-def _check_request(blocks: int | None, at: Sequence[str] | None, balance: str, example: Tensor | None) -> None:
+def _check_request(blocks: int | None, at: Sequence[str] | None, balance: BalanceName, example: Tensor | None) -> None:
     if (blocks is None) == (at is None):
         raise InputError(f"give either blocks (how many) or at (names), not blocks={blocks!r} and at={at!r}.")
     if blocks is not None:
@@ -198,7 +199,7 @@ def _named_starts(plan: _Plan, model: nn.Module, at: Sequence[str]) -> list[int]
     return [0, *sorted(positions)]
 
 
-def _even_starts(plan: _Plan, blocks: int, balance: str, example: Tensor | None) -> list[int]:
+def _even_starts(plan: _Plan, blocks: int, balance: BalanceName, example: Tensor | None) -> list[int]:
     edges = [*plan.piece_starts, plan.length]
     count = len(plan.piece_starts)
     if blocks > count:
