@@ -1,7 +1,10 @@
-"""The core of blocklocal works with torch, numpy, msgspec and safetensors alone: train, evaluate, save, load."""
+"""The core of blocklocal works with torch, numpy, msgspec and safetensors alone: train, evaluate, save, load.
+
+What needs more asks for that, and for no more than that.
+"""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 
 class Blocked:
@@ -25,10 +28,37 @@ def block(names: Iterable[str]) -> None:
     importlib.util.find_spec = lambda name, package=None: None if name in hidden else find(name, package)
 
 
-def main() -> None:
-    from blocklocal._common.extras import EXTRAS
+def asked_for(call: Callable[[], object]) -> str:
+    """What the error of a call says that lacks a library."""
+    from blocklocal import InputError
 
-    block([name for names in EXTRAS.values() for name in names])
+    try:
+        call()
+    except InputError as error:
+        return str(error)
+    return "nothing"
+
+
+def check_what_is_asked_for() -> None:
+    import blocklocal as bl
+    from blocklocal.report import write_comparison, write_report
+
+    for extra, call in (
+        ("report", lambda: write_report("none")),
+        ("report", lambda: write_comparison("none")),
+        ("data", lambda: bl.load_images("digits")),
+    ):
+        assert f'"blocklocal[{extra}]"' in asked_for(call), asked_for(call)
+
+
+def main() -> None:
+    import importlib.util
+
+    from blocklocal._common import extras
+
+    names = [name for names in extras.EXTRAS.values() for name in names]
+    block(names)
+    extras.find_spec = importlib.util.find_spec  # it was imported before
     import torch
     from torch import nn
 
@@ -48,7 +78,8 @@ def main() -> None:
     )
     again.load_state_dict(network.state_dict())
     assert torch.equal(again.predict(x).probabilities, network.predict(x).probabilities)
-    loaded = sorted({name.partition(".")[0] for name in sys.modules} & {n for names in EXTRAS.values() for n in names})
+    check_what_is_asked_for()
+    loaded = sorted({name.partition(".")[0] for name in sys.modules} & set(names))
     assert not loaded, loaded
     print(f"trained without optional libraries: {accuracy:.0f} %")
 

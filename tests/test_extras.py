@@ -1,10 +1,12 @@
 """Oracle: a Python that has none of the optional libraries."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from report_helpers import epoch, summary, write_run
 
 from blocklocal._common.extras import EXTRAS
 
@@ -21,6 +23,20 @@ def test_the_core_trains_evaluates_and_saves_without_any_optional_library() -> N
     ended = subprocess.run([sys.executable, SMOKE], capture_output=True, text=True, timeout=100)
     assert ended.returncode == 0, ended.stderr
     assert "trained without" in ended.stdout
+
+
+def test_a_report_is_written_with_the_libraries_of_the_report_alone(tmp_path) -> None:
+    run = write_run(tmp_path / "runs" / "one", row=summary(), epochs=[epoch(1), epoch(2)], examples=True)
+    (run.parent / "compare.json").write_text(json.dumps([{**summary(), "run": "one"}]))
+    others = [name for extra in ("cli", "data") for name in EXTRAS[extra] if name != "PIL"]  # matplotlib brings PIL
+    code = f"""
+from pathlib import Path
+from blocklocal.report import write_comparison, write_report
+print(write_report(Path({str(run)!r})), write_comparison(Path({str(run.parent)!r})))
+"""
+    ended = python(code, others)
+    assert ended.returncode == 0, ended.stderr
+    assert all((folder / "report.html").stat().st_size for folder in (run, run.parent))
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ CONTENTS = {
 }
 
 
-@needs("report", "cli")
+@needs("report")
 def write_report(run: Path, *, beside: Sequence[Path] = ()) -> Path:
     """Write `report.html` into a run folder, finished or not, and return its path.
 
@@ -53,7 +53,7 @@ def write_report(run: Path, *, beside: Sequence[Path] = ()) -> Path:
     return _write(folder / "report.html", _run_page(data, [row for row in others if "rule" in row]))
 
 
-@needs("report", "cli")
+@needs("report")
 def write_comparison(folder: Path) -> Path:
     """Write `report.html` into a compare folder, from its compare.json and the runs in it, and return its path.
 
