@@ -249,3 +249,34 @@ def test_the_folder_of_a_model_of_the_users_own_is_named_after_its_function():
 def test_an_older_flag_means_what_its_present_name_means(old, now, join):
     found = [parse_with_base(TrainArguments, join(flag), "blocklocal train").launch for flag in (old, now)]
     assert found[0] == found[1] != Launch()
+
+
+@pytest.mark.parametrize("old", RENAMED)
+def test_an_older_flag_of_train_is_refused_elsewhere_as_it_was_typed(old, tmp_path):
+    for command in (["compare"], ["diagnose", tmp_path]):
+        said = cli(*command, old, 7)
+        assert said.status == 2
+        assert f"Unrecognized options: {old}, 7" in said.text
+        assert RENAMED[old] not in said.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "--width", 0), "width must be a whole number of at least 1, not 0."),
+        (("train", "--max-in-flight", 0), "max_in_flight must be a whole number of at least 1, not 0."),
+        (("compare", "--order", "secnd"), "unknown order 'secnd'. Did you mean 'second'? Known: exact, first, second."),
+        (("diagnose", "x", "--images", 0), "images must be a whole number of at least 1, not 0."),
+        (("train", "--shard"), "--shard divides blocks among replicas: give --replicas of 2 or more with it."),
+    ],
+)
+def test_a_setting_that_is_refused_is_named_as_the_user_gave_it_and_nothing_else_is(arguments, message):
+    said = cli(*arguments)
+    assert (said.status, said.out, said.err) == (2, "", f"error: {message}\n")
+
+
+def test_a_value_that_is_no_number_is_refused_with_its_flag():
+    said = cli("train", "--lr", "abc")
+    assert said.status == 2
+    assert "Error parsing --lr: could not convert string to float: 'abc'" in said.text
+    assert "settings" not in said.text

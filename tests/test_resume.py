@@ -197,6 +197,12 @@ def test_resume_refuses_other_settings_instead_of_ignoring_them(tmp_path, flag):
     assert f"leave out {flag[0].partition('=')[0]}" in said.text
 
 
+@pytest.mark.parametrize("flag", ["--processes", "--max-in-flight", "--queue", "--message-timeout", "--timeline"])
+def test_a_resumed_run_may_be_spread_in_another_way(tmp_path, flag):
+    said = cli("train", "--resume", tmp_path / "missing", flag, 2)
+    assert "no run folder" in said.text  # that is all that is wrong
+
+
 def test_a_folder_that_is_no_run_is_not_resumed(tmp_path):
     (tmp_path / "empty").mkdir()
     for folder, words in ((tmp_path / "empty", "no configuration"), (tmp_path / "missing", "no run folder")):

@@ -2,8 +2,8 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext, redirect_stderr, redirect_stdout
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_origin
@@ -12,7 +12,7 @@ import tyro
 
 from blocklocal._common.choices import values
 from blocklocal._common.errors import InputError
-from blocklocal._common.screen import COLOURS, allowing
+from blocklocal._common.screen import COLOURS, Screen, allowing
 from blocklocal.parallel.launch import Launch
 from blocklocal.runs.config import Config
 from blocklocal.runs.recipes import get_recipe
@@ -122,13 +122,50 @@ class ReportArguments:
 
 
 def parse(kind: type[T], arguments: Sequence[str], prog: str, default: T | None = None) -> T:
-    """Flags → dataclass. The dataclasses check the settings themselves; tyro prints their message and exits with 2."""
+    """Flags → dataclass.
+
+    Raises:
+        InputError: as the dataclasses do, which check the settings themselves.
+        SystemExit: tyro has printed a help (0), or what is wrong with a flag (2).
+    """
     extra: dict[str, Any] = {} if default is None else {"default": default}
     out, err = (allowing(stream, COLOURS) for stream in (sys.stdout, sys.stderr))  # what was given is printed again
     completing = any(argument.startswith("--tyro-") for argument in arguments)  # a shell is to know the choices
     names = nullcontext() if completing else _names_for_the_settings()
-    with redirect_stdout(out), redirect_stderr(err), names:
+    with _refusing(err) as held, redirect_stdout(out), redirect_stderr(held), names:
         return tyro.cli(tyro.conf.OmitArgPrefixes[kind], prog=prog, args=list(arguments), **extra)
+
+
+class _Held(Screen):
+    """Keeps what is written until it is known whether it is to be shown."""
+
+    def __init__(self, screen: Screen):
+        super().__init__(screen.stream, screen.allowed)
+        self.kept: list[str] = []
+
+    def write(self, text: str) -> int:
+        self.kept.append(text)
+        return len(text)
+
+
+@contextmanager
+def _refusing(err: Screen) -> Generator[_Held, None, None]:
+    """Standard error for tyro. Where a dataclass refuses its settings, tyro catches that, prints it in a box under a
+    name that is no flag (settings.model), and leaves: the error itself is raised then, and the box is not shown.
+    """
+    held = _Held(err)
+    try:
+        yield held
+    except SystemExit as leave:
+        refused = leave.__context__
+        while refused is not None and not isinstance(refused, InputError):
+            refused = refused.__context__
+        if refused is not None:
+            held.kept.clear()
+            raise refused from None
+        raise
+    finally:
+        err.write("".join(held.kept))
 
 
 def _names_for_the_settings() -> tyro.constructors.ConstructorRegistry:
@@ -150,14 +187,16 @@ def _names_for_the_settings() -> tyro.constructors.ConstructorRegistry:
     return registry
 
 
-def _present_name(argument: str) -> str:
+def present_name(argument: str) -> str:
+    """A flag of `train` (or flag=value) as it is called now."""
     flag, equals, value = argument.partition("=")
     return f"{RENAMED.get(flag, flag)}{equals}{value}"
 
 
 def parse_with_base(kind: type[T], arguments: Sequence[str], prog: str) -> T:
-    """As `parse`, over the defaults of --recipe or --config, with older flags under their present names."""
-    arguments = [_present_name(argument) for argument in arguments]
+    """As `parse`, over the defaults of --recipe or --config; `train` has its older flags under their present names."""
+    if kind is TrainArguments:
+        arguments = [present_name(argument) for argument in arguments]
     scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     scan.add_argument("--recipe")
     scan.add_argument("--config", type=Path)

@@ -19,6 +19,7 @@ from blocklocal.cli.arguments import (
     TrainArguments,
     parse,
     parse_with_base,
+    present_name,
 )
 from blocklocal.parallel.launch import Launch
 from blocklocal.runs.config import Config
@@ -139,10 +140,11 @@ def _flags(arguments: list[str]) -> list[str]:
 
 def _only_resume(arguments: list[str]) -> None:
     """A resumed run has its settings; a flag beside --resume would be ignored silently."""
-    launch = [f"--{setting.name}" for setting in fields(Launch)]
-    own = ("resume", "checkpoint", "epochs", "quiet", "no-quiet", "trust", "no-trust")
-    known = [*(f"--{name}" for name in (*own, "accept-changes", "no-accept-changes")), *launch]
-    others = [flag for flag in _flags(arguments) if flag not in known]
+    launch = [setting.name.replace("_", "-") for setting in fields(Launch)]
+    known = ["resume", "checkpoint", "epochs"]
+    for name in (*launch, "quiet", "trust", "accept-changes"):
+        known += [name, f"no-{name}"]
+    others = [flag for flag in _flags(arguments) if present_name(flag).removeprefix("--") not in known]
     if others:
         raise InputError(f"--resume takes the run's own settings; leave out {', '.join(others)}.")
 
