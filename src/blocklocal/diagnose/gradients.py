@@ -2,12 +2,15 @@
 
 from collections.abc import Iterable, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from blocklocal._common.seeds import seeded
+from blocklocal.block.learner import BlockLearner, StepContext
+from blocklocal.block.targets import target_rows
 from blocklocal.network.network import BlockLocal
 from blocklocal.report.table import mean
+from blocklocal.rules import RULES
+from blocklocal.rules.base import Batch
 from blocklocal.splitting.copying import copy_module
 
 
@@ -35,26 +38,39 @@ def rule_gradients(network: BlockLocal, x: Tensor, y: Tensor) -> list[list[Tenso
     network.zero_grad(set_to_none=True)
     network.step(x, y)
     network.steps -= 1  # the same place in the random streams
-    gradients = [[None if p.grad is None else p.grad.clone() for p in _weights(b)] for b in network.split.blocks]
-    network.zero_grad(set_to_none=True)
-    return gradients
+    return _taken(network)
 
 
 def backprop_gradients(network: BlockLocal, x: Tensor, y: Tensor) -> list[list[Tensor | None]]:
-    """The gradients of the output's loss, taken back through all blocks."""
+    """The gradients of the output's loss, taken back through all blocks by a step of the rule backprop."""
     network.train()
-    *before, last = network.learners
-    with torch.enable_grad():
-        for learner in before:
-            with seeded("block", network.seed, learner.index, network.steps):
-                x = learner(x)
-        with seeded("block", network.seed, last.index, network.steps):
-            _, result = last.learn(x, y, None, {}, 1.0)
-    assert result is not None  # the output block always learns
-    blocks = [_weights(block) for block in network.split.blocks]
-    flat = [p for block in blocks for p in block]
-    gradients = iter(torch.autograd.grad(result.loss, flat, allow_unused=True))
-    return [[next(gradients) for _ in block] for block in blocks]
+    network.zero_grad(set_to_none=True)
+    context = StepContext(network.seed, network.steps)
+    blocks = nn.Sequential(*(_OnItsStream(learner, context) for learner in network.learners))
+    last = network.learners[-1]
+    whole = BlockLearner(blocks, last.local, index=0)
+    whole.autocast = last.autocast
+    RULES.get("backprop").step([whole], Batch(x, y, target_rows(network.targets, x.device), context))
+    return _taken(network)
+
+
+class _OnItsStream(nn.Module):
+    """A learner's block inside a larger one, with the dropout that it has in a step of its own."""
+
+    def __init__(self, learner: BlockLearner, context: StepContext):
+        super().__init__()
+        self.learner, self.context = learner, context
+
+    def forward(self, a: Tensor) -> Tensor:
+        with seeded("block", self.context.seed, self.learner.index, self.context.step):
+            return self.learner(a)
+
+
+def _taken(network: BlockLocal) -> list[list[Tensor | None]]:
+    """The gradients of every block's weights, which are dropped from them."""
+    gradients = [[p.grad for p in _weights(block)] for block in network.split.blocks]
+    network.zero_grad(set_to_none=True)
+    return gradients
 
 
 def _weights(block: nn.Module) -> list[nn.Parameter]:
