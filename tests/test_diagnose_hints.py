@@ -59,6 +59,12 @@ def test_a_collapsed_message_points_to_the_evidence_objective():
     assert "--objective" not in hint(blocks(2, message=0.01))
 
 
+@pytest.mark.parametrize("rule", ["greedy", "target-projection"])
+@pytest.mark.parametrize("objective", ["variational", "projection"])
+def test_a_rule_with_an_objective_of_its_own_is_not_told_to_take_another(rule, objective):
+    assert "--objective" not in hint(blocks(2, message=0.01), rule=rule, objective=objective)
+
+
 def test_a_block_that_learns_nothing_is_named():
     found = blocks(1, frozen_probe=60.0)
     assert "block 1 (unit0)" in hint(found)

@@ -47,8 +47,8 @@ class _Flags:
     @property
     def objective(self) -> list[str]:
         """The evidence, where the user's choice was another objective."""
-        objectives = {self.rule.objective_of(chosen) for chosen in ("evidence", self.learning.objective)}
-        return ["--objective evidence"] if len(objectives) > 1 else []
+        another = self.rule.any_objective and self.learning.objective != "evidence"
+        return ["--objective evidence"] if another else []
 
 
 def find_hints(blocks: Sequence[BlockDiagnosis], learning: Learning, against: str | None = None) -> list[str]:

@@ -68,9 +68,14 @@ class Rule:
     trains: Callable[[int, int], bool] = every_block
     forward_context: Callable[[nn.Module], ForwardContext] | None = None
 
+    @property
+    def any_objective(self) -> bool:
+        """Whether the user chooses the hidden blocks' objective."""
+        return self.objective == ""
+
     def objective_of(self, chosen: str) -> str | None:
         """The name of the hidden blocks' objective, where the user has chosen one; None where they have no loss."""
-        return chosen if self.objective == "" else self.objective
+        return chosen if self.any_objective else self.objective
 
     def twin_of(self, chosen: str) -> str | None:
         """The name of the hidden blocks' twin, where the user has chosen one; None where they have none."""
