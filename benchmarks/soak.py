@@ -58,7 +58,7 @@ def _share(steps: int, device_name: str, rank: int, folder: Path) -> list[dict]:
                 stage.links.expect([SAMPLES] * min(EPOCH, steps - done), training=True)
             done += 1
             stage.step(x, y)
-            stage.stopped()
+            stage.links.stopped()
 
         return _watched(step, steps, device, f"process {rank} of two", finish=stage.finish)
 

@@ -74,7 +74,7 @@ class Records(Callback):
         self.relay, self.stage = relay, stage
 
     def step(self, trainer: Trainer, losses: Sequence[float]) -> None:
-        self.stage.losses(losses)
+        self.stage.links.losses(losses)
 
     def epoch(self, trainer: Trainer, record: Record) -> None:
         self.stage.recorder.totals(record["epoch"])
@@ -95,7 +95,7 @@ class SharedConsole(Callback):
         self.stage, self.progress = stage, progress
 
     def step(self, trainer: Trainer, losses: Sequence[float]) -> None:
-        known = self.stage.losses(losses)
+        known = self.stage.links.losses(losses)
         if not any(map(isnan, known)):  # at the start, those of earlier blocks are not there yet
             self.progress.step(trainer.step, known)
 

@@ -170,7 +170,7 @@ def _fit(
             return processes.any_rank(signals.asked or watch.asked, device)
         if signals.asked and not watch.asked:  # asked here alone (a host that is taken away): the first stage decides
             processes.store.set(ASKED, "1")
-        return stage.stopped()
+        return stage.links.stopped()
 
     trainer = new_trainer(config, stage, should_stop, cycle_of(request.output))
     batches = training_batches(config, data, device, (processes.replica, processes.replicas))

@@ -167,14 +167,6 @@ class Stage(Neighbours):
         """The batches, told to the links epoch by epoch, so that messages are received ahead."""
         return Announced(self, batches, training)
 
-    def stopped(self) -> bool:
-        """Whether the stage before has stopped; waits for its next message (or for its word that none follows)."""
-        return self.links.stopped()
-
-    def losses(self, own: Sequence[float]) -> list[float]:
-        """The latest known losses of all blocks up to here, given those of this process."""
-        return self.links.losses(own)
-
     def finish(self, *, stop: bool = False) -> None:
         """Hear that no message follows, and tell the next stage.
 
