@@ -12,8 +12,10 @@ from torch.nn.parameter import is_lazy
 def kept_modes(modules: Iterable[nn.Module], *, after_failure: bool = False) -> Generator[None, None, None]:
     """Put back the mode of every part of `modules` afterwards, each its own, also after an error.
 
-    Parts that are made meanwhile get the mode of the module that they are in. after_failure: put back after an error
-    alone.
+    Parts that are made meanwhile get the mode of the module that they are in.
+
+    Args:
+        after_failure: put back after an error alone.
     """
     whole, done = {module: module.training for module in modules}, False
     before = {part: part.training for module in whole for part in module.modules()}

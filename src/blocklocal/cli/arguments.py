@@ -150,8 +150,10 @@ class _Held(Screen):
 
 @contextmanager
 def _refusing(err: Screen) -> Generator[_Held, None, None]:
-    """Standard error for tyro. Where a dataclass refuses its settings, tyro catches that, prints it in a box under a
-    name that is no flag (settings.model), and leaves: the error itself is raised then, and the box is not shown.
+    """Standard error for tyro.
+
+    Where a dataclass refuses its settings, tyro catches that, prints it in a box under a name that is no flag
+    (settings.model), and leaves: the error itself is raised then, and the box is not shown.
     """
     held = _Held(err)
     try:
