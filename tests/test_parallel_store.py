@@ -161,6 +161,14 @@ def test_other_names_may_be_reached_from_outside(host):
     assert not is_loopback(host)
 
 
+def test_a_port_that_is_taken_leaves_no_socket_open(port):
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(OSError, match="in use") as kept:
+        hold_store("127.0.0.1", port.port, 1)
+    assert kept  # and with it all that the call has made
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
 def test_a_port_that_is_taken_is_said(port):
     address = Address(0, 2, "127.0.0.1", port.port, serves=True)
     with pytest.raises(InputError, match=f"process 0 cannot reach the store of the run at 127.0.0.1:{port.port}"):

@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager, suppress
+from io import TextIOBase
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -65,6 +66,18 @@ def _substitute(error: UnicodeError) -> tuple[str, int]:
 
 
 codecs.register_error(ESCAPING, _substitute)
+
+
+class Nowhere(TextIOBase):
+    """What stands for a closed stream: it takes all, keeps nothing, and has no file to be closed."""
+
+    encoding = "utf-8"  # type: ignore[assignment]
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        return len(text)
 
 
 class Screen:
@@ -159,7 +172,7 @@ def _fill_closed() -> None:
 
 def _opened(stream: TextIO | None) -> TextIO:
     if stream is None:  # it was closed when Python started
-        return open(os.devnull, "w")
+        return Nowhere()  # type: ignore[return-value]
     with suppress(AttributeError, OSError, ValueError):  # no stream of Python's own, or in use already: see `_write`
         stream.reconfigure(errors=ESCAPING)  # type: ignore[union-attr]
     return stream
@@ -169,7 +182,7 @@ def allowing(stream: TextIO | None, allowed: str | None) -> Screen:
     """`stream` as a screen for a writer that needs control codes: COLOURS, or None for all."""
     if isinstance(stream, Screen):
         return stream.allowing(allowed)
-    return Screen(open(os.devnull, "w") if stream is None else stream, allowed)
+    return Screen(_opened(stream) if stream is None else stream, allowed)
 
 
 def console(stream: TextIO | None, allowed: str | None = COLOURS) -> "Console":

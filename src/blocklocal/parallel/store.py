@@ -158,19 +158,25 @@ def hold_store(host: str, port: int, seconds: float) -> Any:
     """
     listening = None
     if is_loopback(host):
-        listening = socket.socket()
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(("127.0.0.1" if host == "localhost" else host, port))
-        listening.listen(128)
-        port = listening.getsockname()[1]
+        listening, port = _listen("127.0.0.1" if host == "localhost" else host, port)
     return dist.TCPStore(
         host,
         port,
         is_master=True,
         timeout=timedelta(seconds=seconds),
         wait_for_workers=False,
-        master_listen_fd=None if listening is None else listening.detach(),  # torch closes it
+        master_listen_fd=listening,  # torch closes it
     )
+
+
+def _listen(host: str, port: int) -> tuple[int, int]:
+    """The file number of a socket that listens, and its port. Where the port is taken, nothing is left open."""
+    with socket.socket() as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen(128)
+        port = listening.getsockname()[1]
+        return listening.detach(), port
 
 
 def is_loopback(host: str) -> bool:
