@@ -7,11 +7,12 @@ import pytest
 import torch
 from run_helpers import summary, tiny, whole
 from torch import nn
-from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from blocklocal import BlockLocal, evaluate, split
 from blocklocal.block.targets import MISSING, Classes, Labels
 from blocklocal.training.confusion import confusion_counts
+
+pytestmark = pytest.mark.usefixtures("no_reports")
 
 
 def drawn(*shape, seed=0):
@@ -19,6 +20,8 @@ def drawn(*shape, seed=0):
 
 
 def test_counts_of_classes_are_those_of_torchmetrics():
+    from torchmetrics.functional.classification import multiclass_confusion_matrix  # seconds, which others can spare
+
     logits, wanted = drawn(500, 7), torch.randint(7, (500,), generator=torch.Generator().manual_seed(1))
     matrix = torch.zeros(7, 7, dtype=torch.long)
     for asked, answered, count in confusion_counts(Classes(7), logits, wanted):

@@ -7,7 +7,6 @@ import pytest
 import torch
 from rule_helpers import same, state
 from torch import nn
-from torchmetrics.functional.classification import multiclass_calibration_error
 
 from blocklocal import BlockLocal, InputError, Trainer, evaluate, split
 from blocklocal.uncertainty.measures import calibration_error
@@ -72,6 +71,8 @@ class Sharp(nn.Module):
 @pytest.mark.parametrize("classes", [2, 3, 10])
 @pytest.mark.parametrize("sharp", [False, True])
 def test_the_calibration_error_is_that_of_torchmetrics(classes, sharp):
+    from torchmetrics.functional.classification import multiclass_calibration_error  # seconds, which others can spare
+
     torch.manual_seed(classes)
     logits, wanted = torch.randn(500, classes), torch.randint(classes, (500,))
     probabilities = (Sharp()(logits) if sharp else logits).softmax(-1).clamp(min=1e-12)

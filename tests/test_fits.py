@@ -11,6 +11,8 @@ from blocklocal.runs import fits
 from blocklocal.runs.build import DatasetInfo, build_on_cpu, check_memory_for
 from blocklocal.runs.config import Config
 
+pytestmark = pytest.mark.usefixtures("no_reports")
+
 FACTS = DatasetInfo(tuple("abc"), 1, 16, 16, (0.0,), (1.0,))
 NETWORKS = [
     {"model": "mlp"},

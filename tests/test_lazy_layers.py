@@ -11,6 +11,8 @@ from torch import nn
 from blocklocal import BlockLocal, split
 from blocklocal.runs.build import DatasetInfo, build_on_cpu
 
+pytestmark = pytest.mark.usefixtures("no_reports")
+
 FACTS = DatasetInfo(tuple("0123456789"), 1, 8, 8, (0.3,), (0.3,))
 LAZY = """
 import torch

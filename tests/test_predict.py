@@ -16,6 +16,8 @@ from blocklocal.runs import predict
 from blocklocal.runs.predict import BATCH_PIXELS, MOST_IMAGES, predict_files
 from blocklocal.runs.run import load_network
 
+pytestmark = pytest.mark.usefixtures("no_reports")
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -15,6 +15,8 @@ from experiments.runner import JobLaunch, choose, reproduce
 from experiments.sets import find_set
 from experiments.store import Store
 
+pytestmark = pytest.mark.usefixtures("no_reports")
+
 JOBS = [Job(f"job-{seed}", {"seed": seed}) for seed in range(3)]
 ONE = JobLaunch(jobs=1)
 

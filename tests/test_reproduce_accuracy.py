@@ -18,6 +18,8 @@ from experiments.accuracy import METHODS, SIZES, WHOLE, Accuracy, Group, Network
 from experiments.experiment import Job
 from experiments.runner import JobLaunch, choose, reproduce
 
+pytestmark = pytest.mark.usefixtures("no_reports")
+
 TINY = {"validation": 3, "batch_size": 4, "epochs": 2, "threads": 1, "precision": "float32"}
 
 

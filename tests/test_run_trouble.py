@@ -27,6 +27,8 @@ from blocklocal.training.checkpoint import list_checkpoints
 from blocklocal.training.observers import Console, MetricsFile, Warnings, find_warnings
 from blocklocal.training.tally import NotFinite
 
+pytestmark = pytest.mark.usefixtures("no_reports")
+
 # --- losses and weights that are not finite
 
 
@@ -80,7 +82,7 @@ def test_a_diverging_learning_rate_ends_in_a_message_and_not_in_a_summary(tmp_pa
 def test_a_full_disk_ends_with_1_a_message_and_the_older_checkpoint(tmp_path, monkeypatch, call):
     from blocklocal.training import checkpoint
 
-    saves, real = [], checkpoint._save_unit
+    saves, real = [], checkpoint._save_learner
 
     def full(folder, saved):
         saves.append(folder)
@@ -90,7 +92,7 @@ def test_a_full_disk_ends_with_1_a_message_and_the_older_checkpoint(tmp_path, mo
         real(folder, saved)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "_save_unit", full)
+        patch.setattr(checkpoint, "_save_learner", full)
         said = cli("train", *flags(checkpoint_every=2), "--quiet", "--output", tmp_path / "run")
     assert said.status == 1
     assert "No space left on device" in said.text

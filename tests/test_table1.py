@@ -12,6 +12,8 @@ from blocklocal.splitting import split
 from experiments.runner import JobLaunch, reproduce
 from experiments.table1 import METHODS, MODELS, SETS, Table1, published
 
+pytestmark = pytest.mark.usefixtures("no_reports")
+
 EVERY = ("backprop", "frozen", "feedback-alignment", "variational", "variational-neighbour", "evidence")
 
 

@@ -20,6 +20,8 @@ from blocklocal import BlockLocal, InputError, split
 from blocklocal.training.checkpoint import load_checkpoint, save_checkpoint
 from blocklocal.training.learner_state import check_savable
 
+pytestmark = pytest.mark.usefixtures("no_reports")
+
 X, Y = torch.randn(4, 8, generator=torch.Generator().manual_seed(2)), torch.tensor([0, 1, 2, 0])
 
 

@@ -15,6 +15,8 @@ from run_helpers import assert_refused, cli, file_limit, flags
 from blocklocal._common.errors import InputError
 from blocklocal._common.written import check_target, signed_json, write_file
 
+pytestmark = pytest.mark.usefixtures("no_reports")
+
 NEW = signed_json({"a": 1})
 
 
