@@ -17,6 +17,7 @@ from typing import Any
 from uuid import uuid4
 
 import torch.distributed as dist
+from forking import NO_PAGES, Asked, can_fork
 
 HERE = Path(__file__).parent
 SECONDS = 150  # more than the group timeout of 60 s, so that its error is seen
@@ -25,18 +26,27 @@ MARK = "BLOCKLOCAL_TEST_MARK"  # in the environment of what a test has started, 
 
 
 @contextlib.contextmanager
-def started(commands: Sequence[Sequence[str]], **environment: str) -> Iterator[list[subprocess.Popen[str]]]:
+def started(
+    commands: Sequence[Sequence[str]],
+    folders: Sequence[Path] = (),
+    each: Sequence[Mapping[str, str]] = (),
+    *,
+    real: bool = False,
+    pages: bool = False,
+    **environment: str,
+) -> Iterator[list[subprocess.Popen[str]]]:
     """Run commands at the same time; what is still there at the end is killed, with all that it has started.
 
-    They hear a hangup, also where the tests themselves run under nohup, which has it ignored.
+    folders: where each of them works. each: what it has in its environment besides. real: not as forks (`forking`).
+    pages: a run in a fork writes its report.
     """
     known = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", MARK: uuid4().hex, **environment}
+    known |= {} if real or pages else {NO_PAGES: "1"}
     running: list[subprocess.Popen[str]] = []
     try:
-        for command in commands:
-            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-            argv = ["env", "--default-signal=HUP", *command]
-            running.append(subprocess.Popen(argv, env=known, start_new_session=True, **pipes))
+        for number, command in enumerate(commands):
+            own, folder = {**known, **(each[number] if each else {})}, folders[number] if folders else None
+            running.append(start(command, own, folder, real=real))
         yield running
     finally:
         for process in running:
@@ -47,6 +57,20 @@ def started(commands: Sequence[Sequence[str]], **environment: str) -> Iterator[l
                 os.kill(pid, 9)
         for process in running:
             process.communicate()
+
+
+def start(command: Sequence[str], environment: dict[str, str], folder: Path | None, *, real: bool) -> subprocess.Popen:
+    """It hears a hangup, also where the tests themselves run under nohup, which has it ignored."""
+    forks = not real and can_fork(command, environment)
+    return (Asked if forks else subprocess.Popen)(
+        command if forks else ["env", "--default-signal=HUP", *command],
+        env=environment,
+        cwd=folder,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def marked(mark: str) -> list[int]:
@@ -133,13 +157,9 @@ def ranks(
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": str(len(arguments))}
     shared |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "LOCAL_WORLD_SIZE": str(len(arguments)), **environment}
-    places = [["-C", str(folder)] for folder in folders] or [[]] * len(arguments)
-    besides = [[f"{name}={value}" for name, value in known.items()] for known in each] or [[]] * len(arguments)
-    own = [
-        ["env", *place, f"RANK={rank}", f"LOCAL_RANK={rank}", *more, *command(*given)]
-        for rank, (place, more, given) in enumerate(zip(places, besides, arguments, strict=True))
-    ]
-    with started(own, **shared) as running:
+    besides = each or [{}] * len(arguments)
+    own = [{"RANK": str(rank), "LOCAL_RANK": str(rank), **more} for rank, more in enumerate(besides)]
+    with started([command(*given) for given in arguments], folders, own, **shared) as running:
         yield running
 
 
@@ -180,12 +200,14 @@ class Run:
 
 
 @contextlib.contextmanager
-def launched(settings: Path, *more: object, prefix: Sequence[str] = (), **fault: Any) -> Iterator[Run]:
+def launched(
+    settings: Path, *more: object, prefix: Sequence[str] = (), real: bool = False, **fault: Any
+) -> Iterator[Run]:
     """`blocklocal train` in two processes, into `run` beside the settings. fault: as `faulty` takes it."""
     mark, file = uuid4().hex, settings.parent / "pausing"
     given = ["--config", settings, "--output", settings.parent / "run", "--quiet", "--processes", 2, *more]
     argv = [*prefix, *command("train", *given)]
-    with started([argv], **{MARK: mark, **faulty(**fault, file=file)}) as running:
+    with started([argv], real=real, **{MARK: mark, **faulty(**fault, file=file)}) as running:
         yield Run(running[0], mark, file)
 
 

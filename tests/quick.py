@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-STARTS = re.compile(r"subprocess|multiprocessing|parallel_helpers|--processes|xdist_group")  # in the text of a file
+STARTS = re.compile(
+    r"subprocess|multiprocessing|forking|parallel_helpers|--processes|xdist_group"
+)  # in the text of a file
 # Whole runs, reports and figures; no fact of the library is shown there alone.
 WHOLE = re.compile(
     r"test_(benchmark|compare|diagnose|docs|figure|fuzz|longer|report|reproduce|results|run_tr|table|timeline_rep)"

@@ -4,10 +4,10 @@ Oracles: the same figure drawn in peace, byte for byte; matplotlib's own setting
 """
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
+import forking
 import matplotlib
 import pytest
 from report_helpers import epoch, page, summary, write_run
@@ -34,14 +34,13 @@ def folder_of(path: Path) -> Path:
 
 
 def in_a_new_process(run: Path, here: Path, **environment: str) -> str:
-    done = subprocess.run(
+    done = forking.run(
         [sys.executable, "-c", SCRIPT, str(run)],
         cwd=here,
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
-        timeout=110,
-        check=False,
+        pages=True,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -3,8 +3,10 @@
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import forking
 import nbclient
 import nbformat
 import pytest
@@ -12,8 +14,8 @@ import pytest
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def output_of(name: str) -> str:
-    ended = subprocess.run([sys.executable, EXAMPLES / name], capture_output=True, text=True, timeout=110)
+def output_of(name: str, run: Callable = forking.run) -> str:
+    ended = run([sys.executable, EXAMPLES / name], capture_output=True, text=True, timeout=110)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
 
@@ -27,7 +29,7 @@ def test_an_example_ends_with_blocks_far_above_chance(name: str, chance: float) 
 
 @pytest.mark.xdist_group("processes")
 def test_the_example_of_several_processes_ends_with_the_weights_of_one() -> None:
-    assert "the same weights: True" in output_of("several_processes.py")
+    assert "the same weights: True" in output_of("several_processes.py", subprocess.run)
 
 
 def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path) -> None:

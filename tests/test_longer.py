@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from parallel_helpers import command, finished, started
 from run_helpers import (
     assert_same_run,
     cli,
@@ -58,8 +59,9 @@ def test_a_constant_schedule_trained_longer_is_the_run_of_all_epochs(tmp_path):
 def test_several_processes_train_a_run_longer_as_one_does(tmp_path):
     run, other = (whole(tiny(), tmp_path / name) for name in ("run", "other"))
     resume_run(other, epochs=3, quiet=True)
-    said = cli("train", "--resume", run, "--epochs", 3, "--processes", 2, "--quiet")
-    assert said.status == 0, said.text
+    with started([command("train", "--resume", run, "--epochs", 3, "--processes", 2, "--quiet")]) as running:
+        status, _, err = finished(running)[0]
+    assert status == 0, err
     assert_same_run(run, other)
 
 
@@ -115,10 +117,11 @@ def test_a_kill_while_epochs_are_added_leaves_a_run_that_goes_on(tmp_path, monke
 def before_and_after(run: Path, *arguments: object) -> str:
     """What a refused command says; the run must be left as it was."""
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    said = cli("train", "--resume", run, *arguments, "--quiet")
-    assert said.status == 2, said.text
+    with started([command("train", "--resume", run, *arguments, "--quiet")]) as running:
+        status, _, err = finished(running)[0]
+    assert status == 2, err
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
-    return said.text
+    return " ".join(err.split())
 
 
 @pytest.mark.parametrize("more", [(), ("--processes", 2)], ids=["one process", "two"])

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from data_files import picture
+from parallel_helpers import command, python, started
 from run_helpers import (
     assert_same_run,
     cli,
@@ -180,21 +179,18 @@ def test_data_that_moved_with_the_working_folder_is_found_there(tmp_path, monkey
 # --- one at a time
 
 HOLD = """
-import sys
+import sys, time
 from pathlib import Path
 from blocklocal.runs.lock import held
 with held(Path(sys.argv[1])):
     print("held", flush=True)
-    sys.stdin.read()
+    time.sleep(100)
 """
 
 
 def test_a_run_that_another_process_trains_is_refused_and_left_alone(tmp_path):
     run = stopped(tiny(), tmp_path / "run")
-    other = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(run)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    try:
+    with started([python(HOLD, run)]) as (other,):
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
         before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
@@ -202,9 +198,7 @@ def test_a_run_that_another_process_trains_is_refused_and_left_alone(tmp_path):
         assert said.status == 2
         assert "is being trained by another process" in said.text
         assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
-    finally:
         other.kill()
-        other.communicate()
     assert cli("train", "--resume", run, "--quiet").status == 0  # the lock of a killed process is gone
 
 
@@ -237,9 +231,7 @@ def test_a_run_folder_that_is_removed_in_mid_run_is_noticed_at_the_next_write(tm
 
 def test_processes_do_not_make_a_run_folder_again_that_is_gone(tmp_path):
     run, words = tmp_path / "run", [*flags(epochs=100_000, train_size=600), "--processes", "2", "--quiet"]
-    program = [sys.executable, "-m", "blocklocal", "train", *words, "--output", str(run)]
-    other = subprocess.Popen(program, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
-    try:
+    with started([command("train", *words, "--output", run)], [tmp_path]) as (other,):
         while not (run / "checkpoints").exists() and other.poll() is None:
             time.sleep(0.05)
         run.rename(tmp_path / "gone")
@@ -247,9 +239,6 @@ def test_processes_do_not_make_a_run_folder_again_that_is_gone(tmp_path):
         assert other.returncode == 1, said
         assert "No such file or directory" in said
         assert not run.exists()
-    finally:
-        other.terminate()
-        other.communicate(timeout=60)
 
 
 # --- what is looked at

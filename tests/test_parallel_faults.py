@@ -84,7 +84,7 @@ def test_a_process_killed_while_it_plans_leaves_no_folder(tmp_path, settings):
     assert not (settings.parent / "run").exists()
 
 
-@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("processes", [1, 2])
 def test_a_process_killed_when_training_was_over_leaves_a_run_that_only_evaluates(settings, reference, processes):
     status, said = failed(command(*train(settings, "--processes", 2)), **faulty(0, "kill", "concluding"))
     assert status == 1
@@ -248,7 +248,7 @@ SLOW = pytest.mark.slow  # the same words from the same functions: test_parallel
     ("more", "words"),
     [
         (["--processes", 4], "4 processes for 3 blocks: every process needs a block. Start at most 3"),
-        pytest.param(["--processes", 3, "--replicas", 2], "3 processes cannot form groups of 2 replicas", marks=SLOW),
+        (["--processes", 3, "--replicas", 2], "3 processes cannot form groups of 2 replicas"),
         pytest.param(["--processes", 2, "--rule", "backprop"], "the rule backprop cannot run in several", marks=SLOW),
         (["--processes", 2, "--twin", "chain"], "give --message-delay 1"),
         pytest.param(["--placement", 1, 2, "--processes", 2, "--twin", "chain"], "give --message-delay 1", marks=SLOW),

@@ -37,15 +37,15 @@ def settings(folder: Path, **changes) -> Path:
     return folder / "settings.json"
 
 
-def run(*argv: list[str], **environment: str) -> tuple[int, str, str]:
-    with started(argv, **environment) as running:
+def run(*argv: list[str], real: bool = False) -> tuple[int, str, str]:
+    with started(argv, real=real) as running:
         return finished(running)[0]
 
 
 @pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_one_flag_spreads_a_run_and_changes_nothing_else(tmp_path, reference, processes):
     at, out = settings(tmp_path), tmp_path / "run"
-    status, said, err = run(command("train", "--config", at, "--output", out, "--processes", processes))
+    status, said, err = run(command("train", "--config", at, "--output", out, "--processes", processes), real=True)
     assert status == 0, err
     assert_same_run(out, reference)
     assert f"{processes} processes: block" in said
@@ -73,7 +73,7 @@ def test_torchrun_spreads_a_run_too(tmp_path, reference):
     assert summary(out)["placement"] == [1, 2]
 
 
-@pytest.mark.parametrize("more", [("--placement", 2, 1), pytest.param(("--replicas", 2), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("more", [("--placement", 2, 1), ("--replicas", 2)])
 def test_a_chained_twin_needs_no_delay_where_its_messages_cross_no_link(tmp_path, more):
     at, out = settings(tmp_path, message_delay=0, test_size=20), tmp_path / "run"
     status, _, err = run(command("train", "--config", at, "--output", out, "--processes", 2, *more, "--quiet"))

@@ -44,9 +44,9 @@ def settings(tmp_path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def visited(settings: Path, moment: str, *more: object) -> Iterator[tuple[Run, dist.TCPStore]]:
+def visited(settings: Path, moment: str, *more: object, real: bool = False) -> Iterator[tuple[Run, dist.TCPStore]]:
     """A run whose process 1 pauses, and the store of a stranger, who knows the port alone."""
-    with launched(settings, *more, rank=1, action="pause", moment=moment) as run:
+    with launched(settings, *more, real=real, rank=1, action="pause", moment=moment) as run:
         run.pausing()
         port = int(environment_of(rank_of(run.mark, 1))["MASTER_PORT"])
         yield run, dist.TCPStore("127.0.0.1", port, wait_for_workers=False)
@@ -64,8 +64,8 @@ def assert_not_shown(said: str) -> None:
     ("moment", "key", "value"),
     [
         ("settings", "failure", json.dumps({"rank": 0, "text": TEXT, "status": 0})),
-        pytest.param("settings", "settings/0", json.dumps({"lr": TEXT}), marks=SLOW),
-        pytest.param("sharing", "shared/1", json.dumps([{"name": TEXT}, 0, ""]), marks=SLOW),
+        ("settings", "settings/0", json.dumps({"lr": TEXT})),
+        ("sharing", "shared/1", json.dumps([{"name": TEXT}, 0, ""])),
         ("step", "asked to stop", "1"),
         pytest.param("step", "left/0", TEXT, marks=SLOW),
         pytest.param("sharing", "about/0", TEXT, marks=SLOW),
@@ -185,7 +185,7 @@ def test_an_old_sign_of_life_that_he_puts_back_is_none():
 
 
 def test_a_run_on_one_machine_listens_there_alone_and_hides_its_secret(settings):
-    with visited(settings, "step") as (run, _):
+    with visited(settings, "step", real=True) as (run, _):
         everybody = marked(run.mark)
         assert len(everybody) == 3
         assert listening_on(everybody) == {"0100007F"}

@@ -8,6 +8,7 @@ import tempfile
 import textwrap
 from io import BytesIO, StringIO, TextIOWrapper
 
+import forking
 import pytest
 from rich.console import Console
 
@@ -259,7 +260,7 @@ def test_a_pipe_that_is_closed_ends_no_program_that_shows_progress():
         reading, writing = os.pipe()
         os.close(reading)
         run = [sys.executable, "-c", textwrap.dedent(program)]
-        done = subprocess.run(run, stdout=writing, stderr=subprocess.PIPE, text=True, cwd=folder, timeout=60)
+        done = forking.run(run, stdout=writing, stderr=subprocess.PIPE, text=True, cwd=folder, timeout=60)
         os.close(writing)
         assert (done.returncode, done.stderr) == (0, "")
         assert os.listdir(folder) == ["done"]

@@ -22,7 +22,10 @@ from experiments.figure2 import SIZES
 from experiments.runner import JobLaunch, reproduce
 from experiments.workers import run_spread
 
-pytestmark = pytest.mark.xdist_group("workers")  # not "processes", which is the longest part of a test run
+pytestmark = [
+    pytest.mark.xdist_group("workers"),  # not "processes", which is the longest part of a test run
+    pytest.mark.usefixtures("no_reports"),
+]
 
 # Endless jobs, as many at a time as the third argument says; tells the process numbers of its children, when they run.
 ENDLESS = """
@@ -71,7 +74,7 @@ def test_two_processes_give_the_rows_of_one(tmp_path, monkeypatch):
     assert [row["job"] for row in two.rows] == [row["job"] for row in one.rows]
 
 
-@pytest.mark.parametrize("jobs", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize("jobs", [1, 2])
 def test_a_signal_saves_the_running_jobs_and_ends_their_processes(tmp_path, jobs):
     with endless(tmp_path, jobs) as (process, children):
         process.send_signal(signal.SIGINT)

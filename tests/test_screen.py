@@ -5,13 +5,14 @@ import os
 import re
 import subprocess
 import sys
-from io import BytesIO, StringIO, TextIOWrapper
+from io import BytesIO, StringIO, TextIOWrapper, UnsupportedOperation
 from pathlib import Path
 
+import forking
 import pytest
 from run_helpers import TINY, cli, flags, summary
 
-from blocklocal._common.screen import COLOURS, ESCAPING, Screen, printable
+from blocklocal._common.screen import COLOURS, ESCAPING, Screen, allowing, printable
 from blocklocal.cli.main import COMMANDS, Command
 
 EVIL = "x\x1b]0;owned\x07\x1b[2J\r\x9b2J\u202e\udce9"
@@ -23,7 +24,9 @@ def blocklocal(*arguments: object, python: str = "", **options) -> subprocess.Co
     program = f"import sys; sys.path = [p for p in sys.path if p not in ('', '.')]; {python}"
     program += "\nfrom blocklocal.cli import main; sys.exit(main())"
     given = [argument if isinstance(argument, bytes) else str(argument) for argument in arguments]
-    return subprocess.run([sys.executable, "-c", program, *given], timeout=100, **options)
+    if python == LOADED:
+        return subprocess.run([sys.executable, "-c", program, *given], timeout=100, **options)
+    return forking.run([sys.executable, "-c", program, *map(os.fsdecode, given)], **options)
 
 
 def without(*names: str, **more: str) -> dict[str, str]:
@@ -113,11 +116,19 @@ ENCODINGS = [
 def test_a_run_may_have_a_name_that_is_not_utf_8_and_words_that_cannot_be_encoded(surroundings, tmp_path):
     environment = without("PYTHONIOENCODING", "LC_ALL", **surroundings)
     train = ("train", *flags(epochs=1), "--output", b"caf\xe9")
-    done = blocklocal(*train, capture_output=True, cwd=tmp_path, env=environment)
+    done = blocklocal(*train, capture_output=True, cwd=tmp_path, env=environment, pages=True)
     assert (done.returncode, done.stderr) == (0, b"")
     assert rb"seed 0 -> caf\xe9" in done.stdout
     assert rb"report: caf\xe9/report.html" in done.stdout
     assert os.listdir(os.fsencode(tmp_path)) == [b"caf\xe9"]
+
+
+def test_what_stands_for_a_closed_stream_takes_all_and_opens_no_file():
+    screen = allowing(None, COLOURS)
+    print("nobody reads this", file=screen, flush=True)
+    assert not screen.troubles
+    with pytest.raises(UnsupportedOperation):
+        screen.fileno()
 
 
 # --- names
@@ -233,7 +244,7 @@ def test_lost_output_is_said_and_fails_a_command_that_only_prints(arguments, sta
 
 
 @pytest.mark.parametrize("name", ["FORCE_COLOR", "TTY_COMPATIBLE"])
-def test_colours_in_a_file_are_no_live_table(tmp_path, monkeypatch, name):
+def test_colours_in_a_file_are_no_live_table(tmp_path, monkeypatch, name, no_reports):
     monkeypatch.setenv(name, "1")
     said = cli("train", *flags(), "--output", tmp_path / "run")
     assert said.status == 0

@@ -69,7 +69,7 @@ def settings_file(config: Config, folder: Path) -> Path:
 def test_a_signal_ends_a_process_with_130_and_a_run_that_goes_on(tmp_path, reference, number):
     config, run = with_dropout(checkpoint_every=1), tmp_path / "run"
     command = python(SLOW, "train", "--config", settings_file(config, tmp_path), "--output", run)
-    with started([command]) as (process,):
+    with started([command], real=number == signal.SIGINT) as (process,):
         wait_for(run / "checkpoints", process, "step-*")
         process.send_signal(number)
         _, err = process.communicate(timeout=60)

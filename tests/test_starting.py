@@ -74,7 +74,7 @@ def test_a_script_gets_pythons_modules_and_those_of_pythonpath(here, tmp_path, a
 
 def test_workers_of_a_pool_get_pythons_modules(here, tmp_path):
     (tmp_path / "main.py").write_text(POOL)
-    with started([[sys.executable, str(tmp_path / "main.py"), str(STARTING)]]) as running:
+    with started([[sys.executable, str(tmp_path / "main.py"), str(STARTING)]], real=True) as running:
         status, out, err = finished(running)[0]
     assert status == 0, err
     assert out.strip() == "[0, 1, 2]"
@@ -90,7 +90,7 @@ def installed(*arguments: object) -> list[str]:
 def test_processes_of_a_run_get_pythons_modules(here, tmp_path):
     tiny(test_size=20).save(tmp_path / "settings.json")
     given = ["train", "--config", tmp_path / "settings.json", "--output", tmp_path / "run", "--processes", 2, "--quiet"]
-    with started([installed(*given)]) as running:
+    with started([installed(*given)], real=True) as running:
         status, out, err = finished(running)[0]
     assert status == 0, err
     assert "my own script" not in out + err
@@ -99,7 +99,7 @@ def test_processes_of_a_run_get_pythons_modules(here, tmp_path):
 @pytest.mark.slow
 def test_jobs_of_reproduce_get_pythons_modules(here, tmp_path):
     given = ["--data", image_sets(tmp_path / "sets"), "--output", tmp_path / "out", "--jobs", 2, "--size", "quick"]
-    with started([installed("reproduce", "table1", *given, "--minutes", 0.05)]) as running:
+    with started([installed("reproduce", "table1", *given, "--minutes", 0.05)], real=True) as running:
         _, out, err = finished(running)[0]
     assert "my own script" not in out + err
     assert "killed" not in err, err
