@@ -120,7 +120,7 @@ class TestTraced:
 
         with pytest.raises(InputError, match=r"'middle'.*2 cross.*the network's input"):
             split(UNet(), at=["middle"])
-        with pytest.raises(InputError, match=r"4 blocks.*2 units"):
+        with pytest.raises(InputError, match=r"4 blocks.*2 pieces"):
             split(UNet(), 4)
 
     @pytest.mark.parametrize("start", ["train", "eval"])
