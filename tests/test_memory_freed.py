@@ -125,6 +125,29 @@ def test_neighbour_scope_keeps_two_blocks_at_a_time():
     assert kept.live == 0
 
 
+def test_neighbour_scope_keeps_the_graph_of_a_twin_no_longer_than_that_of_its_block():
+    x, y = data("resnet18")
+    net = network("resnet18", blocks=4, scope="neighbour", twin="mirrored").train()
+    each = [kept_by(net, k, x, y) for k in range(3)]  # without the graphs of twins
+    live = []
+    with saved_bytes(net) as kept:
+        watch(net, lambda k: live.append(kept.live))
+        net.step(x, y)
+    assert live[1] == live[0] + each[0]  # all twins' graphs are alive at first
+    assert live[2] < live[0] + each[1]
+    assert live[3] < live[0] + each[2]
+
+
+@pytest.mark.parametrize("scope", ["local", "neighbour"])
+def test_the_graph_of_the_last_block_is_gone_when_it_is_updated(scope):
+    net = network("resnet18", scope=scope)
+    live = []
+    with saved_bytes(net) as kept:
+        net.learners[-1].update = lambda: live.append(kept.live)
+        net.step(*data("resnet18"))
+    assert live == [0]
+
+
 @pytest.mark.parametrize("rule", ["block-local", "greedy", "backprop", "direct-feedback-alignment"])
 def test_results_of_a_step_carry_no_graph(rule):
     net = network("mlp", rule, readout=1, reconstruction=1.0)

@@ -20,10 +20,12 @@ def outgoing(net) -> list[torch.Tensor]:
     return found[::-1]
 
 
-@pytest.mark.parametrize("twin", ["chain", "mirrored"])
-@pytest.mark.parametrize("delay", [1, 2, 3])
-def test_a_block_reads_what_the_next_one_passed_on_so_many_steps_ago(twin, delay):
-    net = network("resnet18", twin=twin, message_delay=delay, blocks=4)
+CASES = [(twin, delay, "local") for twin in ("chain", "mirrored") for delay in (1, 2, 3)]
+
+
+@pytest.mark.parametrize(("twin", "delay", "scope"), [*CASES, ("chain", 2, "neighbour")])
+def test_a_block_reads_what_the_next_one_passed_on_so_many_steps_ago(twin, delay, scope):
+    net = network("resnet18", twin=twin, message_delay=delay, blocks=4, scope=scope)
     kept = [outgoing(net)] * delay  # until the first late message is there, those of the initial weights count
     with torch.no_grad():
         for step in range(6):

@@ -119,7 +119,7 @@ def test_messages_pass_the_edges_in_the_stated_order() -> None:
             super().__init__(lambda index: notes.append(f"block {index}") or nullcontext())
 
         def take_target(self, rows, *, learning):
-            notes.append("take target")
+            notes.append(f"take target, learning: {learning}")
             return rows
 
         def pass_target(self, late):
@@ -136,7 +136,7 @@ def test_messages_pass_the_edges_in_the_stated_order() -> None:
     net, notes = network(), []
     x, y = batch()
     local_step(net.learners, Batch(x, y, target_rows(net.targets), StepContext(), Noted()))
-    assert notes == ["take target", "pass target", "take forward", "block 0", "block 1", "send forward"]
+    assert notes == ["take target, learning: True", "pass target", "take forward", "block 0", "block 1", "send forward"]
 
 
 @pytest.mark.filterwarnings("ignore")  # of torch.compile, about itself

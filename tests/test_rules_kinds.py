@@ -139,6 +139,58 @@ class TestEveryKind:
                 assert torch.allclose(found[unit.index][name], gradient, rtol=1e-3, atol=1e-6), name
 
 
+# Why blocks wait for later ones, by rule: what the rule needs.
+WAITS = {
+    "backprop": "trains all blocks as one",
+    "feedback-alignment": "trains all blocks as one",
+    "direct-feedback-alignment": "waits for the error of the output",
+}
+OWN_LOSSES = ["block-local", "greedy", "target-projection"]
+
+
+@pytest.mark.parametrize("rule", ALL_RULES)
+def test_blocks_wait_for_later_ones_under_the_rules_that_need_the_output_and_no_others(rule):
+    reason = RULES.get(rule).waits_because("local")
+    assert WAITS[rule] in reason if rule in WAITS else reason is None
+
+
+@pytest.mark.parametrize("rule", ALL_RULES)
+def test_a_loss_reaches_back_where_hidden_blocks_have_losses_of_their_own_and_blocks_wait_for_it_then(rule):
+    made = RULES.get(rule)
+    assert made.own_losses == made.reaches == (rule in OWN_LOSSES)
+    assert ("scope neighbour" in (made.waits_because("neighbour") or "")) == (rule in OWN_LOSSES)
+
+
+@pytest.mark.parametrize("rule", OWN_LOSSES)
+def test_neighbour_scope_trains_on_tokens_and_tells_the_loss_of_every_block(rule):
+    net, x, y = made("torch's transformer", rule, scope="neighbour")
+    before = [parameters(unit.block) for unit in net.learners]
+    results = net.step(x, y)
+    assert len(results) == len(net.learners)
+    assert all(math.isfinite(r.loss.item()) for r in results)
+    assert not any(same(parameters(unit.block), kept) for unit, kept in zip(net.learners, before, strict=True))
+
+
+class Cut(nn.Linear):
+    """A user's own layer that learns nothing about its input."""
+
+    def forward(self, x):
+        return super().forward(x.detach())
+
+
+def test_a_block_whose_neighbour_sends_no_gradient_learns_from_its_own_loss():
+    nets = []
+    for scope in ("local", "neighbour"):
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), Cut(6, 6), nn.ReLU(), nn.Linear(6, 3))
+        net = BlockLocal(split(module, 3), classes=3, scope=scope, example=torch.zeros(2, 4), optimizer=sgd(0.05))
+        torch.manual_seed(1)
+        for _ in range(2):
+            net.step(torch.randn(BATCH, 4), torch.arange(BATCH) % 3)
+        nets.append(net)
+    assert same(parameters(nets[0].learners[0]), parameters(nets[1].learners[0]))
+
+
 def error_rows(net, logits, y):
     """∂L/∂logits of every target row, [B, R] or [B, T, R]."""
     logits = logits.detach().requires_grad_()

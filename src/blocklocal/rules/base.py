@@ -188,8 +188,9 @@ def neighbour_step(learners: Sequence[BlockLearner], batch: Batch) -> list[Local
         pending = receive(learner, a, batch, messages[k], reach_back=k > 0)
         messages[k] = None
         gradient = learner.local_backward(pending, keep=k + 1 < len(learners))
-        if waiting is not None and gradient is not None:
-            waiting[0].outer_backward(waiting[1], gradient)
+        if waiting is not None:
+            if gradient is not None:  # None: the block cuts its input from its graph itself
+                waiting[0].outer_backward(waiting[1], gradient)
             waiting[0].update()
         results.append(summary(pending))
         a, waiting = pending.sent(), (learner, pending)
