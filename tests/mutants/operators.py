@@ -34,38 +34,60 @@ DROPPED = ("detach", "clone", "contiguous")  # calls of a method without argumen
 
 @dataclass(frozen=True)
 class Mutant:
-    """name: "where: before -> after"; source: the whole module with the mistake in it."""
+    """A module with one mistake in it.
+
+    name: "where: before -> after". source: the whole module. function: the outermost function (or method) in whose body
+    the mistake is, by its dotted name; "" for what runs when the module is imported. line: where that function begins.
+    """
 
     name: str
     source: str
+    function: str = ""
+    line: int = 0
 
 
 def mutants(source: str) -> Iterator[Mutant]:
     """Every mutant of a module, in the order of its text."""
     tree, seen = ast.parse(source), Counter[str]()
-    for where, parent, field, index in _places(tree, "module"):
+    for where, owner, parent, field, index in _places(tree, "module", _Owner()):
         node = _get(parent, field, index)
         for changed in _changes(node, parent):
             name = f"{where}: {_text(node)} -> {_text(changed)}"
             seen[name] += 1
             _put(parent, field, index, changed)
-            yield Mutant(name if seen[name] == 1 else f"{name} #{seen[name]}", ast.unparse(tree))
+            name = name if seen[name] == 1 else f"{name} #{seen[name]}"
+            yield Mutant(name, ast.unparse(tree), owner.function, owner.line)
             _put(parent, field, index, node)
 
 
-def _places(node: ast.AST, where: str) -> Iterator[tuple[str, ast.AST, str, int | None]]:
-    """(function, parent, field, index) of all that can be changed; annotations, messages and imports are left out."""
+@dataclass(frozen=True)
+class _Owner:
+    """The outermost function around a place, and its first line as Python counts it: that of its decorators."""
+
+    function: str = ""
+    line: int = 0
+
+    def inside(self, node: ast.AST, field: str, where: str) -> _Owner:
+        """Of what is in this field of a node. A default (`args`) is no part of the body: it is made before any call."""
+        if self.function or not isinstance(node, ast.FunctionDef) or field != "body":
+            return self
+        return _Owner(where, min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)]))
+
+
+def _places(node: ast.AST, where: str, owner: _Owner) -> Iterator[tuple[str, _Owner, ast.AST, str, int | None]]:
+    """(function, its owner, parent, field, index) of all that can be changed; no annotations, messages or imports."""
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
         where = node.name if where == "module" else f"{where}.{node.name}"
     for field, value in ast.iter_fields(node):
         if field in ("annotation", "returns", "decorator_list", "type_params") or isinstance(node, ast.JoinedStr):
             continue
+        within = owner.inside(node, field, where)
         for index, child in enumerate(value) if isinstance(value, list) else [(None, value)]:
             if not isinstance(child, ast.AST) or _is_left_out(child):
                 continue
-            yield where, node, field, index
+            yield where, within, node, field, index
             if not isinstance(child, ast.Raise):  # a raise is dropped as a whole; what it says is no behaviour
-                yield from _places(child, where)
+                yield from _places(child, where, within)
 
 
 def _is_left_out(node: ast.AST) -> bool:
