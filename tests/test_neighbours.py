@@ -139,6 +139,73 @@ def test_messages_pass_the_edges_in_the_stated_order() -> None:
     assert notes == ["take target, learning: True", "pass target", "take forward", "block 0", "block 1", "send forward"]
 
 
+def test_looking_asks_for_messages_without_moving_them_on_and_gives_the_last_output_to_the_edge() -> None:
+    class Noted(Open):
+        def take_target(self, rows, *, learning):
+            notes.append(f"take target, learning: {learning}")
+            return rows
+
+        def send_forward(self, a):
+            notes.append(f"send forward {list(a.shape)}")
+
+    net, notes = network(), []
+    net.edges = Noted()
+    net.message_sizes()
+    net.block_logits(batch()[0])
+    assert notes == ["take target, learning: False"] * 2 + ["send forward [5, 3]"]
+
+
+def test_a_run_is_told_when_something_begins_when_a_learner_has_looked_and_when_a_step_is_over() -> None:
+    net, notes = network(), []
+    for name in ("begin", "looked", "after_step"):
+        setattr(net, name, lambda name=name: notes.append(name))
+    net.step(*batch())
+    net.block_logits(batch()[0])
+    net.message_sizes()
+    assert notes == ["begin", "after_step", "begin", "looked", "looked", "begin", "looked"]
+
+
+def test_a_new_network_has_taken_no_step_and_has_its_samples_for_itself() -> None:
+    net = network()
+    assert (net.steps, net.epoch, net.shares) == (0, 0, 1)
+
+
+def test_a_schedule_of_no_stated_length_is_of_one_step() -> None:
+    net = network()
+    net.configure(sgd(lr=0.1), "cosine")
+    rates = []
+    for _ in range(2):
+        rates.append([group["lr"] for learner in net.learners for group in learner.optimizer.param_groups])
+        net.step(*batch())
+    assert rates == [[0.1, 0.1], [0.0, 0.0]]
+
+
+def test_an_optimiser_that_is_configured_is_the_networks() -> None:
+    net = network()
+    net.configure(sgd(lr=0.7))
+    assert net.optimizer == sgd(lr=0.7)
+
+
+@pytest.mark.parametrize("shaped", [True, False])
+def test_all_blocks_run_in_the_precision_that_is_asked_for_also_those_that_are_made_later(shaped) -> None:
+    example = torch.zeros(4, 6) if shaped else None
+    net = BlockLocal(split(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), 2), classes=3, example=example)
+    net.autocast(torch.bfloat16)
+    net.materialize(batch()[0])
+    assert [learner.autocast for learner in net.learners] == [torch.bfloat16] * 2
+    assert net.learners[0](batch()[0]).dtype == torch.bfloat16
+
+
+def test_loading_a_state_dict_is_strict_and_leaves_parameters_the_tensors_that_they_are() -> None:
+    net = network()
+    before = [id(p) for p in net.parameters()]
+    net.load_state_dict(network().state_dict())
+    assert [id(p) for p in net.parameters()] == before
+    for wrong in ({}, {"else": torch.zeros(1), **net.state_dict()}):
+        with pytest.raises(RuntimeError, match=r"Missing key|Unexpected key"):
+            net.load_state_dict(wrong)
+
+
 @pytest.mark.filterwarnings("ignore")  # of torch.compile, about itself
 def test_a_compiled_network_steps_and_predicts_as_before() -> None:
     plain, compiled = network(), network()

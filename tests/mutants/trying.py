@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -96,38 +97,48 @@ class _Quick:
     def __init__(self, path: Path, mutants: Sequence[Mutant], reach: Reach, end: float):
         self.path, self.mutants, self.reach, self.end = path, mutants, reach, end
         self.noticed: dict[str, bool] = {}
+        self.last, self.often = path.with_name("noticed-by"), Counter[str]()  # tests that have noticed one come first
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         source, functions = self.path.read_text(), _functions(self.path)
         gc.freeze()
-        assert forked(lambda: _run(session, self.reach.tests(0)[:5]))  # nothing is noticed where nothing is changed
+        assert forked(lambda: bool(_first_failure(session, self.reach.tests(0)[:5])))  # nothing is changed yet
         for mutant in self.mutants:
             code, function = _code(mutant), functions.get(mutant.line)
-            tests = self.reach.tests(mutant.line)
+            tests = sorted(self.reach.tests(mutant.line), key=lambda test: -self.often[test])
             if code is None or function is None or not tests or mutant.line in self.reach.at_import:
                 continue
             if time.monotonic() > self.end:
                 break
             self.path.write_text(mutant.source)  # for processes that the tests start
-            work = partial(_exchange_and_run, function, code, session, tests)
+            work = partial(_exchange_and_run, function, code, session, tests, self.last)
             self.noticed[mutant.name] = not forked(work, limit(tests, self.reach))
+            if self.noticed[mutant.name] and self.last.exists():  # else it hung
+                self.often[self.last.read_text()] += 1
+                self.last.unlink()
         self.path.write_text(source)
         return True
 
 
-def _exchange_and_run(function: FunctionType, code: CodeType, session: pytest.Session, tests: list[str]) -> int:
+def _exchange_and_run(
+    function: FunctionType, code: CodeType, session: pytest.Session, tests: list[str], last: Path
+) -> int:
     function.__code__ = code
-    return _run(session, tests)
+    failed = _first_failure(session, tests)
+    if failed:
+        last.write_text(failed)
+    return int(bool(failed))
 
 
-def _run(session: pytest.Session, tests: list[str]) -> int:
+def _first_failure(session: pytest.Session, tests: list[str]) -> str:
+    """The first of these tests that fails, or ""."""
     items = {item.nodeid: item for item in session.items}
     chosen = [items[test] for test in tests]
     for item, following in zip(chosen, [*chosen[1:], None], strict=True):
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
         if session.testsfailed:
-            return 1
-    return 0
+            return item.nodeid
+    return ""
 
 
 def _functions(path: Path) -> dict[int, FunctionType]:
