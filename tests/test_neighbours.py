@@ -98,8 +98,10 @@ def test_a_state_dict_without_progress_loads_and_leaves_it() -> None:
     assert net.steps == 1
 
 
-def test_a_failed_step_leaves_no_gradient() -> None:
-    net = network()
+@pytest.mark.parametrize("scope", ["local", "neighbour"])
+def test_a_failed_step_leaves_no_gradient(scope: str) -> None:
+    """Under the scope neighbour the first block has its own loss's when the second fails."""
+    net = network(scope=scope)
 
     def fail(*_):
         raise RuntimeError("a full memory")
@@ -153,6 +155,11 @@ def test_looking_asks_for_messages_without_moving_them_on_and_gives_the_last_out
     net.message_sizes()
     net.block_logits(batch()[0])
     assert notes == ["take target, learning: False"] * 2 + ["send forward [5, 3]"]
+
+
+def test_scores_of_what_is_not_finite_are_refused() -> None:
+    with pytest.raises(InputError, match="finite"):
+        network().block_logits(torch.full((5, 6), float("nan")))
 
 
 def test_a_run_is_told_when_something_begins_when_a_learner_has_looked_and_when_a_step_is_over() -> None:
