@@ -207,6 +207,24 @@ def test_a_disk_that_really_takes_no_more_is_an_oserror(tmp_path, width, optimiz
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_cannot_be_removed_fails_no_checkpoint_and_hides_no_error(tmp_path, monkeypatch):
+    def stuck(path, ignore_errors=False):
+        if not ignore_errors:
+            raise PermissionError(f"{path} cannot be removed")
+
+    def full(*_):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(shutil, "rmtree", stuck)
+    (tmp_path / ".partial-left-by-a-kill").mkdir()
+    made = saved(tmp_path, 1, 2, 3)
+    assert names(tmp_path) == ["step-00000002", "step-00000003"]
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="the disk is full"):
+        save_checkpoint(tmp_path, made, {"step": 4})
+    assert names(tmp_path) == ["step-00000002", "step-00000003"]
+
+
 # --- damaged files
 
 

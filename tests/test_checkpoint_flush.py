@@ -40,3 +40,10 @@ def test_all_files_of_a_checkpoint_and_its_folder_are_on_the_disk_before_it_gets
     written = {file.name: file.stat().st_size for file in path.iterdir()}
     assert written.items() <= flushed.items()
     assert f".partial-{path.name}" in flushed  # the folder: the names of the files
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files cannot be counted here")
+def test_a_saved_checkpoint_leaves_no_file_open(tmp_path):
+    before = len(os.listdir("/proc/self/fd"))
+    save_checkpoint(tmp_path, network("mlp"), {"step": 3})
+    assert len(os.listdir("/proc/self/fd")) == before
