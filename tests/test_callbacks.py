@@ -154,6 +154,12 @@ def test_a_failed_fit_puts_back_every_mode_and_leaves_no_gradient(bad):
     assert all(parameter.grad is None for parameter in net.parameters())
 
 
+def test_a_fit_that_succeeds_leaves_the_network_in_training_mode_as_a_step_does():
+    net = network("sequential").eval()
+    Trainer(net, epochs=1).fit(BATCHES)
+    assert all(module.training for module in net.modules())
+
+
 def test_after_a_failed_validation_the_epoch_is_measured_and_not_trained_again():
     whole, broken = network(), network()
     Trainer(whole, epochs=1).fit(BATCHES)
