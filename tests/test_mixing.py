@@ -7,6 +7,8 @@ import torch
 from rule_helpers import data, network
 
 from blocklocal import Trainer
+from blocklocal.block.learner import StepContext
+from blocklocal.block.objectives import mixing
 
 TAU = 0.5
 STEPS = 2
@@ -42,6 +44,10 @@ def test_a_step_by_hand_mixes_by_the_epoch_of_the_network():
         net.epoch = epoch
         net.step(*data())
     assert weights == pytest.approx([1.0, 1 / (1 + 3 * TAU)])
+
+
+def test_a_step_of_no_stated_epoch_mixes_as_the_first_one():
+    assert StepContext().mix == mixing(TAU, epoch=0)
 
 
 def test_what_is_mixed_in_changes_what_is_learned():

@@ -34,10 +34,12 @@ def test_a_block_cuts_what_arrives_from_its_graph_whoever_sent_it(reach_back):
     assert any(p.grad is not None for p in unit.block.parameters())
 
 
-def test_the_input_that_a_block_reconstructs_is_data():
+@pytest.mark.parametrize("image", [True, False], ids=["with the image", "alone"])
+def test_the_input_that_a_block_reconstructs_is_data(image):
     """Its gradient at the input, which the block before learns from, is that of the output alone."""
     _, unit, message, batch = first_block(reconstruction=1.0, reconstruct="input")
-    pending = receive(unit, batch.x, batch, message, reach_back=True)
+    seen = {"context": batch.context, "image": batch.x if image else None}
+    pending = unit.receive(batch.x, batch.y, message, reach_back=True, **seen)
     source = batch.x.clone().requires_grad_()
     output = unit(source)
     wanted = {"input": batch.x.clone(), "image": batch.x}
@@ -88,8 +90,9 @@ def test_a_schedule_begun_anew_starts_at_its_first_rate_and_keeps_the_momenta():
     unit.begin_schedule(recipe, "one-cycle")
     assert unit.optimizer.param_groups[0]["lr"] == first
     assert unit.schedule.last_epoch == 0
+    now = [state["momentum_buffer"] for state in unit.optimizer.state.values()]
     assert kept
-    assert all(map(torch.equal, kept, [state["momentum_buffer"] for state in unit.optimizer.state.values()]))
+    assert all(torch.equal(a, b) for a, b in zip(kept, now, strict=True))
 
 
 def test_a_block_that_does_not_train_has_no_schedule_to_begin_anew():
@@ -131,3 +134,24 @@ def test_a_batch_too_small_for_batchnorm_is_explained_and_no_other_error_is_take
     with pytest.raises(ValueError, match=r"block 1|no such thing") as caught:
         receive(unit, batch.x, batch, message)
     assert type(caught.value) is expected
+
+
+def test_a_block_alone_asks_for_no_gradient_at_its_input_unless_it_is_told_to():
+    _, unit, message, batch = first_block()
+    assert not unit.receive(batch.x, batch.y, message, context=batch.context).source.requires_grad
+
+
+def test_a_gradient_that_arrives_at_a_block_whose_weights_the_user_has_frozen_changes_nothing():
+    _, unit, message, batch = first_block()
+    unit.block.requires_grad_(False)
+    pending = receive(unit, batch.x, batch, message)
+    unit.outer_backward(pending, torch.ones_like(pending.output))
+    assert all(p.grad is None for p in unit.block.parameters())
+
+
+def test_an_update_leaves_no_memory_to_gradients():
+    _, unit, message, batch = first_block()
+    unit.local_backward(receive(unit, batch.x, batch, message))
+    assert any(p.grad is not None for p in unit.parameters())
+    unit.update()
+    assert all(p.grad is None for p in unit.parameters())
