@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from blocklocal.network.settings import Learning
     from blocklocal.rules import RULES
     from blocklocal.splitting import Split, split
+    from blocklocal.streaming import Streamed
     from blocklocal.training import Callback, Evaluation, Trainer, evaluate, load, save
 
 __version__ = "0.1.0"
@@ -40,6 +41,7 @@ __all__ = [
     "Optimizer",
     "Prediction",
     "Split",
+    "Streamed",
     "Trainer",
     "adam",
     "adamw",
@@ -64,6 +66,7 @@ _HOMES = {
     "rules": ("RULES",),
     "network.settings": ("Learning",),
     "splitting": ("Split", "split"),
+    "streaming": ("Streamed",),
     "training": ("Callback", "Evaluation", "Trainer", "evaluate", "load", "save"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

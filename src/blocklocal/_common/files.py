@@ -2,7 +2,10 @@
 
 import os
 import stat
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from blocklocal._common.errors import InputError
 
@@ -45,31 +48,45 @@ def check_run_folder(folder: Path) -> None:
 
 
 def read_bytes(path: Path, *, what: str, most: int = MOST) -> bytes:
-    """The content of a regular file of at most `most` bytes.
+    """The content of a regular file of at most `most` bytes; `what` is expected in it."""
+    with open_bytes(path, what=what, most=most) as (file, size):
+        return file.read(size)
+
+
+@contextmanager
+def open_bytes(path: Path, *, what: str, most: int = MOST) -> Generator[tuple[BinaryIO, int]]:
+    """(a regular file of at most `most` bytes, its size); `what` is expected in it.
 
     A pipe or a device is never opened: it could wait for ever, or never end.
 
-    Args:
-        what: what is expected in the file, for the message.
-
     Raises:
-        InputError: it is missing, no regular file, too large, or cannot be read.
+        InputError: it is something else, too large, or cannot be read.
     """
+    size = _checked_size(path, what, most)
+    try:
+        with path.open("rb") as file:
+            yield file, size
+    except OSError as error:
+        raise _unreadable(path, what, error) from error
+
+
+def _checked_size(path: Path, what: str, most: int) -> int:
     try:
         status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
-            raise InputError(f"{path} is a folder. Expected a file: {what}.")
-        if not stat.S_ISREG(status.st_mode):
-            raise InputError(f"{path} is no ordinary file, but a pipe or a device. Expected {what}.")
-        if status.st_size > most:
-            raise InputError(f"{path} is larger than {most / MIB:,.0f} MiB. Expected {what}.")
-        with path.open("rb") as file:
-            return file.read(status.st_size)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"{path} is missing. Expected {what}; check that the folder is the right one.") from error
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror or error}). Expected {what}.") from error
+        raise _unreadable(path, what, error) from error
     except ValueError as error:  # a null character in the name
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"{str(path)!r} is not the name of a file ({error}). Expected {what}.") from error
+    if stat.S_ISDIR(status.st_mode):
+        raise InputError(f"{path} is a folder. Expected a file: {what}.")
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{path} is no ordinary file, but a pipe or a device. Expected {what}.")
+    if status.st_size > most:
+        raise InputError(f"{path} is larger than {most / MIB:,.0f} MiB. Expected {what}.")
+    return status.st_size
+
+
+def _unreadable(path: Path, what: str, error: OSError) -> InputError:
+    return InputError(f"{path} cannot be read ({error.strerror or error}). Expected {what}.")

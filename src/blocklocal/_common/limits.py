@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from blocklocal._common.errors import InputError
@@ -38,6 +39,19 @@ def check_memory(what: str, parts: int | dict[str, int], remedy: str, available:
         f"{what} would need at least {in_bytes(needed)} of memory{f' ({each})' if each else ''}, and {in_bytes(free)} "
         f"are free here: {remedy}."
     )
+
+
+def parse_bytes(text: str) -> int:
+    """The inverse of `in_bytes`: `4GiB`, `512 MiB`; G, GB and GiB mean the same, 1024³ bytes.
+
+    Raises:
+        InputError: it is no size, or none above 0.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", text, re.IGNORECASE)
+    size = int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " ")) if found else 0
+    if size < 1:
+        raise InputError(f"{text!r} is no size of memory: give one such as 4GiB or 512MiB.")
+    return size
 
 
 def in_bytes(size: float) -> str:

@@ -80,4 +80,4 @@ def saved_bytes(*modules: nn.Module) -> Generator[SavedBytes]:
 
 
 def _key(tensor: Tensor) -> tuple[torch.device, int]:
-    return tensor.device, tensor.untyped_storage().data_ptr()
+    return tensor.device, tensor.untyped_storage()._cdata  # one on the meta device has no address of its own

@@ -28,6 +28,13 @@ class LocalResult:
     parts: dict[str, Tensor] = field(default_factory=dict)
     scores: Tensor | None = None  # [B, rows] or [B, T, rows]: the block's own logits, detached
     message_size: Tensor | None = None  # mean |b|
+    right: Tensor | None = None  # [2]: (number right, number of targets), in the place of the scores
+
+    def counted(self, targets: Targets, y: Tensor) -> "LocalResult":
+        """The same with the scores counted against the targets y, which takes two numbers instead of [B, …, rows]."""
+        if self.scores is None:
+            return self
+        return replace(self, scores=None, right=torch.stack(targets.correct(self.scores, y)))
 
 
 class OutputLoss(nn.Module):

@@ -6,9 +6,10 @@ at its edges. What differs is in `edges`, and in the four methods that the two g
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, cast
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,53 @@ from blocklocal.network.settings import Learning
 from blocklocal.rules import RULES
 from blocklocal.rules.base import Batch, target_messages
 
+T = TypeVar("T")
 PROGRESS = "_extra_state"  # the name that torch gives it in a state_dict
+
+
+class Stepped(NamedTuple):
+    """A step that all blocks have taken.
+
+    Attributes:
+        y: the targets.
+        results: of every learner that is here; None where it has no loss.
+        whole: whether no block has taken a later step, so that the network may be saved and training stopped.
+    """
+
+    y: Tensor
+    results: list[LocalResult | None]
+    whole: bool = True
+
+
+class Kept(Protocol):
+    """A complete checkpoint of a network of this architecture, as a network takes it."""
+
+    @property
+    def path(self) -> Path:
+        """Its folder."""
+        ...
+
+    @property
+    def step(self) -> int:
+        """Steps that the network had taken."""
+        ...
+
+    @property
+    def optimizers(self) -> bool:
+        """Whether optimisers are taken too; else they begin anew."""
+        ...
+
+    def read(self, learner: BlockLearner) -> Any:
+        """What is kept of a learner, checked as far as that is possible for one without content."""
+        ...
+
+    def check(self, learner: BlockLearner, kept: Any) -> None:
+        """Whether a learner can go on with what was read."""
+        ...
+
+    def give(self, learner: BlockLearner, kept: Any) -> None:
+        """Load what was read."""
+        ...
 
 
 class Neighbours(nn.Module, ABC):
@@ -115,6 +162,58 @@ class Neighbours(nn.Module, ABC):
         self._autocast = dtype
         for learner in self.learners:
             learner.autocast = dtype
+
+    # --- walks over pairs (block, step)
+
+    def walk(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator["Stepped"]:
+        """Train on batches, step by step: for every step, for every block.
+
+        Another order of the pairs (block, step) gives the same weights as long as (k − 1, t) and (k, t − 1) come before
+        (k, t). Where a network takes another one, the steps are given out when all blocks have taken them.
+
+        Raises:
+            InputError: as `step`.
+        """
+        for x, y in batches:
+            yield Stepped(y, self.step(x, y))
+
+    def visit(self, do: Callable[[BlockLearner], T]) -> list[T]:
+        """What `do` gives for every learner that is here, first to last. It must not change or keep the learner."""
+        return [do(learner) for learner in self.learners]
+
+    def look(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, list[Tensor | None]]]:
+        """(y, the blocks' own logits as `block_logits` gives them) for every batch, in order."""
+        for x, y in batches:
+            yield y, self.block_logits(x)
+
+    def commit(self, state: Callable[[], dict[str, Any]]) -> None:
+        """All blocks have taken the same steps, and training stands at `state`. Where blocks rest in files, keep it."""
+
+    def take(self, kept: Kept) -> None:
+        """Go on from a checkpoint. Nothing has changed where it cannot be read.
+
+        Args:
+            kept: the checkpoint.
+
+        Raises:
+            InputError: it is damaged, or its optimisers are others.
+        """
+        found = [kept.read(learner) for learner in self.learners]
+        for learner, of_learner in zip(self.learners, found, strict=True):
+            kept.check(learner, of_learner)
+        for learner, of_learner in zip(self.learners, found, strict=True):
+            kept.give(learner, of_learner)
+        self.steps = kept.step
+
+    def begin_schedules(self, optimizer: Optimizer, schedule: Schedule) -> None:
+        """Begin every block's schedule anew; its optimiser keeps its momenta."""
+        for learner in self.learners:
+            learner.begin_schedule(optimizer, schedule)
+
+    def rate(self) -> float | None:
+        """The present learning rate, of the last block, which learns under every rule; None for no optimiser."""
+        optimizer = self.learners[-1].optimizer
+        return optimizer.param_groups[0].get("lr") if optimizer else None
 
     # --- what they do
 

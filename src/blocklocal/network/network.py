@@ -107,7 +107,7 @@ class BlockLocal(Neighbours):
         if example is None and shape is not None:
             example = torch.zeros(2, *shape, device=next((p.device for p in self.split.model.parameters()), None))
         if example is not None:
-            self.materialize(example)
+            self.materialize(example.to("meta") if self.device.type == "meta" else example)  # its shape is what counts
         else:
             self._waiting = nn.ModuleList(self.split.blocks)  # so that .to(device) reaches them before the first batch
 
@@ -215,12 +215,7 @@ class BlockLocal(Neighbours):
         with kept_modes([self]):
             self.eval()
             logits = self._logits(x)
-        *blocks, together = [
-            None if scores is None else Prediction(self.targets.probabilities(scores), self.targets)
-            for scores in (*logits, combined(self.targets, logits))
-        ]
-        assert blocks[-1] is not None
-        return replace(blocks[-1], blocks=tuple(blocks), combined=together)
+        return predictions(self.targets, logits)
 
     # --- the rest
 
@@ -242,6 +237,16 @@ class BlockLocal(Neighbours):
     def to_plain(self) -> nn.Module:
         """The user's module again, trained, with its own state_dict names; twins and readouts stay behind."""
         return self.split.to_plain()
+
+
+def predictions(targets: Targets, logits: list[Tensor | None]) -> Prediction:
+    """What the blocks' logits (`block_logits`) say."""
+    *blocks, together = [
+        None if scores is None else Prediction(targets.probabilities(scores), targets)
+        for scores in (*logits, combined(targets, logits))
+    ]
+    assert blocks[-1] is not None
+    return replace(blocks[-1], blocks=tuple(blocks), combined=together)
 
 
 def _learning(learning: Learning | None, settings: Mapping[str, Any]) -> Learning:

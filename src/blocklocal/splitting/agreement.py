@@ -25,10 +25,12 @@ _GROWING = (dict, list, set)  # what a forward may add to
 def check_agreement(model: nn.Module, blocks: Sequence[nn.Module], example: Tensor) -> list[nn.Parameter]:
     """Raise InputError where `model` and its blocks in order differ on the first samples of `example`, [B, …].
 
+    On the meta device, where tensors have no values, only shapes are compared, and which parameters get a gradient.
+
     Returns:
         The parameters that require a gradient and get none, as far as that can be seen.
     """
-    if not example.numel() or kind_of_library(model):  # also on the meta device, where no value can be looked at
+    if not example.numel() or kind_of_library(model):
         return []
     x, kind = _samples(example), type(model).__name__
     wanted, wanted_gradients = _outcome(f"{kind} cannot run on the example", model, model, x)
@@ -76,7 +78,7 @@ def undisturbed(module: nn.Module) -> Generator[None]:
 def _samples(example: Tensor) -> Tensor:
     """The first samples; numbers drawn at random in the place of floating-point ones that are all the same."""
     x = example.detach()[:SAMPLES]
-    if x.is_floating_point() and x.numel() and bool((x == x.flatten()[0]).all()):
+    if x.is_floating_point() and x.numel() and not x.is_meta and bool((x == x.flatten()[0]).all()):
         x = torch.randn(x.shape, generator=generator("agreement")).to(x)
     return x
 
@@ -106,6 +108,8 @@ def _outcome(
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
+    if one.is_meta:
+        return True
     scale = float(one.detach().abs().nan_to_num(0, 0, 0).max()) if one.numel() else 0.0
     return torch.allclose(other, one, rtol=_CLOSE, atol=_CLOSE * scale, equal_nan=True)
 

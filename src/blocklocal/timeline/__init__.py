@@ -1,7 +1,8 @@
-"""What the processes of a parallel run did when: read back, summed up as idle shares, and exported as a trace."""
+"""What the processes of a run did when: read back, summed up as idle shares, and exported as a trace."""
 
 from blocklocal.timeline.idle import Shares, shares
-from blocklocal.timeline.read import Segment, Span, Step, Timeline, Totals, read_timeline
+from blocklocal.timeline.read import read_timeline
+from blocklocal.timeline.segments import Segment, Span, Step, Timeline, Totals
 from blocklocal.timeline.trace import trace_events, write_trace
 
 __all__ = [

@@ -1,19 +1,22 @@
-"""How much of its time a process waits for others, from the sums that it writes over all its steps."""
+"""How much of its time a process waits, from the sums that it writes over all its steps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from blocklocal.timeline.read import WAITS, Segment, Timeline, Totals
+from blocklocal.timeline.segments import AHEAD, COMPUTE, WAITS, Segment, Timeline, Totals
 
 
 @dataclass(frozen=True)
 class Shares:
-    """Parts of the seconds of training of one process, between 0 and 1; together they make 1.
+    """Parts of the seconds of training of one process, between 0 and 1.
+
+    The waits, `busy` and `other` together make 1. `fetch` and `write` run beside them, in threads of their own.
 
     Attributes:
-        wait, message, send: the three waits for another process (`Span`).
+        wait, message, send: the three waits for another process, or in `wait` that for a block (`Span`).
         busy: the computing of each block, by its number from 0.
         other: what remains: loading of data, bookkeeping.
+        fetch, write: the fetching and writing back of each block, where one at a time is in memory; else 0.
     """
 
     seconds: float
@@ -22,10 +25,12 @@ class Shares:
     send: float
     busy: dict[int, float]
     other: float
+    fetch: dict[int, float]
+    write: dict[int, float]
 
     @property
     def idle(self) -> float:
-        """Share of the time in which the process, and so each of its blocks, waits for another process.
+        """Share of the time in which the process, and so each of its blocks, waits for another process, or for a block.
 
         It is (wait + message + send) / seconds. Loading data is work and does not count; nor does the time in which a
         block stands still because another block of its process computes, which is in `busy`.
@@ -51,7 +56,11 @@ def _shares(totals: Sequence[Totals]) -> Shares | None:
     if not seconds:
         return None
     wait, message, send = (sum(getattr(each, key) for each in totals) / seconds for key in WAITS)
-    busy = {block: sum(each.compute[block] for each in totals) / seconds for block in totals[0].compute}
+    busy, fetch, write = (_per_block(totals, key, seconds) for key in (COMPUTE, *AHEAD))
     # Clocks are read one after the other: the sum of the parts may pass the whole by a hair.
     other = max(0.0, 1.0 - wait - message - send - sum(busy.values()))
-    return Shares(seconds, wait, message, send, busy, other)
+    return Shares(seconds, wait, message, send, busy, other, fetch, write)
+
+
+def _per_block(totals: Sequence[Totals], key: str, seconds: float) -> dict[int, float]:
+    return {block: sum(getattr(each, key)[block] for each in totals) / seconds for block in totals[0].compute}

@@ -1,12 +1,11 @@
-"""Read the timeline of a parallel run: `timeline/process-<rank>.jsonl` in its run folder, one file per process.
+"""Read the timeline of a run: `timeline/process-<rank>.jsonl` in its run folder, one file per process.
 
-A line is a header (`process`: who records, and from when), a recorded step (`step`) or sums over all steps of a
-stretch (`totals`). A header begins a *segment*; every resume appends another one. The segments that the processes began
-together are a *launch*. Files are checked here, once; what comes out is trusted by the trace and the pictures.
+Runs in several processes have one, and runs that have one block at a time in memory. A line is a header (`process`: who
+records, and from when), a recorded step (`step`) or sums over all steps of a stretch (`totals`). A header begins a
+segment. Files are checked here, once; what comes out is trusted by the trace and the pictures.
 """
 
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,107 +15,28 @@ from blocklocal._common.errors import InputError
 from blocklocal._common.files import MIB, read_bytes
 from blocklocal.schemas import NotJson, Seconds, Text, Whole, check, parse
 from blocklocal.schemas.kinds import MOST_BLOCKS
+from blocklocal.timeline.segments import (
+    AHEAD,
+    COMPUTE,
+    FETCH,
+    KINDS,
+    WAIT,
+    WAITS,
+    WRITE,
+    Segment,
+    Span,
+    Step,
+    Timeline,
+    Totals,
+)
 
-WAITS = {
-    "wait": "waits for the forward message",
-    "message": "waits for the late backward message",
-    "send": "waits for room in the queue",
-}
-KINDS = (*WAITS, "compute")
 MOST = 1024 * MIB
 
 
-@dataclass(frozen=True)
-class Span:
-    """What a process did for a while.
-
-    Attributes:
-        kind: "compute" (forward, local loss, backward and update of a block), or a wait: "wait" (for the forward
-            message of the block before), "message" (for the late backward message of the block after) or "send" (for
-            room in the queue to the block after).
-        block: counted from 0; None for a wait.
-        begin, end: seconds since the start of the segment.
-    """
-
-    kind: str
-    block: int | None
-    begin: float
-    end: float
-
-
-@dataclass(frozen=True)
-class Step:
-    """One recorded step: its spans, in order of time and without overlap."""
-
-    step: int
-    spans: tuple[Span, ...]
-
-
-@dataclass(frozen=True)
-class Totals:
-    """Sums over all `steps` of a stretch, recorded or not, in seconds; `compute` has an entry per block."""
-
-    epoch: int
-    steps: int
-    seconds: float
-    wait: float
-    message: float
-    send: float
-    compute: dict[int, float]
-
-
-@dataclass(frozen=True)
-class Segment:
-    """One process from a start (Unix seconds) to its end or the next resume; blocks count from 0."""
-
-    process: int
-    replica: int
-    stage: int
-    blocks: tuple[int, ...]
-    names: tuple[str, ...]
-    host: str
-    pid: int
-    threads: int
-    device: str
-    start: float
-    steps: list[Step] = field(default_factory=list)
-    totals: list[Totals] = field(default_factory=list)
-
-    @property
-    def place(self) -> tuple[int, int, int, tuple[int, ...]]:
-        """What stays when a run is resumed in the same layout."""
-        return self.process, self.replica, self.stage, self.blocks
-
-
-@dataclass(frozen=True)
-class Timeline:
-    """All segments of a run, oldest first, and what was left out in reading them."""
-
-    segments: list[Segment]
-    warnings: list[str]
-
-    @property
-    def launches(self) -> list[list[Segment]]:
-        """The segments begun together, oldest launch first, each in the order of processes.
-
-        A new launch begins where a replica would have one of its blocks twice, or a process would be there twice: this
-        holds for a run that is resumed in another number of processes too.
-        """
-        launches: list[list[Segment]] = []
-        taken: set[tuple[object, int]] = set()
-        for segment in self.segments:
-            own: set[tuple[object, int]] = {(segment.replica, block) for block in segment.blocks}
-            own.add(("process", segment.process))
-            if not launches or own & taken:
-                launches.append([])
-                taken = set()
-            launches[-1].append(segment)
-            taken |= own
-        return [sorted(launch, key=lambda segment: segment.process) for launch in launches]
-
-
 def read_timeline(run: Path) -> Timeline | None:
-    """The timeline of a run folder, finished or not; None where it has none, as a run in one process.
+    """The timeline of a run folder, finished or not; None where it has none.
+
+    A run in one process with all blocks in memory has none.
 
     A line that a kill cut short is left out, with a warning.
 
@@ -146,6 +66,7 @@ class _Header(Struct):
     start: Seconds
     host: Text = ""
     device: Text = ""
+    visit: Whole = 0
 
     def __post_init__(self) -> None:
         if len(set(self.blocks)) < len(self.blocks) or max(self.blocks) >= MOST_BLOCKS:
@@ -177,7 +98,7 @@ class _Step(Struct):
 
 
 class _Sums(Struct):
-    """A `totals` event; `compute` by the number of the block."""
+    """A `totals` event; `compute`, `fetch` and `write` by the number of the block."""
 
     epoch: Whole
     steps: Whole
@@ -186,6 +107,8 @@ class _Sums(Struct):
     message: Seconds
     send: Seconds
     compute: dict[Text, Seconds]
+    fetch: dict[Text, Seconds] = {}
+    write: dict[Text, Seconds] = {}
 
 
 def _read_process(path: Path, rank: int, warnings: list[str]) -> list[Segment]:
@@ -237,34 +160,52 @@ def _segment(where: str, record: dict[str, Any], rank: int) -> Segment:
     if h.process != rank:
         raise InputError(f"{where}: process is {h.process}. Expected {rank}, the number in the name of the file.")
     blocks, names = tuple(h.blocks), tuple(h.names)
-    return Segment(h.process, h.replica, h.stage, blocks, names, h.host, h.pid, h.threads, h.device, h.start)
+    return Segment(h.process, h.replica, h.stage, blocks, names, h.host, h.pid, h.threads, h.device, h.start, h.visit)
 
 
 def _step(where: str, record: dict[str, Any], segment: Segment) -> Step:
     read = check(record, _Step, where=where, what="a step with its spans, [kind, block, begin, end] each")
-    clock = max((span.end for step in segment.steps[-1:] for span in step.spans), default=0.0)
     for span in read.spans:
-        if span.block not in segment.blocks if span.kind == "compute" else span.block is not None:
-            raise InputError(
-                f"{where}: the block of a {span.kind} span is {span.block}. Expected one of {list(segment.blocks)} for "
-                "compute, and null for a wait."
-            )
+        _check_block(where, span, segment)
+    if not segment.visit:
+        _check_order(where, read.spans, segment)
+    return Step(read.step, tuple(Span(span.kind, span.block, span.begin, span.end) for span in read.spans))
+
+
+def _check_block(where: str, span: _Span, segment: Segment) -> None:
+    if segment.visit:
+        own = (COMPUTE, WAIT, *AHEAD)
+        right = span.kind in own if span.block in segment.blocks else span.block is None and span.kind in WAITS
+        wanted = f"one of {list(segment.blocks)} for {', '.join(own)}, and null for a wait for another process"
+    else:
+        right = span.block in segment.blocks if span.kind == COMPUTE else span.block is None and span.kind in WAITS
+        wanted = f"one of {list(segment.blocks)} for {COMPUTE}, and null for a wait"
+    if not right:
+        raise InputError(f"{where}: the block of a {span.kind} span is {span.block}. Expected {wanted}.")
+
+
+def _check_order(where: str, spans: list[_Span], segment: Segment) -> None:
+    """Of a process that holds all its blocks: it does one thing after the other."""
+    clock = max((span.end for step in segment.steps[-1:] for span in step.spans), default=0.0)
+    for span in spans:
         if span.begin < clock:
             raise InputError(
                 f"{where}: the {span.kind} span from {span.begin} s begins before the span before it ends ({clock} s). "
                 "Expected the spans of a process one after the other."
             )
         clock = span.end
-    return Step(read.step, tuple(Span(span.kind, span.block, span.begin, span.end) for span in read.spans))
 
 
 def _totals(where: str, record: dict[str, Any], blocks: tuple[int, ...]) -> Totals:
     read = check(record, _Sums, where=where, what="the sums of an epoch, in seconds")
+    compute = _per_block(where, COMPUTE, read.compute, blocks)
+    fetch, write = (_per_block(where, key, sums, blocks) for key, sums in ((FETCH, read.fetch), (WRITE, read.write)))
+    return Totals(read.epoch, read.steps, read.seconds, read.wait, read.message, read.send, compute, fetch, write)
+
+
+def _per_block(where: str, key: str, sums: dict[str, float], blocks: tuple[int, ...]) -> dict[int, float]:
     known = {str(block): block for block in blocks}
-    strange = sorted(set(read.compute) - set(known))
+    strange = sorted(set(sums) - set(known))
     if strange:
-        raise InputError(
-            f"{where}: compute has {strange[0]!r}. Expected seconds for each of the blocks {list(blocks)}."
-        )
-    per_block = {block: read.compute.get(key, 0.0) for key, block in known.items()}
-    return Totals(read.epoch, read.steps, read.seconds, read.wait, read.message, read.send, per_block)
+        raise InputError(f"{where}: {key} has {strange[0]!r}. Expected seconds for each of the blocks {list(blocks)}.")
+    return {block: sums.get(name, 0.0) for name, block in known.items()}

@@ -1,19 +1,50 @@
 """When this process computes, waits and sends: the timeline of a parallel run (format: `docs/runs.md`)."""
 
-import json
-import time
+import os
+import socket
 from collections import defaultdict
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from blocklocal._common.files import cut_half_line
+from blocklocal.timeline.file import TimelineFile
+from blocklocal.timeline.segments import COMPUTE, MESSAGE, SEND, WAIT
 
-COMPUTE, WAIT, MESSAGE, SEND = "compute", "wait", "message", "send"
+STEPS = 500  # that have their spans recorded, unless told otherwise
 Span = tuple[str, int | None, float, float]
+
+
+def who(
+    names: Mapping[int, str],
+    threads: int,
+    device: torch.device,
+    *,
+    process: int = 0,
+    replica: int = 0,
+    stage: int = 0,
+    visit: int = 0,
+) -> dict[str, Any]:
+    """What a timeline says of this process.
+
+    Args:
+        names: of its blocks, by their numbers.
+        visit: steps that a block takes in a row; 0 where all blocks are in memory.
+    """
+    return {
+        "process": process,
+        "replica": replica,
+        "stage": stage,
+        "blocks": list(names),
+        "names": list(names.values()),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "threads": threads,
+        "device": str(device),
+        **({"visit": visit} if visit else {}),
+    }
 
 
 class Recorder:
@@ -36,13 +67,7 @@ class Recorder:
         self._sums: dict[tuple[str, int | None], float] = defaultdict(float)
         self._steps, self._begun, self._ended = 0, 0.0, 0.0
         self._cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
-        self._file = None
-        if path is not None:
-            path.parent.mkdir(exist_ok=True)  # never the run folder again, where it is gone
-            cut_half_line(path)
-            self._file = path.open("a", buffering=1)
-        self._clock, start = time.perf_counter(), time.time()
-        self._write({"event": "process", **(process or {}), "start": start})
+        self._file = TimelineFile(path, process)
 
     @contextmanager
     def span(self, kind: str, block: int | None = None) -> Generator[None]:
@@ -76,7 +101,7 @@ class Recorder:
         self._ended = self._now()
         if self.left > 0:
             self.left -= 1
-            self._write({"event": "step", "step": number, "spans": self._spans})
+            self._file.write({"event": "step", "step": number, "spans": self._spans})
         self._spans = []
 
     def totals(self, epoch: int) -> dict[str, Any]:
@@ -85,13 +110,11 @@ class Recorder:
         sums = {kind: self._sums[kind, None] for kind in (WAIT, MESSAGE, SEND)}
         seconds = self._ended - self._begun
         totals = {"epoch": epoch, "steps": self._steps, "seconds": seconds, **sums, "compute": compute}
-        self._write({"event": "totals", **totals})
+        self._file.write({"event": "totals", **totals})
         return totals
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._file.close()
 
     def _note(self, kind: str, block: int | None, now: float) -> None:
         if not self._training:
@@ -103,8 +126,4 @@ class Recorder:
     def _now(self) -> float:
         if self._cuda and self.left > 0:
             torch.cuda.synchronize()
-        return time.perf_counter() - self._clock
-
-    def _write(self, line: dict[str, Any]) -> None:
-        if self._file is not None:
-            self._file.write(json.dumps(line) + "\n")
+        return self._file.now()

@@ -1,8 +1,9 @@
 """The recorded steps as a trace in Chrome's event format, which ui.perfetto.dev and chrome://tracing open.
 
 Every process of the run is a process of the trace, with a thread for what it computes and one for its waits; arrows
-lead from the computing that sent a forward message to the computing that took it. Times are kept in whole nanoseconds,
-so that rounding cannot make two spans overlap; the format counts in microseconds.
+lead from the computing that sent a forward message to the computing that took it. Where one block at a time is in
+memory, a thread for fetching and one for writing back come in addition; there are no arrows within a process. Times are
+kept in whole nanoseconds, so that rounding cannot make two spans overlap; the format counts in microseconds.
 Format: Trace Event Format, https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU.
 """
 
@@ -13,11 +14,14 @@ from typing import Any
 from blocklocal._common.errors import InputError
 from blocklocal._common.files import check_run_folder
 from blocklocal._common.written import signed_json, write_file
-from blocklocal.timeline.read import WAITS, Segment, Span, Timeline, read_timeline
+from blocklocal.timeline.read import read_timeline
+from blocklocal.timeline.segments import COMPUTE, FETCH, WAITS, WRITE, Segment, Span, Timeline
 
 Event = dict[str, Any]
-COMPUTING, WAITING = 1, 2
+COMPUTING, WAITING, FETCHING, WRITING = 1, 2, 3, 4
 THREADS = {COMPUTING: "computing", WAITING: "waiting"}
+THREADS_AHEAD = {FETCHING: "fetching", WRITING: "writing back"}
+OF_KIND = {COMPUTE: COMPUTING, FETCH: FETCHING, WRITE: WRITING}
 PAUSE = 1.0  # seconds left between two launches: the hours a run was stopped would hide the rest
 
 
@@ -38,7 +42,10 @@ def write_trace(run: Path, output: Path | None = None, *, overwrite: bool = Fals
     check_run_folder(run)
     timeline = read_timeline(run)
     if timeline is None:
-        raise InputError(f"{run} has no timeline: it ran in one process. Train with --processes 2 or more to have one.")
+        raise InputError(
+            f"{run} has no timeline: it ran in one process with all blocks in memory. Train with --processes 2 or "
+            "more, or with --visit N, to have one."
+        )
     if not any(segment.steps for segment in timeline.segments):
         raise InputError(f"no step is recorded in {run / 'timeline'} yet. Let the run do its first steps.")
     path = Path(output) if output is not None else run / "trace.json"
@@ -90,10 +97,21 @@ def _spans(segment: Segment, pid: int, clock: float) -> Iterator[tuple[int, int,
             args: dict[str, Any] = {"step": step.step}
             if span.block is not None:
                 args |= {"block": span.block + 1, "layers": names[span.block]}
-            name = f"block {span.block + 1}" if span.block is not None else WAITS[span.kind]
-            event = {"name": name, "cat": span.kind, "ph": "X", "ts": begin / 1000, "dur": (end - begin) / 1000}
-            thread = COMPUTING if span.kind == "compute" else WAITING
+            event = {
+                "name": _called(span),
+                "cat": span.kind,
+                "ph": "X",
+                "ts": begin / 1000,
+                "dur": (end - begin) / 1000,
+            }
+            thread = OF_KIND.get(span.kind, WAITING)
             yield begin, 0, {**event, "pid": pid, "tid": _thread(pid, thread), "args": args}
+
+
+def _called(span: Span) -> str:
+    if span.block is None:
+        return WAITS[span.kind]
+    return ("waits for " if span.kind in WAITS else "") + f"block {span.block + 1}"
 
 
 def _neighbours(launch: list[Segment]) -> list[tuple[Segment, Segment]]:
@@ -126,7 +144,7 @@ def _first_spans(segment: Segment, block: int) -> dict[int, Span]:
     """Per step, the first span in which `block` computes: the message arrives before it and leaves after it."""
     found = {}
     for step in segment.steps:
-        own = [span for span in step.spans if span.block == block]
+        own = [span for span in step.spans if span.block == block and span.kind == COMPUTE]
         if own:
             found[step.step] = own[0]
     return found
@@ -146,9 +164,10 @@ def _names(segments: dict[Any, Segment], pids: dict[Any, int]) -> Iterator[Event
         pid = pids[place]
         threads = f"{segment.threads} thread{'s' if segment.threads != 1 else ''}"
         yield _name("process_name", pid, {"name": process_name(segment)})
-        yield _name("process_labels", pid, {"labels": f"{segment.device}, {threads}"})
+        visits = f", visits of {segment.visit} steps" if segment.visit else ""
+        yield _name("process_labels", pid, {"labels": f"{segment.device}, {threads}{visits}"})
         yield _name("process_sort_index", pid, {"sort_index": pid})
-        for thread, name in THREADS.items():
+        for thread, name in (THREADS | (THREADS_AHEAD if segment.visit else {})).items():
             yield {**_name("thread_name", pid, {"name": name}), "tid": _thread(pid, thread)}
             yield {**_name("thread_sort_index", pid, {"sort_index": thread}), "tid": _thread(pid, thread)}
 

@@ -11,26 +11,25 @@ A checkpoint is written under a temporary name beside the older one and renamed,
 loadable run; the two newest are kept. A second one of the same step is `step-00000400.2` until the first is gone.
 """
 
-import io
 import json
 import os
 import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
-from safetensors.torch import save
 
 from blocklocal._common.errors import InputError
 from blocklocal.block.learner import BlockLearner
 from blocklocal.block.shards import gather_full_state, shard_like, shard_state_like
 from blocklocal.network.neighbours import Neighbours
-from blocklocal.schemas.checkpoint import TensorKind
+from blocklocal.schemas.checkpoint import Checksum, TensorKind
 from blocklocal.training.checkpoint_files import RANDOM, STATE, Files, write_checksums
 from blocklocal.training.learner_state import kinds, pack, unpack
 from blocklocal.training.optimizer_check import check_optimizer
+from blocklocal.training.tensor_file import HashedFile, write_tensors
 
 KEEP = 2
 OPTIMIZER = {"optimizer", "schedule"}
@@ -48,7 +47,7 @@ def save_checkpoint(folder: Path, network: Neighbours, state: dict) -> Path:
     clear_leftovers(folder)
     draft = Draft.open(folder, state["step"])
     try:
-        draft.write(network.learners)
+        network.visit(draft.write)
         return draft.complete(state, [describe(learner) for learner in network.learners])
     except BaseException:
         shutil.rmtree(draft.partial, ignore_errors=True)
@@ -61,6 +60,7 @@ class Draft:
 
     final: Path
     step: int
+    sums: dict[str, Checksum] = field(default_factory=dict)  # of the files that were written here
 
     @property
     def partial(self) -> Path:
@@ -78,38 +78,76 @@ class Draft:
         draft.partial.mkdir()
         return draft
 
-    def write(self, learners: Sequence[BlockLearner]) -> None:
-        """The files of these learners, flushed to the disk."""
-        for learner in learners:
-            _save_learner(self.partial, Saved.of(learner))
-        _sync(
-            [
-                self.partial / f"block-{learner.index}.{kind}"
-                for learner in learners
-                for kind in ("safetensors", "optimizer")
-            ]
-        )
+    def write(self, learner: BlockLearner) -> None:
+        """The files of this learner, flushed to the disk."""
+        self.write_saved(Saved.of(learner))
 
-    def complete(self, state: dict, described: list[dict]) -> Path:
+    def write_saved(self, saved: "Saved") -> None:
+        """As `write`, of what was taken from a learner before."""
+        weights, optimizer = (self.partial / f"block-{saved.index}.{kind}" for kind in ("safetensors", "optimizer"))
+        self.sums[weights.name] = write_tensors(weights, saved.weights)
+        self.sums[optimizer.name] = _save_tensors(optimizer, saved.optimizer)
+        _sync([weights, optimizer])
+
+    def link(self, files: Files) -> None:
+        """The blocks of a complete checkpoint are those of this one too: no second copy where links are possible."""
+        for name, checksum in (files.sums or {}).items():
+            if name.startswith("block-"):
+                _link(files.path / name, self.partial / name)
+                self.sums[name] = checksum
+
+    def complete(self, state: dict, described: list[dict], *, keep: int = KEEP) -> Path:
         """Write what is common to all, rename, and remove what is superseded.
 
         Args:
-            described: `describe` of every learner.
+            state: where training stands (JSON-able).
+            described: of every learner, what `describe` says.
+            keep: complete checkpoints that stay, this one among them.
         """
         before = list_checkpoints(self.final.parent)
-        _save_tensors({"cpu": torch.get_rng_state()}, self.partial / RANDOM)
+        _save_tensors(self.partial / RANDOM, {"cpu": torch.get_rng_state()})
         (self.partial / STATE).write_text(json.dumps({**state, "units": described}, indent=1))
-        _sync([self.partial / RANDOM, self.partial / STATE, write_checksums(self.partial), self.partial])
+        _sync([self.partial / RANDOM, self.partial / STATE, write_checksums(self.partial, self.sums), self.partial])
         self.partial.rename(self.final)
         # of the same step, or of a way not taken: the user went back to an older checkpoint
         superseded = [path for path in before if path.name >= f"step-{self.step:08d}"]
         older = [path for path in before if path not in superseded]
-        for path in [*superseded, *older[: len(older) - KEEP + 1]]:
-            _remove(path)
+        for path in [*superseded, *older[: len(older) - keep + 1]]:
+            remove(path)
         return self.final
 
 
-def _remove(path: Path) -> None:
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links
+        shutil.copyfile(source, target)
+        _sync([target])
+
+
+def adopt(kept: Path, step: int, folder: Path) -> Path:
+    """Make a complete checkpoint one of `folder` too: no second copy where links are possible.
+
+    Args:
+        kept: its folder.
+        step: steps that the network had taken.
+        folder: where it shall be.
+
+    Returns:
+        Its path there.
+    """
+    draft = Draft.open(folder, step)
+    try:
+        for file in sorted(kept.iterdir()):
+            _link(file, draft.partial / file.name)
+        _sync([draft.partial])
+        return draft.partial.rename(draft.final)
+    except BaseException:
+        shutil.rmtree(draft.partial, ignore_errors=True)
+        raise
+
+
+def remove(path: Path) -> None:
     """Rename first: a half removed checkpoint must not look like a complete one."""
     leftover = path.rename(path.with_name(f".partial-{path.name}"))
     shutil.rmtree(leftover, ignore_errors=True)
@@ -134,16 +172,13 @@ class Saved:
         return cls(learner.index, weights, optimizer)
 
 
-def _save_learner(folder: Path, saved: Saved) -> None:
-    # As bytes: written by the library itself, a full disk would be another library's error instead of an OSError.
-    (folder / f"block-{saved.index}.safetensors").write_bytes(save(saved.weights))
-    _save_tensors(saved.optimizer, folder / f"block-{saved.index}.optimizer")
-
-
-def _save_tensors(value: dict, path: Path) -> None:
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    path.write_bytes(buffer.getbuffer())
+def _save_tensors(path: Path, value: dict) -> Checksum:
+    with HashedFile(path) as file:
+        try:
+            torch.save(value, cast(IO[bytes], file))
+        except RuntimeError as error:  # what torch makes of an error of writing
+            raise file.failed or error from error
+        return file.checksum
 
 
 def _sync(paths: Iterable[Path]) -> None:
@@ -198,37 +233,80 @@ def load_checkpoint(path: Path, network: Neighbours, *, optimizers: bool = True)
         InputError: the checkpoint is damaged (the message names an older one where there is one), or of another
             architecture.
     """
-    files = Files.open(path, [other.name for other in list_checkpoints(path.parent) if other.name < path.name])
+    files = open_files(path)
     state, checked = files.state()
     _check_same(path, checked.units, network)
-    weights = [files.weights(learner.index, describe(learner), _parameters(learner)) for learner in network.learners]
-    learned = [_load_optimizer(files, learner) for learner in network.learners] if optimizers else []
     random = files.random_state() if optimizers else None
-    for learner, tensors in zip(network.learners, weights, strict=True):
-        now = learner.state_dict()
-        learner.load_state_dict(unpack({name: shard_like(tensor, now.get(name)) for name, tensor in tensors.items()}))
-    for learner, kept in zip(network.learners, learned, strict=False):
-        if learner.optimizer is not None and learner.schedule is not None:
-            learner.optimizer.load_state_dict(shard_state_like(kept["optimizer"], learner.optimizer))
-            learner.schedule.load_state_dict(kept["schedule"])
+    network.take(Checkpoint(files, checked.step, optimizers))
     if random is not None:
         torch.set_rng_state(random)
-    network.steps = checked.step
     return {name: value for name, value in state.items() if name != "units"}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint, as a network takes it (`network.neighbours.Kept`).
+
+    Attributes:
+        files: its files.
+        step: steps that the network had taken.
+        optimizers: whether optimisers are read too.
+    """
+
+    files: Files
+    step: int
+    optimizers: bool
+
+    @property
+    def path(self) -> Path:
+        return self.files.path
+
+    def read(self, learner: BlockLearner) -> Saved:
+        return read_learner(self.files, learner, optimizer=self.optimizers)
+
+    def check(self, learner: BlockLearner, kept: Saved) -> None:
+        if not self.optimizers:
+            return
+        try:
+            check_optimizer(kept.optimizer, learner)
+        except ValueError as error:
+            raise self.files.damaged(f"block-{learner.index}.optimizer", error) from error
+
+    def give(self, learner: BlockLearner, kept: Saved) -> None:
+        now = learner.state_dict()
+        learner.load_state_dict(
+            unpack({name: shard_like(tensor, now.get(name)) for name, tensor in kept.weights.items()})
+        )
+        if self.optimizers and learner.optimizer is not None and learner.schedule is not None:
+            learner.optimizer.load_state_dict(shard_state_like(kept.optimizer["optimizer"], learner.optimizer))
+            learner.schedule.load_state_dict(kept.optimizer["schedule"])
+
+
+def open_files(path: Path) -> Files:
+    """The files of a checkpoint; what is damaged is complained of with the name of an older checkpoint."""
+    return Files.open(path, [other.name for other in list_checkpoints(path.parent) if other.name < path.name])
+
+
+def read_learner(files: Files, shape: BlockLearner, *, optimizer: bool = True) -> Saved:
+    """What is saved of one block.
+
+    Args:
+        files: of a checkpoint.
+        shape: a learner of the same architecture, perhaps without content.
+        optimizer: whether its optimiser is read too; else it is as one that begins anew.
+
+    Raises:
+        InputError: its files are damaged, or of another architecture.
+    """
+    weights = files.weights(shape.index, describe(shape), _parameters(shape))
+    anew = dict.fromkeys(OPTIMIZER)
+    return Saved(
+        shape.index, weights, files.tensors(f"block-{shape.index}.optimizer", OPTIMIZER) if optimizer else anew
+    )
 
 
 def _parameters(learner: BlockLearner) -> set[str]:
     return {name for name, _ in learner.named_parameters(remove_duplicate=False)}
-
-
-def _load_optimizer(files: Files, learner: BlockLearner) -> dict[str, Any]:
-    name = f"block-{learner.index}.optimizer"
-    kept = files.tensors(name, OPTIMIZER)
-    try:
-        check_optimizer(kept, learner)
-    except ValueError as error:
-        raise files.damaged(name, error) from error
-    return kept
 
 
 def _check_same(path: Path, saved: Sequence[dict[str, list[int] | TensorKind]], network: Neighbours) -> None:

@@ -1,35 +1,54 @@
 """The files of a checkpoint read back: each held against its checksum, and checked before anything is loaded."""
 
 import hashlib
-import io
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 import torch
-from safetensors.torch import load
 
 from blocklocal._common.errors import InputError
-from blocklocal._common.files import MIB, is_there, read_bytes
+from blocklocal._common.files import MIB, is_there, open_bytes, read_bytes
+from blocklocal._common.finite import is_finite
 from blocklocal.schemas import NotJson, check, parse, read_json
 from blocklocal.schemas.checkpoint import Checksum, State
 from blocklocal.training.learner_state import kinds
+from blocklocal.training.tensor_file import PIECE, read_tensors
 
 CHECKSUMS, STATE, RANDOM = "checksums.json", "state.json", "rng.pt"
 MOST = 2**20 * MIB  # of a file whose size nobody has written down
 MOST_STATE = 256 * MIB
+DIFFERS = "its content is not what was written: the checksum differs"
+WHAT_FILE = "a file of a checkpoint"
 WHAT = "the state of a checkpoint, as training writes it"
 
 
-def write_checksums(folder: Path) -> Path:
-    """Write down size and SHA-256 of all files of a checkpoint that is being written, and return the list's path."""
-    sums = {file.name: checksum(file.read_bytes()) for file in sorted(folder.iterdir())}
+def write_checksums(folder: Path, known: Mapping[str, Checksum]) -> Path:
+    """Note size and SHA-256 of all files of a checkpoint that is being written, and return the path of the list.
+
+    Args:
+        known: those that are known already; the other files are read.
+    """
+    sums = {file.name: known.get(file.name) or _checksum_of(file) for file in sorted(folder.iterdir())}
     path = folder / CHECKSUMS
     path.write_bytes(msgspec.json.format(msgspec.json.encode(sums), indent=1))
     return path
+
+
+def _checksum_of(path: Path) -> Checksum:
+    with path.open("rb") as file:
+        return _checksum(file)
+
+
+def _checksum(file: BinaryIO) -> Checksum:
+    summed, piece, size = hashlib.sha256(), memoryview(bytearray(PIECE)), 0
+    while count := file.readinto(piece):  # type: ignore[attr-defined]
+        summed.update(piece[:count])
+        size += count
+    return Checksum(size, summed.hexdigest())
 
 
 def checksum(content: bytes) -> Checksum:
@@ -83,26 +102,36 @@ class Files:
             wanted: `describe` of the block.
         """
         name = f"block-{k}.safetensors"
-        content = self.read(name)
+        noted = self._noted(name)
         try:
-            tensors = load(content)
-        except Exception as error:  # safetensors raises whatever the damaged bytes lead it to
+            tensors, found = read_tensors(self.path / name, most=noted.bytes if noted else MOST)
+        except InputError as error:
             raise self.damaged(name, error) from error
+        except ValueError as error:
+            changed = noted is not None and _checksum_of(self.path / name) != noted
+            raise self.damaged(name, DIFFERS if changed else str(error)) from error
+        if noted is not None and found != noted:
+            raise self.damaged(name, DIFFERS)
         if kinds(tensors) != wanted:
             raise self.damaged(name, f"other tensors than {STATE} lists")
         for key in parameters & set(tensors):
-            if not tensors[key].isfinite().all():
+            if not is_finite(tensors[key]):
                 raise self.damaged(name, f"{key} is not finite")
         # In one order in all replicas, which divide them together; safetensors gives another one in every process.
         return {key: tensors[key] for key in wanted}
 
     def tensors(self, name: str, keys: set[str]) -> dict[str, Any]:
         """What `torch.save` wrote: an object with these keys, of tensors and plain values."""
-        content = self.read(name)
+        noted = self._noted(name)
         try:
-            loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            with open_bytes(self.path / name, what=WHAT_FILE, most=noted.bytes if noted else MOST) as (file, _):
+                same = noted is None or _checksum(file) == noted
+                file.seek(0)  # not read whole: a block's states are in memory once
+                loaded = torch.load(file, map_location="cpu", weights_only=True) if same else None
         except Exception as error:  # torch.load raises whatever the damaged bytes lead its unpickler to
             raise self.damaged(name, error) from error
+        if not same:
+            raise self.damaged(name, DIFFERS)
         if not isinstance(loaded, dict) or set(loaded) != keys:
             raise self.damaged(name, f"it holds other things than {', '.join(sorted(keys))}")
         return loaded
@@ -118,16 +147,20 @@ class Files:
 
     def read(self, name: str, most: int = MOST) -> bytes:
         """The content of a file, which must be what was written."""
-        noted = None if self.sums is None else self.sums.get(name)
-        if self.sums is not None and noted is None:
-            raise self.damaged(name, f"{CHECKSUMS} does not list it")
+        noted = self._noted(name)
         try:
-            content = read_bytes(self.path / name, what="a file of a checkpoint", most=noted.bytes if noted else most)
+            content = read_bytes(self.path / name, what=WHAT_FILE, most=noted.bytes if noted else most)
         except InputError as error:
             raise self.damaged(name, error) from error
         if noted is not None and checksum(content) != noted:
-            raise self.damaged(name, "its content is not what was written: the checksum differs")
+            raise self.damaged(name, DIFFERS)
         return content
+
+    def _noted(self, name: str) -> Checksum | None:
+        noted = None if self.sums is None else self.sums.get(name)
+        if self.sums is not None and noted is None:
+            raise self.damaged(name, f"{CHECKSUMS} does not list it")
+        return noted
 
     def damaged(self, file: str, reason: object) -> InputError:
         own = isinstance(reason, str | InputError | NotJson)

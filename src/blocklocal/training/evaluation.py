@@ -11,7 +11,6 @@ from blocklocal._common.modes import kept_modes
 from blocklocal.block.targets import MISSING, Classes, combined
 from blocklocal.network.edge import check_tensor, pair
 from blocklocal.network.neighbours import Neighbours
-from blocklocal.network.network import BlockLocal
 from blocklocal.training.confusion import Counts, confusion_counts
 from blocklocal.uncertainty.measures import calibration_error
 
@@ -61,8 +60,7 @@ def block_accuracy(
     counts: list[list[Tensor | None]] = []
     with kept_modes([network]):
         network.train(False)
-        for x, y in map(pair, batches):
-            scores = network.block_logits(x)
+        for y, scores in network.look(map(pair, batches)):
             check_tensor("y", y, network.device)
             if not counts or not y.is_cuda:
                 network.targets.check(y)
@@ -84,7 +82,7 @@ def _percent(pairs: list[Tensor | None]) -> float | None:
     return 100.0 * right / total
 
 
-def evaluate(network: BlockLocal, batches: Iterable[tuple[Tensor, Tensor]]) -> Evaluation:
+def evaluate(network: Neighbours, batches: Iterable[tuple[Tensor, Tensor]]) -> Evaluation:
     """Measure a network in evaluation mode. It works before any training too.
 
     The mode of every part of the network is put back afterwards, also after an error: a BatchNorm that was in
@@ -122,7 +120,7 @@ def evaluate(network: BlockLocal, batches: Iterable[tuple[Tensor, Tensor]]) -> E
     return Evaluation(blocks[-1], top3, nll, ece, blocks, _percent(together), confusion)
 
 
-def _of_output(network: BlockLocal, logits: Tensor, wanted: Tensor) -> tuple[float | None, float, float | None]:
+def _of_output(network: Neighbours, logits: Tensor, wanted: Tensor) -> tuple[float | None, float, float | None]:
     nll = network.targets.loss(logits, wanted).item()
     if not isinstance(network.targets, Classes):
         return None, nll, None

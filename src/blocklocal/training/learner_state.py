@@ -24,7 +24,10 @@ _ORDINARY = ("torch.nn.", "torch.fx.", "blocklocal.")  # modules whose state_dic
 
 
 def pack(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """A state_dict as independent tensors by name. Where replicas share parameters, all of them must call this."""
+    """A state_dict as tensors by name, which share its memory.
+
+    Where replicas share parameters, all of them must call this.
+    """
     return {_name(name, value): _held(value) for name, value in state.items()}
 
 
@@ -62,7 +65,7 @@ def check_savable(learners: Sequence[BlockLearner]) -> None:
             except Exception as reason:  # the values are a user's own, and so is what they raise
                 raise _unsavable(learner, name, reason) from reason
         try:
-            learner.load_state_dict(unpack(pack(state)))
+            learner.load_state_dict(unpack({name: tensor.clone() for name, tensor in pack(state).items()}))
         except Exception as reason:  # a user's set_extra_state and hooks
             raise InputError(
                 f"block {learner.index + 1} of the model could not be loaded from a checkpoint: its load_state_dict "
@@ -86,7 +89,7 @@ def _name(name: str, value: Any) -> str:
 
 def _held(value: Any) -> Tensor:
     if _plain(value):
-        return gather_full(value.detach()).clone(memory_format=torch.contiguous_format)
+        return gather_full(value.detach())
     buffer = io.BytesIO()
     torch.save(value, buffer)
     return torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)

@@ -13,11 +13,11 @@ from blocklocal._common.modes import kept_modes
 from blocklocal._common.ranges import FROM_ONE, check_range
 from blocklocal.block.optim import Optimizer, OptimizerFactory, Schedule, as_optimizer, as_schedule
 from blocklocal.network.edge import pair
-from blocklocal.network.neighbours import Neighbours
+from blocklocal.network.neighbours import Neighbours, Stepped
 from blocklocal.training.callbacks import Callback, Record, check_callbacks, running
 from blocklocal.training.evaluation import block_accuracy
 from blocklocal.training.loaders import Loader, batches, check_lasting, first_batch, nothing_came, steps_of
-from blocklocal.training.tally import Tally
+from blocklocal.training.tally import NotFinite, Tally
 
 logger = logging.getLogger("blocklocal")
 CHECK_EVERY = 20
@@ -29,6 +29,16 @@ class _Start(NamedTuple):
     lr: float | None
     seconds: float
     images: int
+
+
+class _Position(NamedTuple):
+    """Where training stood when its last steps were committed."""
+
+    step: int
+    step_in_epoch: int
+    images: int
+    seconds: float
+    tally: Tally | None
 
 
 class Stopped(Exception):
@@ -89,6 +99,7 @@ class Trainer:
         self.callbacks = check_callbacks([*callbacks, *observers])
         self.should_stop = should_stop or (lambda: False)
         self.epoch, self.step_in_epoch = 0, 0
+        self.whole = True  # whether all blocks have taken the same steps: see `Stepped`
         self.tally: Tally | None = None
         self.records: list[Record] = []
         self.seconds = 0.0  # of training alone, without evaluation
@@ -196,25 +207,24 @@ class Trainer:
             self.tally = self._new_tally()
             self.tally.load(state["tally"], self.network.device)
         if self._prepared and self.epoch == self.first_epoch > 0 and not self.step_in_epoch:
-            for learner in self.network.learners:
-                learner.begin_schedule(self.optimizer, self.schedule)
+            self.network.begin_schedules(self.optimizer, self.schedule)
 
     # --- one epoch
 
     def _run_epoch(self, train: Loader) -> Record:
         tally = self.tally = self.tally or self._new_tally()
-        start = self._start = self._start or _Start(self._lr(), self.seconds, self.images)
+        start = self._start = self._start or _Start(self.network.rate(), self.seconds, self.images)
         started, before, looked = time.perf_counter(), self.seconds, True
-        for x, y in batches(train, self.epoch, self.step_in_epoch):
-            x, y = self._to_device(x), self._to_device(y)
-            results = self.network.step(x, y)
-            self.step_in_epoch += 1
-            tally.add(self.step, results, y)
-            self.images += len(x) * self.network.shares
-            looked = self._look(tally, last=self.step_in_epoch == self.steps_per_epoch)
-            self.seconds = before + time.perf_counter() - started
-            if self.should_stop():
-                raise Stopped
+        walk = self.network.walk(self._moved(batches(train, self.epoch, self.step_in_epoch)))
+        with self._consistent(walk):
+            for stepped in walk:
+                self._take(stepped, tally)
+                looked = self._look(tally, last=self.step_in_epoch == self.steps_per_epoch)
+                self.seconds = before + time.perf_counter() - started
+                if stepped.whole:
+                    self._commit()
+                    if self.should_stop():
+                        raise Stopped
         self._check_length()
         if not looked:
             self._look(tally, last=True)
@@ -228,6 +238,46 @@ class Trainer:
             "message": self.network.message_sizes(),
             **tally.record(),
         }
+
+    def _take(self, stepped: Stepped, tally: Tally) -> None:
+        self.step_in_epoch, self.whole = self.step_in_epoch + 1, stepped.whole
+        tally.add(self.step, stepped.results, stepped.y)
+        self.images += len(stepped.y) * self.network.shares
+
+    def _commit(self) -> None:
+        self.network.commit(self.state)
+        self._committed = self._position()
+
+    def _position(self) -> _Position:
+        tally = None if self.tally is None else self.tally.copy()
+        return _Position(self.network.steps, self.step_in_epoch, self.images, self.seconds, tally)
+
+    @contextmanager
+    def _consistent(self, walk: Iterator[Stepped]) -> Generator[None, None, None]:
+        """After an error, the trainer stands where the network does.
+
+        Steps that all blocks have taken already are taken in. Where the network has given up steps, as when they could
+        not be committed, so does the trainer.
+        """
+        self._committed = self._position()
+        try:
+            yield
+        except BaseException as error:
+            try:
+                if not self.whole and self.tally is not None and not isinstance(error, NotFinite):
+                    for stepped in walk:
+                        self._take(stepped, self.tally)
+                        if stepped.whole:
+                            self._commit()
+                            break
+            finally:
+                if isinstance(walk, Generator):
+                    walk.close()
+                kept = self._committed
+                if self.network.steps == kept.step:
+                    self.step_in_epoch, self.images, self.seconds, self.tally = kept[1:]
+                    self.whole = True
+            raise
 
     def _check_length(self) -> None:
         """After an epoch: whether it had the batches that the schedule was made for."""
@@ -259,14 +309,9 @@ class Trainer:
         learners = self.network.learners
         return Tally(len(learners), self.network.targets, first=learners[0].index)
 
-    def _moved(self, validation: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-        for x, y in map(pair, validation):
+    def _moved(self, given: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+        for x, y in map(pair, given):
             yield self._to_device(x), self._to_device(y)
-
-    def _lr(self) -> float | None:
-        """The learning rate at the start of the epoch (of the last block, which learns under every rule)."""
-        optimizer = self.network.learners[-1].optimizer
-        return optimizer.param_groups[0].get("lr") if optimizer else None
 
     def _to_device(self, t: Tensor) -> Tensor:
         return t.to(self.network.device, non_blocking=True)

@@ -5,12 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from blocklocal._common.errors import InputError
 from blocklocal._common.extras import needs
 from blocklocal._common.files import MOST_LINES, cut_half_line, is_there, read_bytes
-from blocklocal.block.shards import local_shard
 from blocklocal.network.neighbours import Neighbours
 from blocklocal.schemas import NotJson, check, parse
 from blocklocal.schemas.run import Warned
@@ -18,7 +15,7 @@ from blocklocal.training.callbacks import Callback, Record
 from blocklocal.training.checkpoint import save_checkpoint
 from blocklocal.training.loop import Trainer
 from blocklocal.training.progress import NullProgress, Progress
-from blocklocal.training.tally import NotFinite
+from blocklocal.training.tally import check_weights
 
 COLLAPSED = 0.1  # of the message's first size: a warning below
 LAGS = 2.0  # points that a block may be less accurate than the block before it
@@ -91,10 +88,10 @@ class Console(Callback):
 
 
 class Checkpoints(Callback):
-    """Saves after every epoch, and every so many steps where asked for."""
+    """Saves after every epoch, and every so many steps where asked for, as soon as all blocks have taken them."""
 
     def __init__(self, folder: Path, every: int | None = None):
-        self.folder, self.every = folder, every
+        self.folder, self.every, self._saved = folder, every, 0
 
     def save(self, trainer: Trainer) -> Path:
         """Write a checkpoint of the trainer.
@@ -103,22 +100,28 @@ class Checkpoints(Callback):
             NotFinite: a weight is NaN or infinite; the last good checkpoint stays.
         """
         check_finite(trainer.network)
+        self._saved = trainer.step
         return save_checkpoint(self.folder, trainer.network, trainer.state())
 
+    def start(self, trainer: Trainer) -> None:
+        self._saved = trainer.step
+
     def step(self, trainer: Trainer, losses: Sequence[float]) -> None:
-        if self.every and trainer.step % self.every == 0:
+        if saves_now(trainer, self.every, self._saved):
             self.save(trainer)
 
     def epoch(self, trainer: Trainer, record: Record) -> None:
         self.save(trainer)
 
 
+def saves_now(trainer: Trainer, every: int | None, saved: int) -> bool:
+    """Whether `every` steps are over since a checkpoint after `saved` steps, and all blocks have taken them."""
+    return every is not None and trainer.step // every > saved // every and trainer.whole
+
+
 def check_finite(network: Neighbours) -> None:
     """Raise NotFinite, with block and step, where an update has made a weight NaN or infinite."""
-    for learner in network.learners:
-        finite = [local_shard(parameter.detach()).isfinite().all() for parameter in learner.parameters()]
-        if finite and not torch.stack(finite).all():
-            raise NotFinite(f"weights of block {learner.index + 1} are not finite after step {network.steps}")
+    network.visit(lambda learner: check_weights(learner, network.steps))
 
 
 class Warnings(Callback):

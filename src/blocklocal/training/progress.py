@@ -35,6 +35,9 @@ class NullProgress:
     def step(self, step: int, losses: Sequence[float]) -> None:
         """Nothing."""
 
+    def work(self, text: str, ahead: float) -> None:
+        """Nothing."""
+
     def epoch(self, record: dict[str, Any]) -> None:
         """Nothing."""
 
@@ -88,6 +91,7 @@ class Progress:
         self._start_time = self._shown = clock()
         self._sums, self._count = [0.0] * len(self.block_names), 0
         self._record: dict[str, Any] = {}
+        self._work, self._ahead = "", 0.0
         self._display: Live | None = None
 
     @staticmethod
@@ -117,9 +121,20 @@ class Progress:
 
     def step(self, step: int, losses: Sequence[float]) -> None:
         """After a training step: the number of steps done in all, and the loss of every block."""
-        self._done = step
+        self._done, self._work, self._ahead = step, "", 0.0
         self._sums = [total + loss for total, loss in zip(self._sums, losses, strict=True)]
         self._count += 1
+        if self._display is not None and self._clock() - self._shown >= REFRESH_SECONDS:
+            self._refresh()
+
+    def work(self, text: str, ahead: float) -> None:
+        """Between two steps that all blocks have taken: what is done now.
+
+        Args:
+            text: shown in the live table.
+            ahead: steps' worth of work that is done beyond the last of those steps.
+        """
+        self._work, self._ahead = printable(text), ahead
         if self._display is not None and self._clock() - self._shown >= REFRESH_SECONDS:
             self._refresh()
 
@@ -168,10 +183,10 @@ class Progress:
 
     def _left(self) -> str:
         """Time left at the mean pace of this process so far (steps done before a resume do not count)."""
-        steps = self._done - self._start_step
+        steps = self._done + self._ahead - self._start_step
         if steps <= 0:
             return NOTHING
-        remaining = max(self.epochs * self.steps_per_epoch - self._done, 0)
+        remaining = max(self.epochs * self.steps_per_epoch - self._done - self._ahead, 0)
         return _clock_text((self._clock() - self._start_time) / steps * remaining)
 
     def _rate(self) -> str:
@@ -199,6 +214,8 @@ class Progress:
         total = self.epochs * self.steps_per_epoch
         epoch = min(self._done // self.steps_per_epoch + 1, self.epochs)
         text = f"epoch {epoch}/{self.epochs}  step {self._done}/{total}  {self._rate()}  left {self._left()}"
+        if self._work:
+            text += f"  {self._work}"
         bar = Table.grid()  # a bare progress bar ends without a line break
         bar.add_row(ProgressBar(total=total, completed=self._done, width=min(60, self.console.width)))
         # The table comes last: where a deep network has more rows than the screen, rows are cut and not the time left.

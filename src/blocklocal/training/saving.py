@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from blocklocal._common.errors import InputError
+from blocklocal._common.lock import LOCK, locked
 from blocklocal.network.neighbours import Neighbours
 from blocklocal.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 
@@ -30,6 +31,11 @@ def save(network: Neighbours, folder: Path | str) -> Path:
     if place.exists() and (not place.is_dir() or (any(place.iterdir()) and not list_checkpoints(place))):
         raise InputError(f"{place} holds other things: give a new folder, or one that blocklocal.save has written.")
     place.parent.mkdir(parents=True, exist_ok=True)
+    if (place / LOCK).exists():
+        lock = locked(place / LOCK)
+        if lock is None:
+            raise InputError(f"a streamed network trains on the blocks in {place}: give another folder.")
+        lock.release()
     return save_checkpoint(place, network, {"step": network.steps, "network_epoch": network.epoch})
 
 
@@ -51,4 +57,4 @@ def load(network: Neighbours, folder: Path | str) -> None:
             "a network must know its shapes before it is loaded: give BlockLocal example=, a batch [B, …]."
         )
     state = load_checkpoint(found[-1], network)
-    network.epoch = state.get("network_epoch", network.epoch)
+    network.epoch = state.get("network_epoch", state.get("epoch", network.epoch))

@@ -7,7 +7,10 @@ import torch
 from torch import Tensor
 
 from blocklocal._common.errors import InputError
+from blocklocal._common.finite import is_finite
+from blocklocal.block.learner import BlockLearner
 from blocklocal.block.loss import LocalResult
+from blocklocal.block.shards import local_shard
 from blocklocal.block.targets import Targets
 
 
@@ -24,6 +27,13 @@ class NotFinite(InputError):
         )
 
 
+def check_weights(learner: BlockLearner, steps: int) -> None:
+    """Raise NotFinite, with block and step, where an update has made a weight NaN or infinite."""
+    finite = [is_finite(local_shard(parameter.detach())) for parameter in learner.parameters()]
+    if finite and not torch.stack(finite).all():
+        raise NotFinite(f"weights of block {learner.index + 1} are not finite after step {steps}")
+
+
 class Tally:
     """Loss, its parts, and training accuracy per block over one epoch.
 
@@ -38,6 +48,12 @@ class Tally:
         self.steps = 0
         self._unchecked: list[tuple[int, Tensor]] = []
 
+    def copy(self) -> "Tally":
+        """One that stays as this one is now."""
+        copied = Tally(self.blocks, self.targets, self.first)
+        copied.sums, copied.steps, copied._unchecked = dict(self.sums), self.steps, list(self._unchecked)
+        return copied
+
     def add(self, step: int, results: Sequence[LocalResult | None], y: Tensor) -> None:
         """Take in the results of one training step (detached)."""
         self.steps += 1
@@ -50,8 +66,9 @@ class Tally:
                 continue
             for name, part in result.parts.items():
                 self._sum(f"part/{k}/{name}", part)
-            if result.scores is not None:
-                self._sum(f"right/{k}", torch.stack(self.targets.correct(result.scores, y)))
+            counts = result.counted(self.targets, y).right
+            if counts is not None:
+                self._sum(f"right/{k}", counts)
 
     def _sum(self, name: str, value: Tensor) -> None:
         value = value.detach().double()

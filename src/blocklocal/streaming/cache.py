@@ -1,0 +1,98 @@
+"""The boundary cache: the forward messages between two blocks, for the steps of one chunk.
+
+When block k reads its message of a step, nobody else needs it, and block k + 1 will need the one that block k sends. So
+there is one place per step, and the cache holds N messages, whatever the number of blocks.
+"""
+
+import shutil
+import tempfile
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from blocklocal._common.lock import LOCK, locked
+from blocklocal.training.tensor_file import memory
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+PREFIX = ".cache-"
+
+
+class Cache(Protocol):
+    """One forward message per step of a chunk."""
+
+    def put(self, step: int, message: Tensor) -> None: ...
+
+    def take(self, step: int) -> Tensor: ...
+
+    def clear(self) -> None: ...
+
+
+class MemoryCache:
+    """In the memory of the device."""
+
+    def __init__(self) -> None:
+        self._messages: dict[int, Tensor] = {}
+
+    def put(self, step: int, message: Tensor) -> None:
+        self._messages[step] = message
+
+    def take(self, step: int) -> Tensor:
+        return self._messages.pop(step)
+
+    def clear(self) -> None:
+        self._messages.clear()
+
+
+class FileCache:
+    """In files, one per step of a chunk; they are removed with the cache.
+
+    Args:
+        folder: where, in a folder of its own that is made with the first message. None: among the system's own
+            temporary files.
+    """
+
+    def __init__(self, folder: Path | None):
+        self._place = folder
+        self._folder: Path | None = None
+        self._like: dict[int, tuple[torch.Size, torch.dtype, torch.device]] = {}
+
+    def put(self, step: int, message: Tensor) -> None:
+        self._like[step] = (message.shape, message.dtype, message.device)
+        self._path(step).write_bytes(memory(message.detach().contiguous().cpu()))
+
+    def take(self, step: int) -> Tensor:
+        shape, dtype, device = self._like.pop(step)
+        message, path = torch.empty(shape, dtype=dtype), self._path(step)
+        with path.open("rb") as file:
+            file.readinto(memory(message))  # type: ignore[attr-defined]
+        return message.to(device)
+
+    def clear(self) -> None:
+        self._like.clear()
+
+    def _path(self, step: int) -> Path:
+        if self._folder is None:
+            self._folder = self._made()
+        return self._folder / f"step-{step}"
+
+    def _made(self) -> Path:
+        """The folder, with a lock that says that it is in use; those of processes that were killed are removed."""
+        if self._place is not None:
+            self._place.mkdir(parents=True, exist_ok=True)
+            for leftover in self._place.glob(f"{PREFIX}*"):
+                _remove(leftover, locked(leftover / LOCK))
+        made = Path(tempfile.mkdtemp(prefix=PREFIX, dir=self._place))
+        weakref.finalize(self, _remove, made, locked(made / LOCK))
+        return made
+
+
+def _remove(folder: Path, lock: "BaseFileLock | None") -> None:
+    """Remove the folder of a cache. lock: held by nobody else; None where the cache is in use."""
+    if lock is not None:
+        lock.release()
+        shutil.rmtree(folder, ignore_errors=True)

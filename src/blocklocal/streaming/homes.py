@@ -1,0 +1,260 @@
+"""Homes: where blocks rest while they are not in memory for training.
+
+A home gives what rests of a block, and takes what a visit has made of it. What it has taken counts from `commit` on,
+for all blocks at once: a chunk of steps is there as a whole or not at all.
+"""
+
+import gc
+import shutil
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from blocklocal._common.errors import InputError
+from blocklocal._common.lock import LOCK, locked
+from blocklocal.block.learner import BlockLearner
+from blocklocal.network.neighbours import Kept
+from blocklocal.training.checkpoint import (
+    Draft,
+    Saved,
+    adopt,
+    clear_leftovers,
+    describe,
+    list_checkpoints,
+    open_files,
+    read_learner,
+    remove,
+)
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+State = Callable[[], dict[str, Any]]
+PATIENCE = 1.0  # seconds for a process that has just ended to be gone
+
+
+class Home(Protocol):
+    """Where blocks rest. `fetch` and `put` are called from threads of their own, each for one block at a time."""
+
+    def fetch(self, shape: BlockLearner) -> Saved:
+        """What rests of the block of this learner without content."""
+        ...
+
+    def opened(self, kept: Kept, shapes: Sequence[BlockLearner]) -> AbstractContextManager[None]:
+        """Blocks are those of this checkpoint from now on; an error in the context takes that back."""
+        ...
+
+    def begin(self, step: int) -> None:
+        """A chunk of steps begins, which ends with this step."""
+        ...
+
+    def put(self, learner: BlockLearner) -> None:
+        """Take a learner back; it is not used afterwards."""
+        ...
+
+    def commit(self, state: State, shapes: Sequence[BlockLearner]) -> None:
+        """What was taken counts from now on.
+
+        Args:
+            state: where training stands; it holds "step".
+            shapes: all learners, without content.
+        """
+        ...
+
+    def discard(self) -> bool:
+        """Give up what was taken since the last commit.
+
+        Returns:
+            Whether blocks are as they were then.
+        """
+        ...
+
+    def close(self) -> None:
+        """Nothing is taken from now on; another network may train on what rests here."""
+        ...
+
+
+class HostHome:
+    """Host memory. A learner is handed out as it is kept, so an interrupted chunk leaves earlier blocks ahead."""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, Saved] = {}
+
+    def fetch(self, shape: BlockLearner) -> Saved:
+        return self._kept[shape.index]
+
+    @contextmanager
+    def opened(self, kept: Kept, shapes: Sequence[BlockLearner]) -> Generator[None]:
+        before, self._kept = self._kept, {shape.index: kept.read(shape) for shape in shapes}
+        try:
+            yield
+        except BaseException:
+            self._kept = before
+            raise
+
+    def begin(self, step: int) -> None: ...
+
+    def put(self, learner: BlockLearner) -> None:
+        self._kept[learner.index] = _on_host(Saved.of(learner))
+
+    def commit(self, state: State, shapes: Sequence[BlockLearner]) -> None: ...
+
+    def discard(self) -> bool:
+        return False
+
+    def close(self) -> None: ...
+
+
+class FileHome:
+    """A folder of checkpoints, each of which is complete: every commit is one, and the one before is removed then.
+
+    One network at a time writes here: the first that does keeps the others out until it is closed, or its process ends.
+
+    Args:
+        folder: made where it is not there. It may hold checkpoints of a network of the same architecture.
+        keep: complete checkpoints that stay.
+
+    Raises:
+        InputError: the folder holds other things.
+    """
+
+    def __init__(self, folder: Path | str, *, keep: int = 1):
+        self.folder, self.keep = Path(folder), keep
+        if self.folder.exists() and not self.folder.is_dir():
+            raise InputError(f"{self.folder} is a file, and blocks rest in a folder: give another name.")
+        named = self.folder.iterdir() if self.folder.is_dir() else ()
+        if any(not path.name.startswith(".") for path in named) and not list_checkpoints(self.folder):
+            raise InputError(f"the folder {self.folder} holds other things than blocks: give a new one.")
+        self.current: Path | None = None
+        self._draft: Draft | None = None
+        self._lock: BaseFileLock | None = None
+        self._closed = False
+        self._found: list[Path] = []  # the complete checkpoints when this one was opened
+
+    @contextmanager
+    def opened(self, kept: Kept, shapes: Sequence[BlockLearner]) -> Generator[None]:
+        """One that lies elsewhere becomes one of this folder first.
+
+        Args:
+            kept: the checkpoint.
+            shapes: the learners.
+
+        Raises:
+            InputError: it lies elsewhere, and the folder holds other blocks already.
+        """
+        self.discard()
+        elsewhere = kept.path.parent.resolve() != self.folder.resolve()
+        if elsewhere:
+            self._own()
+        before, others = self.current, list_checkpoints(self.folder)
+        self.current = adopt(kept.path, kept.step, self.folder) if elsewhere else kept.path
+        try:
+            yield
+        except BaseException:
+            if elsewhere:
+                remove(self.current)
+            self.current = before
+            raise
+        for path in others if elsewhere else ():
+            remove(path)
+        self._found = list_checkpoints(self.folder)
+
+    def _own(self) -> None:
+        """Be the one who writes here, from the first time on.
+
+        Raises:
+            InputError: somebody else is, or has been since the blocks were opened; or this home is closed.
+        """
+        if self._closed:
+            raise InputError(f"the store {self.folder} was closed: make the network anew, and load what rests there.")
+        if self._lock is not None:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = locked(self.folder / LOCK)
+        if lock is None:
+            gc.collect()  # a network that nobody uses any more
+            lock = locked(self.folder / LOCK, PATIENCE)
+        if lock is None:
+            raise InputError(
+                f"another network trains on the blocks in {self.folder}: let it end, or close it (network.close()), or "
+                "give another folder."
+            )
+        there = list_checkpoints(self.folder)
+        if there != self._found:
+            lock.release()
+            raise InputError(
+                f"the folder {self.folder} holds blocks already ({there[-1].name if there else 'of another run'}): go "
+                "on with them, blocklocal.load(network, folder), or give a new folder."
+            )
+        clear_leftovers(self.folder)  # now, and not when blocks are only looked at
+        self._lock = lock
+
+    def fetch(self, shape: BlockLearner) -> Saved:
+        assert self.current is not None
+        return read_learner(open_files(self.current), shape)
+
+    def begin(self, step: int) -> None:
+        """A chunk of steps begins.
+
+        Args:
+            step: with which it ends.
+
+        Raises:
+            InputError: somebody else trains on the blocks in the folder, or has.
+        """
+        self.discard()
+        self._own()
+        self._draft = Draft.open(self.folder, step)
+
+    def put(self, learner: BlockLearner) -> None:
+        assert self._draft is not None
+        self._draft.write(learner)
+
+    def commit(self, state: State, shapes: Sequence[BlockLearner]) -> None:
+        """Where nothing was taken since the last commit, the files of blocks stay, and `state` is noted anew."""
+        draft, now = self._draft, state()
+        self._own()
+        if draft is None:
+            assert self.current is not None
+            draft = Draft.open(self.folder, now["step"])
+            draft.link(open_files(self.current))
+        self._draft = None
+        try:
+            self.current = draft.complete(now, [describe(shape) for shape in shapes], keep=self.keep)
+        except BaseException:
+            shutil.rmtree(draft.partial, ignore_errors=True)
+            raise
+
+    def discard(self) -> bool:
+        draft, self._draft = self._draft, None
+        if draft is not None:
+            shutil.rmtree(draft.partial, ignore_errors=True)
+        return True
+
+    def close(self) -> None:
+        self.discard()
+        self._closed = True
+        if self._lock is not None:
+            self._lock.release()
+
+
+def free_on_disk(folder: Path) -> int:
+    """Bytes that can be written below `folder`, or below the nearest folder that is there."""
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    return shutil.disk_usage(there).free
+
+
+def _on_host(saved: Saved) -> Saved:
+    """On the CPU; where it comes from CUDA, in pinned memory, so that it is fetched without waiting."""
+    return Saved(saved.index, tree_map(_pinned, saved.weights), tree_map(_pinned, saved.optimizer))
+
+
+def _pinned(value: Any) -> Any:
+    if not isinstance(value, Tensor) or not value.is_cuda:
+        return value
+    return torch.empty_like(value, device="cpu", pin_memory=True).copy_(value)

@@ -1,0 +1,41 @@
+"""The folder where a run's blocks rest: its checkpoints, which may lie elsewhere, behind a link."""
+
+from pathlib import Path
+
+from blocklocal._common.errors import InputError
+
+RAM = "ram"
+
+
+def check_new_store(store: str) -> None:
+    """Refuse a store for a new run that is not empty.
+
+    Raises:
+        InputError: something is there.
+    """
+    if store in ("", RAM):
+        return
+    place = Path(store)
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise InputError(f"the store {place} holds something already: give a folder that is new or empty.")
+
+
+def link_store(store: str, checkpoints: Path) -> None:
+    """Let a new run's checkpoints lie in the store."""
+    if store not in ("", RAM):
+        place = Path(store).resolve()
+        place.mkdir(parents=True, exist_ok=True)
+        checkpoints.symlink_to(place, target_is_directory=True)
+
+
+def check_same_store(store: str, checkpoints: Path) -> None:
+    """Refuse, for a run that goes on, another store than the run has.
+
+    Raises:
+        InputError: the run's checkpoints lie elsewhere.
+    """
+    if store not in ("", RAM) and checkpoints.resolve() != Path(store).resolve():
+        raise InputError(
+            f"the blocks of this run rest in {checkpoints.resolve()}: leave out --store, or move that folder, and let "
+            f"{checkpoints} be a link to it."
+        )

@@ -1,0 +1,534 @@
+"""A network of which one block is in memory at a time: the third walk over the pairs (block, step).
+
+    step by step     for every step: for every block                            (`rules.local_step`)
+    wavefront        every process its own blocks, as messages come             (`parallel.Stage`)
+    block by block   for every chunk of N steps: for every block: its N steps   (here)
+
+Block k at step t needs its own state after step t − 1 and the forward message of block k − 1 at step t, and nothing
+else. All three walks keep that order, so they end with the same weights, bit for bit.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from blocklocal._common.errors import InputError, first_line
+from blocklocal._common.ranges import check_range, whole
+from blocklocal.block.edges import OPEN, Edges
+from blocklocal.block.learner import BlockLearner, StepContext
+from blocklocal.block.loss import LocalResult
+from blocklocal.block.objectives import mixing
+from blocklocal.block.optim import Optimizer, OptimizerFactory, Schedule, as_optimizer, as_schedule
+from blocklocal.block.targets import target_rows
+from blocklocal.network.edge import check_batch, check_finite, check_tensor, taking_gradients
+from blocklocal.network.neighbours import Kept, Neighbours, Stepped
+from blocklocal.network.network import BlockLocal, Prediction, predictions
+from blocklocal.rules.base import Batch
+from blocklocal.splitting import Split
+from blocklocal.streaming.cache import Cache, FileCache, MemoryCache
+from blocklocal.streaming.deferred import Deferred
+from blocklocal.streaming.homes import FileHome, Home, HostHome
+from blocklocal.streaming.resting import Blueprint, tensors_of
+from blocklocal.streaming.visits import Visits
+from blocklocal.streaming.weights import Weights, export, names_in_model, write_index
+from blocklocal.timeline.segments import COMPUTE
+from blocklocal.timeline.visits import VisitRecorder
+from blocklocal.training.loop import Trainer
+from blocklocal.training.observers import Checkpoints
+from blocklocal.training.tally import check_weights
+
+T = TypeVar("T")
+VISIT = whole(1, 1_000_000)
+
+
+class Streamed(Neighbours):
+    """A network whose blocks rest in files or in host memory; one at a time is fetched and takes N steps in a row.
+
+    It takes the place of the network in a `Trainer`. The weights at the end are those of the ordinary network.
+
+        def build():
+            return BlockLocal(split(model(), blocks=24), classes=256, example=example)
+
+        network = Streamed(build, visit=16, store="blocks")
+        Trainer(network, optimizer=adamw(), epochs=1).fit(batches)
+
+    Args:
+        build: makes the whole network. It is called on torch's meta device, where tensors have no content.
+        visit: N, the steps that a block takes in a row. Its weights are read and written once per N steps.
+        store: a folder, or "ram" for host memory.
+        cache: where the forward messages of N steps lie: "ram", or "files" (in the store's folder).
+        weights: what the model starts from, by the names of its state_dict: a safetensors file, the index of several,
+            or a folder with either. Of each block only its own tensors are read.
+        device: where blocks compute.
+        keep: complete chunks that stay in the store's folder; the one before the newest helps where that is damaged.
+        most: blocks in memory at a time, at most: 3 (one computes, one is fetched, one is written back), 2 or 1.
+        recorder: is told when blocks compute, are fetched and are written back.
+
+    Raises:
+        InputError: N is below 1; the rule's blocks wait for later ones; the messages of a chained twin must be there
+            before N steps are over; the network does not know its shapes; its construction needs the content of
+            tensors; the store holds other things.
+    """
+
+    def __init__(
+        self,
+        build: Callable[[], BlockLocal],
+        *,
+        visit: int = 16,
+        store: Path | str | Literal["ram"] = "ram",
+        cache: Literal["ram", "files"] = "ram",
+        weights: Path | str | None = None,
+        device: torch.device | str = "cpu",
+        most: int = 3,
+        keep: int = 1,
+        recorder: VisitRecorder | None = None,
+    ):
+        check_range("visit", visit, VISIT)
+        check_range("most", most, whole(1, 3))
+        with torch.device("meta"), Deferred() as made:
+            network = _built(build)
+        _check(network, visit)
+        made.adopt(network)
+        made.keep(tensors_of(network).values())
+        super().__init__(network.targets, network.learning, network.optimizer, network.seed)
+        self.network, self.visit_steps, self.timeline = network, visit, recorder or VisitRecorder()
+        self._device, self._store, self._most, self._made = torch.device(device), store, most, made
+        for learner in network.learners:
+            learner.optimizer = learner.schedule = None
+        self._learners, self.edges = network._learners, OPEN
+        self.register_buffer("_rows", target_rows(self.targets, self._device), persistent=False)
+        self.home: Home = HostHome() if store == "ram" else FileHome(store, keep=keep)
+        self._cache: Cache = MemoryCache() if cache == "ram" else FileCache(None if store == "ram" else Path(store))
+        self.visits = Visits(self._fetch, lambda learner: self.home.put(learner), most=most, timed=self._timed)
+        self._chained = any(learner.late is not None for learner in self.learners)
+        self._weights = None if weights is None else Weights(weights)
+        if self._weights is not None:
+            self._weights.check(network.split.model)
+        self._uncommitted = False  # whether blocks have taken the steps of a chunk that does not count yet
+        self._ready = False  # whether blocks rest at home
+        self._anew: set[int] = set()  # blocks whose optimiser begins anew
+        self._restarts: set[int] = set()  # blocks whose schedule begins anew
+        self._late: dict[int, Tensor] = {}  # of chained twins: the messages under way to the block before
+        self._lr: float | None = None  # the present learning rate
+        self._first: float | None = None  # the one that a schedule begins with
+        self.watch: Callable[[str, float], object] = lambda text, ahead: None  # told what is done now: `Progress.work`
+        self._layout: torch.memory_format | None = None
+
+    # --- the learners, which have no content here
+
+    @property
+    def count(self) -> int:
+        return len(self.network.learners)
+
+    @property
+    def device(self) -> torch.device:
+        return self._device
+
+    @property
+    def split(self) -> Split:
+        """How the network was cut; its modules have no content."""
+        return self.network.split
+
+    def materialize(self, example: Tensor) -> None:
+        """Nothing: its shapes are known."""
+
+    def to(self, *args: Any, **kwargs: Any) -> "Streamed":
+        """Take a memory layout. The device is given when it is made."""
+        self._layout = kwargs.get("memory_format", self._layout)
+        return self
+
+    def configure(
+        self, optimizer: Optimizer | OptimizerFactory, schedule: Schedule = "constant", steps: int = 1
+    ) -> None:
+        """Give every block its own optimiser and schedule, when it is fetched next."""
+        recipe = (as_optimizer(optimizer), as_schedule(schedule), steps)
+        for learner in self.learners:  # whether they can be built, and the learning rate that they begin with
+            learner.configure(*recipe)
+            self._lr = self._first = learner.optimizer.param_groups[0].get("lr") if learner.optimizer else None
+            learner.optimizer = learner.schedule = None
+        self._recipe, self._anew, self._restarts = recipe, set(range(len(self.learners))), set()
+
+    def begin_schedules(self, optimizer: Optimizer, schedule: Schedule) -> None:
+        self._restarts, self._lr = set(range(len(self.learners))), self._first
+
+    def rate(self) -> float | None:
+        return self._lr
+
+    def visit(self, do: Callable[[BlockLearner], T]) -> list[T]:
+        return self.visits.run(range(len(self.learners)), do, writes=False)
+
+    def close(self) -> None:
+        """End the training, so that another network may go on with what rests in the store."""
+        self.home.close()
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused: it would be the whole network.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError("a streamed network is never whole in memory: keep it with blocklocal.save(network, folder).")
+
+    # --- blocks come and go
+
+    def _timed(self, kind: str, k: int) -> AbstractContextManager[None]:
+        """The k-th block that is here is fetched, written back or waited for."""
+        return self.timeline.span(kind, self.learners[k].index)
+
+    def _fetch(self, k: int) -> BlockLearner:
+        if not self._ready:  # nothing rests at home before the first chunk is over
+            return self.drawn(k)
+        blueprint = self._blueprint(k)
+        saved = self.home.fetch(blueprint.learner)
+        if k in self._anew:
+            saved.optimizer.update(optimizer=None, schedule=None)
+        learner = blueprint.restored(saved, self._recipe)
+        if k in self._restarts:
+            learner.begin_schedule(self._recipe[0], self._recipe[1])
+        return learner
+
+    def _given(self, shape: BlockLearner) -> dict[str, Tensor]:
+        """What of a block comes from the given weights."""
+        if self._weights is None:
+            return {}
+        names = names_in_model(shape, self.split.model)
+        found = self._weights.read(list(names.values()))
+        return {name: found[own] for name, own in names.items()}
+
+    def export(self, folder: Path | str) -> Path:
+        """Write the user's model, trained, block by block: safetensors files by its own names, and their index.
+
+        Args:
+            folder: a new or empty folder.
+
+        Returns:
+            The path of the index, in the format of Hugging Face libraries.
+
+        Raises:
+            InputError: the folder holds other things.
+            OSError: it cannot be written.
+        """
+        place = Path(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        if any(place.iterdir()):
+            raise InputError(f"{place} holds other things: give a new folder.")
+        model, files, size = self.split.model, {}, 0
+        names = [names_in_model(learner, model) for learner in self.learners]
+        for written in self.visit(lambda learner: export(learner, names[learner.index], place, self.count)):
+            files |= written
+        size = sum(t.numel() * t.element_size() for t in model.state_dict().values() if isinstance(t, Tensor))
+        return write_index(place, files, size)
+
+    def drawn(self, k: int) -> BlockLearner:
+        """Block k of those that are here, as the ordinary construction makes it, with a new optimiser."""
+        return self._blueprint(k).drawn(self._recipe, self._given(self.learners[k]))
+
+    def _blueprint(self, k: int) -> Blueprint:
+        return Blueprint(self.learners[k], self._made, self._device, self._finish)
+
+    def target_message(self, k: int) -> Tensor:
+        """What the twin of block k starts from in the next step: the target rows, or what a chained twin has sent."""
+        message = self._message(self._late, k, 0)
+        return self._rows if message is None else message
+
+    def _finish(self, learner: BlockLearner) -> None:
+        if self._layout is not None:
+            learner.to(memory_format=self._layout)  # type: ignore[call-overload]
+
+    def _note(self, learner: BlockLearner) -> None:
+        """What must be known of a block while it is at home."""
+        if learner.late is not None:
+            self._late[learner.index] = learner.late.clone()
+        if learner.index == self.learners[-1].index and learner.optimizer is not None:
+            self._lr = learner.optimizer.param_groups[0].get("lr")
+
+    def take(self, kept: Kept) -> None:
+        """Blocks rest in a checkpoint from now on. Nothing has changed where one of them cannot be read.
+
+        To look at the network alone, without optimisers, blocks are read when they are needed.
+
+        Args:
+            kept: the checkpoint, in the store's own folder or elsewhere.
+
+        Raises:
+            InputError: it is damaged, or its optimisers are others; or the store holds other blocks already.
+        """
+        before = self._ready, self._anew, self._restarts, self._late, self._lr
+        self._ready, self._restarts, self._late = True, set(), {}
+        self._anew = set() if kept.optimizers else set(range(len(self.learners)))
+        try:
+            with self.home.opened(kept, self.learners):
+                if kept.optimizers:
+                    self.visit(self._note)
+        except BaseException:
+            self._ready, self._anew, self._restarts, self._late, self._lr = before
+            raise
+        self.steps = kept.step
+
+    # --- training
+
+    @taking_gradients()
+    def step(self, x: Tensor, y: Tensor) -> list[LocalResult | None]:
+        """One training step, which reads and writes all blocks: `walk` does it once per N steps."""
+        (stepped,) = self.walk([(x, y)])
+        self.commit(lambda: {"step": self.steps, "network_epoch": self.epoch})
+        return stepped.results
+
+    def walk(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Stepped]:
+        """Train on batches, block by block: for every N of them, for every block.
+
+        A chunk counts when it is committed: after its last step by who takes the steps, or else before the next chunk.
+        Where that fails, or the walk ends within the steps of a chunk, the network is as after the last commit
+        (in host memory: as after the chunk).
+
+        Args:
+            batches: (x, y).
+
+        Raises:
+            InputError: as `step`.
+        """
+        coming = iter(batches)
+        self.timeline.begin()
+        while chunk := [self.check(x, y) for x, y in islice(coming, self.visit_steps)]:
+            if not self.training:
+                self.train()
+            before = self.steps, self._late, self._lr
+            results = self._chunk(chunk)
+            try:
+                for t, (_, y) in enumerate(chunk):
+                    self.steps += 1
+                    self.after_step()
+                    yield Stepped(y, [each[t] for each in results], whole=t == len(chunk) - 1)
+            except GeneratorExit:  # nobody wants the rest of the chunk, or it could not be committed
+                if self._uncommitted and not self._given_up(before):
+                    self.steps = before[0] + len(chunk)
+                raise
+            if self._uncommitted:
+                self.commit(lambda: {"step": self.steps, "network_epoch": self.epoch})
+        self.timeline.totals(self.epoch + 1)
+
+    @taking_gradients()
+    def _chunk(self, batches: list[tuple[Tensor, Tensor]]) -> list[list[LocalResult | None]]:
+        """Every block's steps in a row; per block, the results of the steps."""
+        self.begin()
+        for x, y in batches:
+            self.prepare(x, y)
+        self.expect([len(y) for _, y in batches], training=True)
+        self._know_late()
+        self.home.begin(self.steps + len(batches))
+        before = self.steps, self._late, self._lr
+        late, self._late = self._late, dict(self._late)  # as all twins stood at the start of the chunk, and stand now
+
+        def train(learner: BlockLearner) -> list[LocalResult | None]:
+            results = []
+            for t, (x, y) in enumerate(batches):
+                edges = self._edges(learner, t, self._message(late, learner.index, t))
+                context = StepContext(self.stream, self.steps + t, mixing(self.learning.tau, self.epoch))
+                with self.timeline.span(COMPUTE, learner.index, t):
+                    (result,) = step([learner], Batch(x, y, self._rows, context, edges))
+                place = learner.index - self.learners[0].index
+                done = (place * len(batches) + t + 1) / len(self.learners)
+                self.watch(f"block {learner.index + 1} of {self.count}, step {self.steps + t + 1}", done)
+                results.append(None if result is None else result.counted(self.targets, y))
+            check_weights(learner, self.steps + len(batches))
+            self._note(learner)
+            return results
+
+        step = self.rule.step_function(self.learning.scope)
+        try:
+            with self.timeline.chunk(self.steps + 1, len(batches)):
+                results = self.visits.run(range(len(self.learners)), train, writes=True)
+        except BaseException:
+            self._given_up(before)
+            raise
+        self._uncommitted = True
+        return results
+
+    def _given_up(self, before: tuple[int, dict[int, Tensor], float | None]) -> bool:
+        """Whether the network is again as before the chunk."""
+        self._cache.clear()
+        self._uncommitted = False
+        undone = self.home.discard()
+        if undone:
+            self.steps, self._late, self._lr = before
+        return undone
+
+    def _edges(self, learner: BlockLearner, step: int, message: Tensor | None = None) -> "_CacheEdges":
+        """Of a block, in a step of the chunk."""
+        first, last = (learner.index == self.learners[k].index for k in (0, -1))
+        return _CacheEdges(self.edges, self._cache, step, first, last, message)
+
+    def _know_late(self) -> None:
+        """Of chained twins: what is under way to each block, before the first visit."""
+        if self._chained and not self._late:
+            self.visit(self._note)
+
+    def _message(self, late: Mapping[int, Tensor], k: int, t: int) -> Tensor | None:
+        """The target message that reaches block k in step t of a chunk from a chained twin; None: the target rows."""
+        if k + 1 not in late:
+            return None
+        behind = self.network.learners[k + 1].twin
+        assert behind is not None
+        # In memory of its own, as `Twin.post` leaves it: a product may round in another way where a matrix begins
+        # elsewhere than at a multiple of 64 bytes.
+        return late[k + 1][t].clone().view(behind.message_shape)
+
+    def commit(self, state: Callable[[], dict[str, Any]]) -> None:
+        self.home.commit(state, self.learners)
+        self._ready, self._anew, self._restarts, self._uncommitted = True, set(), set(), False
+
+    # --- without training
+
+    def look(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, list[Tensor | None]]]:
+        coming = iter(batches)
+        while chunk := list(islice(coming, self.visit_steps)):
+            logits = self._look([x for x, _ in chunk])
+            for t, (_, y) in enumerate(chunk):
+                yield y, [each[t] for each in logits]
+
+    def block_logits(self, x: Tensor) -> list[Tensor | None]:
+        return [each[0] for each in self._look([x])]
+
+    @torch.no_grad()
+    def _look(self, inputs: list[Tensor]) -> list[list[Tensor | None]]:
+        """Per block, the logits of all inputs."""
+        self.begin()
+        for x in inputs:
+            self.check_input(x)
+            self.looking(x)
+        self.expect([len(x) for x in inputs], training=False)
+
+        def look(learner: BlockLearner) -> list[Tensor | None]:
+            message, logits = self._own_message(learner), []
+            for t, x in enumerate(inputs):
+                edges = self._edges(learner, t)
+                a = learner(edges.take_forward(x))
+                logits.append(learner.scores(a, message))
+                edges.send_forward(a)
+            return logits
+
+        self._know_late()
+        return self.visit(look)
+
+    def message_sizes(self) -> list[float | None]:
+        with torch.no_grad():
+            self._know_late()
+            messages = self.visit(self._own_message)
+            return [None if b is None else b.abs().mean().item() for b in messages]
+
+    @torch.no_grad()
+    def _own_message(self, learner: BlockLearner) -> Tensor | None:
+        return learner.message(self.target_message(learner.index))[0]
+
+    @taking_gradients()
+    def predict(self, x: Tensor) -> Prediction:
+        """As `BlockLocal.predict`."""
+        check_tensor("x", x, self.device)
+        check_finite(x)
+        mode = self.training
+        try:
+            logits = self.eval().block_logits(x)
+        finally:
+            self.train(mode)
+        return predictions(self.targets, logits)
+
+    # --- what is asked of neighbours
+
+    def check(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        check_tensor("x", x, self.device)
+        return check_batch(x, y, self.targets, self.device, first=self.steps == 0)
+
+    def prepare(self, x: Tensor, y: Tensor) -> None:
+        self.network.prepare(_shape(x), y)
+
+    def check_input(self, x: Tensor) -> None:
+        check_tensor("x", x, self.device)
+        if not x.is_cuda:
+            check_finite(x)
+
+    def looking(self, x: Tensor) -> AbstractContextManager[None]:
+        self.network.output_shape(_shape(x), training=self.training)
+        return nullcontext()
+
+    def expect(self, sizes: Sequence[int], *, training: bool) -> None:
+        """Batches of these sizes follow, in a chunk."""
+
+
+class Commits(Checkpoints):
+    """Every chunk of steps is a checkpoint already; after an epoch, and where training stops, its state is added."""
+
+    def save(self, trainer: Trainer) -> Path:
+        trainer.network.commit(trainer.state)
+        return self.folder
+
+    def step(self, trainer: Trainer, losses: Sequence[float]) -> None:
+        """Nothing: the chunk is a checkpoint."""
+
+
+class _CacheEdges(Edges):
+    """The edges of one block in one step: the boundary cache, and before and behind all blocks what is there.
+
+    Args:
+        outer: what lies before the first of the blocks that are streamed here, and behind the last of them.
+        message: the target message, where a chained twin gives it.
+    """
+
+    def __init__(self, outer: Edges, cache: Cache, step: int, first: bool, last: bool, message: Tensor | None):
+        self.outer, self.cache, self.step_in_chunk, self.message = outer, cache, step, message
+        self.first, self.last = first, last
+
+    def take_target(self, rows: Tensor, *, learning: bool) -> Tensor:
+        return rows if self.message is None else self.message
+
+    def pass_target(self, late: Tensor | None) -> None:
+        pass
+
+    def take_forward(self, x: Tensor) -> Tensor:
+        return self.outer.take_forward(x) if self.first else self.cache.take(self.step_in_chunk)
+
+    def send_forward(self, a: Tensor) -> None:
+        if self.last:
+            self.outer.send_forward(a)
+        else:
+            self.cache.put(self.step_in_chunk, a)
+
+    def timed(self, index: int) -> AbstractContextManager[None]:
+        return nullcontext()  # the whole step is timed
+
+
+def _shape(x: Tensor) -> Tensor:
+    return torch.empty_like(x, device="meta")
+
+
+def _built(build: Callable[[], BlockLocal]) -> BlockLocal:
+    try:
+        return build()
+    except (RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            "build() cannot make the network on torch's meta device, where tensors have no content "
+            f"({type(error).__name__}: {first_line(error)}): leave out what needs it, or train the network whole."
+        ) from error
+
+
+def _check(network: object, visit: int) -> None:
+    if not isinstance(network, BlockLocal):
+        raise InputError(f"build made {type(network).__name__}, and must make a BlockLocal.")
+    if not network.learners:
+        raise InputError("a streamed network must know its shapes: give BlockLocal example=, a batch [B, …].")
+    reason = network.rule.waits_because(network.learning.scope)
+    if reason is not None:
+        raise InputError(f"one block at a time cannot train under the rule {network.rule.name}: {reason}.")
+    delay = network.learning.message_delay
+    if any(learner.twin is not None and learner.twin.chained for learner in network.learners) and delay < visit:
+        raise InputError(
+            f"the twin {network.learning.twin} passes its messages from block to block, and a block that takes {visit} "
+            f"steps in a row needs them {visit} steps before: give --message-delay {visit} or more (it is {delay}), "
+            "a smaller visit, or the dense twin."
+        )
