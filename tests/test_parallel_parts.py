@@ -25,7 +25,8 @@ from blocklocal.parallel.placement import Placement, place, step_seconds
 from blocklocal.parallel.stage import check_placement, check_rule
 from blocklocal.rules import RULES
 from blocklocal.timeline import read_timeline, shares
-from blocklocal.timeline.recorder import COMPUTE, SEND, WAIT, Recorder
+from blocklocal.timeline.recorder import Recorder
+from blocklocal.timeline.segments import COMPUTE, SEND, WAIT
 
 TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "h", "MASTER_PORT": "29500", "LOCAL_WORLD_SIZE": "2"}
 

@@ -234,7 +234,7 @@ def test_trace_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
 
 
 def test_run_in_one_process_is_told_to_use_processes(tmp_path):
-    with pytest.raises(InputError, match=r"no timeline: it ran in one process.*--processes"):
+    with pytest.raises(InputError, match=r"no timeline: it ran in one process.*--processes.*--visit"):
         trace([str(tmp_path)])
 
 

@@ -114,3 +114,54 @@ def fine(run: Path) -> Path:
 
 HEADER = header(0, [0, 1], START)
 STEP = {"event": "step", "step": 3, "spans": [["compute", 0, 0.1, 0.2]]}
+
+
+def streamed_header(blocks: int, visit: int, start: float = START, process: int = 0) -> dict[str, Any]:
+    """Of the process that has so many blocks, behind `process` others which have as many."""
+    own = range(process * blocks, (process + 1) * blocks)
+    return {**header(process, list(own), start), "visit": visit}
+
+
+def visits(blocks: int, visit: int, begin: float, first: int) -> list[dict[str, Any]]:
+    """The steps of one ideal chunk, in which all that is done takes a second, and nobody but the first block waits.
+
+    Block k computes from second 1 + k * visit on; the next one is fetched in the first second of that, and the one
+    before is written back.
+    """
+    steps: list[list[list[Any]]] = [[] for _ in range(visit)]
+    end = begin + 1 + blocks * visit
+    steps[0] += [["fetch", 0, begin, begin + 1], ["wait", 0, begin, begin + 1]]
+    for block in range(blocks):
+        own = begin + 1 + block * visit
+        for t in range(visit):
+            steps[t].append(["compute", block, own + t, own + t + 1])
+        steps[0].append(["write", block, own + visit, own + visit + 1])
+        if block + 1 < blocks:
+            steps[0].append(["fetch", block + 1, own, own + 1])
+    steps[0].append(["wait", blocks - 1, end, end + 1])
+    return [
+        {"event": "step", "step": first + t, "spans": sorted(each, key=lambda s: s[2:])} for t, each in enumerate(steps)
+    ]
+
+
+def write_visits_of_two(run: Path) -> Path:
+    """Two processes of two blocks each, in chunks of two steps, which take 6 s; the second is a chunk behind."""
+    for process in (0, 1):
+        lines = [line for chunk in range(3) for line in visits(2, 2, 6.0 * (chunk + process), 1 + 2 * chunk)]
+        for line in lines:
+            line["spans"] = [[kind, block + 2 * process, begin, end] for kind, block, begin, end in line["spans"]]
+        if process:
+            lines[0]["spans"].insert(0, ["wait", None, 0.0, 6.0])
+        write_lines(run, process, [streamed_header(2, 2, START, process), *lines])
+    return run
+
+
+def write_visits(run: Path, blocks: int = 3, visit: int = 4, chunks: int = 3, *, start: float = START) -> Path:
+    """A run with one block at a time in memory; a chunk takes 2 + blocks * visit seconds."""
+    length, lines = 2 + blocks * visit, [streamed_header(blocks, visit, start)]
+    for chunk in range(chunks):
+        lines += visits(blocks, visit, float(chunk * length), 1 + chunk * visit)
+    each = {str(block): float(chunks) for block in range(blocks)}
+    sums = totals(1, chunks * visit, float(chunks * length), {k: visit * s for k, s in each.items()}, wait=2.0 * chunks)
+    write_lines(run, 0, [*lines, {**sums, "fetch": each, "write": each}])
+    return run

@@ -16,6 +16,7 @@ from blocklocal._common.screen import COLOURS, Screen, allowing
 from blocklocal.parallel.launch import Launch
 from blocklocal.runs.config import Config
 from blocklocal.runs.recipes import get_recipe
+from blocklocal.streaming.settings import Streaming
 
 T = TypeVar("T")
 RENAMED = {"--queue": "--max-in-flight", "--stall": "--message-timeout", "--join": "--rendezvous-timeout"}
@@ -28,6 +29,7 @@ class TrainArguments:
 
     settings: Config = field(default_factory=Config)
     launch: Launch = field(default_factory=Launch)
+    streaming: Streaming = field(default_factory=Streaming)
     recipe: str | None = None
     """Start from a named recipe (see `blocklocal recipes`); other flags change it."""
     config: Path | None = None
@@ -89,6 +91,8 @@ class EvaluateArguments:
     """Write the figures to this file too."""
     overwrite: bool = False
     """With --json: replace a file that blocklocal did not write."""
+    visit: int | None = None
+    """Keep one block in memory at a time, for so many batches in a row. Default: the whole network."""
     trust: bool = False
     """Let the code of a model of its own, which a run or configuration names, run on this machine."""
 
@@ -107,6 +111,8 @@ class PredictArguments:
     """A named checkpoint; default: the newest."""
     device: str = "auto"
     """auto, cpu or cuda."""
+    visit: int | None = None
+    """Keep one block in memory at a time, for so many batches in a row. Default: the whole network."""
     trust: bool = False
     """Let the code of a model of its own, which a run or configuration names, run on this machine."""
 

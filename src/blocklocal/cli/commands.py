@@ -24,6 +24,7 @@ from blocklocal.cli.arguments import (
 from blocklocal.parallel.launch import Launch
 from blocklocal.runs.config import Config
 from blocklocal.runs.recipes import RECIPES
+from blocklocal.streaming.settings import Streaming
 
 if TYPE_CHECKING:
     from blocklocal.data import ImageSet
@@ -48,6 +49,8 @@ def train(arguments: list[str]) -> None:
     spread = address is not None or given.launch.processes > 1
     if not spread and (given.launch.replicas > 1 or given.launch.placement):
         raise InputError("--replicas and --placement spread a run over processes: give --processes with them.")
+    if spread and given.streaming.memory:
+        raise InputError("--memory plans a run in one process: give --visit N with --processes.")
     if spread:
         summary = _train_spread(given, arguments, folder, address)
         if summary is None:
@@ -55,7 +58,15 @@ def train(arguments: list[str]) -> None:
     elif given.resume is not None:
         summary = _resume(given, arguments)
     else:
-        summary = start_run(given.settings, folder, quiet=given.quiet)
+        steps = given.launch.timeline
+        summary = start_run(
+            given.settings,
+            folder,
+            quiet=given.quiet,
+            streaming=given.streaming,
+            timeline=steps,
+            choose_blocks=chooses_blocks(arguments),
+        )
     blocks = "  ".join(f"{accuracy:.1f}" for accuracy in summary["block_test_top1"])
     together = summary["combined_test_top1"]
     of_all = "" if together is None else f"; all together: {together:.1f}"
@@ -75,6 +86,8 @@ def _resume(given: TrainArguments, arguments: list[str]) -> dict[str, Any]:
         quiet=given.quiet,
         trust=given.trust,
         accept_changes=given.accept_changes,
+        streaming=given.streaming,
+        timeline=given.launch.timeline,
     )
 
 
@@ -120,7 +133,15 @@ def _train_spread(
         return train_share(
             address,
             RunRequest(
-                config, given.launch, folder, resume, given.checkpoint, given.quiet, given.accept_changes, epochs
+                config,
+                given.launch,
+                folder,
+                resume,
+                given.checkpoint,
+                given.quiet,
+                given.accept_changes,
+                given.streaming,
+                epochs,
             ),
         )
     except Interrupted:
@@ -134,13 +155,18 @@ def _more_epochs(given: TrainArguments, arguments: list[str]) -> int | None:
     return given.settings.optimisation.epochs if "--epochs" in _flags(arguments) else None
 
 
+def chooses_blocks(arguments: list[str]) -> bool:
+    """Whether the command leaves the number of blocks to `--memory`: it names neither blocks nor where they start."""
+    return not {"--blocks", "--at", "--recipe", "--config"}.intersection(_flags(arguments))
+
+
 def _flags(arguments: list[str]) -> list[str]:
     return [a.partition("=")[0].replace("_", "-") for a in arguments if a.startswith("--")]
 
 
 def _only_resume(arguments: list[str]) -> None:
     """A resumed run has its settings; a flag beside --resume would be ignored silently."""
-    launch = [setting.name.replace("_", "-") for setting in fields(Launch)]
+    launch = [setting.name.replace("_", "-") for kind in (Launch, Streaming) for setting in fields(kind)]
     known = ["resume", "checkpoint", "epochs"]
     for name in (*launch, "quiet", "trust", "accept-changes"):
         known += [name, f"no-{name}"]
@@ -182,13 +208,15 @@ def evaluate(arguments: list[str]) -> None:
         raise unknown("split", given.split, ("test", "validation", "train"))
     if given.json is not None:
         check_target(given.json, overwrite=given.overwrite)
-    config, facts, network = load_network(given.run, given.checkpoint, given.device, trust=given.trust)
+    config, facts, network = load_network(
+        given.run, given.checkpoint, given.device, trust=given.trust, visit=given.visit
+    )
     if given.data is not None:  # sizes of the run's own set say nothing of another
         held = config.data.validation if given.split == "validation" else 0
         config = config.edit(data=given.data, train_size=None, test_size=None, validation=held)
     data = load_data(config)
     _check_same_kind(data, facts)
-    device = next(network.parameters()).device
+    device = network.device
     result = measure(network, evaluation_batches(config, getattr(data, given.split), facts, device))
     for name, accuracy in zip(block_names(network), result.block_top1, strict=True):
         print(f"{name:32} {'  does not predict' if accuracy is None else f'{accuracy:6.2f} %'}")
@@ -221,7 +249,16 @@ def predict(arguments: list[str]) -> None:
     from blocklocal.runs.predict import predict_files
 
     given = parse(PredictArguments, arguments, "blocklocal predict")
-    for line in predict_files(given.run, given.images, given.resize, given.checkpoint, given.device, trust=given.trust):
+    lines = predict_files(
+        given.run,
+        given.images,
+        given.resize,
+        given.checkpoint,
+        given.device,
+        trust=given.trust,
+        visit=given.visit,
+    )
+    for line in lines:
         print(line)
 
 

@@ -36,6 +36,11 @@ class Command:
 
 COMMANDS: dict[str, Command] = {
     "train": Command("commands:train", "Train one network block by block and write a run folder with a report."),
+    "plan": Command(
+        "plan:plan",
+        "What a run with one block at a time in memory would need, beside other ways to train.",
+        printed=True,
+    ),
     "compare": Command(
         "commands:compare", "Train the same recipe under several rules and seeds; one table, one report."
     ),
@@ -53,7 +58,7 @@ COMMANDS: dict[str, Command] = {
         "reproduce:reproduce", "Re-make table1, figure2 or figure3 of the paper, or measure accuracy beside backprop's."
     ),
     "diagnose": Command("diagnose:diagnose", "What holds a run back, block by block, and what to try."),
-    "trace": Command("trace:trace", "Write the timeline of a run in several processes, for a trace viewer."),
+    "trace": Command("trace:trace", "Write the timeline of a run, for a trace viewer."),
     "simulate": Command(
         "simulate:simulate",
         "Compare pipeline schedules and block-local learning on 2 to 1,024 devices, by event simulation.",

@@ -1,4 +1,4 @@
-"""`blocklocal trace`: the timeline of a parallel run, for a trace viewer."""
+"""`blocklocal trace`: the timeline of a run, for a trace viewer."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,10 @@ from blocklocal.timeline.trace import write_trace
 
 @dataclass(frozen=True)
 class TraceArguments:
-    """Write the timeline of a run in several processes as a trace (JSON) for ui.perfetto.dev or chrome://tracing."""
+    """Write the timeline of a run as a trace (JSON) for ui.perfetto.dev or chrome://tracing.
+
+    Runs in several processes have a timeline, and runs with --visit.
+    """
 
     run: Annotated[Path, tyro.conf.Positional]
     """Run folder."""
@@ -29,7 +32,7 @@ class TraceArguments:
 
 
 def trace(arguments: list[str]) -> None:
-    """Write the timeline of a run in several processes, for a trace viewer."""
+    """Write the timeline of a run, for a trace viewer."""
     given = parse(TraceArguments, arguments, "blocklocal trace")
     for picture in picture_paths(given.picture) if given.picture is not None else ():
         check_target(picture, overwrite=given.overwrite)

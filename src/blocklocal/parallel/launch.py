@@ -19,6 +19,7 @@ from blocklocal.parallel.processes import STALL_SECONDS
 from blocklocal.parallel.stage import MAX_IN_FLIGHT
 from blocklocal.parallel.store import ANSWER_SECONDS, SealedStore, hold_store
 from blocklocal.parallel.supervise import Children, outcome, say, supervise
+from blocklocal.timeline.recorder import STEPS
 
 HERE = "127.0.0.1"
 SCRIPT = Path(rank_script.__file__)
@@ -46,8 +47,8 @@ class Launch:
     """Replicas share parameters, gradients and optimiser states of their blocks (FSDP2), instead of a copy each."""
     max_in_flight: int = MAX_IN_FLIGHT
     """Messages that may be under way between two processes, before the faster one waits."""
-    timeline: int = 500
-    """Training steps of which every process records when it computes, waits and sends."""
+    timeline: int = STEPS
+    """Training steps of which every process (with --visit, the only one) records when it does what."""
     message_timeout: float = STALL_SECONDS
     """Seconds after which a message that does not come is an error."""
     rendezvous_timeout: float = JOIN_SECONDS

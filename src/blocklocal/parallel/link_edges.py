@@ -11,7 +11,9 @@ from blocklocal.block.learner import BlockLearner
 from blocklocal.parallel.late import BackReceiver, BackSender
 from blocklocal.parallel.links import END, STOP, Inbox, Outbox
 from blocklocal.parallel.processes import Processes
-from blocklocal.timeline.recorder import COMPUTE, MESSAGE, SEND, WAIT, Recorder
+from blocklocal.timeline.recorder import Recorder
+from blocklocal.timeline.segments import COMPUTE, MESSAGE, SEND, WAIT
+from blocklocal.timeline.visits import VisitRecorder
 
 
 class LinkEdges:
@@ -37,7 +39,7 @@ class LinkEdges:
         depth: int,
         delay: int,
         device: torch.device,
-        recorder: Recorder,
+        recorder: Recorder | VisitRecorder,
     ):
         self.recorder = recorder
         links, here = processes.edge_groups(coming_back), processes.stage
@@ -103,11 +105,11 @@ class LinkEdges:
         else:
             self.recorder.pause()
 
-    def announce(self, size: int, *, training: bool) -> None:
-        """A batch that came without `expect`: its message is received when it is needed, not ahead."""
+    def announce(self, sizes: Sequence[int], *, training: bool) -> None:
+        """Batches that came without `expect`: their messages are received when they are needed, not ahead."""
         for box in (self._inbox, self._outbox):
             if box is not None and not box.open:
-                box.expect([size], training=training)
+                box.expect(sizes, training=training)
 
     def stopped(self) -> bool:
         """Whether the stage before has stopped; waits for its next message, or for its notice that none follows."""

@@ -2,7 +2,7 @@
 
 import hashlib
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from blocklocal.runs.build import (
     DatasetInfo,
     RunContext,
     build_on_cpu,
+    build_streamed,
     check_memory_for,
     load_data,
     prepare_for_device,
@@ -41,8 +42,11 @@ from blocklocal.runs.run import (
 )
 from blocklocal.runs.saved import load_cuts
 from blocklocal.splitting.copying import copy_module
+from blocklocal.streaming.settings import Streaming
+from blocklocal.streaming.streamed import Streamed
 from blocklocal.training.checkpoint import clear_leftovers
 
+STORE = "store"
 SPLITS = ("train", "validation", "test")
 
 
@@ -57,7 +61,13 @@ class RunRequest:
     checkpoint: str | None = None
     quiet: bool = False
     accept_changes: bool = False
+    streaming: Streaming = field(default_factory=Streaming)
     epochs: int | None = None  # of a run that goes on: train it on to so many
+
+    @property
+    def looked_at(self) -> Streaming:
+        """How blocks come into memory where the whole network is only looked at, before training: from no store."""
+        return replace(self.streaming, store="ram", boundary_cache="ram")
 
 
 @dataclass(frozen=True)
@@ -98,7 +108,7 @@ def run_fingerprint(request: RunRequest) -> dict[str, Any]:
     model = request.config.model.model
     if is_reference(model) and file_of(model).is_file():
         digest.update(file_of(model).read_bytes())
-    launch = asdict(replace(request.launch, processes=1))
+    launch = asdict(replace(request.launch, processes=1)) | asdict(request.streaming)
     place = {"output": str(request.output), "resume": request.resume, "checkpoint": request.checkpoint}
     versions = {"sources of blocklocal and of the model": digest.hexdigest(), "torch": torch.__version__}
     return {**request.config.flat(), **launch, **place, **versions}
@@ -106,7 +116,7 @@ def run_fingerprint(request: RunRequest) -> dict[str, Any]:
 
 def make_plan(
     processes: Processes, request: RunRequest, device: torch.device, kept: ExitStack
-) -> tuple[Plan, ImageSet, BlockLocal]:
+) -> tuple[Plan, ImageSet, BlockLocal | Streamed]:
     """The plan, and the data and network it was made with.
 
     Args:
@@ -129,8 +139,12 @@ def make_plan(
         check_free(folder)
     data = load_data(config)
     facts = DatasetInfo.of(data)
-    check_memory_for(config, facts, config.data.batch_size // processes.replicas, device)
-    network = build_on_cpu(config, facts, load_cuts(folder) if resume else None)
+    starts = load_cuts(folder) if resume else None
+    if not request.streaming.wanted:
+        check_memory_for(config, facts, config.data.batch_size // processes.replicas, device)
+        network: BlockLocal | Streamed = build_on_cpu(config, facts, starts)
+    else:
+        network = build_streamed(config, facts, device, starts, request.looked_at, folder)
     check_rule(network.rule, network.learning, late=False)
     placement = _place(network, processes, request, facts, device)
     # All that a user may have got wrong is found before there is a folder, which would be in the way of the next try.
@@ -166,13 +180,22 @@ def make_plan(
     return plan, data, network
 
 
+def own_store(request: RunRequest, processes: Processes) -> Path:
+    """Where the blocks of this process rest while others are in memory."""
+    store = Path(request.streaming.store) if request.streaming.store else request.output / STORE
+    return store / f"process-{processes.address.rank}"
+
+
 def _place(
-    network: BlockLocal, processes: Processes, request: RunRequest, facts: DatasetInfo, device: torch.device
+    network: BlockLocal | Streamed, processes: Processes, request: RunRequest, facts: DatasetInfo, device: torch.device
 ) -> Placement:
     """As the user says, or balanced by the measured time of the blocks' steps."""
     config, given = request.config, request.launch.placement
     if given or processes.stages > network.count:
         check_placement(given, network.count, processes.stages)
+    if isinstance(network, Streamed):  # never whole, so it is not measured: a block's weights stand for its time
+        sizes = [float(sum(p.numel() for p in learner.parameters())) for learner in network.network.learners]
+        return Placement(given, tuple(sizes)) if given else place(sizes, processes.stages)
     size = max(2, config.data.batch_size // processes.replicas)
     x = torch.randn(size, facts.channels, facts.height, facts.width, device=device)
     if config.machine.channels_last:

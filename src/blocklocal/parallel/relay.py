@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 
 from blocklocal._common.errors import InputError
+from blocklocal.parallel.linked import Linked
 from blocklocal.parallel.processes import Processes
-from blocklocal.parallel.stage import Stage
 from blocklocal.parallel.store import as_text, decode
 from blocklocal.training.callbacks import Callback, Record
 from blocklocal.training.checkpoint import Draft, Saved, describe
 from blocklocal.training.loop import Trainer
-from blocklocal.training.observers import check_finite
+from blocklocal.training.observers import check_finite, saves_now
 from blocklocal.training.progress import NullProgress, Progress
 from blocklocal.training.tally import merge
 
@@ -70,14 +70,14 @@ class Relay:
 class Records(Callback):
     """Comes first among the observers: in the last stage, the records that the others see are those of all blocks."""
 
-    def __init__(self, relay: Relay, stage: Stage):
+    def __init__(self, relay: Relay, stage: Linked):
         self.relay, self.stage = relay, stage
 
     def step(self, trainer: Trainer, losses: Sequence[float]) -> None:
         self.stage.links.losses(losses)
 
     def epoch(self, trainer: Trainer, record: Record) -> None:
-        self.stage.recorder.totals(record["epoch"])
+        self.stage.after_epoch(record["epoch"])
         if self.stage.processes.replica > 0:  # what is reported is of the first replica's part of the batches
             return
         piece = {name: record[name] for name in PER_BLOCK}
@@ -91,7 +91,7 @@ class Records(Callback):
 class SharedConsole(Callback):
     """The live table, with the losses of all blocks."""
 
-    def __init__(self, stage: Stage, progress: Progress | NullProgress):
+    def __init__(self, stage: Linked, progress: Progress | NullProgress):
         self.stage, self.progress = stage, progress
 
     def step(self, trainer: Trainer, losses: Sequence[float]) -> None:
@@ -112,7 +112,10 @@ class SharedCheckpoints(Callback):
 
     def __init__(self, folder: Path, relay: Relay, every: int | None = None, *, shared: bool = False):
         self.folder, self.relay, self.every, self.shared = folder, relay, every, shared
-        self._count = 0
+        self._count, self._saved = 0, 0
+
+    def start(self, trainer: Trainer) -> None:
+        self._saved = trainer.step
 
     def save(self, trainer: Trainer) -> None:
         """Write this stage's part of a checkpoint.
@@ -125,10 +128,10 @@ class SharedCheckpoints(Callback):
             for learner in trainer.network.learners if self.shared else ():
                 Saved.of(learner)
             return
-        self._count += 1
+        self._count, self._saved = self._count + 1, trainer.step
         name, learners = f"checkpoint {self._count}", trainer.network.learners
         draft = self._open(name, trainer.step)
-        draft.write(learners)
+        trainer.network.visit(draft.write)
         state, described = trainer.state(), [describe(learner) for learner in learners]
         if not self.relay.processes.last:
             self.relay.put(name, {"tally": state["tally"], "units": described})
@@ -154,7 +157,7 @@ class SharedCheckpoints(Callback):
         return draft
 
     def step(self, trainer: Trainer, losses: Sequence[float]) -> None:
-        if self.every and trainer.step % self.every == 0:
+        if saves_now(trainer, self.every, self._saved):
             self.save(trainer)
 
     def epoch(self, trainer: Trainer, record: Record) -> None:

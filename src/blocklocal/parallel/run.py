@@ -6,9 +6,11 @@ The first process loads the images, measures and decides; the last one, which no
 
 import os
 import shlex
+import shutil
 import socket
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,11 +20,13 @@ from blocklocal._common.extras import needs
 from blocklocal.data import Images, ImageSet
 from blocklocal.network.network import BlockLocal
 from blocklocal.parallel.address import Address
+from blocklocal.parallel.linked import Linked
 from blocklocal.parallel.placement import block_range
-from blocklocal.parallel.plan import Plan, RunRequest, make_plan, run_fingerprint, share_plan
+from blocklocal.parallel.plan import Plan, RunRequest, make_plan, own_store, run_fingerprint, share_plan
 from blocklocal.parallel.processes import Processes, default_threads, join, own_device
 from blocklocal.parallel.relay import Records, Relay, SharedCheckpoints, SharedConsole
 from blocklocal.parallel.stage import Stage
+from blocklocal.parallel.streamed_stage import StreamedStage
 from blocklocal.parallel.trouble import describe_failure, report_failure
 from blocklocal.parallel.watch import ASKED, register_rank
 from blocklocal.parallel.wire import LinkError, is_lost_connection
@@ -31,6 +35,7 @@ from blocklocal.runs.build import (
     RunContext,
     build_network,
     build_on_cpu,
+    build_streamed,
     evaluation_batches,
     load_data,
     prepare_for_device,
@@ -43,19 +48,20 @@ from blocklocal.runs.origin import cycle_of
 from blocklocal.runs.run import (
     CHECKPOINTS,
     METRICS,
+    TIMELINE,
     find_checkpoint,
     new_progress,
     new_trainer,
     resumed,
 )
-from blocklocal.timeline.recorder import Recorder
+from blocklocal.streaming.streamed import Streamed
+from blocklocal.timeline.recorder import Recorder, who
+from blocklocal.timeline.visits import VisitRecorder
 from blocklocal.training.callbacks import Callback
 from blocklocal.training.checkpoint import load_checkpoint
 from blocklocal.training.loop import Stopped, Trainer
 from blocklocal.training.observers import MetricsFile, TensorBoard, Warnings
 from blocklocal.training.signals import StopSignals
-
-TIMELINE = "timeline"
 
 
 @needs("cli", "data", "report")
@@ -113,24 +119,43 @@ def _train_planned(
     device: torch.device,
     threads: int,
     signals: StopSignals,
-    made: tuple[Plan, ImageSet, BlockLocal] | None,
+    made: tuple[Plan, ImageSet, BlockLocal | Streamed] | None,
 ) -> dict[str, Any] | None:
     """made: the plan and what the first process has loaded for it."""
     config, rank = request.config, processes.address.rank
     plan = share_plan(processes, made[0] if made else None)
-    network = made[2] if made else build_on_cpu(config, plan.facts, plan.starts)
+    if made:
+        network = made[2]
+    elif not request.streaming.wanted:
+        network = build_on_cpu(config, plan.facts, plan.starts)
+    else:
+        network = build_streamed(config, plan.facts, device, plan.starts, request.looked_at, request.output)
     first_sizes = network.message_sizes()
-    recorder = _recorder(processes, request, plan, network.split.names, threads, device)
-    stage = Stage(
-        network,
-        processes,
-        plan.placement.sizes,
-        max_in_flight=request.launch.max_in_flight,
-        shard=request.launch.shard,
-        device=device,
-        recorder=recorder,
-    )
-    prepare_for_device(stage, config, device)
+    process = _who(processes, request, plan, network.split.names, threads, device)
+    file, steps = request.output / TIMELINE / f"process-{rank}.jsonl", request.launch.timeline
+    stage: Stage | StreamedStage
+    if isinstance(network, BlockLocal):
+        stage = Stage(
+            network,
+            processes,
+            plan.placement.sizes,
+            max_in_flight=request.launch.max_in_flight,
+            shard=request.launch.shard,
+            device=device,
+            recorder=Recorder(file, process, steps=steps),
+        )
+        prepare_for_device(stage, config, device)
+    else:
+        spread = partial(
+            StreamedStage,
+            processes=processes,
+            placement=plan.placement.sizes,
+            max_in_flight=request.launch.max_in_flight,
+            recorder=VisitRecorder(file, process, steps=steps),
+        )
+        store = own_store(request, processes)
+        shutil.rmtree(store, ignore_errors=True)  # of a launch that was killed: a run goes on from its checkpoints
+        stage = build_streamed(config, plan.facts, device, plan.starts, request.streaming, store, make=spread)
     _introduce(processes, request, stage)
     data = made[1] if made else _data(config, plan, stage)
     names = network.split.names
@@ -140,6 +165,9 @@ def _train_planned(
         raise Interrupted(
             request.output, f"blocklocal train --resume {shlex.quote(str(request.output))}{_flags(processes, request)}"
         )
+    if isinstance(stage, StreamedStage):
+        stage.close()
+        shutil.rmtree(own_store(request, processes), ignore_errors=True)
     del stage
     return _conclude(request, plan, data, device, threads) if rank == 0 else None
 
@@ -156,7 +184,7 @@ def _fit(
     processes: Processes,
     request: RunRequest,
     plan: Plan,
-    stage: Stage,
+    stage: Linked,
     data: ImageSet,
     told: LastRank,
     signals: StopSignals,
@@ -206,7 +234,7 @@ def _fit(
 def _rank_observers(
     request: RunRequest,
     plan: Plan,
-    stage: Stage,
+    stage: Linked,
     trainer: Trainer,
     told: LastRank,
     steps: int,
@@ -230,27 +258,18 @@ def _rank_observers(
     return watchers
 
 
-def _recorder(
+def _who(
     processes: Processes, request: RunRequest, plan: Plan, names: list[str], threads: int, device: torch.device
-) -> Recorder:
-    rank, sizes = processes.address.rank, plan.placement.sizes
+) -> dict[str, Any]:
+    """What the timeline says of this process."""
+    sizes, visit = plan.placement.sizes, request.streaming.visit or 0
     first = sum(sizes[: processes.stage])
-    blocks = list(range(first, first + sizes[processes.stage]))
-    process = {
-        "process": rank,
-        "replica": processes.replica,
-        "stage": processes.stage,
-        "blocks": blocks,
-        "names": [names[k] for k in blocks],
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "threads": threads,
-        "device": str(device),
-    }
-    return Recorder(request.output / TIMELINE / f"process-{rank}.jsonl", process, steps=request.launch.timeline)
+    held = {k: names[k] for k in range(first, first + sizes[processes.stage])}
+    rank, replica, stage = processes.address.rank, processes.replica, processes.stage
+    return who(held, threads, device, process=rank, replica=replica, stage=stage, visit=visit)
 
 
-def _introduce(processes: Processes, request: RunRequest, stage: Stage) -> None:
+def _introduce(processes: Processes, request: RunRequest, stage: Linked) -> None:
     blocks = block_range(stage.learners[0].index + 1, len(stage.learners))
     advice = f"Go on from the last checkpoint with: blocklocal train --resume {shlex.quote(str(request.output))}"
     register_rank(
@@ -268,7 +287,7 @@ def _flags(processes: Processes, request: RunRequest) -> str:
     return launched + replicas + ("" if launched else " (under torchrun as before)")
 
 
-def _data(config: Config, plan: Plan, stage: Stage) -> ImageSet:
+def _data(config: Config, plan: Plan, stage: Linked) -> ImageSet:
     """The image set where this process reads images; else its labels alone, which the first process has sent."""
     if stage.reads_images:
         data = load_data(config)

@@ -4,8 +4,7 @@ Forward messages flow one way, stage by stage, and nobody waits for a later stag
 twin come back, and those are due when the next stage has begun an earlier step (method §5).
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,15 +15,11 @@ from blocklocal._common.errors import InputError
 from blocklocal._common.seeds import stream_seed
 from blocklocal.block import shards
 from blocklocal.block.learner import BlockLearner
-from blocklocal.block.loss import HiddenLoss
 from blocklocal.block.optim import Optimizer, OptimizerFactory, Schedule
-from blocklocal.block.targets import check_shape
-from blocklocal.data import Batches
-from blocklocal.network.edge import check_batch, check_finite
-from blocklocal.network.neighbours import Neighbours
 from blocklocal.network.network import BlockLocal
 from blocklocal.network.settings import Learning
 from blocklocal.parallel.link_edges import LinkEdges
+from blocklocal.parallel.linked import Linked
 from blocklocal.parallel.processes import Processes
 from blocklocal.rules import Rule
 from blocklocal.timeline.recorder import Recorder
@@ -32,7 +27,7 @@ from blocklocal.timeline.recorder import Recorder
 MAX_IN_FLIGHT = 2
 
 
-class Stage(Neighbours):
+class Stage(Linked):
     """The learners of `network` that process `processes.stage` trains, in the place of the network in a `Trainer`.
 
     Every process makes the whole network (from the same seed) and its stage; what it does not train goes with the
@@ -104,12 +99,6 @@ class Stage(Neighbours):
     def device(self) -> torch.device:
         return self._rows.device
 
-    @property
-    def reads_images(self) -> bool:
-        """Whether the x of a batch is read here: by the first block, or by hidden blocks that reconstruct the image."""
-        losses = [learner.local for learner in self.learners if isinstance(learner.local, HiddenLoss)]
-        return self.processes.first or any("image" in local.decoders for local in losses)
-
     def materialize(self, example: Tensor) -> None:
         """Nothing: a stage is made of learners that are there."""
 
@@ -134,64 +123,10 @@ class Stage(Neighbours):
                 learner.replicate(self.processes.data.get_group())
         self.links.begin(self.learners[0].late)
 
-    # --- what is asked of neighbours
-
-    def check(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """As of a whole network. Only the last stage has the output, and all refuse targets that do not fit it."""
-        x, y = check_batch(x, y, self.targets, self.device, first=self.steps == 0, reads=self.reads_images)
-        check_shape(y, torch.Size((len(y), *self._target_shape)))
-        return x, y
-
-    def prepare(self, x: Tensor, y: Tensor) -> None:
-        self.links.announce(len(y), training=True)
-
-    def check_input(self, x: Tensor) -> None:
-        if self.processes.first and not x.is_cuda:
-            check_finite(x)
-
-    def looking(self, x: Tensor) -> AbstractContextManager[None]:
-        self.links.announce(len(x), training=False)
-        return nullcontext()
-
     def looked(self) -> None:
         """Forget what was gathered, which the next update makes stale."""
         for module in self._shards or ():
             module.reshard()
-
-    def after_step(self) -> None:
-        self.recorder.step(self.steps)
-
-    # --- what concerns the other processes
-
-    def announced(self, batches: Batches, *, training: bool) -> "Announced":
-        """The batches, told to the links epoch by epoch, so that messages are received ahead."""
-        return Announced(self, batches, training)
-
-    def finish(self, *, stop: bool = False) -> None:
-        """Hear that no message follows, and tell the next stage.
-
-        Args:
-            stop: because the user has asked for it.
-        """
-        self.links.finish(stop=stop)
-
-
-class Announced:
-    """`Batches` whose epochs a stage is told of before they begin."""
-
-    def __init__(self, stage: Stage, batches: Batches, training: bool):
-        self.stage, self.batches, self.training = stage, batches, training
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        self.stage.links.expect(self.batches.sizes(), training=self.training)
-        return iter(self.batches)
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        self.stage.links.expect(self.batches.sizes(start), training=self.training)
-        return self.batches.epoch(epoch, start)
 
 
 def check_placement(placement: Sequence[int], blocks: int, stages: int) -> None:

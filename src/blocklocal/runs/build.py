@@ -1,9 +1,10 @@
 """From a configuration to the things that train: device, data, batches, network."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
 import torch
 from msgspec import Meta
@@ -21,8 +22,13 @@ from blocklocal.runs.config import Config
 from blocklocal.runs.fits import check_fits
 from blocklocal.schemas import Number, Text
 from blocklocal.splitting import split
+from blocklocal.streaming.place import RAM
+from blocklocal.streaming.settings import Streaming
+from blocklocal.streaming.streamed import Streamed
+from blocklocal.training.checkpoint import KEEP
 from blocklocal.training.learner_state import check_savable
 
+S = TypeVar("S", bound=Streamed)
 EVALUATION_BATCH = 500
 MEASURE_BATCH = 32  # images for measuring the cost of units
 Side = Annotated[int, Meta(ge=1, le=100_000)]
@@ -114,6 +120,57 @@ def build_on_cpu(
     return network
 
 
+def build_streamed(
+    config: Config,
+    facts: DatasetInfo,
+    device: torch.device,
+    starts: Sequence[int] | None,
+    streaming: Streaming,
+    checkpoints: Path,
+    make: Callable[..., S] = Streamed,
+) -> S:
+    """The network of a configuration, of which one block at a time is in memory.
+
+    Args:
+        starts: of a cut that was measured before.
+        checkpoints: where blocks rest, unless `streaming` lets them rest in host memory.
+        make: makes the network, as `Streamed` does.
+
+    Raises:
+        InputError: the cut is to be measured, which needs the whole network; and as `Streamed`.
+    """
+    assert streaming.visit is not None
+
+    network = make(
+        lambda: cut_on_meta(config, facts, starts),
+        visit=streaming.visit,
+        store=RAM if streaming.store == RAM else checkpoints,
+        cache=streaming.boundary_cache,
+        most=streaming.blocks_in_memory,
+        device=device,
+        keep=KEEP,
+    )
+    check_savable(network.learners)
+    prepare_for_device(network, config, device)
+    return network
+
+
+def cut_on_meta(config: Config, facts: DatasetInfo, starts: Sequence[int] | None = None) -> BlockLocal:
+    """The network of a configuration where tensors have no content. To be called under `torch.device("meta")`.
+
+    Raises:
+        InputError: the cut is to be measured.
+    """
+    if starts is None and not config.model.at and config.model.balance != "count":
+        raise InputError(
+            f"--balance {config.model.balance} measures the whole network, which one block at a time never has: give "
+            "--balance count, or --at with the names of the pieces where blocks start."
+        )
+    with seeded("model", config.machine.seed):
+        model = plain_model(config, facts)
+    return _cut(model, config, facts, starts)
+
+
 def _cut(model: nn.Module, config: Config, facts: DatasetInfo, starts: Sequence[int] | None = None) -> BlockLocal:
     """The model in blocks, with all they need to learn."""
     m = config.model
@@ -164,12 +221,16 @@ def check_memory_for(config: Config, facts: DatasetInfo, batch: int = 0, device:
 
 def prepare_for_device(network: Neighbours, config: Config, device: torch.device) -> None:
     """Bring a network, or a process's share of one, to its device, memory layout and precision."""
-    machine = config.machine
     network.to(device)
-    if machine.channels_last:
+    if config.machine.channels_last:
         network.to(memory_format=torch.channels_last)  # pyrefly: ignore
-    bf16 = machine.precision == "bfloat16" or (machine.precision == "auto" and device.type == "cuda")
-    network.autocast(torch.bfloat16 if bf16 else None)
+    network.autocast(precision_of(config, device))
+
+
+def precision_of(config: Config, device: torch.device) -> torch.dtype | None:
+    """Of the blocks' operations; None: as the parameters are."""
+    wanted = config.machine.precision
+    return torch.bfloat16 if wanted == "bfloat16" or (wanted == "auto" and device.type == "cuda") else None
 
 
 def _option(text: object) -> object:
@@ -221,7 +282,7 @@ class RunContext:
     config: Config
     data: ImageSet
     facts: DatasetInfo
-    network: BlockLocal
+    network: BlockLocal | Streamed
     batches: Batches
     device: torch.device
     threads: int
@@ -229,13 +290,28 @@ class RunContext:
     replicas: int = 1
 
 
-def open_session(config: Config, data: ImageSet | None = None, starts: Sequence[int] | None = None) -> RunContext:
-    """Set threads and device, load the data (unless it is given), build batches and network."""
+def open_session(
+    config: Config,
+    data: ImageSet | None = None,
+    starts: Sequence[int] | None = None,
+    streaming: Streaming | None = None,
+    checkpoints: Path = Path(),
+) -> RunContext:
+    """Set threads and device, load the data (unless it is given), build batches and network.
+
+    Args:
+        starts: of a cut that was measured before.
+        streaming: how blocks come into memory and go, where one at a time is in memory.
+        checkpoints: the run's folder of them, where those blocks rest.
+    """
     threads, device = set_threads(config.machine.threads), find_device(config.machine.device)
     data = data or load_data(config)
     facts = DatasetInfo.of(data)
-    check_memory_for(config, facts, min(config.data.batch_size, len(data.train)), device)
     batches = training_batches(config, data, device)
+    if streaming is not None and streaming.wanted:
+        streamed = build_streamed(config, facts, device, starts, streaming, checkpoints)
+        return RunContext(config, data, facts, streamed, batches, device, threads)
+    check_memory_for(config, facts, min(config.data.batch_size, len(data.train)), device)
     fits = device.type == "cpu"  # else it was the device's memory that was looked at
     network = build_network(config, facts, device, starts, fits=fits)
     return RunContext(config, data, facts, network, batches, device, threads)

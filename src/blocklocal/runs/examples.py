@@ -9,12 +9,13 @@ from torch import Tensor
 
 from blocklocal.data import Images, ImageSet
 from blocklocal.network.network import BlockLocal, Prediction
+from blocklocal.streaming.streamed import Streamed
 
 LOOK_AT = 500  # test images that examples are chosen from
 EACH = 4  # examples of each kind: right and sure, wrong and sure, unsure
 
 
-def choose_examples(network: BlockLocal, data: ImageSet, normalise: Callable[[Tensor], Tensor]) -> dict:
+def choose_examples(network: BlockLocal | Streamed, data: ImageSet, normalise: Callable[[Tensor], Tensor]) -> dict:
     """{"classes", "examples"}: right and sure, wrong and sure, least sure.
 
     Args:

@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from blocklocal._common.errors import InputError
+from blocklocal._common.lock import LOCK, locked
 
-LOCK = ".lock"
 PATIENCE = 1.0  # seconds for a process that has just ended to be gone
 
 
@@ -17,15 +17,11 @@ def held(folder: Path) -> Generator[None]:
     Raises:
         InputError: another process has it.
     """
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(timeout=PATIENCE)
-    except Timeout as error:
+    lock = locked(folder / LOCK, PATIENCE)
+    if lock is None:
         raise InputError(
             f"{folder} is being trained by another process: let that one end or stop it (it saves first), then go on."
-        ) from error
+        )
     try:
         yield
     finally:

@@ -13,6 +13,7 @@ from blocklocal.data.picture import BadImage, open_picture, resize_and_crop, to_
 from blocklocal.network.network import BlockLocal, Prediction
 from blocklocal.runs.build import DatasetInfo, normalise
 from blocklocal.runs.run import block_names, load_network
+from blocklocal.streaming.streamed import Streamed
 
 BATCH_PIXELS = 2**17  # of a batch, so that memory does not grow with the number or the size of the images
 MOST_IMAGES = 100  # of a batch
@@ -27,6 +28,7 @@ def predict_files(
     device: str = "auto",
     *,
     trust: bool = False,
+    visit: int | None = None,
 ) -> Iterator[str]:
     """Lines of text, a few per image: class and confidence of the output, of every block, and of all together.
 
@@ -37,7 +39,7 @@ def predict_files(
     """
     if not images:
         raise InputError("predict needs at least one image file after the run folder.")
-    _, facts, network = load_network(run, checkpoint, device, trust=trust)
+    _, facts, network = load_network(run, checkpoint, device, trust=trust, visit=visit)
     for paths, pixels, trouble in _batches(images, facts, resize):
         if paths:
             yield from _lines(run, network, facts, paths, pixels)
@@ -63,9 +65,9 @@ def _batches(
 
 
 def _lines(
-    run: Path, network: BlockLocal, facts: DatasetInfo, paths: list[Path], pixels: list[Tensor]
+    run: Path, network: BlockLocal | Streamed, facts: DatasetInfo, paths: list[Path], pixels: list[Tensor]
 ) -> Iterator[str]:
-    prediction = network.predict(normalise(torch.stack(pixels), facts).to(next(network.parameters()).device))
+    prediction = network.predict(normalise(torch.stack(pixels), facts).to(network.device))
     _check_numbers(prediction, run)
     names = block_names(network)
     for i, path in enumerate(paths):

@@ -19,8 +19,10 @@ from blocklocal.runs.build import (
     DatasetInfo,
     RunContext,
     build_network,
+    build_streamed,
     evaluation_batches,
     find_device,
+    load_data,
     open_session,
 )
 from blocklocal.runs.code import keep_code
@@ -38,7 +40,15 @@ from blocklocal.runs.origin import (
     is_finished,
     open_settings,
 )
+from blocklocal.runs.planning import check_planned, plan_run
 from blocklocal.runs.saved import CUTS, FACTS, load_cuts, load_facts, read_summary
+from blocklocal.streaming.homes import FileHome
+from blocklocal.streaming.place import RAM, check_new_store, check_same_store, link_store
+from blocklocal.streaming.plan_table import summary_lines
+from blocklocal.streaming.settings import Streaming
+from blocklocal.streaming.streamed import Commits, Streamed
+from blocklocal.timeline.recorder import STEPS, who
+from blocklocal.timeline.visits import VisitRecorder
 from blocklocal.training.checkpoint import list_checkpoints, load_checkpoint
 from blocklocal.training.loop import CHECK_EVERY, Record, Stopped, Trainer
 from blocklocal.training.observers import Checkpoints, Console, MetricsFile, TensorBoard, Warnings
@@ -47,7 +57,7 @@ from blocklocal.training.signals import StopSignals
 
 log = logging.getLogger("blocklocal")
 
-CHECKPOINTS, METRICS = "checkpoints", "metrics.jsonl"
+CHECKPOINTS, METRICS, TIMELINE = "checkpoints", "metrics.jsonl", "timeline"
 
 
 @needs("cli", "data", "report")
@@ -58,12 +68,18 @@ def start_run(
     quiet: bool = False,
     data: ImageSet | None = None,
     should_stop: Callable[[], bool] | None = None,
+    streaming: Streaming | None = None,
+    timeline: int = STEPS,
+    choose_blocks: bool = False,
 ) -> dict[str, Any]:
     """Train anew into the folder `output`, which must not exist.
 
     Args:
         data: an image set loaded before, for several runs on the same one.
         should_stop: asked after every step, beside the signals; the run is then saved as if the user had stopped it.
+        streaming: how blocks come into memory and go, where one at a time is to be there.
+        timeline: steps that are recorded then.
+        choose_blocks: whether `streaming.memory` decides the number of blocks too.
 
     Returns:
         The summary.
@@ -73,14 +89,35 @@ def start_run(
         Interrupted: the run was stopped, and is saved.
     """
     check_free(output)
-    session = open_session(config, data)
-    create_run(output, session)
+    streaming = streaming or Streaming()
+    check_new_store(streaming.store)
+    plan: list[str] = []
+    if streaming.wanted:
+        data = data or load_data(config)
+        config, streaming, plan = _planned(config, data, streaming, output.parent, choose_blocks=choose_blocks)
+    session = open_session(config, data, streaming=streaming, checkpoints=output / CHECKPOINTS)
+    create_run(output, session, streaming.store)
     with held(output):
-        return _train(session, output, None, quiet, should_stop, account=session.data.account if data is None else ())
+        account = session.data.account if data is None or plan else ()
+        return _train(session, output, None, quiet, should_stop, account=[*account, *plan], timeline=timeline)
 
 
-def create_run(output: Path, session: RunContext) -> None:
+def _planned(
+    config: Config, data: ImageSet, streaming: Streaming, folder: Path, *, choose_blocks: bool = False
+) -> tuple[Config, Streaming, list[str]]:
+    """Settings with the chosen blocks, how they are streamed, and lines that say what that needs."""
+    device = find_device(config.machine.device)
+    facts, count = DatasetInfo.of(data), len(data.train)
+    planned = plan_run(config, facts, streaming, device, samples=count, choose_blocks=choose_blocks)
+    check_planned(planned, device, Path(streaming.store) if streaming.store not in ("", RAM) else folder)
+    return planned.config, planned.streaming, summary_lines(planned.plan)
+
+
+def create_run(output: Path, session: RunContext, store: str = "") -> None:
     """The folder appears with its settings in it, so that a run stopped at any moment can be resumed.
+
+    Args:
+        store: where the blocks of a streamed run rest (`Streaming.store`).
 
     Raises:
         InputError: there is something in its place.
@@ -97,6 +134,7 @@ def create_run(output: Path, session: RunContext) -> None:
             write_text(draft / CUTS, json.dumps(list(session.network.split.starts)))
         code = keep_code(draft, config.model.model)
         Origin.now(config, session.data, session.device, session.replicas, code).save(draft)
+        link_store(store, draft / CHECKPOINTS)
         draft.rename(output)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
@@ -121,6 +159,8 @@ def resume_run(
     should_stop: Callable[[], bool] | None = None,
     trust: bool = False,
     accept_changes: bool = False,
+    streaming: Streaming | None = None,
+    timeline: int = STEPS,
 ) -> dict[str, Any]:
     """Go on with a stopped run.
 
@@ -131,6 +171,7 @@ def resume_run(
         epochs: train a finished run longer, see `extend`.
         trust: the code of a user's own model, which the run names, may run.
         accept_changes: go on also where data, settings or versions are not those that the run was started with.
+        timeline: as of `start_run`.
 
     Returns:
         The summary.
@@ -140,15 +181,23 @@ def resume_run(
         Interrupted: the run was stopped, and is saved.
     """
     check_run(folder)  # what is no run gets no lock
+    if streaming is not None:
+        check_same_store(streaming.store, folder / CHECKPOINTS)
     with held(folder):
         more = adds_epochs(folder, epochs)
         if is_finished(folder) and not more:
             return _show_again(folder, trust=trust)
-        session = open_session(open_settings(folder, trust=trust), starts=load_cuts(folder))
+        config, data, plan = open_settings(folder, trust=trust), None, []
+        if streaming is not None and streaming.wanted:
+            data = load_data(config)
+            config, streaming, plan = _planned(config, data, streaming, folder)
+        session = open_session(
+            config, data, starts=load_cuts(folder), streaming=streaming, checkpoints=folder / CHECKPOINTS
+        )
         changes = check_same(session, folder, accept_changes=accept_changes)
         path = find_checkpoint(folder, checkpoint, required=False)
         session = replace(session, config=add_epochs(folder, session.config, epochs))
-        return _train(session, folder, path, quiet, should_stop, changes, session.data.account)
+        return _train(session, folder, path, quiet, should_stop, changes, [*session.data.account, *plan], timeline)
 
 
 def add_epochs(folder: Path, config: Config, epochs: int | None) -> Config:
@@ -211,14 +260,23 @@ def find_checkpoint(folder: Path, name: str | None = None, *, required: bool = T
 
 
 def load_network(
-    folder: Path, checkpoint: str | None = None, device: str | None = None, *, trust: bool = False
-) -> tuple[Config, DatasetInfo, BlockLocal]:
+    folder: Path,
+    checkpoint: str | None = None,
+    device: str | None = None,
+    *,
+    trust: bool = False,
+    visit: int | None = None,
+) -> tuple[Config, DatasetInfo, BlockLocal | Streamed]:
     """A run's trained network, without its data set. With `trust` the code of a user's own model may run."""
     config, facts = open_settings(folder, trust=trust), load_facts(folder)
     edited = edited_settings(folder)
     if edited:
         log.warning("%s is not looked at as it was trained: %s", folder, "; ".join(edited))
-    network = build_network(config, facts, find_device(device or config.machine.device), load_cuts(folder))
+    where, starts = find_device(device or config.machine.device), load_cuts(folder)
+    if visit is None:
+        network: BlockLocal | Streamed = build_network(config, facts, where, starts)
+    else:
+        network = build_streamed(config, facts, where, starts, Streaming(visit), folder / CHECKPOINTS)
     path = find_checkpoint(folder, checkpoint)
     assert path is not None
     load_checkpoint(path, network, optimizers=False)
@@ -233,10 +291,11 @@ def _train(
     wish: Callable[[], bool] | None,
     changes: Sequence[str] = (),
     account: Sequence[str] = (),
+    timeline: int = STEPS,
 ) -> dict[str, Any]:
     config, network, batches = session.config, session.network, session.batches
     metrics = MetricsFile(folder / METRICS)
-    saver = Checkpoints(folder / CHECKPOINTS, config.machine.checkpoint_every)
+    saver = checkpoints_of(network, folder / CHECKPOINTS, config.machine.checkpoint_every)
     signals = StopSignals()
     trainer = new_trainer(config, network, lambda: signals.asked or (wish is not None and wish()), cycle_of(folder))
     trainer.prepare(batches)
@@ -245,6 +304,8 @@ def _train(
         trainer.restore(load_checkpoint(checkpoint, network))
         metrics.write(resumed(trainer, changes))
     progress = new_progress(config, session.data.name, block_names(network), folder, len(batches), trainer.step, quiet)
+    if isinstance(network, Streamed):
+        network.watch, network.timeline = progress.work, visit_recorder(session, network, folder, timeline)
     board = TensorBoard(folder / "tensorboard") if config.machine.tensorboard else None
     # The checkpoint comes last: what it says is done has been written by all others, and is written again if it fails.
     watchers = [metrics, Console(progress), Warnings(first_sizes, metrics, progress), board, saver]
@@ -263,9 +324,25 @@ def _train(
         finally:
             if board is not None:
                 board.close()
+            if isinstance(network, Streamed):
+                network.timeline.close()
         if signals.asked:  # after the last step; the last epoch's checkpoint is there, and --resume only evaluates
             raise Interrupted(folder)
     return conclude(session, folder, trainer)
+
+
+def visit_recorder(session: RunContext, network: Streamed, folder: Path, steps: int) -> VisitRecorder:
+    """What writes the timeline of a run that has one block at a time in memory."""
+    names = dict(enumerate(block_names(network)))
+    process = who(names, session.threads, session.device, visit=network.visit_steps)
+    return VisitRecorder(folder / TIMELINE / "process-0.jsonl", process, steps=steps)
+
+
+def checkpoints_of(network: Neighbours, folder: Path, every: int | None) -> Checkpoints:
+    """What saves a run: where blocks rest in the run's folder, every chunk of steps is saved as it is."""
+    if isinstance(network, Streamed) and isinstance(network.home, FileHome):
+        return Commits(folder)
+    return Checkpoints(folder, every)
 
 
 def new_trainer(config: Config, network: Neighbours, should_stop: Callable[[], bool], first_epoch: int = 0) -> Trainer:
@@ -297,5 +374,5 @@ def new_progress(
     return Progress(title, list(names), config.optimisation.epochs, steps, start_step=done)
 
 
-def block_names(network: BlockLocal) -> list[str]:
+def block_names(network: BlockLocal | Streamed) -> list[str]:
     return list(network.split.names) if len(network.learners) == len(network.split.names) else ["all blocks"]

@@ -1,0 +1,91 @@
+"""What every run of learners with links at its edges does, however its own blocks come into memory."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+from blocklocal.block.loss import HiddenLoss
+from blocklocal.block.targets import check_shape
+from blocklocal.data import Batches
+from blocklocal.network.edge import check_batch, check_finite
+from blocklocal.network.neighbours import Neighbours
+from blocklocal.parallel.link_edges import LinkEdges
+from blocklocal.parallel.processes import Processes
+from blocklocal.timeline.recorder import Recorder
+from blocklocal.timeline.visits import VisitRecorder
+
+
+class Linked(Neighbours):
+    """Neighbouring learners whose neighbours before and behind are in other processes."""
+
+    processes: Processes
+    links: LinkEdges
+    recorder: Recorder | VisitRecorder
+    _target_shape: torch.Size  # of one sample
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether the x of a batch is read here: by the first block, or by hidden blocks that reconstruct the image."""
+        losses = [learner.local for learner in self.learners if isinstance(learner.local, HiddenLoss)]
+        return self.processes.first or any("image" in local.decoders for local in losses)
+
+    # --- what is asked of neighbours
+
+    def check(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """As of a whole network. Only the last stage has the output, and all refuse targets that do not fit it."""
+        x, y = check_batch(x, y, self.targets, self.device, first=self.steps == 0, reads=self.reads_images)
+        check_shape(y, torch.Size((len(y), *self._target_shape)))
+        return x, y
+
+    def prepare(self, x: Tensor, y: Tensor) -> None:
+        self.links.announce([len(y)], training=True)
+
+    def check_input(self, x: Tensor) -> None:
+        if self.processes.first and not x.is_cuda:
+            check_finite(x)
+
+    def looking(self, x: Tensor) -> AbstractContextManager[None]:
+        self.links.announce([len(x)], training=False)
+        return nullcontext()
+
+    def after_step(self) -> None:
+        assert isinstance(self.recorder, Recorder)
+        self.recorder.step(self.steps)
+
+    def after_epoch(self, epoch: int) -> None:
+        """An epoch is over."""
+        self.recorder.totals(epoch)
+
+    # --- what concerns the other processes
+
+    def announced(self, batches: Batches, *, training: bool) -> "Announced":
+        """The batches, told to the links epoch by epoch, so that messages are received ahead."""
+        return Announced(self, batches, training)
+
+    def finish(self, *, stop: bool = False) -> None:
+        """Hear that no message follows, and tell the next stage.
+
+        Args:
+            stop: because the user has asked for it.
+        """
+        self.links.finish(stop=stop)
+
+
+class Announced:
+    """`Batches` whose epochs a stage is told of before they begin."""
+
+    def __init__(self, stage: Linked, batches: Batches, training: bool):
+        self.stage, self.batches, self.training = stage, batches, training
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        self.stage.links.expect(self.batches.sizes(), training=self.training)
+        return iter(self.batches)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        self.stage.links.expect(self.batches.sizes(start), training=self.training)
+        return self.batches.epoch(epoch, start)

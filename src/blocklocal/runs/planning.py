@@ -1,0 +1,110 @@
+"""The plan of a streamed run: from its settings and the memory that it may use, before anything is built or written."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from blocklocal._common.errors import InputError
+from blocklocal._common.limits import available_bytes, parse_bytes
+from blocklocal.network.network import BlockLocal
+from blocklocal.runs.build import DatasetInfo, RunContext, cut_on_meta, precision_of
+from blocklocal.runs.config import Config
+from blocklocal.streaming.choice import choose
+from blocklocal.streaming.homes import free_on_disk
+from blocklocal.streaming.pace import Pace, measure
+from blocklocal.streaming.place import RAM
+from blocklocal.streaming.plan import Plan, check_room, plan
+from blocklocal.streaming.settings import Streaming
+from blocklocal.streaming.streamed import Streamed
+from blocklocal.training.checkpoint import KEEP
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a run is to be: its settings with the chosen blocks, how they are streamed, and what that needs."""
+
+    config: Config
+    streaming: Streaming
+    plan: Plan
+
+
+def plan_run(
+    config: Config,
+    facts: DatasetInfo,
+    streaming: Streaming,
+    device: torch.device,
+    *,
+    samples: int,
+    choose_blocks: bool = False,
+) -> Planned:
+    """The plan of a streamed run.
+
+    Args:
+        samples: of a training batch, at most.
+        choose_blocks: whether `streaming.memory` decides the number of blocks; else it is that of the settings.
+
+    Raises:
+        InputError: it does not fit into `streaming.memory`, or its rule or cut cannot be streamed.
+    """
+    x = torch.empty(min(config.data.batch_size, samples), facts.channels, facts.height, facts.width, device="meta")
+    optimizer, precision = config.optimisation.build(), precision_of(config, device)
+
+    def build(blocks: int) -> BlockLocal:
+        return cut_on_meta(config if config.model.at else config.edit(blocks=blocks), facts)
+
+    home = RAM if streaming.store == RAM else "files"
+    if streaming.memory:
+        count = None if choose_blocks and not config.model.at else config.model.blocks
+        made = choose(
+            parse_bytes(streaming.memory),
+            build,
+            x,
+            optimizer,
+            blocks=count,
+            visit=streaming.visit,
+            home=home,
+            precision=precision,
+            device=device,
+        )
+    else:
+        assert streaming.visit is not None
+        with torch.device("meta"):
+            network = build(config.model.blocks)
+        made = plan(
+            network,
+            x,
+            optimizer,
+            visit=streaming.visit,
+            most=streaming.blocks_in_memory,
+            cache=streaming.boundary_cache,
+            home=home,
+            precision=precision,
+            device=device,
+        )
+    made = replace(made, keep=KEEP)
+    chosen = replace(streaming, visit=made.visit, blocks_in_memory=made.most, boundary_cache=made.cache, memory="")
+    if not config.model.at:
+        config = config.edit(blocks=len(made.blocks))
+    return Planned(config, chosen, made)
+
+
+def check_planned(planned: Planned, device: torch.device, folder: Path) -> None:
+    """Refuse a run for which there is no room.
+
+    Args:
+        folder: where its files will lie.
+
+    Raises:
+        InputError: memory or disk are too small, with the sizes.
+    """
+    memory = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()
+    check_room(planned.plan, memory=memory, disk=free_on_disk(folder) if planned.plan.on_disk else None)
+
+
+def pace_of(session: RunContext, planned: Planned, folder: Path) -> Pace:
+    """How fast this machine runs it, from one step of each kind of block and a small file in `folder`."""
+    if not isinstance(session.network, Streamed):
+        raise InputError("the pace of a streamed run is that of a streamed network.")
+    x, y = next(iter(session.batches.epoch(0)))
+    return measure(session.network, planned.plan, x, y, None if planned.plan.home == RAM else folder)

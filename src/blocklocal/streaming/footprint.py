@@ -1,0 +1,326 @@
+"""What each block of a network needs, in bytes: counted on a step with tensors that have shapes and no content.
+
+Nothing is computed and nothing large is made. The step is the real one, of the block's own code, so what is counted is
+what the step will make: outputs, what autograd keeps for the backward pass, gradients, temporaries.
+"""
+
+import copy
+from collections.abc import Hashable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
+
+from blocklocal._common.errors import InputError
+from blocklocal._common.memory import saved_bytes
+from blocklocal.block.edges import Edges
+from blocklocal.block.learner import BlockLearner, StepContext
+from blocklocal.block.loss import OutputLoss
+from blocklocal.block.optim import Optimizer
+from blocklocal.network.network import BlockLocal
+from blocklocal.rules.base import Batch, local_step
+from blocklocal.streaming.live import Live
+from blocklocal.streaming.resting import fill
+from blocklocal.streaming.update_bytes import Update, Updates, bytes_of
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Bytes that a forward and a backward pass make beside the parameters.
+
+    Attributes:
+        gradients: of the parameters.
+        kept: what autograd keeps between the two.
+        worst: all that is made, gradients too, at the worst moment.
+        left: what of it is still there when the optimiser begins.
+    """
+
+    gradients: int
+    kept: int
+    worst: int
+    left: int
+
+    def peak(self, update: Update | None) -> int:
+        """All that is made at the worst moment, the optimiser's temporaries too."""
+        return max(self.worst, self.left + (update.temporaries if update else 0))
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes that one block needs.
+
+    Attributes:
+        index: of the block, from 0.
+        parts: its parameters and buffers by what they are for: block, twin, readout, classifier, decoders, …
+        largest: its largest tensor.
+        local: its local step.
+        update: its optimiser's; None: not known.
+        plain: the block alone, without twin and local loss, as a part of a network that backprop trains.
+        plain_update: its optimiser's then.
+        received, sent: the forward messages that it gets and gives.
+    """
+
+    index: int
+    parts: dict[str, int]
+    largest: int
+    local: Pass
+    update: Update | None
+    plain: Pass
+    plain_update: Update | None
+    received: int
+    sent: int
+
+    @property
+    def weights(self) -> int:
+        return sum(self.parts.values())
+
+    @property
+    def states(self) -> int:
+        return self.update.states if self.update else 0
+
+    @property
+    def rests(self) -> int:
+        """What rests at home: weights and the states of the optimiser."""
+        return self.weights + self.states
+
+    @property
+    def plain_rests(self) -> int:
+        """The same under backprop."""
+        return self.parts["block"] + (self.plain_update.states if self.plain_update else 0)
+
+    @property
+    def step(self) -> int:
+        """All that a local step makes at its worst moment, beside what rests."""
+        return self.local.peak(self.update)
+
+    @property
+    def check(self) -> int:
+        """Of looking for values that are not finite: a copy of the largest tensor, and two truth values for each."""
+        return self.largest + self.largest // 2
+
+
+@dataclass(frozen=True)
+class Footprints:
+    """Bytes of all blocks of a network.
+
+    Attributes:
+        blocks: of each.
+        whole: the passes of backprop through all of them.
+        batch: a batch with its targets.
+        rows: the target rows that twins start from.
+    """
+
+    blocks: list[Footprint]
+    whole: Pass
+    batch: int
+    rows: int
+
+
+def footprints(
+    network: BlockLocal, x: Tensor, optimizer: Optimizer, *, precision: torch.dtype | None = None, cuda: bool = False
+) -> Footprints:
+    """What the blocks of a network need for batches like x.
+
+    Args:
+        network: on the meta device, or with content, which is not touched.
+        x: a batch [B, …] on any device; its content does not matter.
+        optimizer: of every block.
+        precision: of the blocks' operations, as `BlockLocal.autocast` takes it.
+        cuda: whether it is for CUDA, where torch's optimisers step all parameters of a block at once.
+
+    Raises:
+        InputError: a step needs the content of tensors, so it cannot be looked at without.
+    """
+    asked = Updates(optimizer, cuda=cuda)
+    try:
+        with CPU:  # also where the caller makes everything on the meta device
+            updates = [(asked.of(learner.trainable()), asked.of(_trained(learner))) for learner in network.learners]
+            learners = [_without_content(learner, precision) for learner in network.learners]
+            with FakeTensorMode(allow_non_fake_inputs=True):
+                return _looked_at(network, learners, x, updates)
+    except (DataDependentOutputException, DynamicOutputShapeException) as error:
+        raise InputError(
+            f"how much memory a step needs cannot be told, because the model looks at values in it ({error}): leave "
+            "out the plan, and give the number of blocks and the visit yourself."
+        ) from error
+
+
+def _looked_at(
+    network: BlockLocal,
+    learners: Sequence[BlockLearner],
+    x: Tensor,
+    updates: Sequence[tuple[Update | None, Update | None]],
+) -> Footprints:
+    for learner in learners:
+        fill(learner, {id(t): torch.empty(t.shape, dtype=t.dtype) for t in _tensors(learner)}, CPU)
+    given, rows = torch.empty(x.shape, dtype=x.dtype), torch.empty(network._rows.shape)
+    with torch.no_grad():
+        output = given
+        for learner in learners:
+            output = learner(output)
+    y = torch.empty((len(x), *network.targets.shape(output.shape[1:])), dtype=torch.int64)
+    batch = Batch(given, y, rows, StepContext())
+    blocks, a, known = [], given, dict[Hashable, tuple[Footprint, Tensor]]()
+    for learner, target, update in zip(learners, _targets(learners, rows), updates, strict=True):
+        kind = (learner_kind(learner), a.shape, a.dtype, target.shape, a is given)
+        if kind not in known:
+            known[kind] = _footprint(learner, a, target, batch, update)
+        footprint, a = known[kind]
+        blocks.append(replace(footprint, index=learner.index))
+    return Footprints(blocks, _backprop(learners, given, batch), bytes_of([given, y]), bytes_of([rows]))
+
+
+def _footprint(
+    learner: BlockLearner, a: Tensor, target: Tensor, batch: Batch, update: tuple[Update | None, Update | None]
+) -> tuple[Footprint, Tensor]:
+    """(of one block, the message that it sends)."""
+    ends = _Ends(a, target)
+    local = _local(learner, replace(batch, edges=ends))
+    assert ends.sent is not None
+    footprint = Footprint(
+        index=learner.index,
+        parts=_parts(learner),
+        largest=max((bytes_of([t]) for t in _tensors(learner)), default=0),
+        local=local,
+        update=update[0],
+        plain=_backprop([learner], a, batch),
+        plain_update=update[1],
+        received=bytes_of([a]),
+        sent=bytes_of([ends.sent]),
+    )
+    return footprint, ends.sent
+
+
+def _local(learner: BlockLearner, batch: Batch) -> Pass:
+    with Live() as live, saved_bytes(learner) as kept:
+        ending = _Ending(live)
+        learner.optimizer, learner.schedule, learner.clip = ending, None, None  # type: ignore[assignment]
+        local_step([learner], batch)
+    return Pass(_dropped_gradients([learner]), kept.peak, live.peak, ending.left)
+
+
+def _backprop(learners: Sequence[BlockLearner], a: Tensor, batch: Batch) -> Pass:
+    """Through these blocks, with a gradient at the input unless that is the batch."""
+    source = a.detach()
+    if learners[0].index and source.is_floating_point():
+        source.requires_grad_()
+    with Live() as live, saved_bytes(*learners) as kept, torch.enable_grad():
+        out = source
+        for learner in learners:
+            out = learner(out)
+        if isinstance(learners[-1].local, OutputLoss):
+            out = learners[-1].local(out, batch.y).loss
+        if out.requires_grad:
+            out.backward(torch.empty_like(out))
+        source.grad = None
+        left = live.live
+    return Pass(_dropped_gradients(learners), kept.peak, live.peak, left)
+
+
+class _Ending:
+    """In the place of an optimiser: notes what is alive when the update begins."""
+
+    def __init__(self, live: Live):
+        self._live, self.left = live, 0
+
+    def step(self) -> None:
+        self.left = self._live.live
+
+    def zero_grad(self, set_to_none: bool = True) -> None: ...
+
+
+class _Ends(Edges):
+    """The edges of one block in one step: it gets these messages, and the one that it sends is kept."""
+
+    def __init__(self, a: Tensor, target: Tensor):
+        self._a, self._target = a, target
+        self.sent: Tensor | None = None
+
+    def take_target(self, rows: Tensor, *, learning: bool) -> Tensor:
+        return self._target
+
+    def pass_target(self, late: Tensor | None) -> None: ...
+
+    def take_forward(self, x: Tensor) -> Tensor:
+        return self._a
+
+    def send_forward(self, a: Tensor) -> None:
+        self.sent = a
+
+    def timed(self, index: int) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+def _without_content(learner: BlockLearner, precision: torch.dtype | None) -> BlockLearner:
+    """The same learner on the meta device, in training, without an optimiser. What it holds is not copied."""
+    memo: dict[int, Any] = {id(learner.optimizer): None, id(learner.schedule): None}
+    for tensor in _tensors(learner):
+        shape = torch.empty_like(tensor, device="meta")
+        named = isinstance(tensor, nn.Parameter)
+        memo[id(tensor)] = nn.Parameter(shape, requires_grad=tensor.requires_grad) if named else shape
+    made = copy.deepcopy(learner, memo).train()
+    made.autocast = precision
+    return made
+
+
+@torch.no_grad()
+def _targets(learners: Sequence[BlockLearner], rows: Tensor) -> list[Tensor]:
+    """What the twin of every block starts from: the target rows, or what the twin of the block behind passes on."""
+    found, incoming = [], rows
+    for learner in reversed(learners):
+        found.append(incoming)
+        incoming = learner.message(incoming)[1]
+    return found[::-1]
+
+
+def learner_kind(learner: BlockLearner) -> Hashable:
+    """Equal for learners whose steps are alike: the same modules, settings and shapes of tensors."""
+    return tuple(_module_kind(module) for module in learner.modules())
+
+
+def _module_kind(module: nn.Module) -> Hashable:
+    """Names of children do not count: they number the layers of a network."""
+    settings = {k: v for k, v in vars(module).items() if isinstance(v, bool | int | float | str | tuple)}
+    settings.pop("index", None)
+    held = [*module._parameters.items(), *module._buffers.items()]
+    tensors = tuple((key, t.shape, t.dtype, t.requires_grad) for key, t in held if t is not None)
+    return type(module), len(module._modules), repr(sorted(settings.items())), tensors
+
+
+def _parts(learner: BlockLearner) -> dict[str, int]:
+    """Tensors by the child of the learner, or of its local loss, that holds them; each counts once."""
+    local = [] if learner.local is None else list(learner.local.named_children())
+    found, seen = {}, set[int]()
+    for name, part in [("block", learner.block), *local, ("other", learner)]:
+        own = [t for t in _tensors(part) if id(t) not in seen]
+        seen |= {id(t) for t in own}
+        if own or name == "block":
+            found[name] = bytes_of(own)
+    return found
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]
+
+
+def _trained(learner: BlockLearner) -> list[nn.Parameter]:
+    """What backprop would train of it."""
+    return [p for p in learner.block.parameters() if p.requires_grad]
+
+
+def _dropped_gradients(learners: Sequence[BlockLearner]) -> int:
+    """Bytes of the gradients, which are dropped."""
+    size = bytes_of(p.grad for learner in learners for p in learner.parameters())
+    for learner in learners:
+        learner.optimizer = None
+        learner.zero_grad(set_to_none=True)
+    return size
