@@ -276,7 +276,6 @@ class Streamed(Neighbours):
     def step(self, x: Tensor, y: Tensor) -> list[LocalResult | None]:
         """One training step, which reads and writes all blocks: `walk` does it once per N steps."""
         (stepped,) = self.walk([(x, y)])
-        self.commit(lambda: {"step": self.steps, "network_epoch": self.epoch})
         return stepped.results
 
     def walk(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Stepped]:
@@ -307,9 +306,10 @@ class Streamed(Neighbours):
             except GeneratorExit:  # nobody wants the rest of the chunk, or it could not be committed
                 if self._uncommitted and not self._given_up(before):
                     self.steps = before[0] + len(chunk)
+                    self.commit(self._own_state)
                 raise
             if self._uncommitted:
-                self.commit(lambda: {"step": self.steps, "network_epoch": self.epoch})
+                self.commit(self._own_state)
         self.timeline.totals(self.epoch + 1)
 
     @taking_gradients()
@@ -381,6 +381,10 @@ class Streamed(Neighbours):
     def commit(self, state: Callable[[], dict[str, Any]]) -> None:
         self.home.commit(state, self.learners)
         self._ready, self._anew, self._restarts, self._uncommitted = True, set(), set(), False
+        self.home.tidy()
+
+    def _own_state(self) -> dict[str, Any]:
+        return {"step": self.steps, "network_epoch": self.epoch}
 
     # --- without training
 
