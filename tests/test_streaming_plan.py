@@ -439,6 +439,28 @@ def test_equal_blocks_are_measured_once_and_nothing_rests_in_the_home(tmp_path, 
 
 # --- against whole processes
 
+HOLES = """
+import sys, torch
+from blocklocal.streaming.allocator import give_back_at_once
+assert give_back_at_once()
+large = torch.ones(7 * 2**20)
+del large
+def resident():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmRSS")) // 1024
+held = [torch.ones(2**18) for _ in range(200)]
+before = resident()
+del held[::2]
+print(before - resident())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc can be told")
+def test_memory_between_tensors_that_stay_is_given_back():
+    command = [sys.executable, "-c", HOLES]
+    given_back = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert given_back >= 95  # MiB, of 100
+
+
 MEASURED = Path(__file__).parent / "streaming_peak.py"
 
 
