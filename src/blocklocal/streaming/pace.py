@@ -85,7 +85,7 @@ def measure(network: Streamed, plan: Plan, x: Tensor, y: Tensor, folder: Path | 
 
 def _step_seconds(network: Streamed, k: int, a: Tensor, x: Tensor, y: Tensor) -> float:
     """Of the second step; in the first one, kernels are chosen and memory is taken."""
-    learner = network.drawn(k).train()
+    learner = network.stock.drawn(k).train()
     learner.configure(network.optimizer, "constant", 1)
     incoming, batch = network.target_message(k), Batch(x, y, network._rows, StepContext())
 
