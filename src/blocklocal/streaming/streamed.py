@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from blocklocal._common.errors import InputError
 from blocklocal._common.ranges import check_range, whole
@@ -189,6 +189,14 @@ class Streamed(Neighbours):
             OSError: it cannot be written.
         """
         return export(self, self.split.model, Path(folder))
+
+    def to_plain(self) -> nn.Module:
+        """Refused: it would be the whole network.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError("a streamed network is never whole in memory: write its model with network.export(folder).")
 
     def target_message(self, k: int) -> Tensor:
         """What the twin of block k starts from in the next step: the target rows, or what a chained twin has sent."""
