@@ -74,7 +74,7 @@ def kept(network: Neighbours) -> list[Any]:
         buffers = {name: buffer.clone() for name, buffer in learner.named_buffers()}  # also those in no state_dict
         return {name: value.clone() for name, value in saved.weights.items()}, buffers, _copy(saved.optimizer)
 
-    return network.visit(of)
+    return network.each(of)
 
 
 def _copy(value: Any) -> Any:

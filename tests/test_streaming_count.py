@@ -107,7 +107,7 @@ def test_of_three_blocks_in_memory_one_computes_while_others_come_and_go(tmp_pat
         computing.set()
 
     network.visits._fetch = slow
-    network.visit(compute)
+    network.each(compute)
     assert both == [True] * BLOCKS
 
 

@@ -23,6 +23,7 @@ from run_helpers import (
 from blocklocal._common.errors import InputError, Interrupted
 from blocklocal.runs.run import resume_run, start_run
 from blocklocal.streaming.settings import Streaming
+from blocklocal.training.checkpoint import list_checkpoints
 
 
 def config(**changes):
@@ -85,6 +86,27 @@ def test_to_look_at_a_run_changes_nothing_in_its_folder(reference):
     assert {path: path.stat().st_mtime_ns for path in sorted((reference / "checkpoints").rglob("*"))} == before
 
 
+@pytest.mark.parametrize("store", ["", "ram"], ids=["files", "ram"])
+def test_a_checkpoint_between_epochs_holds_the_weights_of_its_step(tmp_path, store):
+    """Chunks of two steps end at steps 2, 3, 5 and 6; a checkpoint is wanted every second step."""
+    ordinary, streamed = tmp_path / "ordinary", tmp_path / "streamed"
+    every = config(checkpoint_every=2, epochs=1)
+    with without_reports():
+        for out, streaming in ((ordinary, None), (streamed, Streaming(2, store=store))):
+            with pytest.raises(Interrupted):  # a stop saves too, so what is looked at is the checkpoint before it
+                start_run(every, out, quiet=True, should_stop=asked(3 if streaming is None else 2), streaming=streaming)
+    names = [{path.name: path for path in list_checkpoints(out / "checkpoints")} for out in (ordinary, streamed)]
+    assert "step-00000002" in names[1]
+    for k in range(3):
+        file = f"block-{k}.safetensors"
+        assert (names[0]["step-00000002"] / file).read_bytes() == (names[1]["step-00000002"] / file).read_bytes()
+
+
+def test_a_stopped_run_says_how_to_go_on_with_one_block_at_a_time(tmp_path):
+    with without_reports(), pytest.raises(Interrupted, match=r"--resume .* --visit 2"):
+        start_run(tiny(), tmp_path / "run", quiet=True, should_stop=asked(1), streaming=Streaming(2))
+
+
 REFUSED = {
     "no step": (["--visit", 0], "visit must be"),
     "a store without a visit": (["--store", "ram"], "--visit N"),
@@ -95,6 +117,7 @@ REFUSED = {
     ),
     "a scope that waits": (["--visit", 2, "--scope", "neighbour"], "gradient of the next one"),
     "a chained twin without its delay": (["--visit", 3, "--twin", "chain", "--message-delay", 2], "--message-delay 3"),
+    "memory, and what it chooses": (["--memory", "4GiB", "--blocks-in-memory", 2], "--memory chooses"),
     "a measured cut": (["--visit", 2, "--balance", "time"], "--balance count"),
 }
 

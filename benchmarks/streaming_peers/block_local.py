@@ -43,7 +43,7 @@ class BlockLocalPeer(Peer):
         return loss
 
     def blocks(self, do: Callable[[Iterable[Tensor]], str]) -> list[str]:
-        return self.network.visit(lambda learner: do(tensor for _, tensor in sorted(learner.state_dict().items())))
+        return self.network.each(lambda learner: do(tensor for _, tensor in sorted(learner.state_dict().items())))
 
 
 class InMemory(BlockLocalPeer):

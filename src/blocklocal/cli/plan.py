@@ -12,7 +12,7 @@ VISIT = 16  # steps, where neither a visit nor memory is given
 
 @dataclass(frozen=True)
 class PlanArguments:
-    """What a run with one block at a time in memory would need; nothing is trained, and nothing written."""
+    """What a run with one block at a time in memory would need; nothing is trained."""
 
     settings: Config = field(default_factory=Config)
     streaming: Streaming = field(default_factory=Streaming)
@@ -23,7 +23,7 @@ class PlanArguments:
     trust: bool = False
     """Let the code of a model of its own, which a run or configuration names, run on this machine."""
     measure: bool = True
-    """Take one step of each kind of block, to predict the time."""
+    """Take one step of each kind of block, and write and remove a small file, to predict the time."""
 
 
 def plan(arguments: list[str]) -> None:
@@ -50,5 +50,6 @@ def plan(arguments: list[str]) -> None:
     if given.measure:
         looked_at = replace(planned.streaming, store=RAM, boundary_cache="ram")
         session = open_session(planned.config, data, streaming=looked_at)
-        pace = pace_of(session, planned, Path())
+        store = given.streaming.store
+        pace = pace_of(session, planned, Path(store) if store not in ("", RAM) else Path())
     print("\n".join(plan_lines(planned.plan, pace)))

@@ -177,7 +177,7 @@ class Neighbours(nn.Module, ABC):
         for x, y in batches:
             yield Stepped(y, self.step(x, y))
 
-    def visit(self, do: Callable[[BlockLearner], T]) -> list[T]:
+    def each(self, do: Callable[[BlockLearner], T]) -> list[T]:
         """What `do` gives for every learner that is here, first to last. It must not change or keep the learner."""
         return [do(learner) for learner in self.learners]
 

@@ -42,6 +42,7 @@ from blocklocal.runs.run import (
 )
 from blocklocal.runs.saved import load_cuts
 from blocklocal.splitting.copying import copy_module
+from blocklocal.streaming.place import RAM, check_new_store
 from blocklocal.streaming.settings import Streaming
 from blocklocal.streaming.streamed import Streamed
 from blocklocal.training.checkpoint import clear_leftovers
@@ -137,6 +138,7 @@ def make_plan(
             raise InputError(f"the run {folder} is finished: there is nothing to resume.")
     else:
         check_free(folder)
+        check_new_store(request.streaming.store)
     data = load_data(config)
     facts = DatasetInfo.of(data)
     starts = load_cuts(folder) if resume else None
@@ -182,7 +184,8 @@ def make_plan(
 
 def own_store(request: RunRequest, processes: Processes) -> Path:
     """Where the blocks of this process rest while others are in memory."""
-    store = Path(request.streaming.store) if request.streaming.store else request.output / STORE
+    elsewhere = request.streaming.store not in ("", RAM)
+    store = Path(request.streaming.store) if elsewhere else request.output / STORE
     return store / f"process-{processes.address.rank}"
 
 

@@ -131,7 +131,7 @@ class SharedCheckpoints(Callback):
         self._count, self._saved = self._count + 1, trainer.step
         name, learners = f"checkpoint {self._count}", trainer.network.learners
         draft = self._open(name, trainer.step)
-        trainer.network.visit(draft.write)
+        trainer.network.each(draft.write)
         state, described = trainer.state(), [describe(learner) for learner in learners]
         if not self.relay.processes.last:
             self.relay.put(name, {"tally": state["tally"], "units": described})

@@ -6,10 +6,9 @@ The first process loads the images, measures and decides; the last one, which no
 
 import os
 import shlex
-import shutil
 import socket
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -54,6 +53,7 @@ from blocklocal.runs.run import (
     new_trainer,
     resumed,
 )
+from blocklocal.streaming.place import clear_store
 from blocklocal.streaming.streamed import Streamed
 from blocklocal.timeline.recorder import Recorder, who
 from blocklocal.timeline.visits import VisitRecorder
@@ -155,20 +155,22 @@ def _train_planned(
             recorder=VisitRecorder(file, process, steps=steps),
         )
         store = own_store(request, processes)
-        shutil.rmtree(store, ignore_errors=True)  # of a launch that was killed: a run goes on from its checkpoints
-        stage = build_streamed(config, plan.facts, device, plan.starts, request.streaming, store, make=spread)
+        clear_store(store)  # of a launch that was killed: a run goes on from its checkpoints
+        stage = build_streamed(config, plan.facts, device, plan.starts, request.streaming, store, make=spread, keep=1)
     _introduce(processes, request, stage)
     data = made[1] if made else _data(config, plan, stage)
     names = network.split.names
     del made, network  # with the blocks that this process does not train
-    stopped = _fit(processes, request, plan, stage, data, LastRank(names, first_sizes), signals)
+    try:
+        stopped = _fit(processes, request, plan, stage, data, LastRank(names, first_sizes), signals)
+    finally:
+        if isinstance(stage, StreamedStage):
+            stage.close()
+            clear_store(own_store(request, processes))
     if stopped:
         raise Interrupted(
             request.output, f"blocklocal train --resume {shlex.quote(str(request.output))}{_flags(processes, request)}"
         )
-    if isinstance(stage, StreamedStage):
-        stage.close()
-        shutil.rmtree(own_store(request, processes), ignore_errors=True)
     del stage
     return _conclude(request, plan, data, device, threads) if rank == 0 else None
 
@@ -285,6 +287,7 @@ def _flags(processes: Processes, request: RunRequest) -> str:
     replicas = f" --replicas {processes.replicas}" if processes.replicas > 1 else ""
     replicas += " --shard" if request.launch.shard else ""
     launched = f" --processes {processes.address.size}" if processes.address.quiet else ""
+    replicas += f" --visit {request.streaming.visit}" if request.streaming.visit else ""
     return launched + replicas + ("" if launched else " (under torchrun as before)")
 
 
@@ -309,7 +312,11 @@ def _data(config: Config, plan: Plan, stage: Linked) -> ImageSet:
 def _conclude(request: RunRequest, plan: Plan, data: ImageSet, device: torch.device, threads: int) -> dict[str, Any]:
     """Evaluate and report with the whole network, from the last checkpoint."""
     config, folder = request.config, request.output
-    network = build_network(config, plan.facts, device, plan.starts)
+    if request.streaming.wanted:
+        in_files = replace(request.streaming, store="", boundary_cache="ram")
+        network = build_streamed(config, plan.facts, device, plan.starts, in_files, folder / CHECKPOINTS)
+    else:
+        network = build_network(config, plan.facts, device, plan.starts)
     path = find_checkpoint(folder)
     assert path is not None
     trainer = new_trainer(config, network, lambda: False)

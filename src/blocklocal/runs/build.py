@@ -128,6 +128,7 @@ def build_streamed(
     streaming: Streaming,
     checkpoints: Path,
     make: Callable[..., S] = Streamed,
+    keep: int = KEEP,
 ) -> S:
     """The network of a configuration, of which one block at a time is in memory.
 
@@ -135,6 +136,7 @@ def build_streamed(
         starts: of a cut that was measured before.
         checkpoints: where blocks rest, unless `streaming` lets them rest in host memory.
         make: makes the network, as `Streamed` does.
+        keep: complete chunks that stay in files.
 
     Raises:
         InputError: the cut is to be measured, which needs the whole network; and as `Streamed`.
@@ -148,7 +150,7 @@ def build_streamed(
         cache=streaming.boundary_cache,
         most=streaming.blocks_in_memory,
         device=device,
-        keep=KEEP,
+        keep=keep,
     )
     check_savable(network.learners)
     prepare_for_device(network, config, device)

@@ -10,7 +10,6 @@ from blocklocal._common.limits import available_bytes, parse_bytes
 from blocklocal.network.network import BlockLocal
 from blocklocal.runs.build import DatasetInfo, RunContext, cut_on_meta, precision_of
 from blocklocal.runs.config import Config
-from blocklocal.streaming.allocator import give_back_at_once
 from blocklocal.streaming.choice import choose
 from blocklocal.streaming.homes import free_on_disk
 from blocklocal.streaming.pace import Pace, measure
@@ -18,6 +17,7 @@ from blocklocal.streaming.place import RAM
 from blocklocal.streaming.plan import Plan, check_room, plan
 from blocklocal.streaming.settings import Streaming
 from blocklocal.streaming.streamed import Streamed
+from blocklocal.streaming.suitable import check_streamed
 from blocklocal.training.checkpoint import KEEP
 
 
@@ -52,11 +52,12 @@ def plan_run(
     optimizer, precision = config.optimisation.build(), precision_of(config, device)
 
     def build(blocks: int) -> BlockLocal:
-        return cut_on_meta(config if config.model.at else config.edit(blocks=blocks), facts)
+        network = cut_on_meta(config if config.model.at else config.edit(blocks=blocks), facts)
+        check_streamed(network, streaming.visit or 1)
+        return network
 
     home = RAM if streaming.store == RAM else "files"
     if streaming.memory:
-        give_back_at_once()
         count = None if choose_blocks and not config.model.at else config.model.blocks
         made = choose(
             parse_bytes(streaming.memory),
@@ -65,6 +66,7 @@ def plan_run(
             optimizer,
             blocks=count,
             visit=streaming.visit,
+            longest=config.learning.message_delay if config.learning.twin != "dense" else None,
             home=home,
             precision=precision,
             device=device,
@@ -95,13 +97,14 @@ def check_planned(planned: Planned, device: torch.device, folder: Path) -> None:
     """Refuse a run for which there is no room.
 
     Args:
-        folder: where its files will lie.
+        folder: where its files will lie; what lies there already takes no more room.
 
     Raises:
         InputError: memory or disk are too small, with the sizes.
     """
     memory = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()
-    check_room(planned.plan, memory=memory, disk=free_on_disk(folder) if planned.plan.on_disk else None)
+    there = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    check_room(planned.plan, memory=memory, disk=free_on_disk(folder) + there if planned.plan.on_disk else None)
 
 
 def pace_of(session: RunContext, planned: Planned, folder: Path) -> Pace:

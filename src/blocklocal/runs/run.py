@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import shlex
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -42,6 +43,7 @@ from blocklocal.runs.origin import (
 )
 from blocklocal.runs.planning import check_planned, plan_run
 from blocklocal.runs.saved import CUTS, FACTS, load_cuts, load_facts, read_summary
+from blocklocal.streaming.allocator import give_back_at_once
 from blocklocal.streaming.commits import Commits
 from blocklocal.streaming.homes import FileHome
 from blocklocal.streaming.place import RAM, check_new_store, check_same_store, link_store
@@ -95,7 +97,7 @@ def start_run(
     plan: list[str] = []
     if streaming.wanted:
         data = data or load_data(config)
-        config, streaming, plan = _planned(config, data, streaming, output.parent, choose_blocks=choose_blocks)
+        config, streaming, plan = _planned(config, data, streaming, output / CHECKPOINTS, choose_blocks=choose_blocks)
     session = open_session(config, data, streaming=streaming, checkpoints=output / CHECKPOINTS)
     create_run(output, session, streaming.store)
     with held(output):
@@ -107,6 +109,8 @@ def _planned(
     config: Config, data: ImageSet, streaming: Streaming, folder: Path, *, choose_blocks: bool = False
 ) -> tuple[Config, Streaming, list[str]]:
     """Settings with the chosen blocks, how they are streamed, and lines that say what that needs."""
+    if streaming.memory:
+        give_back_at_once()
     device = find_device(config.machine.device)
     facts, count = DatasetInfo.of(data), len(data.train)
     planned = plan_run(config, facts, streaming, device, samples=count, choose_blocks=choose_blocks)
@@ -187,11 +191,11 @@ def resume_run(
     with held(folder):
         more = adds_epochs(folder, epochs)
         if is_finished(folder) and not more:
-            return _show_again(folder, trust=trust)
+            return _show_again(folder, trust=trust, streaming=streaming)
         config, data, plan = open_settings(folder, trust=trust), None, []
         if streaming is not None and streaming.wanted:
             data = load_data(config)
-            config, streaming, plan = _planned(config, data, streaming, folder)
+            config, streaming, plan = _planned(config, data, streaming, (folder / CHECKPOINTS).resolve())
         session = open_session(
             config, data, starts=load_cuts(folder), streaming=streaming, checkpoints=folder / CHECKPOINTS
         )
@@ -209,7 +213,7 @@ def add_epochs(folder: Path, config: Config, epochs: int | None) -> Config:
     return config if epochs is None else config.edit(epochs=epochs)
 
 
-def _show_again(folder: Path, *, trust: bool) -> dict[str, Any]:
+def _show_again(folder: Path, *, trust: bool, streaming: Streaming | None = None) -> dict[str, Any]:
     """The report of a finished run that has none."""
     if (folder / REPORT).exists():
         raise InputError(
@@ -217,7 +221,9 @@ def _show_again(folder: Path, *, trust: bool) -> dict[str, Any]:
             "than it has."
         )
     config = open_settings(folder, trust=trust)
-    session = open_session(config, starts=load_cuts(folder))
+    if streaming is not None and streaming.wanted:
+        streaming = Streaming(streaming.visit or 1)
+    session = open_session(config, starts=load_cuts(folder), streaming=streaming, checkpoints=folder / CHECKPOINTS)
     path = find_checkpoint(folder)
     assert path is not None
     load_checkpoint(path, session.network, optimizers=False)
@@ -307,6 +313,9 @@ def _train(
     progress = new_progress(config, session.data.name, block_names(network), folder, len(batches), trainer.step, quiet)
     if isinstance(network, Streamed):
         network.watch, network.timeline = progress.work, visit_recorder(session, network, folder, timeline)
+    remedy = f"blocklocal train --resume {shlex.quote(str(folder))}"
+    if isinstance(network, Streamed):
+        remedy += f" --visit {network.visit_steps}"
     board = TensorBoard(folder / "tensorboard") if config.machine.tensorboard else None
     # The checkpoint comes last: what it says is done has been written by all others, and is written again if it fails.
     watchers = [metrics, Console(progress), Warnings(first_sizes, metrics, progress), board, saver]
@@ -321,14 +330,14 @@ def _train(
             trainer.fit(batches, validation)
         except Stopped:
             saver.save(trainer)
-            raise Interrupted(folder) from None
+            raise Interrupted(folder, remedy) from None
         finally:
             if board is not None:
                 board.close()
             if isinstance(network, Streamed):
                 network.timeline.close()
         if signals.asked:  # after the last step; the last epoch's checkpoint is there, and --resume only evaluates
-            raise Interrupted(folder)
+            raise Interrupted(folder, remedy)
     return conclude(session, folder, trainer)
 
 

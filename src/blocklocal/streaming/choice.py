@@ -1,6 +1,6 @@
 """How many blocks, how long a visit, and how many blocks in memory at a time, for so many bytes of memory."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -28,6 +28,7 @@ def choose(
     blocks: int | None = None,
     visit: int | None = None,
     most: int | None = None,
+    longest: int | None = None,
     home: Place = "files",
     precision: torch.dtype | None = None,
     device: torch.device | str = "cpu",
@@ -44,6 +45,7 @@ def choose(
         x: a batch [B, …] as training will have it.
         optimizer: of every block; default, the network's own.
         blocks, visit, most: what the user has given; None: to be chosen.
+        longest: the longest visit that may be chosen, where messages come so many steps late.
         home: where blocks rest: "files", or "ram".
         precision: of the blocks' operations.
         device: where blocks compute.
@@ -54,6 +56,7 @@ def choose(
     Raises:
         InputError: nothing fits. It says by how much, and what is largest.
     """
+    visits = [visit] if visit else [n for n in VISITS if longest is None or n <= longest]
     planned: dict[int, Plan | None] = {}
 
     def of(count: int) -> Plan | None:
@@ -66,15 +69,17 @@ def choose(
                 if count in (FEWEST, blocks):
                     raise
                 network = None
-            made = network and plan(network, x, optimizer, home=home, precision=precision, device=device)
-            planned[count] = made or None
+            made = (
+                None if network is None else plan(network, x, optimizer, home=home, precision=precision, device=device)
+            )
+            planned[count] = made
         return planned[count]
 
     for together in [most] if most else [3, 2, 1]:
-        found = _fewest(of, blocks, lambda each, n=together: _longest(each, memory, visit, n))
+        found = _fewest(of, blocks, lambda each, n=together: _longest(each, memory, visits, n))
         if found is not None:
             return found
-    raise _nothing(memory, [each for each in planned.values() if each], visit)
+    raise _nothing(memory, [each for each in planned.values() if each], visits)
 
 
 def _fewest(
@@ -97,21 +102,20 @@ def _fewest(
     return best
 
 
-def _longest(made: Plan, memory: int, visit: int | None, most: int) -> Plan | None:
+def _longest(made: Plan, memory: int, visits: Sequence[int], most: int) -> Plan | None:
     """The plan with the longest visit that fits; None where none does."""
-    return next((each for each in _ways(made, visit, most) if each.peak + each.process <= memory), None)
+    return next((each for each in _ways(made, visits, most) if each.peak + each.process <= memory), None)
 
 
-def _ways(made: Plan, visit: int | None, most: int) -> Iterator[Plan]:
+def _ways(made: Plan, visits: Sequence[int], most: int) -> Iterator[Plan]:
     """From the best to the smallest."""
-    visits = [visit] if visit else VISITS
-    yield from (replace(made, visit=n, most=most, cache="ram") for n in visits if visit or n >= ENOUGH)
+    yield from (replace(made, visit=n, most=most, cache="ram") for n in visits if n >= ENOUGH or len(visits) == 1)
     yield from (replace(made, visit=n, most=most, cache="files") for n in visits)
 
 
-def _nothing(memory: int, plans: list[Plan], visit: int | None) -> InputError:
+def _nothing(memory: int, plans: list[Plan], visits: Sequence[int]) -> InputError:
     """The error that says by how much the smallest plan is too large, and what is largest in it."""
-    ways = [way for made in plans for way in _ways(made, visit, 1)]
+    ways = [way for made in plans for way in _ways(made, visits, 1)]
     least = min(ways, key=lambda way: way.peak)
     needed, k = least.peak + least.process, least.worst
     block = least.blocks[k]

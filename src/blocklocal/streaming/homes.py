@@ -224,14 +224,15 @@ class FileHome:
 
     def commit(self, state: State, shapes: Sequence[BlockLearner]) -> None:
         """Where nothing was taken since the last commit, the files of blocks stay, and `state` is noted anew."""
-        draft, now = self._draft, state()
+        now = state()
         self._own()
-        if draft is None:
-            assert self.current is not None
-            draft = Draft.open(self.folder, now["step"])
-            draft.link(open_files(self.current))
+        fresh = self._draft is None
+        draft = Draft.open(self.folder, now["step"]) if self._draft is None else self._draft
         self._draft = None
         try:
+            if fresh:
+                assert self.current is not None
+                draft.link(open_files(self.current))
             self.current = draft.finish(now, [describe(shape) for shape in shapes])
         except BaseException:
             shutil.rmtree(draft.partial, ignore_errors=True)

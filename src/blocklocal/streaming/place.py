@@ -1,8 +1,10 @@
 """The folder where a run's blocks rest: its checkpoints, which may lie elsewhere, behind a link."""
 
+import shutil
 from pathlib import Path
 
 from blocklocal._common.errors import InputError
+from blocklocal._common.lock import LOCK, locked
 
 RAM = "ram"
 
@@ -26,6 +28,21 @@ def link_store(store: str, checkpoints: Path) -> None:
         place = Path(store).resolve()
         place.mkdir(parents=True, exist_ok=True)
         checkpoints.symlink_to(place, target_is_directory=True)
+
+
+def clear_store(folder: Path) -> None:
+    """Remove what one of several processes has let rest in a folder of its own.
+
+    Raises:
+        InputError: a network trains on what rests there.
+    """
+    if not folder.is_dir():
+        return
+    lock = locked(folder / LOCK)
+    if lock is None:
+        raise InputError(f"another network trains on the blocks in {folder}: let it end, or give another --store.")
+    lock.release()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_same_store(store: str, checkpoints: Path) -> None:

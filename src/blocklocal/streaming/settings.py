@@ -38,6 +38,11 @@ class Streaming:
         check_choices(self)
         if self.memory:
             parse_bytes(self.memory)
+            if (self.boundary_cache, self.blocks_in_memory) != ("ram", 3):
+                raise InputError(
+                    "--memory chooses where messages lie and how many blocks are in memory: leave out --boundary-cache "
+                    "and --blocks-in-memory, or give --visit N in its place."
+                )
         if not self.wanted and (self.store, self.boundary_cache, self.blocks_in_memory) != ("", "ram", 3):
             raise InputError(
                 "--store, --boundary-cache and --blocks-in-memory say how blocks come and go: give --visit N or "

@@ -62,7 +62,8 @@ class Stock:
         recipe: Recipe,
     ):
         self.shapes, self.model, self.made, self.home, self.device = shapes, model, made, home, device
-        self.known, self.layout = Known(), None
+        self.known = Known()
+        self.layout: torch.memory_format | None = None
         self._recipe, self._first = recipe, None
         self._weights = None if weights is None else Weights(weights)
         if self._weights is not None:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from blocklocal._common.errors import InputError
+from blocklocal._common.modes import kept_modes
 from blocklocal._common.ranges import check_range, whole
 from blocklocal.block.edges import OPEN
 from blocklocal.block.learner import BlockLearner, StepContext
@@ -136,8 +137,18 @@ class Streamed(Neighbours):
         """Nothing: its shapes are known."""
 
     def to(self, *args: Any, **kwargs: Any) -> "Streamed":
-        """Take a memory layout. The device is given when it is made."""
-        self.stock.layout = kwargs.get("memory_format", self.stock.layout)
+        """Take a memory layout.
+
+        Raises:
+            InputError: for another device, which is given when it is made, or another type.
+        """
+        device, dtype, _, layout = torch._C._nn._parse_to(*args, **kwargs)  # type: ignore[attr-defined]
+        if dtype is not None or device not in (None, self.device):
+            raise InputError(
+                f"a streamed network computes on {self.device}, in the type of its weights: give Streamed device=, and "
+                "network.autocast(…) for another precision."
+            )
+        self.stock.layout = self.stock.layout if layout is None else layout
         return self
 
     def configure(
@@ -154,7 +165,7 @@ class Streamed(Neighbours):
     def rate(self) -> float | None:
         return self.stock.known.rate
 
-    def visit(self, do: Callable[[BlockLearner], T]) -> list[T]:
+    def each(self, do: Callable[[BlockLearner], T]) -> list[T]:
         return self.visits.run(self.stock.places, do, writes=False)
 
     def close(self) -> None:
@@ -214,7 +225,7 @@ class Streamed(Neighbours):
         Raises:
             InputError: it is damaged, or its optimisers are others; or the store holds other blocks already.
         """
-        self.stock.take(kept, lambda: self.visit(self.stock.note))
+        self.stock.take(kept, lambda: self.each(self.stock.note))
         self.steps = kept.step
 
     # --- training
@@ -250,13 +261,14 @@ class Streamed(Neighbours):
                     self.steps += 1
                     self.after_step()
                     yield Stepped(y, [each[t] for each in results], whole=t == len(chunk) - 1)
-            except GeneratorExit:  # nobody wants the rest of the chunk, or it could not be committed
-                if self._uncommitted and not self._given_up(before):
+                if self._uncommitted:
+                    self.commit(self._own_state)
+            except BaseException as error:
+                undone = not self._uncommitted or self._given_up(before)
+                if not undone and isinstance(error, GeneratorExit):  # in host memory, where the chunk cannot be undone
                     self.steps = before[0] + len(chunk)
                     self.commit(self._own_state)
                 raise
-            if self._uncommitted:
-                self.commit(self._own_state)
         self.timeline.totals(self.epoch + 1)
 
     @taking_gradients()
@@ -271,13 +283,15 @@ class Streamed(Neighbours):
         before = self.steps, self.stock.known
         late = self.stock.known.late  # as all twins stood at the start of the chunk
 
+        take_step = self.rule.step_function(self.learning.scope)
+
         def train(learner: BlockLearner) -> list[LocalResult | None]:
             results = []
             for t, (x, y) in enumerate(batches):
                 edges = self._edges(learner, t, self._message(late, learner.index, t))
                 context = StepContext(self.stream, self.steps + t, mixing(self.learning.tau, self.epoch))
                 with self.timeline.span(COMPUTE, learner.index, t):
-                    (result,) = step([learner], Batch(x, y, self._rows, context, edges))
+                    (result,) = take_step([learner], Batch(x, y, self._rows, context, edges))
                 place = learner.index - self.learners[0].index
                 done = (place * len(batches) + t + 1) / len(self.learners)
                 self.watch(f"block {learner.index + 1} of {self.count}, step {self.steps + t + 1}", done)
@@ -286,7 +300,6 @@ class Streamed(Neighbours):
             self.stock.note(learner)
             return results
 
-        step = self.rule.step_function(self.learning.scope)
         try:
             with self.timeline.chunk(self.steps + 1, len(batches)):
                 results = self.visits.run(self.stock.places, train, writes=True)
@@ -313,7 +326,7 @@ class Streamed(Neighbours):
     def _know_late(self) -> None:
         """Of chained twins: what is under way to each block, before the first visit."""
         if self._chained and not self.stock.known.late:
-            self.visit(self.stock.note)
+            self.each(self.stock.note)
 
     def _message(self, late: Mapping[int, Tensor], k: int, t: int) -> Tensor | None:
         """The target message that reaches block k in step t of a chunk from a chained twin; None: the target rows."""
@@ -364,12 +377,12 @@ class Streamed(Neighbours):
             return logits
 
         self._know_late()
-        return self.visit(look)
+        return self.each(look)
 
     def message_sizes(self) -> list[float | None]:
         with torch.no_grad():
             self._know_late()
-            messages = self.visit(self._own_message)
+            messages = self.each(self._own_message)
             return [None if b is None else b.abs().mean().item() for b in messages]
 
     @torch.no_grad()
@@ -381,11 +394,8 @@ class Streamed(Neighbours):
         """As `BlockLocal.predict`."""
         check_tensor("x", x, self.device)
         check_finite(x)
-        mode = self.training
-        try:
+        with kept_modes([self]):
             logits = self.eval().block_logits(x)
-        finally:
-            self.train(mode)
         return predictions(self.targets, logits)
 
     # --- what is asked of neighbours

@@ -57,7 +57,8 @@ class Visits:
                     for block in blocks[place + len(coming) : place + 2]:  # this one, and the next ahead
                         coming.append(fetching.submit(self._bring, block, stopped))
                     with self._timed(WAIT, blocks[place]):
-                        held = coming.pop(0).result()
+                        held = coming[0].result()  # still among those that `_empty` looks after
+                    coming.pop(0)
                     given.append(self._done(do, held))
                     written.append(writing.submit(self._return, blocks[place], held, writes))
                     _raise(written)

@@ -47,7 +47,7 @@ def save_checkpoint(folder: Path, network: Neighbours, state: dict) -> Path:
     clear_leftovers(folder)
     draft = Draft.open(folder, state["step"])
     try:
-        network.visit(draft.write)
+        network.each(draft.write)
         return draft.complete(state, [describe(learner) for learner in network.learners])
     except BaseException:
         shutil.rmtree(draft.partial, ignore_errors=True)

@@ -214,20 +214,22 @@ class Trainer:
     def _run_epoch(self, train: Loader) -> Record:
         tally = self.tally = self.tally or self._new_tally()
         start = self._start = self._start or _Start(self.network.rate(), self.seconds, self.images)
-        started, before, looked = time.perf_counter(), self.seconds, True
+        started, before = time.perf_counter(), self.seconds
+        losses: list[float] | None = []
         walk = self.network.walk(self._moved(batches(train, self.epoch, self.step_in_epoch)))
         with self._consistent(walk):
             for stepped in walk:
                 self._take(stepped, tally)
-                looked = self._look(tally, last=self.step_in_epoch == self.steps_per_epoch)
+                losses = self._losses(tally, last=self.step_in_epoch == self.steps_per_epoch)
                 self.seconds = before + time.perf_counter() - started
-                if stepped.whole:
+                if stepped.whole:  # before anybody looks at the network: callbacks see what these steps have made of it
                     self._commit()
-                    if self.should_stop():
-                        raise Stopped
+                self._show(losses)
+                if stepped.whole and self.should_stop():
+                    raise Stopped
         self._check_length()
-        if not looked:
-            self._look(tally, last=True)
+        if losses is None:
+            self._show(self._losses(tally, last=True))
         return {
             "event": "epoch",
             "epoch": self.epoch + 1,
@@ -291,14 +293,18 @@ class Trainer:
                 self.epoch + 1, self.step_in_epoch, expected,
             )  # fmt: skip
 
-    def _look(self, tally: Tally, last: bool) -> bool:
-        """Check the losses and show them; on CUDA only now and then. Returns whether it did."""
+    def _losses(self, tally: Tally, last: bool) -> list[float] | None:
+        """The latest losses, checked; on CUDA only now and then, else None."""
         if not (last or self.network.device.type == "cpu" or self.step % self.look_every == 0):
-            return False
-        losses = tally.check()
+            return None
+        return tally.check()
+
+    def _show(self, losses: list[float] | None) -> None:
+        """Call the callbacks, where the losses have been looked at."""
+        if losses is None:
+            return
         for callback in self.callbacks:
             callback.step(self, losses)
-        return True
 
     def _validate(self, validation: Iterable[tuple[Tensor, Tensor]] | None) -> Record:
         if validation is None:

@@ -121,7 +121,7 @@ def saves_now(trainer: Trainer, every: int | None, saved: int) -> bool:
 
 def check_finite(network: Neighbours) -> None:
     """Raise NotFinite, with block and step, where an update has made a weight NaN or infinite."""
-    network.visit(lambda learner: check_weights(learner, network.steps))
+    network.each(lambda learner: check_weights(learner, network.steps))
 
 
 class Warnings(Callback):
