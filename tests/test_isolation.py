@@ -185,7 +185,7 @@ def recomputed_gradients(net, x, y):
     for k, unit in enumerate(net.learners):
         a = inputs[k] if k == 0 else net.learners[k - 1].block(inputs[k - 1])
         output = unit.block(a)
-        total = total + unit.local(output, y, message=messages[k], wanted={"input": a.detach()}).loss
+        total = total + unit.local(output, y, message=messages[k], wanted={"input": a.detach()}, mix=1.0).loss
         inputs.append(output.detach())
     total.backward()
     found = {(unit.index, name): p.grad for unit in net.learners for name, p in unit.named_parameters()}

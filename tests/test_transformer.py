@@ -248,7 +248,7 @@ def test_only_what_normalisation_leaves_can_be_moved_by_a_target(normalise):
     net, (x, y) = network(**{**WAYS["variational"], "normalise": normalise}), tokens(64)
     a = net.learners[0].block(x).detach().requires_grad_()
     message, _ = net.learners[0].message(torch.eye(TOKENS))
-    gradient = torch.autograd.grad(net.learners[0].local(a, y, message=message, wanted={}).loss, a)[0]
+    gradient = torch.autograd.grad(net.learners[0].local(a, y, message=message, wanted={}, mix=1.0).loss, a)[0]
     size = gradient.norm()
     stretch = (gradient * (a - a.mean(-1, keepdim=True))).sum(-1).abs().max() / size
     common = gradient.mean(0).abs().max() / size
