@@ -122,6 +122,7 @@ def test_a_stopped_process_does_not_outlive_its_launcher(settings):
     ],
 )
 def test_a_signal_to_the_launcher_ends_all(settings, number, moment):
+    # real: a signal may come while Python starts and imports torch, which a fork has behind it
     with launched(settings, real=True, rank=1, action="pause", moment=moment) as run:
         run.pausing()
         run.launcher.send_signal(number)

@@ -185,6 +185,7 @@ def test_an_old_sign_of_life_that_he_puts_back_is_none():
 
 
 def test_a_run_on_one_machine_listens_there_alone_and_hides_its_secret(settings):
+    # real: what a stranger sees of processes that were started, with nothing of a server of forks
     with visited(settings, "step", real=True) as (run, _):
         everybody = marked(run.mark)
         assert len(everybody) == 3
