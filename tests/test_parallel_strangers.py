@@ -65,7 +65,7 @@ def assert_not_shown(said: str) -> None:
     [
         ("settings", "failure", json.dumps({"rank": 0, "text": TEXT, "status": 0})),
         ("settings", "settings/0", json.dumps({"lr": TEXT})),
-        ("sharing", "shared/1", json.dumps([{"name": TEXT}, 0, ""])),
+        ("sharing", "broadcast/1", json.dumps([{"name": TEXT}, 0, ""])),
         ("step", "asked to stop", "1"),
         pytest.param("step", "left/0", TEXT, marks=SLOW),
         pytest.param("sharing", "about/0", TEXT, marks=SLOW),
