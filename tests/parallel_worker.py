@@ -44,7 +44,7 @@ def train(case: str, processes: Processes, placement: tuple[int, ...], *, announ
         "losses": found,
         "logits": logits,
         "sizes": sizes,
-        "weights": {unit.index: unit.state_dict() for unit in stage.learners},
+        "weights": {learner.index: learner.state_dict() for learner in stage.learners},
     }
 
 
@@ -137,7 +137,7 @@ def replicas(processes: Processes, folder: Path, *, shard: bool = False) -> None
         seen.append(stage.block_logits(x[mine]))
         seen.append(stage.message_sizes())
     stage.finish()
-    saved = [Saved.of(unit) for unit in stage.learners]
+    saved = [Saved.of(learner) for learner in stage.learners]
     held = sum(local_shard(parameter).numel() for parameter in stage.parameters())
     torch.save(
         {

@@ -43,8 +43,8 @@ def test_every_objective_takes_a_finite_step_with_every_family_it_supports(choic
     assert finite(net.step(x, y))
     after = parameters(net)
     assert all(torch.isfinite(p).all() for p in after.values())
-    for unit in net.learners[:-1]:
-        twin = f"_learners.{unit.index}.local.twin"
+    for learner in net.learners[:-1]:
+        twin = f"_learners.{learner.index}.local.twin"
         assert any(name.startswith(twin) and not torch.equal(p, before[name]) for name, p in after.items())
     assert all(torch.isfinite(block.probabilities).all() for block in net.predict(x).blocks)
 
