@@ -117,7 +117,7 @@ class Stage(Linked):
             return
         self._begun = True
         if self._mesh is not None and self._shards is None:
-            self.configure(*self._recipe)
+            self.configure(*self._optimisation)
         elif self.processes.data is not None and self._mesh is None:
             for learner in self.learners:
                 learner.replicate(self.processes.data.get_group())

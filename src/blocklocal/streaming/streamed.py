@@ -146,12 +146,12 @@ class Streamed(Neighbours):
         self, optimizer: Optimizer | OptimizerFactory, schedule: Schedule = "constant", steps: int = 1
     ) -> None:
         """Give every block its own optimiser and schedule, when it is fetched next."""
-        recipe = (as_optimizer(optimizer), as_schedule(schedule), steps)
+        optimisation = (as_optimizer(optimizer), as_schedule(schedule), steps)
         for learner in self.learners:  # whether they can be built, and the learning rate that they begin with
-            learner.configure(*recipe)
+            learner.configure(*optimisation)
             self._lr = self._first = learner.optimizer.param_groups[0].get("lr") if learner.optimizer else None
             learner.optimizer = learner.schedule = None
-        self._recipe, self._anew, self._restarts = recipe, set(range(len(self.learners))), set()
+        self._optimisation, self._anew, self._restarts = optimisation, set(range(len(self.learners))), set()
 
     def begin_schedules(self, optimizer: Optimizer, schedule: Schedule) -> None:
         self._restarts, self._lr = set(range(len(self.learners))), self._first
@@ -187,9 +187,9 @@ class Streamed(Neighbours):
         saved = self.home.fetch(blueprint.learner)
         if k in self._anew:
             saved.optimizer.update(optimizer=None, schedule=None)
-        learner = blueprint.restored(saved, self._recipe)
+        learner = blueprint.restored(saved, self._optimisation)
         if k in self._restarts:
-            learner.begin_schedule(self._recipe[0], self._recipe[1])
+            learner.begin_schedule(self._optimisation[0], self._optimisation[1])
         return learner
 
     def _given(self, shape: BlockLearner) -> dict[str, Tensor]:
@@ -226,7 +226,7 @@ class Streamed(Neighbours):
 
     def drawn(self, k: int) -> BlockLearner:
         """Block k of those that are here, as the ordinary construction makes it, with a new optimiser."""
-        return self._blueprint(k).drawn(self._recipe, self._given(self.learners[k]))
+        return self._blueprint(k).drawn(self._optimisation, self._given(self.learners[k]))
 
     def _blueprint(self, k: int) -> Blueprint:
         return Blueprint(self.learners[k], self._made, self._device, self._finish)
