@@ -90,7 +90,7 @@ class Plan(Decided):
     labels: dict[str, Tensor]
 
 
-def share_plan(processes: Processes, plan: Plan | None) -> Plan:
+def broadcast_plan(processes: Processes, plan: Plan | None) -> Plan:
     """The first process's plan, in every process."""
     mine = None
     if plan is not None:

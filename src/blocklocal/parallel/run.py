@@ -22,7 +22,7 @@ from blocklocal.network.network import BlockLocal
 from blocklocal.parallel.address import Address
 from blocklocal.parallel.linked import Linked
 from blocklocal.parallel.placement import block_range
-from blocklocal.parallel.plan import Plan, RunRequest, make_plan, own_store, run_fingerprint, share_plan
+from blocklocal.parallel.plan import Plan, RunRequest, broadcast_plan, make_plan, own_store, run_fingerprint
 from blocklocal.parallel.processes import Processes, default_threads, join, own_device
 from blocklocal.parallel.relay import Records, Relay, SharedCheckpoints, SharedConsole
 from blocklocal.parallel.stage import Stage
@@ -123,7 +123,7 @@ def _train_planned(
 ) -> dict[str, Any] | None:
     """made: the plan and what the first process has loaded for it."""
     config, rank = request.config, processes.address.rank
-    plan = share_plan(processes, made[0] if made else None)
+    plan = broadcast_plan(processes, made[0] if made else None)
     if made:
         network = made[2]
     elif not request.streaming.wanted:
