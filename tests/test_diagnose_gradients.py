@@ -31,7 +31,7 @@ def by_hand(net, x, y) -> list[float]:
     for learner, message in zip(net.learners, target_messages(net.learners, torch.eye(net.targets.rows)), strict=True):
         weights = list(learner.block.parameters())
         output = learner.block(a)
-        result = learner.local(output, y, message=message, wanted={"image": x, "input": a})
+        result = learner.local(output, y, message=message, wanted={"image": x, "input": a}, mix=1.0)
         own = torch.autograd.grad(result.loss, weights, allow_unused=True)
         cosines.append(F.cosine_similarity(flat(own), flat(true[p] for p in weights), dim=0).item())
         a = output.detach()
