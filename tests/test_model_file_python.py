@@ -237,9 +237,7 @@ def test_what_the_file_defines_can_be_pickled_also_after_a_second_load(tmp_path)
         assert torch.equal(pickle.loads(pickle.dumps(model)).layer.weight, model.layer.weight)
     assert isinstance(
         pickle.loads(
-            pickle.dumps(
-                build(written(tmp_path, "from pickled_sibling import Inner\nnet = lambda **s: Inner(1, 1)\n"))
-            )
+            pickle.dumps(build(written(tmp_path, "from pickled_sibling import Inner\nnet = lambda **s: Inner(1, 1)\n")))
         ),
         nn.Linear,
     )

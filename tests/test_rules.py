@@ -211,7 +211,7 @@ class TestTargetProjection:
         other = network("resnet18", "block-local", objective="projection", twin="dense")
         for learner in other.learners[:-1]:
             learner.local.twin.requires_grad_(False)
-        other.configure(*other._recipe)
+        other.configure(*other._optimisation)
         for step in range(3):
             for each in (net, other):
                 each.step(*data("resnet18", seed=step))

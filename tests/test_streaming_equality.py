@@ -173,7 +173,7 @@ KINDS = {
 }  # fmt: skip
 WAYS: dict[str, dict[str, Any]] = {
     "ram, 3 alive": {"visit": 3},
-    "files, 2 alive, messages in files": {"visit": 2, "store": "files", "most": 2, "cache": "files"},
+    "files, 2 alive, messages in files": {"visit": 3, "store": "files", "most": 2, "cache": "files"},
     "files, 1 alive, visits longer than an epoch": {"visit": 7, "store": "files", "most": 1},
 }
 
@@ -204,7 +204,19 @@ def by_blocks(kind: str, folder: Path, **way: Any) -> Streamed:
     return Streamed(KINDS[kind].build, store=store, **way)
 
 
-@pytest.mark.parametrize(("kind", "way"), thinned(list(KINDS), list(WAYS)))
+RARE = [
+    *(f"rule {name} on maps" for name in LOCAL if name != "block-local"),
+    "twin chain without readout", "bernoulli", "reconstruction of the input", "normalised", "constant", "cosine",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "way"),
+    [
+        *thinned([kind for kind in KINDS if kind not in RARE], list(WAYS)),
+        *(pytest.param(kind, way, marks=pytest.mark.slow) for kind in RARE for way in WAYS),
+    ],
+)
 def test_block_by_block_is_step_by_step_bit_for_bit(kind: str, way: str, tmp_path: Path) -> None:
     whole, records = ordinary(kind)
     network, found = trained(kind, by_blocks(kind, tmp_path, **WAYS[way]))

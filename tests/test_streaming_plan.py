@@ -201,7 +201,9 @@ def test_a_plan_made_inside_the_meta_device_is_the_same():
     x, _ = batch_for(mlp)
     with torch.device("meta"):
         inside = plan(mlp(), x, adamw())
-    assert inside == plan(on_meta(mlp), x, adamw())
+    outside = plan(on_meta(mlp), x, adamw())
+    assert inside == outside
+    assert inside.needs.whole == outside.needs.whole
 
 
 def test_a_batch_of_another_type_or_size_is_counted_as_it_is():
@@ -428,8 +430,8 @@ def test_equal_blocks_are_measured_once_and_nothing_rests_in_the_home(tmp_path, 
     x = torch.zeros(2, 8, dtype=torch.long)
     net = Streamed(partial(deep, 12), store=tmp_path / "home", visit=2)
     made, drawn = plan(net.network, x), []
-    draw = net.drawn
-    monkeypatch.setattr(net, "drawn", lambda k: drawn.append(k) or draw(k))
+    draw = net.stock.drawn
+    monkeypatch.setattr(net.stock, "drawn", lambda k: drawn.append(k) or draw(k))
     pace = measure(net, made, x, x.clone(), tmp_path / "home")
     assert len(drawn) == 3  # the first (embedding), one of the middle, the last (head)
     assert len(pace.steps) == 12
@@ -438,6 +440,28 @@ def test_equal_blocks_are_measured_once_and_nothing_rests_in_the_home(tmp_path, 
 
 
 # --- against whole processes
+
+HOLES = """
+import sys, torch
+from blocklocal.streaming.allocator import give_back_at_once
+assert give_back_at_once()
+large = torch.ones(7 * 2**20)
+del large
+def resident():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmRSS")) // 1024
+held = [torch.ones(2**18) for _ in range(200)]
+before = resident()
+del held[::2]
+print(before - resident())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc can be told")
+def test_memory_between_tensors_that_stay_is_given_back():
+    command = [sys.executable, "-c", HOLES]
+    given_back = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert given_back >= 95  # MiB, of 100
+
 
 MEASURED = Path(__file__).parent / "streaming_peak.py"
 

@@ -150,7 +150,8 @@ def _train_planned(
             StreamedStage,
             processes=processes,
             placement=plan.placement.sizes,
-            max_in_flight=request.launch.max_in_flight,
+            # The last block sends the messages of a whole visit in a row: with room for them it need not wait.
+            max_in_flight=max(request.launch.max_in_flight, request.streaming.visit or 1),
             recorder=VisitRecorder(file, process, steps=steps),
         )
         store = own_store(request, processes)

@@ -57,6 +57,7 @@ class StreamedStage(Linked, Streamed):
         share = range(first, first + placement[processes.stage])
         self.processes, self.recorder = processes, self.timeline
         self._learners = nn.ModuleList(learners[share.start : share.stop])
+        self.stock.shapes = self.learners
         self._target_shape = self.network.target_shape
         self._begun = False
         self.edges = LinkEdges(  # type: ignore[bad-override-mutable-attribute]

@@ -10,6 +10,7 @@ from blocklocal._common.limits import available_bytes, parse_bytes
 from blocklocal.network.network import BlockLocal
 from blocklocal.runs.build import DatasetInfo, RunContext, cut_on_meta, precision_of
 from blocklocal.runs.config import Config
+from blocklocal.streaming.allocator import give_back_at_once
 from blocklocal.streaming.choice import choose
 from blocklocal.streaming.homes import free_on_disk
 from blocklocal.streaming.pace import Pace, measure
@@ -55,6 +56,7 @@ def plan_run(
 
     home = RAM if streaming.store == RAM else "files"
     if streaming.memory:
+        give_back_at_once()
         count = None if choose_blocks and not config.model.at else config.model.blocks
         made = choose(
             parse_bytes(streaming.memory),

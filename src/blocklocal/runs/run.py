@@ -43,11 +43,12 @@ from blocklocal.runs.origin import (
 from blocklocal.runs.planning import check_planned, plan_run
 from blocklocal.runs.saved import CUTS, FACTS, load_cuts, load_facts, read_summary
 from blocklocal.schemas.run import check_run_folder
+from blocklocal.streaming.commits import Commits
 from blocklocal.streaming.homes import FileHome
 from blocklocal.streaming.place import RAM, check_new_store, check_same_store, link_store
 from blocklocal.streaming.plan_table import summary_lines
 from blocklocal.streaming.settings import Streaming
-from blocklocal.streaming.streamed import Commits, Streamed
+from blocklocal.streaming.streamed import Streamed
 from blocklocal.timeline.recorder import STEPS, who
 from blocklocal.timeline.visits import VisitRecorder
 from blocklocal.training.checkpoint import list_checkpoints, load_checkpoint

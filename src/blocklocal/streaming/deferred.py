@@ -58,6 +58,7 @@ class Deferred(TorchDispatchMode):
         super().__init__()
         self._calls: list[_Call] = []
         self._calling = _Calling(self)
+        self._scratch = torch.UntypedStorage(0)
 
     def __enter__(self) -> "Deferred":
         self._calling.__enter__()
@@ -67,6 +68,7 @@ class Deferred(TorchDispatchMode):
     def __exit__(self, exc_type: Any, exc_val: Any, exc_tb: Any) -> None:
         super().__exit__(exc_type, exc_val, exc_tb)
         self._calling.__exit__(exc_type, exc_val, exc_tb)
+        self._scratch = torch.UntypedStorage(0)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -106,9 +108,7 @@ class Deferred(TorchDispatchMode):
         generator = kwargs.get("generator") or torch.default_generator
         before = generator.get_state()
         written = _mutated(func, args, kwargs)
-        emptied = tree_map(
-            lambda a: torch.empty_like(a, device="cpu") if _is_meta(a) and _key(a) in written else a, (args, kwargs)
-        )
+        emptied = tree_map(lambda a: self._drawn_into(a) if _is_meta(a) and _key(a) in written else a, (args, kwargs))
         real_args, real_kwargs = self._real_of(emptied)
         output = func(*real_args, **real_kwargs)
         again = _with_generator(func)
@@ -117,6 +117,15 @@ class Deferred(TorchDispatchMode):
         if written:
             raise InputError(f"the construction draws numbers by {func}, which cannot be done again: build it whole.")
         return (lambda *args, **kwargs: tree_map(_copy, output)), None
+
+    def _drawn_into(self, shape: Tensor) -> Tensor:
+        """A tensor of this shape for what is thrown away: always the same memory, so that none is left in pieces."""
+        like = torch.empty_like(shape)
+        size = like.untyped_storage().nbytes()
+        if self._scratch.nbytes() < size:
+            self._scratch = torch.UntypedStorage(size)
+        empty = torch.empty(0, dtype=shape.dtype, device="cpu")
+        return empty.set_(self._scratch, 0, like.shape, like.stride())  # type: ignore[call-overload]
 
     def _real_of(self, tree: Any) -> Any:
         """With content in the place of shapes."""

@@ -5,9 +5,10 @@ what the step will make: outputs, what autograd keeps for the backward pass, gra
 """
 
 import copy
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -114,15 +115,20 @@ class Footprints:
 
     Attributes:
         blocks: of each.
-        whole: the passes of backprop through all of them.
+        backprop: looks at the passes of backprop through all of them, which takes longer than all the rest.
         batch: a batch with its targets.
         rows: the target rows that twins start from.
     """
 
     blocks: list[Footprint]
-    whole: Pass
+    backprop: Callable[[], Pass] = field(compare=False)
     batch: int
     rows: int
+
+    @cached_property
+    def whole(self) -> Pass:
+        """The passes of backprop through all blocks."""
+        return self.backprop()
 
 
 def footprints(
@@ -145,8 +151,8 @@ def footprints(
         with CPU:  # also where the caller makes everything on the meta device
             updates = [(asked.of(learner.trainable()), asked.of(_trained(learner))) for learner in network.learners]
             learners = [_without_content(learner, precision) for learner in network.learners]
-            with FakeTensorMode(allow_non_fake_inputs=True):
-                return _looked_at(network, learners, x, updates)
+            with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+                return _looked_at(network, learners, x, updates, mode)
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
         raise InputError(
             f"how much memory a step needs cannot be told, because the model looks at values in it ({error}): leave "
@@ -159,6 +165,7 @@ def _looked_at(
     learners: Sequence[BlockLearner],
     x: Tensor,
     updates: Sequence[tuple[Update | None, Update | None]],
+    mode: FakeTensorMode,
 ) -> Footprints:
     for learner in learners:
         fill(learner, {id(t): torch.empty(t.shape, dtype=t.dtype) for t in _tensors(learner)}, CPU)
@@ -176,7 +183,12 @@ def _looked_at(
             known[kind] = _footprint(learner, a, target, batch, update)
         footprint, a = known[kind]
         blocks.append(replace(footprint, index=learner.index))
-    return Footprints(blocks, _backprop(learners, given, batch), bytes_of([given, y]), bytes_of([rows]))
+
+    def backprop() -> Pass:
+        with CPU, mode:
+            return _backprop(learners, given, batch)
+
+    return Footprints(blocks, backprop, bytes_of([given, y]), bytes_of([rows]))
 
 
 def _footprint(

@@ -66,6 +66,10 @@ class Home(Protocol):
         """
         ...
 
+    def tidy(self) -> None:
+        """After a commit: remove what it supersedes."""
+        ...
+
     def discard(self) -> bool:
         """Give up what was taken since the last commit.
 
@@ -104,6 +108,8 @@ class HostHome:
 
     def commit(self, state: State, shapes: Sequence[BlockLearner]) -> None: ...
 
+    def tidy(self) -> None: ...
+
     def discard(self) -> bool:
         return False
 
@@ -132,6 +138,7 @@ class FileHome:
             raise InputError(f"the folder {self.folder} holds other things than blocks: give a new one.")
         self.current: Path | None = None
         self._draft: Draft | None = None
+        self._done: Draft | None = None  # the last commit
         self._lock: BaseFileLock | None = None
         self._closed = False
         self._found: list[Path] = []  # the complete checkpoints when this one was opened
@@ -225,10 +232,18 @@ class FileHome:
             draft.link(open_files(self.current))
         self._draft = None
         try:
-            self.current = draft.complete(now, [describe(shape) for shape in shapes], keep=self.keep)
+            self.current = draft.finish(now, [describe(shape) for shape in shapes])
         except BaseException:
             shutil.rmtree(draft.partial, ignore_errors=True)
+            if draft.final.exists():  # interrupted after the rename
+                remove(draft.final)
             raise
+        self._done = draft
+
+    def tidy(self) -> None:
+        done, self._done = self._done, None
+        if done is not None:
+            done.supersede(self.keep)
 
     def discard(self) -> bool:
         draft, self._draft = self._draft, None

@@ -15,10 +15,13 @@ from blocklocal.rules.base import Batch, block_step
 from blocklocal.streaming.footprint import learner_kind
 from blocklocal.streaming.plan import Plan
 from blocklocal.streaming.streamed import Streamed
-from blocklocal.training.tensor_file import read_tensors, write_tensors
+from blocklocal.streaming.update_bytes import bytes_of
+from blocklocal.training.checkpoint import Draft, Saved
+from blocklocal.training.checkpoint_files import Files
+from blocklocal.training.learner_state import kinds
 
 MIB = 2**20
-MOST_SAMPLE = 64 * MIB  # bytes of the file that the store's speed is measured with
+MOST_SAMPLE = 64 * MIB  # bytes of the files that the store's speed is measured with
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Pace:
 
 
 def measure(network: Streamed, plan: Plan, x: Tensor, y: Tensor, folder: Path | None = None) -> Pace:
-    """Take one step of each kind of block, and write and read one small file.
+    """Take one step of each kind of block, and write and read two small files.
 
     Args:
         network: as it will be trained. Its blocks get the content of the start, one after the other, and are let go
@@ -66,7 +69,7 @@ def measure(network: Streamed, plan: Plan, x: Tensor, y: Tensor, folder: Path | 
     Raises:
         InputError: as a training step.
     """
-    read, write = (float("inf"), float("inf")) if folder is None else _store_speed(folder, plan.rests)
+    read, write = (float("inf"), float("inf")) if folder is None else _store_speed(folder, plan)
     known: dict[Hashable, float] = {}
     steps = []
     like = torch.empty_like(x, device="meta")
@@ -82,7 +85,7 @@ def measure(network: Streamed, plan: Plan, x: Tensor, y: Tensor, folder: Path | 
 
 def _step_seconds(network: Streamed, k: int, a: Tensor, x: Tensor, y: Tensor) -> float:
     """Of the second step; in the first one, kernels are chosen and memory is taken."""
-    learner = network.drawn(k).train()
+    learner = network.stock.drawn(k).train()
     learner.configure(network.optimizer, "constant", 1)
     incoming, batch = network.target_message(k), Batch(x, y, network._rows, StepContext())
 
@@ -99,27 +102,32 @@ def _made_up(like: Tensor, device: torch.device) -> Tensor:
     return torch.rand(like.shape, dtype=like.dtype, device=device)
 
 
-def _store_speed(folder: Path, size: int) -> tuple[float, float]:
-    """Bytes per second of (reading, writing), with checksums, and flushed to the disk."""
-    sample = torch.zeros(max(MIB, min(size, MOST_SAMPLE)), dtype=torch.uint8)
+def _store_speed(folder: Path, plan: Plan) -> tuple[float, float]:
+    """Bytes per second of (reading, writing) a block's two files, with checksums, and flushed to the disk."""
+    share = min(1.0, MOST_SAMPLE / max(1, plan.rests))
+    weights, states = (torch.zeros(1 + int(share * size / 4)) for size in (plan.weights, plan.rests - plan.weights))
+    saved = Saved(0, {"sample": weights}, {"optimizer": {"sample": states}, "schedule": None})
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".partial-speed-", dir=folder) as place:
-        path = Path(place) / "sample"
+        draft = Draft.open(Path(place), 0)
+        writing = _seconds(lambda: draft.write_saved(saved))
+        for file in draft.partial.iterdir():
+            _forget(file)
+        files = Files(draft.partial, draft.sums)
 
-        def write() -> None:
-            write_tensors(path, {"sample": sample})
-            _flush(path)
+        def read() -> None:
+            files.weights(0, kinds(saved.weights), set(saved.weights))
+            files.tensors("block-0.optimizer", set(saved.optimizer))
 
-        writing = _seconds(write)
-        reading = _seconds(lambda: read_tensors(path, most=2 * MOST_SAMPLE))
-    return len(sample) / reading, len(sample) / writing
+        reading = _seconds(read)
+    size = bytes_of([weights, states])
+    return size / reading, size / writing
 
 
-def _flush(path: Path) -> None:
-    """To the disk, and out of the memory in which the system keeps what was written, where it can be told to."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-        if hasattr(os, "posix_fadvise"):
+def _forget(path: Path) -> None:
+    """Out of the memory in which the system keeps what was written, where it can be told to."""
+    if hasattr(os, "posix_fadvise"):
+        with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 

@@ -51,6 +51,10 @@ class Plan:
     # --- what rests
 
     @property
+    def weights(self) -> int:
+        return sum(block.weights for block in self.blocks)
+
+    @property
     def rests(self) -> int:
         """Weights and optimiser states of all blocks: gradients are dropped after every update."""
         return sum(block.rests for block in self.blocks)

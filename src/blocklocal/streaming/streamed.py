@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from blocklocal._common.errors import InputError, first_line
+from blocklocal._common.errors import InputError
 from blocklocal._common.ranges import check_range, whole
-from blocklocal.block.edges import OPEN, Edges
+from blocklocal.block.edges import OPEN
 from blocklocal.block.learner import BlockLearner, StepContext
 from blocklocal.block.loss import LocalResult
 from blocklocal.block.objectives import mixing
@@ -32,14 +32,15 @@ from blocklocal.rules.base import Batch
 from blocklocal.splitting import Split
 from blocklocal.streaming.cache import Cache, FileCache, MemoryCache
 from blocklocal.streaming.deferred import Deferred
+from blocklocal.streaming.edges import CacheEdges
 from blocklocal.streaming.homes import FileHome, Home, HostHome
-from blocklocal.streaming.resting import Blueprint, tensors_of
+from blocklocal.streaming.resting import tensors_of
+from blocklocal.streaming.stock import Known, Stock
+from blocklocal.streaming.suitable import built, check_streamed
 from blocklocal.streaming.visits import Visits
-from blocklocal.streaming.weights import Weights, export, names_in_model, write_index
+from blocklocal.streaming.weights import export
 from blocklocal.timeline.segments import COMPUTE
 from blocklocal.timeline.visits import VisitRecorder
-from blocklocal.training.loop import Trainer
-from blocklocal.training.observers import Checkpoints
 from blocklocal.training.tally import check_weights
 
 T = TypeVar("T")
@@ -91,33 +92,32 @@ class Streamed(Neighbours):
         check_range("visit", visit, VISIT)
         check_range("most", most, whole(1, 3))
         with torch.device("meta"), Deferred() as made:
-            network = _built(build)
-        _check(network, visit)
+            network = built(build)
+        check_streamed(network, visit)
         made.adopt(network)
         made.keep(tensors_of(network).values())
         super().__init__(network.targets, network.learning, network.optimizer, network.seed)
         self.network, self.visit_steps, self.timeline = network, visit, recorder or VisitRecorder()
-        self._device, self._store, self._most, self._made = torch.device(device), store, most, made
+        self._device = torch.device(device)
         for learner in network.learners:
             learner.optimizer = learner.schedule = None
         self._learners, self.edges = network._learners, OPEN
         self.register_buffer("_rows", target_rows(self.targets, self._device), persistent=False)
-        self.home: Home = HostHome() if store == "ram" else FileHome(store, keep=keep)
+        home: Home = HostHome() if store == "ram" else FileHome(store, keep=keep)
+        model, optimisation = network.split.model, self._optimisation
+        self.stock = Stock(
+            self.learners, model, made, home, weights=weights, device=self._device, optimisation=optimisation
+        )
         self._cache: Cache = MemoryCache() if cache == "ram" else FileCache(None if store == "ram" else Path(store))
-        self.visits = Visits(self._fetch, lambda learner: self.home.put(learner), most=most, timed=self._timed)
+        self.visits = Visits(self.stock.fetch, lambda learner: self.home.put(learner), most=most, timed=self._timed)
         self._chained = any(learner.late is not None for learner in self.learners)
-        self._weights = None if weights is None else Weights(weights)
-        if self._weights is not None:
-            self._weights.check(network.split.model)
         self._uncommitted = False  # whether blocks have taken the steps of a chunk that does not count yet
-        self._ready = False  # whether blocks rest at home
-        self._anew: set[int] = set()  # blocks whose optimiser begins anew
-        self._restarts: set[int] = set()  # blocks whose schedule begins anew
-        self._late: dict[int, Tensor] = {}  # of chained twins: the messages under way to the block before
-        self._lr: float | None = None  # the present learning rate
-        self._first: float | None = None  # the one that a schedule begins with
         self.watch: Callable[[str, float], object] = lambda text, ahead: None  # told what is done now: `Progress.work`
-        self._layout: torch.memory_format | None = None
+
+    @property
+    def home(self) -> Home:
+        """Where blocks rest."""
+        return self.stock.home
 
     # --- the learners, which have no content here
 
@@ -139,7 +139,7 @@ class Streamed(Neighbours):
 
     def to(self, *args: Any, **kwargs: Any) -> "Streamed":
         """Take a memory layout. The device is given when it is made."""
-        self._layout = kwargs.get("memory_format", self._layout)
+        self.stock.layout = kwargs.get("memory_format", self.stock.layout)
         return self
 
     def configure(
@@ -147,20 +147,17 @@ class Streamed(Neighbours):
     ) -> None:
         """Give every block its own optimiser and schedule, when it is fetched next."""
         optimisation = (as_optimizer(optimizer), as_schedule(schedule), steps)
-        for learner in self.learners:  # whether they can be built, and the learning rate that they begin with
-            learner.configure(*optimisation)
-            self._lr = self._first = learner.optimizer.param_groups[0].get("lr") if learner.optimizer else None
-            learner.optimizer = learner.schedule = None
-        self._optimisation, self._anew, self._restarts = optimisation, set(range(len(self.learners))), set()
+        self.stock.configure(optimisation)
+        self._optimisation = optimisation
 
     def begin_schedules(self, optimizer: Optimizer, schedule: Schedule) -> None:
-        self._restarts, self._lr = set(range(len(self.learners))), self._first
+        self.stock.restart()
 
     def rate(self) -> float | None:
-        return self._lr
+        return self.stock.known.rate
 
     def visit(self, do: Callable[[BlockLearner], T]) -> list[T]:
-        return self.visits.run(range(len(self.learners)), do, writes=False)
+        return self.visits.run(self.stock.places, do, writes=False)
 
     def close(self) -> None:
         """End the training, so that another network may go on with what rests in the store."""
@@ -180,26 +177,6 @@ class Streamed(Neighbours):
         """The k-th block that is here is fetched, written back or waited for."""
         return self.timeline.span(kind, self.learners[k].index)
 
-    def _fetch(self, k: int) -> BlockLearner:
-        if not self._ready:  # nothing rests at home before the first chunk is over
-            return self.drawn(k)
-        blueprint = self._blueprint(k)
-        saved = self.home.fetch(blueprint.learner)
-        if k in self._anew:
-            saved.optimizer.update(optimizer=None, schedule=None)
-        learner = blueprint.restored(saved, self._optimisation)
-        if k in self._restarts:
-            learner.begin_schedule(self._optimisation[0], self._optimisation[1])
-        return learner
-
-    def _given(self, shape: BlockLearner) -> dict[str, Tensor]:
-        """What of a block comes from the given weights."""
-        if self._weights is None:
-            return {}
-        names = names_in_model(shape, self.split.model)
-        found = self._weights.read(list(names.values()))
-        return {name: found[own] for name, own in names.items()}
-
     def export(self, folder: Path | str) -> Path:
         """Write the user's model, trained, block by block: safetensors files by its own names, and their index.
 
@@ -213,39 +190,20 @@ class Streamed(Neighbours):
             InputError: the folder holds other things.
             OSError: it cannot be written.
         """
-        place = Path(folder)
-        place.mkdir(parents=True, exist_ok=True)
-        if any(place.iterdir()):
-            raise InputError(f"{place} holds other things: give a new folder.")
-        model, files, size = self.split.model, {}, 0
-        names = [names_in_model(learner, model) for learner in self.learners]
-        for written in self.visit(lambda learner: export(learner, names[learner.index], place, self.count)):
-            files |= written
-        size = sum(t.numel() * t.element_size() for t in model.state_dict().values() if isinstance(t, Tensor))
-        return write_index(place, files, size)
+        return export(self, self.split.model, Path(folder))
 
-    def drawn(self, k: int) -> BlockLearner:
-        """Block k of those that are here, as the ordinary construction makes it, with a new optimiser."""
-        return self._blueprint(k).drawn(self._optimisation, self._given(self.learners[k]))
+    def to_plain(self) -> nn.Module:
+        """Refused: it would be the whole network.
 
-    def _blueprint(self, k: int) -> Blueprint:
-        return Blueprint(self.learners[k], self._made, self._device, self._finish)
+        Raises:
+            InputError: always.
+        """
+        raise InputError("a streamed network is never whole in memory: write its model with network.export(folder).")
 
     def target_message(self, k: int) -> Tensor:
         """What the twin of block k starts from in the next step: the target rows, or what a chained twin has sent."""
-        message = self._message(self._late, k, 0)
+        message = self._message(self.stock.known.late, k, 0)
         return self._rows if message is None else message
-
-    def _finish(self, learner: BlockLearner) -> None:
-        if self._layout is not None:
-            learner.to(memory_format=self._layout)  # type: ignore[call-overload]
-
-    def _note(self, learner: BlockLearner) -> None:
-        """What must be known of a block while it is at home."""
-        if learner.late is not None:
-            self._late[learner.index] = learner.late.clone()
-        if learner.index == self.learners[-1].index and learner.optimizer is not None:
-            self._lr = learner.optimizer.param_groups[0].get("lr")
 
     def take(self, kept: Kept) -> None:
         """Blocks rest in a checkpoint from now on. Nothing has changed where one of them cannot be read.
@@ -258,16 +216,7 @@ class Streamed(Neighbours):
         Raises:
             InputError: it is damaged, or its optimisers are others; or the store holds other blocks already.
         """
-        before = self._ready, self._anew, self._restarts, self._late, self._lr
-        self._ready, self._restarts, self._late = True, set(), {}
-        self._anew = set() if kept.optimizers else set(range(len(self.learners)))
-        try:
-            with self.home.opened(kept, self.learners):
-                if kept.optimizers:
-                    self.visit(self._note)
-        except BaseException:
-            self._ready, self._anew, self._restarts, self._late, self._lr = before
-            raise
+        self.stock.take(kept, lambda: self.visit(self.stock.note))
         self.steps = kept.step
 
     # --- training
@@ -276,7 +225,6 @@ class Streamed(Neighbours):
     def step(self, x: Tensor, y: Tensor) -> list[LocalResult | None]:
         """One training step, which reads and writes all blocks: `walk` does it once per N steps."""
         (stepped,) = self.walk([(x, y)])
-        self.commit(lambda: {"step": self.steps, "network_epoch": self.epoch})
         return stepped.results
 
     def walk(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Stepped]:
@@ -297,7 +245,7 @@ class Streamed(Neighbours):
         while chunk := [self.check(x, y) for x, y in islice(coming, self.visit_steps)]:
             if not self.training:
                 self.train()
-            before = self.steps, self._late, self._lr
+            before = self.steps, self.stock.known
             results = self._chunk(chunk)
             try:
                 for t, (_, y) in enumerate(chunk):
@@ -307,9 +255,10 @@ class Streamed(Neighbours):
             except GeneratorExit:  # nobody wants the rest of the chunk, or it could not be committed
                 if self._uncommitted and not self._given_up(before):
                     self.steps = before[0] + len(chunk)
+                    self.commit(self._own_state)
                 raise
             if self._uncommitted:
-                self.commit(lambda: {"step": self.steps, "network_epoch": self.epoch})
+                self.commit(self._own_state)
         self.timeline.totals(self.epoch + 1)
 
     @taking_gradients()
@@ -321,8 +270,8 @@ class Streamed(Neighbours):
         self.expect([len(y) for _, y in batches], training=True)
         self._know_late()
         self.home.begin(self.steps + len(batches))
-        before = self.steps, self._late, self._lr
-        late, self._late = self._late, dict(self._late)  # as all twins stood at the start of the chunk, and stand now
+        before = self.steps, self.stock.known
+        late = self.stock.known.late  # as all twins stood at the start of the chunk
 
         def train(learner: BlockLearner) -> list[LocalResult | None]:
             results = []
@@ -336,37 +285,37 @@ class Streamed(Neighbours):
                 self.watch(f"block {learner.index + 1} of {self.count}, step {self.steps + t + 1}", done)
                 results.append(None if result is None else result.counted(self.targets, y))
             check_weights(learner, self.steps + len(batches))
-            self._note(learner)
+            self.stock.note(learner)
             return results
 
         step = self.rule.step_function(self.learning.scope)
         try:
             with self.timeline.chunk(self.steps + 1, len(batches)):
-                results = self.visits.run(range(len(self.learners)), train, writes=True)
+                results = self.visits.run(self.stock.places, train, writes=True)
         except BaseException:
             self._given_up(before)
             raise
         self._uncommitted = True
         return results
 
-    def _given_up(self, before: tuple[int, dict[int, Tensor], float | None]) -> bool:
+    def _given_up(self, before: tuple[int, Known]) -> bool:
         """Whether the network is again as before the chunk."""
         self._cache.clear()
         self._uncommitted = False
         undone = self.home.discard()
         if undone:
-            self.steps, self._late, self._lr = before
+            self.steps, self.stock.known = before
         return undone
 
-    def _edges(self, learner: BlockLearner, step: int, message: Tensor | None = None) -> "_CacheEdges":
+    def _edges(self, learner: BlockLearner, step: int, message: Tensor | None = None) -> CacheEdges:
         """Of a block, in a step of the chunk."""
         first, last = (learner.index == self.learners[k].index for k in (0, -1))
-        return _CacheEdges(self.edges, self._cache, step, first, last, message)
+        return CacheEdges(self.edges, self._cache, step, first=first, last=last, message=message)
 
     def _know_late(self) -> None:
         """Of chained twins: what is under way to each block, before the first visit."""
-        if self._chained and not self._late:
-            self.visit(self._note)
+        if self._chained and not self.stock.known.late:
+            self.visit(self.stock.note)
 
     def _message(self, late: Mapping[int, Tensor], k: int, t: int) -> Tensor | None:
         """The target message that reaches block k in step t of a chunk from a chained twin; None: the target rows."""
@@ -379,8 +328,11 @@ class Streamed(Neighbours):
         return late[k + 1][t].clone().view(behind.message_shape)
 
     def commit(self, state: Callable[[], dict[str, Any]]) -> None:
-        self.home.commit(state, self.learners)
-        self._ready, self._anew, self._restarts, self._uncommitted = True, set(), set(), False
+        self.stock.commit(state)
+        self._uncommitted = False
+
+    def _own_state(self) -> dict[str, Any]:
+        return {"step": self.steps, "network_epoch": self.epoch}
 
     # --- without training
 
@@ -459,76 +411,5 @@ class Streamed(Neighbours):
         """Batches of these sizes follow, in a chunk."""
 
 
-class Commits(Checkpoints):
-    """Every chunk of steps is a checkpoint already; after an epoch, and where training stops, its state is added."""
-
-    def save(self, trainer: Trainer) -> Path:
-        trainer.network.commit(trainer.state)
-        return self.folder
-
-    def step(self, trainer: Trainer, losses: Sequence[float]) -> None:
-        """Nothing: the chunk is a checkpoint."""
-
-
-class _CacheEdges(Edges):
-    """The edges of one block in one step: the boundary cache, and before and behind all blocks what is there.
-
-    Args:
-        outer: what lies before the first of the blocks that are streamed here, and behind the last of them.
-        message: the target message, where a chained twin gives it.
-    """
-
-    def __init__(self, outer: Edges, cache: Cache, step: int, first: bool, last: bool, message: Tensor | None):
-        self.outer, self.cache, self.step_in_chunk, self.message = outer, cache, step, message
-        self.first, self.last = first, last
-
-    def take_target(self, rows: Tensor, *, learning: bool) -> Tensor:
-        return rows if self.message is None else self.message
-
-    def pass_target(self, late: Tensor | None) -> None:
-        pass
-
-    def take_forward(self, x: Tensor) -> Tensor:
-        return self.outer.take_forward(x) if self.first else self.cache.take(self.step_in_chunk)
-
-    def send_forward(self, a: Tensor) -> None:
-        if self.last:
-            self.outer.send_forward(a)
-        else:
-            self.cache.put(self.step_in_chunk, a)
-
-    def timed(self, index: int) -> AbstractContextManager[None]:
-        return nullcontext()  # the whole step is timed
-
-
 def _shape(x: Tensor) -> Tensor:
     return torch.empty_like(x, device="meta")
-
-
-def _built(build: Callable[[], BlockLocal]) -> BlockLocal:
-    try:
-        return build()
-    except (RuntimeError, TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(
-            "build() cannot make the network on torch's meta device, where tensors have no content "
-            f"({type(error).__name__}: {first_line(error)}): leave out what needs it, or train the network whole."
-        ) from error
-
-
-def _check(network: object, visit: int) -> None:
-    if not isinstance(network, BlockLocal):
-        raise InputError(f"build made {type(network).__name__}, and must make a BlockLocal.")
-    if not network.learners:
-        raise InputError("a streamed network must know its shapes: give BlockLocal example=, a batch [B, …].")
-    reason = network.rule.waits_because(network.learning.scope)
-    if reason is not None:
-        raise InputError(f"one block at a time cannot train under the rule {network.rule.name}: {reason}.")
-    delay = network.learning.message_delay
-    if any(learner.twin is not None and learner.twin.chained for learner in network.learners) and delay < visit:
-        raise InputError(
-            f"the twin {network.learning.twin} passes its messages from block to block, and a block that takes {visit} "
-            f"steps in a row needs them {visit} steps before: give --message-delay {visit} or more (it is {delay}), "
-            "a smaller visit, or the dense twin."
-        )

@@ -58,7 +58,7 @@ class Visits:
                         coming.append(fetching.submit(self._bring, block, stopped))
                     with self._timed(WAIT, blocks[place]):
                         learner = coming.pop(0).result()
-                    given.append(do(learner))
+                    given.append(self._done(do, learner))
                     written.append(writing.submit(self._return, blocks[place], [learner], writes))
                     del learner
                     _raise(written)
@@ -71,6 +71,13 @@ class Visits:
             finally:
                 self._empty(coming, written)
         return given
+
+    def _done(self, do: Callable[[BlockLearner], T], learner: BlockLearner) -> T:
+        try:
+            return do(learner)
+        except BaseException:
+            self._room.release()
+            raise
 
     def _bring(self, block: int, stopped: threading.Event) -> BlockLearner:
         while not self._room.acquire(timeout=0.05):

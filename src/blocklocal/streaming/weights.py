@@ -1,7 +1,7 @@
 """Weights of the user's own model in safetensors files, read and written block by block."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from blocklocal._common.errors import InputError
 from blocklocal._common.files import write_text
 from blocklocal.block.learner import BlockLearner
+from blocklocal.network.neighbours import Neighbours
 from blocklocal.schemas import Text, read_json
 from blocklocal.training.tensor_file import write_tensors
 
@@ -67,30 +68,36 @@ class Weights:
             return file.get_slice(name).get_shape()
 
 
-def export(learner: BlockLearner, names: Mapping[str, str], folder: Path, count: int) -> dict[str, str]:
-    """Write the tensors of one block by the names of the user's model.
+def export(network: Neighbours, model: nn.Module, folder: Path) -> Path:
+    """Write a trained model block by block: safetensors files by its own names, and their index.
 
     Args:
-        names: of the block's tensors: in the learner → in the model.
-        count: blocks of the model.
+        network: whose learners have the content.
+        model: the user's module, perhaps without content.
+        folder: a new or empty folder.
 
     Returns:
-        name in the model → file.
+        The path of the index, in the format of Hugging Face libraries.
+
+    Raises:
+        InputError: the folder holds other things.
+        OSError: it cannot be written.
     """
-    file = f"model-{learner.index + 1:05d}-of-{count:05d}.safetensors"
-    state = learner.state_dict()
-    tensors = {own: state[name] for name, own in names.items()}
-    write_tensors(folder / file, tensors)
-    return dict.fromkeys(tensors, file)
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise InputError(f"{folder} holds other things: give a new folder.")
+    names = {learner.index: names_in_model(learner, model) for learner in network.learners}
 
+    def write(learner: BlockLearner) -> dict[str, str]:
+        file = f"model-{learner.index + 1:05d}-of-{network.count:05d}.safetensors"
+        state = learner.state_dict()
+        tensors = {own: state[name] for name, own in names[learner.index].items()}
+        write_tensors(folder / file, tensors)
+        return dict.fromkeys(tensors, file)
 
-def write_index(folder: Path, files: Mapping[str, str], size: int) -> Path:
-    """Write which tensor is in which file, and return the path of the index.
-
-    Args:
-        size: bytes of all tensors.
-    """
-    content = {"metadata": {"total_size": size}, "weight_map": dict(files)}
+    files = {name: file for written in network.visit(write) for name, file in written.items()}
+    size = sum(t.numel() * t.element_size() for t in model.state_dict().values() if isinstance(t, Tensor))
+    content = {"metadata": {"total_size": size}, "weight_map": files}
     write_text(folder / INDEX, json.dumps(content, indent=1) + "\n")
     return folder / INDEX
 

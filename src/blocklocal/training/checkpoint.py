@@ -97,24 +97,41 @@ class Draft:
                 self.sums[name] = checksum
 
     def complete(self, state: dict, described: list[dict], *, keep: int = KEEP) -> Path:
-        """Write what is common to all, rename, and remove what is superseded.
+        """As `finish`, and remove what is superseded.
 
         Args:
             state: where training stands (JSON-able).
             described: of every learner, what `describe` says.
             keep: complete checkpoints that stay, this one among them.
         """
-        before = list_checkpoints(self.final.parent)
+        self.finish(state, described)
+        self.supersede(keep)
+        return self.final
+
+    def finish(self, state: dict, described: list[dict]) -> Path:
+        """Write what is common to all, and rename: the checkpoint is there as a whole or not at all.
+
+        Args:
+            state: where training stands (JSON-able).
+            described: of every learner, what `describe` says.
+        """
         _save_tensors(self.partial / RANDOM, {"cpu": torch.get_rng_state()})
         (self.partial / STATE).write_text(json.dumps({**state, "units": described}, indent=1))
         _sync([self.partial / RANDOM, self.partial / STATE, write_checksums(self.partial, self.sums), self.partial])
-        self.partial.rename(self.final)
+        return self.partial.rename(self.final)
+
+    def supersede(self, keep: int) -> None:
+        """Remove the older checkpoints that this complete one takes the place of.
+
+        Args:
+            keep: complete checkpoints that stay, this one among them.
+        """
+        before = [path for path in list_checkpoints(self.final.parent) if path != self.final]
         # of the same step, or of a way not taken: the user went back to an older checkpoint
         superseded = [path for path in before if path.name >= f"step-{self.step:08d}"]
         older = [path for path in before if path not in superseded]
         for path in [*superseded, *older[: len(older) - keep + 1]]:
             remove(path)
-        return self.final
 
 
 def _link(source: Path, target: Path) -> None:
