@@ -19,7 +19,7 @@ from blocklocal.training.checkpoint import Saved
 
 CLASSES, FEATURES, BATCH = 3, 6, 4
 MAPS = (2, 4, 4)
-CHUNK = 3  # steps of a chunk
+CHUNK = 2  # steps of a chunk
 Batch = tuple[Tensor, Tensor]
 Build = Callable[[], BlockLocal]
 
@@ -54,7 +54,7 @@ def maps() -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, CLASSES))
 
 
-def batches(count: int = 4, shape: tuple[int, ...] = (FEATURES,)) -> list[Batch]:
+def batches(count: int = 3, shape: tuple[int, ...] = (FEATURES,)) -> list[Batch]:
     generator = torch.Generator().manual_seed(1)
     return [
         (torch.rand(BATCH, *shape, generator=generator), torch.randint(0, CLASSES, (BATCH,), generator=generator))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import streaming_faults as faults
 import streaming_helpers as st
 import torch
 from batteries import thinned
@@ -170,6 +171,14 @@ def test_the_boundary_cache_holds_one_message_per_step_of_a_chunk_and_none_after
     list(network.look(st.batches(7)))
     assert max(sizes) == visit
     assert kept == {}
+
+
+@pytest.mark.parametrize("cache", ["ram", "files"])
+def test_a_chunk_that_fails_leaves_no_message_in_the_cache(cache: Any, tmp_path: Path) -> None:
+    network = Streamed(build, visit=4, store=tmp_path / "store", cache=cache)
+    with faults.struck("computing a step", 1, faults.raising), pytest.raises(faults.Injected):
+        list(network.walk(st.batches(4)))
+    assert (network._cache._messages if cache == "ram" else network._cache._like) == {}  # type: ignore[attr-defined]
 
 
 def test_a_cache_in_files_is_removed_with_the_network(tmp_path: Path) -> None:

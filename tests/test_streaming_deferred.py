@@ -134,6 +134,9 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+ALIKE = ("resnet32", "resnet34", "resnet56", "resnet110")  # more of the layers of resnet18 and resnet20
+
+
 def named(module: nn.Module) -> list[tuple[str, Tensor]]:
     return [*module.named_parameters(), *module.named_buffers()]
 
@@ -156,7 +159,7 @@ def test_what_is_drawn_later_is_what_the_ordinary_construction_draws(name: str) 
             assert torch.equal(value, wanted), key
 
 
-@pytest.mark.parametrize("name", bl.MODELS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in ALIKE else n for n in bl.MODELS])
 def test_every_model_of_the_library_starts_with_its_ordinary_weights(name: str) -> None:
     side = 16 if name == "vgg8b" else 8
 

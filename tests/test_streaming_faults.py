@@ -145,12 +145,11 @@ def test_a_kill_from_outside_at_any_time_loses_a_chunk_at_most(seconds: float, t
     import time
 
     code = textwrap.dedent(SCRIPT.format(tests=str(Path(__file__).parent), store=str(tmp_path / "store")))
-    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert child.stdout is not None
-    assert child.stdout.readline().strip() == "0"
-    time.sleep(seconds)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline().strip() == "0"
+        time.sleep(seconds)
+        child.send_signal(signal.SIGKILL)
     network, going = opened(tmp_path / "store")
     assert network.steps in ENDS
     assert_ends_undisturbed(network, going.fit(DATA))

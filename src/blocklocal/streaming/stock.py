@@ -161,4 +161,3 @@ class Stock:
         """What was taken since the last commit counts from now on."""
         self.home.commit(state, self.shapes)
         self.known = replace(self.known, resting=True, anew=frozenset(), restarts=frozenset())
-        self.home.tidy()

@@ -330,6 +330,7 @@ class Streamed(Neighbours):
     def commit(self, state: Callable[[], dict[str, Any]]) -> None:
         self.stock.commit(state)
         self._uncommitted = False
+        self.home.tidy()  # after the chunk counts: an error here takes nothing back
 
     def _own_state(self) -> dict[str, Any]:
         return {"step": self.steps, "network_epoch": self.epoch}

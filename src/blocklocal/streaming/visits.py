@@ -49,7 +49,7 @@ class Visits:
         """
         given: list[T] = []
         with ThreadPoolExecutor(1, "fetch") as fetching, ThreadPoolExecutor(1, "write") as writing:
-            coming: list[Future[BlockLearner]] = []
+            coming: list[Future[list[BlockLearner]]] = []
             written: list[Future[None]] = []
             stopped = threading.Event()
             try:
@@ -57,10 +57,9 @@ class Visits:
                     for block in blocks[place + len(coming) : place + 2]:  # this one, and the next ahead
                         coming.append(fetching.submit(self._bring, block, stopped))
                     with self._timed(WAIT, blocks[place]):
-                        learner = coming.pop(0).result()
-                    given.append(self._done(do, learner))
-                    written.append(writing.submit(self._return, blocks[place], [learner], writes))
-                    del learner
+                        held = coming.pop(0).result()
+                    given.append(self._done(do, held))
+                    written.append(writing.submit(self._return, blocks[place], held, writes))
                     _raise(written)
                 with self._timed(WAIT, blocks[-1]):
                     for each in written:
@@ -72,14 +71,15 @@ class Visits:
                 self._empty(coming, written)
         return given
 
-    def _done(self, do: Callable[[BlockLearner], T], learner: BlockLearner) -> T:
+    def _done(self, do: Callable[[BlockLearner], T], held: list[BlockLearner]) -> T:
         try:
-            return do(learner)
+            return do(held[0])
         except BaseException:
             self._room.release()
             raise
 
-    def _bring(self, block: int, stopped: threading.Event) -> BlockLearner:
+    def _bring(self, block: int, stopped: threading.Event) -> list[BlockLearner]:
+        """The learner in a list, which others may keep: who takes it out has the only reference."""
         while not self._room.acquire(timeout=0.05):
             if stopped.is_set():
                 raise RuntimeError("the visits have ended")
@@ -91,7 +91,7 @@ class Visits:
             raise
         self._alive.add(learner)
         self.peak = max(self.peak, len(self._alive))
-        return learner
+        return [learner]
 
     def _return(self, block: int, held: list[BlockLearner], writes: bool) -> None:
         """held: the learner, in a list, so that nobody else keeps it."""
@@ -104,7 +104,7 @@ class Visits:
         finally:
             self._room.release()
 
-    def _empty(self, coming: list[Future[BlockLearner]], written: list[Future[None]]) -> None:
+    def _empty(self, coming: list[Future[list[BlockLearner]]], written: list[Future[None]]) -> None:
         """Wait for what is under way; blocks that were fetched in vain make room again."""
         for future in coming:
             if not future.cancel() and future.exception() is None:
