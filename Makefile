@@ -1,4 +1,4 @@
-# The two commands of the README. Both set up what they need in .venv and work on a fresh clone.
+# Every target sets up what it needs in .venv, and works on a fresh clone. `train` and `test` are those of the README.
 PYTHON ?= python3
 PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check
 QUICKSTART_SEEDS ?= 0 1

@@ -1,10 +1,7 @@
-"""The core of blocklocal works with torch, numpy, msgspec and safetensors alone: train, evaluate, save, load.
-
-What needs more asks for that, and for no more than that.
-"""
+"""The core of blocklocal works with torch, numpy, msgspec and safetensors alone: train, evaluate, save, load."""
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 
 class Blocked:
@@ -26,29 +23,6 @@ def block(names: Iterable[str]) -> None:
     hidden, find = set(names), importlib.util.find_spec
     sys.meta_path.insert(0, Blocked(hidden))
     importlib.util.find_spec = lambda name, package=None: None if name in hidden else find(name, package)
-
-
-def asked_for(call: Callable[[], object]) -> str:
-    """What the error of a call says that lacks a library."""
-    from blocklocal import InputError
-
-    try:
-        call()
-    except InputError as error:
-        return str(error)
-    return "nothing"
-
-
-def check_what_is_asked_for() -> None:
-    import blocklocal as bl
-    from blocklocal.report import write_comparison, write_report
-
-    for extra, call in (
-        ("report", lambda: write_report("none")),
-        ("report", lambda: write_comparison("none")),
-        ("data", lambda: bl.load_images("digits")),
-    ):
-        assert f'"blocklocal[{extra}]"' in asked_for(call), asked_for(call)
 
 
 def main() -> None:
@@ -78,7 +52,6 @@ def main() -> None:
     )
     again.load_state_dict(network.state_dict())
     assert torch.equal(again.predict(x).probabilities, network.predict(x).probabilities)
-    check_what_is_asked_for()
     loaded = sorted({name.partition(".")[0] for name in sys.modules} & set(names))
     assert not loaded, loaded
     print(f"trained without optional libraries: {accuracy:.0f} %")

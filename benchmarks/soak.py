@@ -55,10 +55,10 @@ def _share(steps: int, device_name: str, rank: int, folder: Path) -> list[dict]:
         def step(x: Tensor, y: Tensor) -> None:
             nonlocal done
             if done % EPOCH == 0:
-                stage.links.expect([SAMPLES] * min(EPOCH, steps - done), training=True)
+                stage.edges.expect([SAMPLES] * min(EPOCH, steps - done), training=True)
             done += 1
             stage.step(x, y)
-            stage.links.stopped()
+            stage.edges.stopped()
 
         return _watched(step, steps, device, f"process {rank} of two", finish=stage.finish)
 

@@ -125,7 +125,7 @@ SIZES: dict[str, tuple[Group, ...]] = {
         Group(
             "deep",
             ("cifar10",),
-            # ResNet-32 has 15 residual units, the first with the stem: what others count as 16 modules is 15 blocks
+            # ResNet-32 has 15 residual blocks, the first with the stem: what others count as 16 modules is 15 blocks
             (_deep("resnet32", 4, 8, 15), _deep("resnet110", 4, 8, 16)),
             {"epochs": 100, "augment": "crop,flip", "precision": "auto"},
         ),

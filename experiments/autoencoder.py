@@ -19,7 +19,9 @@ import torch.nn as nn
 from torch import Tensor
 
 from blocklocal._common.errors import InputError
-from blocklocal._common.ranges import ABOVE_ZERO, FROM_ONE, check_range
+from blocklocal._common.ranges import FROM_ONE, Range, check_range
+
+ABOVE_ZERO = Range(0, math.inf, above=True, below=True)
 
 
 @dataclass(frozen=True)

@@ -55,8 +55,8 @@ def gaussian_kl(data: Tensor, prediction: Tensor) -> Tensor:
 
 
 @final
-class FoldedLearner:
-    """Modules with one optimiser: what is updated together. A frozen learner (trains=False) is never updated."""
+class Updater:
+    """Modules with one optimiser: what is updated together. trains=False: never updated, as frozen."""
 
     def __init__(self, parts: nn.Module, recipe: FoldedRecipe, *, trains: bool = True):
         self.parts = parts
@@ -88,11 +88,11 @@ class Training(ABC):
 
 @final
 class EndToEnd(Training):
-    """One learner. squared_error: the plain autoencoder; it learns the means alone, by the mean squared error."""
+    """One updater. squared_error: the plain autoencoder; it learns the means alone, by the mean squared error."""
 
     def __init__(self, network: Autoencoder, recipe: FoldedRecipe, *, squared_error: bool = False):
         self.network, self.squared_error = network, squared_error
-        self.learner = FoldedLearner(network, recipe)
+        self.updater = Updater(network, recipe)
 
     def step(self, image: Tensor) -> list[Tensor]:
         predicted = self.network(image)
@@ -100,19 +100,19 @@ class EndToEnd(Training):
             loss = F.mse_loss(moments(predicted)[0], image)
         else:
             loss = gaussian_kl(self.network.message(image), predicted)
-        self.learner.update(loss)
+        self.updater.update(loss)
         return [loss.detach()]
 
 
 @final
-class PairUnit(nn.Module):
+class PairLearner(nn.Module):
     """A block pair that learns by itself."""
 
     def __init__(self, pair: Pair, reader: nn.Module, recipe: FoldedRecipe, *, trains: bool = True):
         super().__init__()
         self.pair, self.reader, self.trains = pair, reader, trains
         self.weight = recipe.reconstruction
-        self.learner = FoldedLearner(self, recipe, trains=trains)
+        self.updater = Updater(self, recipe, trains=trains)
 
     def send(self, message: Tensor) -> Tensor:
         """z_k, with the graph of this pair's encoder block alone."""
@@ -130,7 +130,7 @@ class PairUnit(nn.Module):
             if self.weight:
                 read = F.mse_loss(self.reader(sent), image)
                 loss = loss + self.weight * read / (2 * IMAGE_VARIANCE)
-        self.learner.update(loss)
+        self.updater.update(loss)
         return loss.detach(), predicted.detach()
 
 
@@ -144,19 +144,19 @@ class Folded(Training):
             readers = [build_reader(network.sizes, level) for level in range(1, len(network.chain()) + 1)]
         device = next(network.parameters()).device
         self.learners = [
-            PairUnit(pair, reader.to(device), recipe, trains=k == 0 or not frozen)
+            PairLearner(pair, reader.to(device), recipe, trains=k == 0 or not frozen)
             for k, (pair, reader) in enumerate(zip(network.chain(), readers, strict=True))
         ]
 
     def step(self, image: Tensor) -> list[Tensor]:
         given = [self.network.message(image)]
         sent = []
-        for unit in self.learners:
-            sent.append(unit.send(given[-1]))
+        for learner in self.learners:
+            sent.append(learner.send(given[-1]))
             given.append(sent[-1].detach())
         arriving, losses = None, []
-        for unit, own, message in zip(reversed(self.learners), given[-2::-1], reversed(sent), strict=True):
-            loss, arriving = unit.learn(own, message, arriving, image)
+        for learner, own, message in zip(reversed(self.learners), given[-2::-1], reversed(sent), strict=True):
+            loss, arriving = learner.learn(own, message, arriving, image)
             losses.insert(0, loss)
         return losses
 

@@ -73,7 +73,7 @@ SIZES = {"quick": (quick, ("resnet18",), (0,)), "full": (full, ("resnet18", "res
 
 @final
 class Table1(Experiment):
-    """4 blocks of 2 (ResNet-50: 4) residual units each, one optimiser per block."""
+    """4 blocks of 2 (ResNet-50: 4) residual blocks each, one optimiser per block."""
 
     name: ClassVar[str] = "table1"
     summary: ClassVar[str] = "ResNets on MNIST, Fashion-MNIST and CIFAR-10 under every rule"

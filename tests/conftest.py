@@ -51,6 +51,6 @@ def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def no_reports() -> Iterator[None]:
-    """Runs of the test write no pages."""
+    """Runs of the test write no reports."""
     with without_reports():
         yield

@@ -17,7 +17,9 @@ from typing import Any
 from uuid import uuid4
 
 import torch.distributed as dist
-from forking import NO_PAGES, Asked, can_fork
+from fork_child import can_fork
+from forking import Asked
+from no_reports import NO_REPORTS
 
 HERE = Path(__file__).parent
 SECONDS = 150  # more than the group timeout of 60 s, so that its error is seen
@@ -32,16 +34,16 @@ def started(
     each: Sequence[Mapping[str, str]] = (),
     *,
     real: bool = False,
-    pages: bool = False,
+    reports: bool = False,
     **environment: str,
 ) -> Iterator[list[subprocess.Popen[str]]]:
     """Run commands at the same time; what is still there at the end is killed, with all that it has started.
 
     folders: where each of them works. each: what it has in its environment besides. real: not as forks (`forking`).
-    pages: a run in a fork writes its report.
+    reports: a run in a fork writes its own.
     """
     known = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", MARK: uuid4().hex, **environment}
-    known |= {} if real or pages else {NO_PAGES: "1"}
+    known |= {} if real or reports else {NO_REPORTS: "1"}
     running: list[subprocess.Popen[str]] = []
     try:
         for number, command in enumerate(commands):

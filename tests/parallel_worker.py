@@ -31,7 +31,7 @@ def train(case: str, processes: Processes, placement: tuple[int, ...], *, announ
     for epoch in range(2):
         stage.epoch = epoch
         if announced:
-            stage.links.expect(sizes, training=True)
+            stage.edges.expect(sizes, training=True)
         for x, y in batches(case):
             blind = not stage.processes.first and "image" not in case
             results = stage.step(torch.empty(len(y), 0) if blind else x, y)
@@ -44,7 +44,7 @@ def train(case: str, processes: Processes, placement: tuple[int, ...], *, announ
         "losses": found,
         "logits": logits,
         "sizes": sizes,
-        "weights": {unit.index: unit.state_dict() for unit in stage.learners},
+        "weights": {learner.index: learner.state_dict() for learner in stage.learners},
     }
 
 
@@ -76,7 +76,7 @@ def pressure(processes: Processes, folder: Path) -> None:
     for depth in (1, 3):
         stage = Stage(make("mlp"), processes, PLACEMENTS[2], max_in_flight=depth)
         stage.configure(stage.optimizer)
-        stage.links.expect([6] * 20, training=True)
+        stage.edges.expect([6] * 20, training=True)
         x, y = batches("mlp")[0]
         begun, held = [], 0
         for _ in range(20):
@@ -84,7 +84,7 @@ def pressure(processes: Processes, folder: Path) -> None:
                 time.sleep(0.05)
             begun.append(time.time())
             stage.step(x, y)
-            inbox, outbox = stage.links._inbox, stage.links._outbox
+            inbox, outbox = stage.edges._inbox, stage.edges._outbox
             held = max(held, len(inbox._posted) if inbox else 0, len(outbox._under_way) if outbox else 0)
         stage.finish()
         waited = stage.recorder.totals(1)["send"]
@@ -137,7 +137,7 @@ def replicas(processes: Processes, folder: Path, *, shard: bool = False) -> None
         seen.append(stage.block_logits(x[mine]))
         seen.append(stage.message_sizes())
     stage.finish()
-    saved = [Saved.of(unit) for unit in stage.learners]
+    saved = [Saved.of(learner) for learner in stage.learners]
     held = sum(local_shard(parameter).numel() for parameter in stage.parameters())
     torch.save(
         {
@@ -174,7 +174,7 @@ if __name__ == "__main__":
         int(sys.argv[5]),
     )
     address = Address(rank, size, file=str(folder / "store"))
-    processes = join(address, replicas=parts, watched=False, stall_seconds=60)
+    processes = join(address, replicas=parts, watched=False, message_timeout=60)
     TASKS[task](processes, folder)
     processes.barrier("done")
     processes.leave()

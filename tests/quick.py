@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
-STARTS = re.compile(
-    r"subprocess|multiprocessing|forking|parallel_helpers|--processes|xdist_group"
-)  # in the text of a file
-# Whole runs, reports and figures; no fact of the library is shown there alone.
+# What the text of a file holds whose tests start processes.
+STARTS = re.compile(r"subprocess|multiprocessing|forking|parallel_helpers|--processes|xdist_group")
+# The names of files whose tests make whole runs, reports and figures. What these show of the library, others show too.
 WHOLE = re.compile(
     r"test_(benchmark|compare|diagnose|docs|figure|fuzz|longer|report|reproduce|results|run_tr|table|timeline_rep)"
 )

@@ -82,8 +82,8 @@ def pendings(net, x, y, reach_back=False):
     """Every block's step up to its loss: all graphs alive, nothing updated."""
     net.train()
     batch, a, found = batch_of(net, x, y), x, []
-    for unit, message in zip(net.learners, target_messages(net.learners, batch.rows), strict=True):
-        found.append(receive(unit, a, batch, message, reach_back))
+    for learner, message in zip(net.learners, target_messages(net.learners, batch.rows), strict=True):
+        found.append(receive(learner, a, batch, message, reach_back))
         a = found[-1].sent()
     return found
 
@@ -119,17 +119,17 @@ def finite(results):
 
 
 def gradients(net, x, y):
-    """The gradients that one step gives every unit's parameters; no weight is updated."""
+    """The gradients that one step gives every learner's parameters; no weight is updated."""
     caught, kept = [{} for _ in net.learners], []
 
-    def catch(unit):
-        caught[unit.index] = {n: None if p.grad is None else p.grad.clone() for n, p in unit.named_parameters()}
-        unit.zero_grad(set_to_none=True)
+    def catch(learner):
+        caught[learner.index] = {n: None if p.grad is None else p.grad.clone() for n, p in learner.named_parameters()}
+        learner.zero_grad(set_to_none=True)
 
-    for unit in net.learners:
-        kept.append(unit)
-        unit.update = lambda unit=unit: catch(unit)
+    for learner in net.learners:
+        kept.append(learner)
+        learner.update = lambda learner=learner: catch(learner)
     net.step(x, y)
-    for unit in kept:
-        del unit.update
+    for learner in kept:
+        del learner.update
     return caught

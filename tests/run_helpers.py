@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from no_reports import empty_report
 from safetensors.torch import load_file
 
 from blocklocal._common.errors import Interrupted
@@ -112,14 +113,9 @@ def file_limit(size: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_reports() -> Iterator[None]:
-    """Half the time of a tiny run is the plots of its report: an empty page stands for it."""
-
-    def empty(folder: Path) -> Path:
-        (folder / "report.html").touch()
-        return folder / "report.html"
-
+    """Runs in this process write no reports."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("blocklocal.report.write_report", empty)
+        patch.setattr("blocklocal.report.write_report", empty_report)
         yield
 
 

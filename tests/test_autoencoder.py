@@ -12,7 +12,7 @@ from blocklocal._common.seeds import generator, seeded
 from blocklocal.block.optim import adam, sgd
 from blocklocal.families import family
 from experiments.autoencoder import Autoencoder, Sizes, certain, moments
-from experiments.folded import EndToEnd, Folded, FoldedLearner, FoldedRecipe, build_reader, gaussian_kl
+from experiments.folded import EndToEnd, Folded, FoldedRecipe, Updater, build_reader, gaussian_kl
 
 SMALL = Sizes(height=8, width=8, wide=3, hidden=10, bottleneck=4)
 LEVELS = range(1, 4)
@@ -116,16 +116,16 @@ def test_a_reader_predicts_an_image_from_its_level(level):
 
 
 def gradients_of(training, index, monkeypatch):
-    """Names of the parameters of all units that get a gradient in one step in which unit `index` alone goes back."""
-    everything = {f"{k}.{name}": p for k, unit in enumerate(training.learners) for name, p in unit.named_parameters()}
+    """Names of the parameters of all learners that get a gradient in a step in which number `index` alone goes back."""
+    everything = {f"{k}.{name}": p for k, pair in enumerate(training.learners) for name, p in pair.named_parameters()}
     reached = set()
 
     def update(self, loss):
-        if self is training.learners[index].learner:
+        if self is training.learners[index].updater:
             found = torch.autograd.grad(loss, list(everything.values()), allow_unused=True)
             reached.update(name for name, grad in zip(everything, found, strict=True) if grad is not None)
 
-    monkeypatch.setattr(FoldedLearner, "update", update)
+    monkeypatch.setattr(Updater, "update", update)
     training.step(images())
     return reached, everything
 
@@ -139,25 +139,25 @@ def test_a_pairs_loss_reaches_all_of_its_own_parameters_and_no_others(index, mon
 @pytest.mark.parametrize("index", range(3))
 def test_what_a_pair_hands_on_carries_no_graph(index):
     training, handed = folded(), []
-    unit = training.learners[index]
-    learn = unit.learn
+    pair = training.learners[index]
+    learn = pair.learn
 
     def recorded(given, sent, arriving, image):
         loss, outgoing = learn(given, sent, arriving, image)
         handed.extend([given, loss, outgoing, *([] if arriving is None else [arriving])])
         return loss, outgoing
 
-    unit.learn = recorded
+    pair.learn = recorded
     training.step(images())
     assert len(handed) == (3 if index == 2 else 4)
     assert not any(tensor.requires_grad for tensor in handed)
 
 
-def test_a_unit_cuts_the_graph_of_what_it_is_given():
-    unit, sizes = folded().learners[1], SMALL
+def test_a_pair_cuts_the_graph_of_what_it_is_given():
+    learner, sizes = folded().learners[1], SMALL
     given = certain(torch.randn(4, *sizes.latents[1]), 0.0).requires_grad_()
     arriving = certain(torch.randn(4, *sizes.latents[2]), 0.0).requires_grad_()
-    unit.learn(given, unit.send(given), arriving, images(4))
+    learner.learn(given, learner.send(given), arriving, images(4))
     assert given.grad is None
     assert arriving.grad is None
 
@@ -192,20 +192,20 @@ def test_one_step_of_a_pair_is_a_gradient_step_of_a_copy_that_stands_alone():
 
 def test_a_step_changes_every_parameter_of_every_pair():
     training = folded()
-    for unit in training.learners:
-        before = weights(unit)
+    for learner in training.learners:
+        before = weights(learner)
         training.step(images())
-        assert changed(unit, before) == set(before)
+        assert changed(learner, before) == set(before)
 
 
 def test_in_the_frozen_control_the_outermost_pair_alone_changes():
     training = folded(frozen=True)
-    before = [weights(unit) for unit in training.learners]
+    before = [weights(learner) for learner in training.learners]
     for _ in range(3):
         training.step(images())
     assert changed(training.learners[0], before[0]) == set(before[0])
-    for unit, old in zip(training.learners[1:], before[1:], strict=True):
-        assert changed(unit, old) == set()
+    for learner, old in zip(training.learners[1:], before[1:], strict=True):
+        assert changed(learner, old) == set()
 
 
 def test_the_statistics_of_frozen_pairs_follow_the_data():

@@ -27,7 +27,7 @@ def network(width: int = 4, blocks: int = 2, steps: int = 0, **settings) -> Bloc
         torch.manual_seed(0)
         model = build_model("mlp", classes=3, channels=1, image_size=(4, 4), width=width)
     made = BlockLocal(split(model, blocks=blocks), classes=3, **{"readout": 0, **settings})
-    made.configure(made._recipe[0], "one-cycle", 20)
+    made.configure(made._optimisation[0], "one-cycle", 20)
     for _ in range(steps):
         made.step(X, Y)
     return made

@@ -16,8 +16,8 @@ def flat(tensors) -> torch.Tensor:
 
 def without_optimizers(net):
     net = twin_of(net)
-    for unit in net.learners:
-        unit.optimizer = None
+    for learner in net.learners:
+        learner.optimizer = None
     return net
 
 
@@ -28,10 +28,10 @@ def by_hand(net, x, y) -> list[float]:
     truth = F.cross_entropy(model(x), y)
     true = dict(zip(model.parameters(), torch.autograd.grad(truth, list(model.parameters())), strict=True))
     cosines, a = [], x
-    for unit, message in zip(net.learners, target_messages(net.learners, torch.eye(net.targets.rows)), strict=True):
-        weights = list(unit.block.parameters())
-        output = unit.block(a)
-        result = unit.local(output, y, message=message, wanted={"image": x, "input": a})
+    for learner, message in zip(net.learners, target_messages(net.learners, torch.eye(net.targets.rows)), strict=True):
+        weights = list(learner.block.parameters())
+        output = learner.block(a)
+        result = learner.local(output, y, message=message, wanted={"image": x, "input": a}, mix=1.0)
         own = torch.autograd.grad(result.loss, weights, allow_unused=True)
         cosines.append(F.cosine_similarity(flat(own), flat(true[p] for p in weights), dim=0).item())
         a = output.detach()
@@ -66,7 +66,7 @@ def test_cosines_are_a_mean_over_batches():
 def test_the_gradients_of_a_rule_are_those_its_step_hands_to_the_optimisers(rule):
     net = network("mlp", rule)
     x, y = data("mlp")
-    handed = [g for unit in gradients(twin_of(net), x, y) for n, g in unit.items() if n.startswith("block.")]
+    handed = [g for learner in gradients(twin_of(net), x, y) for n, g in learner.items() if n.startswith("block.")]
     found = [gradient for block in rule_gradients(without_optimizers(net), x, y) for gradient in block]
     assert equal(found, handed)
     assert any(gradient is not None for gradient in found)
@@ -114,11 +114,11 @@ def test_neighbour_scope_counts_what_reaches_back():
 def test_nothing_of_the_network_changes(settings):
     net = network("resnet20", **settings).eval()
     before, steps = state(net), net.steps
-    optimizers = [unit.optimizer for unit in net.learners]
+    optimizers = [learner.optimizer for learner in net.learners]
     gradient_cosines(net, [data("resnet20", seed) for seed in range(2)])
     assert same(state(net), before)
     assert net.steps == steps
-    assert [unit.optimizer for unit in net.learners] == optimizers
+    assert [learner.optimizer for learner in net.learners] == optimizers
     assert not any(module.training for module in net.modules())
     assert all(p.grad is None for p in net.parameters())
 

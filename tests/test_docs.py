@@ -72,5 +72,8 @@ def test_the_page_of_commands_shows_what_the_program_prints(capsys: pytest.Captu
 def test_the_picture_of_a_step_can_be_drawn_again(tmp_path: Path) -> None:
     path = tmp_path / "step.svg"
     assert runpy.run_path(str(ROOT / "docs" / "draw_step.py"))["main"]([str(path)]) == 0
-    size = re.compile(r'viewBox="([^"]*)"')
-    assert size.findall(path.read_text()) == size.findall((ROOT / "docs" / "step.svg").read_text())
+    drawn, kept = path.read_text(), (ROOT / "docs" / "step.svg").read_text()
+    size, colour = re.compile(r'viewBox="([^"]*)"'), re.compile(r"(?:fill|stroke): (#[0-9a-f]{6})")
+    assert size.findall(drawn) == size.findall(kept)
+    assert set(colour.findall(drawn)) == set(colour.findall(kept))
+    assert drawn.count("<path") == kept.count("<path")

@@ -40,7 +40,7 @@ def in_a_new_process(run: Path, here: Path, **environment: str) -> str:
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
-        pages=True,
+        reports=True,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -45,6 +45,7 @@ print(write_report(Path({str(run)!r})), write_comparison(Path({str(run.parent)!r
         ("cli", "from blocklocal.cli.main import main; sys.exit(main(['recipes']))"),
         ("data", "import blocklocal; blocklocal.load_images('digits')"),
         ("report", "from blocklocal.report import write_report; write_report('runs/none')"),
+        ("report", "from blocklocal.report import write_comparison; write_comparison('runs/none')"),
         ("report", "from blocklocal.cli.main import main; sys.exit(main(['train', '--output', 'never']))"),
     ],
 )

@@ -129,8 +129,8 @@ class TestNetworks:
     @pytest.mark.parametrize("architecture", ["mlp", "resnet18", "resnet50", "vgg8b", "sequential", "traced"])
     def test_with_the_forward_weights_as_feedback_a_step_has_the_gradients_of_backprop(self, architecture):
         fed, plain = network(architecture, "feedback-alignment"), network(architecture, "backprop")
-        (unit,) = fed.learners
-        set_to_forward_weights(unit.forward_context, unit.block)
+        (learner,) = fed.learners
+        set_to_forward_weights(learner.forward_context, learner.block)
         x, y = data(architecture)
         (found,), (expected,) = gradients(fed, x, y), gradients(plain, x, y)
         for name, gradient in expected.items():
@@ -139,13 +139,13 @@ class TestNetworks:
     @pytest.mark.parametrize("architecture", ["mlp", "resnet18", "traced"])
     def test_feedback_weights_never_change_and_forward_weights_do(self, architecture):
         net = network(architecture, "feedback-alignment")
-        (unit,) = net.learners
-        feedback, weights = state(unit.forward_context), parameters(unit.block)
+        (learner,) = net.learners
+        feedback, weights = state(learner.forward_context), parameters(learner.block)
         for _ in range(3):
             net.step(*data(architecture))
-        assert same(state(unit.forward_context), feedback)
-        assert not any(torch.equal(p, weights[name]) for name, p in unit.block.named_parameters() if p.dim() > 1)
-        assert not list(unit.forward_context.parameters())
+        assert same(state(learner.forward_context), feedback)
+        assert not any(torch.equal(p, weights[name]) for name, p in learner.block.named_parameters() if p.dim() > 1)
+        assert not list(learner.forward_context.parameters())
 
     @pytest.mark.parametrize("architecture", ["mlp", "resnet18", "traced"])
     def test_forward_values_are_those_of_the_network_itself(self, architecture):
@@ -205,14 +205,14 @@ class TestDirectFeedback:
         runs = pendings(net, x, y)
         error = (runs[-1].output.softmax(1) - F.one_hot(y, CLASSES)).detach() / len(x)
         expected = {}
-        for unit, run in zip(net.learners[:-1], runs, strict=False):
-            scale = unit.local.message_scale
-            at_output = error @ (unit.local.twin.network.weight.T * scale)  # e·B_k, [B, U]
+        for learner, run in zip(net.learners[:-1], runs, strict=False):
+            scale = learner.local.message_scale
+            at_output = error @ (learner.local.twin.network.weight.T * scale)  # e·B_k, [B, U]
             if run.output.dim() == 4:  # the same for all positions, as from an average over them
                 at_output = at_output[:, :, None, None].expand_as(run.output) / run.output[0, 0].numel()
-            own = dict(unit.block.named_parameters(prefix="block"))
+            own = dict(learner.block.named_parameters(prefix="block"))
             found = torch.autograd.grad(run.output, list(own.values()), at_output)
-            expected[unit.index] = dict(zip(own, found, strict=True))
+            expected[learner.index] = dict(zip(own, found, strict=True))
         found = gradients(net, x, y)
         for k, own in expected.items():
             for name, gradient in own.items():
@@ -229,10 +229,10 @@ class TestDirectFeedback:
 
     def test_its_matrices_never_change(self):
         net = network("mlp", "direct-feedback-alignment")
-        before = [state(unit.local) for unit in net.learners]
+        before = [state(learner.local) for learner in net.learners]
         for _ in range(3):
             net.step(*data())
-        assert all(same(state(unit.local), kept) for unit, kept in zip(net.learners, before, strict=True))
+        assert all(same(state(learner.local), kept) for learner, kept in zip(net.learners, before, strict=True))
 
     def test_it_learns_more_than_the_frozen_control(self):
         assert final_loss("direct-feedback-alignment") < 0.3 * final_loss("frozen")

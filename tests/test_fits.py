@@ -42,15 +42,15 @@ def test_the_weights_are_counted_and_nothing_is_counted_too_high(settings, monke
     with monkeypatch.context() as patch:
         patch.setattr(fits, "available_bytes", lambda: None)
         network = build_on_cpu(config, FACTS)
-    sizes = [sum(p.numel() for p in unit.parameters()) for unit in network.learners]
+    sizes = [sum(p.numel() for p in learner.parameters()) for learner in network.learners]
     if "balance" not in settings:
         assert found["weights"] == 4 * sum(sizes)
     assert found["optimiser"] == found["weights"]
     assert found["gradients"] <= 4 * sum(sizes)
     a, kept = torch.zeros(8, 1, 16, 16), []
-    for unit in network.learners:
-        with saved_bytes(unit) as saved:
-            made = unit(a.clone().requires_grad_())
+    for learner in network.learners:
+        with saved_bytes(learner) as saved:
+            made = learner(a.clone().requires_grad_())
         kept.append(saved.peak)
         a = made.detach()
     assert 0 < found["activations"] <= sum(kept)

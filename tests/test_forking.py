@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import forking
 import pytest
-from forking import Asked, can_fork
-from parallel_helpers import MARK, environment_of, faulty, marked, python, started
+from fork_child import can_fork
+from forking import Asked
+from parallel_helpers import MARK, environment_of, faulty, marked, python, started, wait_until
 
 pytestmark = [
     pytest.mark.xdist_group("processes"),
@@ -80,6 +84,28 @@ def test_it_is_seen_with_its_environment_and_gets_signals(tmp_path):
         child.send_signal(signal.SIGHUP)
         assert child.wait(60) == -signal.SIGHUP
         assert child.poll() == -signal.SIGHUP
+
+
+@pytest.mark.parametrize(
+    "wait", [lambda child: child.wait(60), lambda child: wait_until(lambda: child.poll() is not None)]
+)
+def test_a_fork_whose_status_nobody_tells_has_not_ended_well(wait):
+    with started([python("import time; time.sleep(100)")]) as (child,):
+        keeper = int(Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[1])  # its parent
+        os.kill(keeper, signal.SIGKILL)
+        with pytest.raises(AssertionError, match="without a word"):
+            wait(child)
+        child.returncode = -signal.SIGKILL  # what `started` does to it
+
+
+def test_a_fork_that_nobody_makes_is_not_taken_for_one(monkeypatch):
+    asking, asked = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    monkeypatch.setattr(forking, "server", lambda: asking)
+    with asking, asked, ThreadPoolExecutor(1) as pool:
+        refused = pool.submit(lambda: [os.close(file) for file in socket.recv_fds(asked, 1, 3)[1]])
+        with pytest.raises(AssertionError, match="without a word"):
+            Asked(python("pass"), env=dict(os.environ), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert len(refused.result()) == 3
 
 
 def test_a_fork_stands_for_no_process_whose_start_is_what_is_looked_at():

@@ -30,21 +30,25 @@ CUTTING = [rule for rule in LOCAL_RULES if rule != "frozen"]
 def watch_inputs(net):
     """The tensors that arrive at every block, as the block sees them."""
     seen = []
-    for unit in net.learners:
-        unit.block.register_forward_pre_hook(lambda _, given: seen.append((given[0].requires_grad, given[0].grad_fn)))
+
+    def look(_, given):
+        seen.append((given[0].requires_grad, given[0].grad_fn))
+
+    for learner in net.learners:
+        learner.block.register_forward_pre_hook(look)
     return seen
 
 
-def learned(unit):
-    return state(unit)
+def learned(learner):
+    return state(learner)
 
 
 @pytest.mark.parametrize(("rule", "architecture"), thinned(LOCAL_RULES, ARCHITECTURES))
 def test_a_block_learns_the_same_whatever_the_later_blocks_are(architecture, rule):
     plain, other = network(architecture, rule), network(architecture, rule)
     x, y = data(architecture)
-    for unit in other.learners[1:]:
-        disturb(unit.block)
+    for learner in other.learners[1:]:
+        disturb(learner.block)
     seen = watch_inputs(other)
     for net in (plain, other):
         net.step(x, y)
@@ -74,8 +78,8 @@ def test_autograd_knows_no_way_from_a_loss_to_another_blocks_weights(architectur
     for k, pending in enumerate(pendings(net, x, y)):
         assert pending.source.grad_fn is None
         assert not pending.source.requires_grad
-        for j, unit in enumerate(net.learners):
-            own = [p for p in unit.parameters() if p.requires_grad]
+        for j, learner in enumerate(net.learners):
+            own = [p for p in learner.parameters() if p.requires_grad]
             found = torch.autograd.grad(pending.result.loss, own, allow_unused=True, retain_graph=True)
             reached = [g is not None for g in found]
             assert any(reached) if j == k else not any(reached), f"loss {k + 1} → block {j + 1}"
@@ -108,8 +112,8 @@ def test_a_chained_message_arrives_as_data():
     net = network("mlp", twin="chain", blocks=4)
     messages = target_messages(net.learners, torch.eye(5))
     for k, message in enumerate(messages[:-1]):
-        for j, unit in enumerate(net.learners[:-1]):
-            own = list(unit.local.twin.parameters())
+        for j, learner in enumerate(net.learners[:-1]):
+            own = list(learner.local.twin.parameters())
             found = torch.autograd.grad(message.sum(), own, allow_unused=True, retain_graph=True)
             assert all((g is not None) == (j == k) for g in found)
 
@@ -124,8 +128,8 @@ def test_rules_that_do_not_claim_to_be_local_are_not(rule):
     first = []
     for net in (plain, other):
         net.step(x, y)
-        unit = net.learners[0]
-        first.append(parameters(unit.block if len(net.learners) > 1 else unit.block[0]))
+        learner = net.learners[0]
+        first.append(parameters(learner.block if len(net.learners) > 1 else learner.block[0]))
     assert not same(*first)
 
 
@@ -150,9 +154,9 @@ class TestNeighbourScope:
         x, y = data(architecture)
         expected = recomputed_gradients(net, x, y)
         found = gradients(net, x, y)
-        for unit, own in zip(net.learners, found, strict=True):
+        for learner, own in zip(net.learners, found, strict=True):
             for name, gradient in own.items():
-                wanted = expected[unit.index, name]
+                wanted = expected[learner.index, name]
                 assert (gradient is None) == (wanted is None), name
                 if gradient is not None:
                     assert torch.allclose(gradient, wanted, rtol=1e-4, atol=1e-6 + 1e-5 * wanted.abs().max()), name
@@ -182,12 +186,12 @@ def recomputed_gradients(net, x, y):
     """The trial's way (shared/trial/cifar_proxy.py): block k - 1 runs again from its cut input in front of block k."""
     net.train()
     messages, total, inputs = target_messages(net.learners, torch.eye(5)), 0.0, [x]
-    for k, unit in enumerate(net.learners):
+    for k, learner in enumerate(net.learners):
         a = inputs[k] if k == 0 else net.learners[k - 1].block(inputs[k - 1])
-        output = unit.block(a)
-        total = total + unit.local(output, y, message=messages[k], wanted={"input": a.detach()}).loss
+        output = learner.block(a)
+        total = total + learner.local(output, y, message=messages[k], wanted={"input": a.detach()}, mix=1.0).loss
         inputs.append(output.detach())
     total.backward()
-    found = {(unit.index, name): p.grad for unit in net.learners for name, p in unit.named_parameters()}
+    found = {(learner.index, name): p.grad for learner in net.learners for name, p in learner.named_parameters()}
     net.zero_grad(set_to_none=True)
     return found

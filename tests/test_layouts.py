@@ -125,11 +125,11 @@ class TestUnits:
         first, shape, units, positions = FIRST[kind]
         net, x = two_blocks(first, shape), torch.randn(BATCH, *shape)
         net.step(x, Y)
-        unit = net.learners[0]
-        local = unit.local
-        a = unit(x)
+        learner = net.learners[0]
+        local = learner.local
+        a = learner(x)
         assert local.latent(local.read(a), local.features(local.read(a))).shape == (BATCH, positions, units)
-        assert unit.message(net._rows)[0].shape == (3, 1, units)
+        assert learner.message(net._rows)[0].shape == (3, 1, units)
 
     @pytest.mark.parametrize(
         "settings",

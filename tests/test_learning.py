@@ -43,8 +43,8 @@ def test_every_objective_takes_a_finite_step_with_every_family_it_supports(choic
     assert finite(net.step(x, y))
     after = parameters(net)
     assert all(torch.isfinite(p).all() for p in after.values())
-    for unit in net.learners[:-1]:
-        twin = f"_learners.{unit.index}.local.twin"
+    for learner in net.learners[:-1]:
+        twin = f"_learners.{learner.index}.local.twin"
         assert any(name.startswith(twin) and not torch.equal(p, before[name]) for name, p in after.items())
     assert all(torch.isfinite(block.probabilities).all() for block in net.predict(x).blocks)
 
@@ -108,7 +108,7 @@ def test_each_position_of_a_sequence_hears_its_own_target_alone():
         seen = x.clone().requires_grad_()
         a = net.learners[0].block(seen)
         message, _ = net.learners[0].message(net._rows)
-        net.learners[0].local(a, target.clamp(min=0), message=message, wanted={}).loss.backward()
+        net.learners[0].local(a, target.clamp(min=0), message=message, wanted={}, mix=1.0).loss.backward()
         given.append(seen.grad)
     changed = (given[0] != given[1]).any(-1).any(0)
     assert changed.tolist() == [False, False, True, False, False]

@@ -18,8 +18,8 @@ NETWORKS = [("mlp", {}), ("resnet18", {}), ("resnet18", PARTS), ("traced", PARTS
 
 def watch(net, look):
     """Call look(k) when block k starts."""
-    for unit in net.learners:
-        unit.block.register_forward_pre_hook(lambda *_, k=unit.index: look(k))
+    for learner in net.learners:
+        learner.block.register_forward_pre_hook(lambda *_, k=learner.index: look(k))
 
 
 def kept_by(net, k, x, y):
@@ -27,8 +27,8 @@ def kept_by(net, k, x, y):
     batch, a = batch_of(net, x, y), x
     messages = target_messages(net.learners, batch.rows)
     with torch.no_grad():
-        for unit in net.learners[:k]:
-            a = unit(a)
+        for learner in net.learners[:k]:
+            a = learner(a)
     with saved_bytes(net) as kept:
         pending = receive(net.learners[k], a, batch, messages[k])
         at_the_end = kept.live
@@ -95,11 +95,11 @@ def test_only_the_graphs_of_twins_still_to_be_used_are_kept(twin):
 def test_what_a_block_computed_inside_is_collected_before_the_next_block_starts(rule):
     """Without help from the garbage collector: the last reference is the graph's."""
     net = network("resnet18", rule)
-    inside, dead = {unit.index: [] for unit in net.learners}, []
-    for unit in net.learners:
-        for module in unit.block.modules():
-            if module is not unit.block:  # the block's own output lives on as the message
-                module.register_forward_hook(lambda m, a, out, k=unit.index: inside[k].append(weakref.ref(out)))
+    inside, dead = {learner.index: [] for learner in net.learners}, []
+    for learner in net.learners:
+        for module in learner.block.modules():
+            if module is not learner.block:  # the block's own output lives on as the message
+                module.register_forward_hook(lambda m, a, out, k=learner.index: inside[k].append(weakref.ref(out)))
     watch(net, lambda k: dead.append([ref() is None for ref in inside[k - 1]]) if k else None)
     gc.disable()
     try:

@@ -13,10 +13,10 @@ from blocklocal.rules.base import target_messages
 def outgoing(net) -> list[torch.Tensor]:
     """What every hidden block's twin passes on now, given what arrives at it."""
     found, incoming = [], net._rows
-    for unit in reversed(net.learners):
-        if unit.twin is not None:
-            found.append(unit.twin(incoming)[1])
-            incoming = unit.twin.arriving(found[-1])
+    for learner in reversed(net.learners):
+        if learner.twin is not None:
+            found.append(learner.twin(incoming)[1])
+            incoming = learner.twin.arriving(found[-1])
     return found[::-1]
 
 
@@ -30,8 +30,8 @@ def test_a_block_reads_what_the_next_one_passed_on_so_many_steps_ago(twin, delay
     with torch.no_grad():
         for step in range(6):
             kept.append(outgoing(net))
-            for k, unit in enumerate(net.learners[:-2]):
-                expected, _ = unit.message(kept[step][k + 1])
+            for k, learner in enumerate(net.learners[:-2]):
+                expected, _ = learner.message(kept[step][k + 1])
                 assert torch.equal(target_messages(net.learners, net._rows)[k], expected)
             with torch.enable_grad():
                 net.step(*data("resnet18", seed=step))
@@ -48,16 +48,16 @@ def test_without_delay_messages_are_those_of_the_step():
 
 def test_looking_at_messages_does_not_move_them_on():
     net = network("resnet18", twin="chain", message_delay=2)
-    before = [unit.twin.late.clone() for unit in net.learners if unit.twin]
+    before = [learner.twin.late.clone() for learner in net.learners if learner.twin]
     net.predict(data("resnet18")[0])
     net.message_sizes()
     target_messages(net.learners, batch_of(net, *data("resnet18")).rows)
-    assert all(torch.equal(a, unit.twin.late) for a, unit in zip(before, net.learners, strict=False))
+    assert all(torch.equal(a, learner.twin.late) for a, learner in zip(before, net.learners, strict=False))
 
 
 def test_a_dense_twin_has_nothing_to_be_late():
     net = network("resnet18", twin="dense", message_delay=3)
-    assert all(unit.twin is None or unit.twin.late is None for unit in net.learners)
+    assert all(learner.twin is None or learner.twin.late is None for learner in net.learners)
 
 
 def test_messages_under_way_are_part_of_the_weights():

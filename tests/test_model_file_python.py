@@ -162,7 +162,7 @@ def test_an_interrupt_in_the_file_is_an_interrupt(tmp_path, source):
 class TestNeighbours:
     HELPER = f"from torch import nn\nKEPT = []\ndef make(classes, channels, image_size):\n    return {NET}\n"
 
-    def test_a_neighbour_a_package_and_a_folder_of_modules_are_imported(self, tmp_path):
+    def test_a_sibling_a_package_and_a_folder_of_modules_are_imported(self, tmp_path):
         written(tmp_path, self.HELPER, "helper_of_net.py")
         written(tmp_path / "package_of_net", "from .inner import make", "__init__.py")
         written(tmp_path / "package_of_net", self.HELPER, "inner.py")
@@ -184,19 +184,19 @@ class TestNeighbours:
             build(written(tmp_path, "import helper_of_net, absent_library", "other.py"))
         assert (sys.path, sys.meta_path) == (path, finders)
 
-    def test_a_neighbour_does_not_stand_for_the_standard_library(self, tmp_path):
+    def test_a_sibling_does_not_stand_for_the_standard_library(self, tmp_path):
         for name in ("queue.py", "profile.py", "colorsys.py"):
-            written(tmp_path, "raise RuntimeError('the neighbour')", name)
+            written(tmp_path, "raise RuntimeError('the sibling')", name)
         build(written(tmp_path, "import queue, profile, colorsys\n" + PLAIN))
 
     @pytest.mark.parametrize("name", ["torch", "blocklocal"])
-    def test_a_neighbour_does_not_stand_for_this_library_or_torch(self, tmp_path, name):
-        written(tmp_path, "raise RuntimeError('the neighbour')", f"{name}.py")
+    def test_a_sibling_does_not_stand_for_this_library_or_torch(self, tmp_path, name):
+        written(tmp_path, "raise RuntimeError('the sibling')", f"{name}.py")
         before = sys.modules[name]
         build(written(tmp_path, f"import {name}\n" + PLAIN))
         assert sys.modules[name] is before
 
-    def test_files_and_neighbours_of_the_same_name_in_two_folders_do_not_collide(self, tmp_path):
+    def test_files_and_siblings_of_the_same_name_in_two_folders_do_not_collide(self, tmp_path):
         made = {}
         for width in (5, 6, 5):
             folder = tmp_path / str(width)
@@ -214,7 +214,7 @@ class TestNeighbours:
         build(written(tmp_path, "from used_elsewhere import make as net"))
         assert sys.modules["used_elsewhere"] is own
 
-    def test_the_sources_of_a_model_are_its_file_and_the_neighbours_it_imported_when_it_was_built(self, tmp_path):
+    def test_the_sources_of_a_model_are_its_file_and_the_siblings_it_imported_when_it_was_built(self, tmp_path):
         written(tmp_path, self.HELPER, "helper_of_sources.py")
         written(tmp_path, "WIDTH = 3\n", "not_imported.py")
         reference = written(
@@ -226,7 +226,7 @@ class TestNeighbours:
 
 
 def test_what_the_file_defines_can_be_pickled_also_after_a_second_load(tmp_path):
-    written(tmp_path, "from torch import nn\nclass Inner(nn.Linear): pass\n", "pickled_neighbour.py")
+    written(tmp_path, "from torch import nn\nclass Inner(nn.Linear): pass\n", "pickled_sibling.py")
     reference = written(
         tmp_path,
         "from torch import nn\nclass Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
@@ -237,9 +237,7 @@ def test_what_the_file_defines_can_be_pickled_also_after_a_second_load(tmp_path)
         assert torch.equal(pickle.loads(pickle.dumps(model)).layer.weight, model.layer.weight)
     assert isinstance(
         pickle.loads(
-            pickle.dumps(
-                build(written(tmp_path, "from pickled_neighbour import Inner\nnet = lambda **s: Inner(1, 1)\n"))
-            )
+            pickle.dumps(build(written(tmp_path, "from pickled_sibling import Inner\nnet = lambda **s: Inner(1, 1)\n")))
         ),
         nn.Linear,
     )
@@ -252,7 +250,7 @@ def test_an_edited_file_is_read_anew_however_fast_the_edit(tmp_path):
     assert not list(tmp_path.glob("**/*.pyc"))
 
 
-@pytest.mark.parametrize("where", ["file", "neighbour"])
+@pytest.mark.parametrize("where", ["file", "sibling"])
 def test_a_module_that_the_file_keeps_is_a_new_one_at_every_build(tmp_path, where):
     kept = "from torch import nn\nMODEL = nn.Linear(2, 3)\n"
     written(tmp_path, kept, "keeps_a_model.py")
@@ -310,7 +308,7 @@ class TestCommandLine:
         said = train(tmp_path, "--data", "digits", model=reference, width=8, blocks=blocks)
         assert_refused(said, *words)
 
-    def test_a_file_may_print_and_its_neighbours_train(self, tmp_path):
+    def test_a_file_may_print_and_its_siblings_train(self, tmp_path):
         written(tmp_path, source("y"), "written_beside.py")
         reference = written(tmp_path, "print('hello from the file')\nfrom written_beside import net\n")
         said = train(tmp_path, "--data", "digits", model=reference, epochs=1)

@@ -143,10 +143,10 @@ class TestSetUp:
         net.configure(adam(lr=0.02), "cosine", 7)
         net.autocast(torch.bfloat16)
         net.step(x, y)
-        for unit in net.learners:
-            assert isinstance(unit.optimizer, torch.optim.Adam)
-            assert unit.schedule.T_max == 7
-            assert unit.autocast == torch.bfloat16
+        for learner in net.learners:
+            assert isinstance(learner.optimizer, torch.optim.Adam)
+            assert learner.schedule.T_max == 7
+            assert learner.autocast == torch.bfloat16
 
     def test_set_up_leaves_weights_statistics_and_the_global_generator_alone(self):
         model = build("resnet18")
@@ -165,17 +165,17 @@ class TestSetUp:
         logits = net(data()[0])
         logits.sum().backward()
         assert logits.shape == (4, CLASSES)
-        assert all(p.grad is not None for unit in net.learners for p in unit.block.parameters())
+        assert all(p.grad is not None for learner in net.learners for p in learner.block.parameters())
 
 
 class TestDropoutStreams:
     def masks(self, net, steps=2):
         """What dropout leaves standing in every block, step by step."""
-        seen = {unit.index: [] for unit in net.learners}
-        for unit in net.learners:
-            for module in unit.block.modules():
+        seen = {learner.index: [] for learner in net.learners}
+        for learner in net.learners:
+            for module in learner.block.modules():
                 if isinstance(module, nn.Dropout | nn.Dropout2d):
-                    module.register_forward_hook(lambda m, a, out, k=unit.index: seen[k].append(out != 0))
+                    module.register_forward_hook(lambda m, a, out, k=learner.index: seen[k].append(out != 0))
         x, y = data("vgg8b")
         for _ in range(steps):
             net.step(torch.ones_like(x), y)
@@ -257,4 +257,4 @@ def test_a_trainer_without_an_optimiser_takes_the_networks_own():
     net = BlockLocal(split(model, blocks=2), classes=3, optimizer=adam(lr=1e-3))
     assert net.message_sizes() == []  # shapes are not known yet
     Trainer(net, epochs=1).fit([(torch.randn(6, 4), torch.arange(6) % 3)])
-    assert {type(unit.optimizer) for unit in net.learners} == {torch.optim.Adam}
+    assert {type(learner.optimizer) for learner in net.learners} == {torch.optim.Adam}

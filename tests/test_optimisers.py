@@ -26,10 +26,10 @@ def test_every_block_has_its_own_with_all_that_it_trains_once():
 def test_clipping_limits_the_gradient_norm_of_each_block_by_itself():
     optimizer = sgd(lr=1.0, momentum=0.0, clip=1e-3)
     net = network("mlp", optimizer=optimizer)
-    before = [parameters(unit) for unit in net.learners]
+    before = [parameters(learner) for learner in net.learners]
     net.step(*data())
-    for unit, kept in zip(net.learners, before, strict=True):
-        moved = torch.stack([(p - kept[name]).norm() for name, p in unit.named_parameters()]).norm()
+    for learner, kept in zip(net.learners, before, strict=True):
+        moved = torch.stack([(p - kept[name]).norm() for name, p in learner.named_parameters()]).norm()
         assert moved.item() == pytest.approx(1e-3, rel=1e-2)
 
 
@@ -59,8 +59,8 @@ def test_one_cycle_is_torchs(recipe):
     optimizer = kind([p], lr=recipe.lr, **({"momentum": 0.9} if recipe.name == "sgd" else {}))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=6)
     for _ in range(5):
-        for unit in net.learners:
-            group = unit.optimizer.param_groups[0]
+        for learner in net.learners:
+            group = learner.optimizer.param_groups[0]
             for key in {"lr", "momentum", "betas"} & group.keys():
                 assert group[key] == optimizer.param_groups[0][key]
         net.step(*data())
@@ -110,7 +110,7 @@ def test_training_may_go_on_after_the_schedule_at_its_last_learning_rate(schedul
     rates = []
     for _ in range(5):
         net.step(*data())
-        rates.append([unit.optimizer.param_groups[0]["lr"] for unit in net.learners])
+        rates.append([learner.optimizer.param_groups[0]["lr"] for learner in net.learners])
     assert rates[2] == rates[3] == rates[4]
     assert (rates[0] == rates[2]) == (schedule == "constant")
 
@@ -146,10 +146,10 @@ def test_every_block_builds_its_own_optimiser_from_a_factory(factory):
     net = network("mlp")
     Trainer(net, optimizer=factory, epochs=1, schedule="constant").fit(BATCHES)
     wanted = factory([nn.Parameter(torch.zeros(2, 2))])
-    for unit in net.learners:
-        assert type(unit.optimizer) is type(wanted)
-        group = unit.optimizer.param_groups[0]
-        assert {id(p) for p in group["params"]} == {id(p) for p in unit.parameters()}
+    for learner in net.learners:
+        assert type(learner.optimizer) is type(wanted)
+        group = learner.optimizer.param_groups[0]
+        assert {id(p) for p in group["params"]} == {id(p) for p in learner.parameters()}
         assert {k: v for k, v in group.items() if k not in ("params", "initial_lr")} == {
             k: v for k, v in wanted.param_groups[0].items() if k != "params"
         }
@@ -165,10 +165,10 @@ def test_a_factory_that_makes_the_same_optimiser_trains_the_same_weights():
 
 def test_a_factory_clips_where_it_is_asked_to():
     net = network("mlp", optimizer=Optimizer.of(functools.partial(torch.optim.SGD, lr=1.0), clip=1e-3))
-    before = [parameters(unit) for unit in net.learners]
+    before = [parameters(learner) for learner in net.learners]
     net.step(*data())
-    for unit, kept in zip(net.learners, before, strict=True):
-        moved = torch.stack([(p - kept[name]).norm() for name, p in unit.named_parameters()]).norm()
+    for learner, kept in zip(net.learners, before, strict=True):
+        moved = torch.stack([(p - kept[name]).norm() for name, p in learner.named_parameters()]).norm()
         assert moved.item() == pytest.approx(1e-3, rel=1e-2)
 
 
@@ -224,10 +224,10 @@ def test_a_run_of_factories_resumes_bit_for_bit_under_the_same_factories(tmp_pat
 )
 def test_what_gives_no_optimiser_is_refused_and_the_blocks_keep_theirs(wrong, words):
     net = network("mlp")
-    before = [(unit.optimizer, unit.schedule) for unit in net.learners]
+    before = [(learner.optimizer, learner.schedule) for learner in net.learners]
     with pytest.raises(InputError, match=words):
         Trainer(net, optimizer=wrong, epochs=1).fit(BATCHES)
-    assert [(unit.optimizer, unit.schedule) for unit in net.learners] == before
+    assert [(learner.optimizer, learner.schedule) for learner in net.learners] == before
     Trainer(net, optimizer=sgd(lr=0.1), epochs=1).fit(BATCHES)
 
 

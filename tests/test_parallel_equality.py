@@ -37,7 +37,7 @@ def alone(case: str) -> dict:
             losses.append([None if r is None else r.loss for r in net.step(x, y)])
     net.eval()
     logits = net.block_logits(batches(case)[0][0])
-    weights = {unit.index: unit.state_dict() for unit in net.learners}
+    weights = {learner.index: learner.state_dict() for learner in net.learners}
     return {"losses": losses, "logits": logits, "sizes": net.message_sizes(), "weights": weights}
 
 

@@ -92,7 +92,7 @@ def test_replicas_average_the_gradient_of_the_whole_batch(replicated):
     for x, y in batches("mlp"):
         even = len(y) // 2 * 2
         net.step(x[:even], y[:even])
-    alone = {unit.index: unit.state_dict() for unit in net.learners}
+    alone = {learner.index: learner.state_dict() for learner in net.learners}
     for k, weights in whole["weights"].items():
         for name, tensor in weights.items():
             torch.testing.assert_close(tensor, alone[k][name])

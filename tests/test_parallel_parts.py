@@ -57,8 +57,8 @@ def test_the_predicted_speed_is_that_of_the_slowest_process():
 
 def test_measuring_says_which_block_is_slow():
     net = make("mlp")
-    for unit in net.learners:
-        unit.block.register_forward_pre_hook(lambda *_, k=unit.index: time.sleep(0.1 if k == 2 else 0))
+    for learner in net.learners:
+        learner.block.register_forward_pre_hook(lambda *_, k=learner.index: time.sleep(0.1 if k == 2 else 0))
     seconds = step_seconds(copy.deepcopy(net), *batches("mlp")[0])
     assert len(seconds) == 4
     assert seconds[2] == max(seconds)

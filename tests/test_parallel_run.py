@@ -45,7 +45,8 @@ def run(*argv: list[str], real: bool = False) -> tuple[int, str, str]:
 @pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_one_flag_spreads_a_run_and_changes_nothing_else(tmp_path, reference, processes):
     at, out = settings(tmp_path), tmp_path / "run"
-    status, said, err = run(command("train", "--config", at, "--output", out, "--processes", processes), real=True)
+    flags = ("--config", at, "--output", out, "--processes", processes)
+    status, said, err = run(command("train", *flags), real=True)  # once, from start to end, as a user has it
     assert status == 0, err
     assert_same_run(out, reference)
     assert f"{processes} processes: block" in said

@@ -15,7 +15,7 @@ from run_helpers import with_dropout
 pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.timeout(180)]
 
 # In the order in which a process comes there. The first one has moments of its own.
-MOMENTS = ("start", "import", "connect", "connected", "settings", "group", "sharing", "step", "end", "left")
+MOMENTS = ("start", "import", "connect", "connected", "settings", "group", "broadcast", "step", "end", "left")
 OF_THE_FIRST = ("planning", "concluding")
 QUICK = {("import", 0), ("group", 1)}
 EVERY = [(moment, rank) for moment in MOMENTS for rank in (0, 1)] + [(moment, 0) for moment in OF_THE_FIRST]
@@ -122,6 +122,7 @@ def test_a_stopped_process_does_not_outlive_its_launcher(settings):
     ],
 )
 def test_a_signal_to_the_launcher_ends_all(settings, number, moment):
+    # real: a signal may come while Python starts and imports torch, which a fork has behind it
     with launched(settings, real=True, rank=1, action="pause", moment=moment) as run:
         run.pausing()
         run.launcher.send_signal(number)

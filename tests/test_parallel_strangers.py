@@ -65,16 +65,16 @@ def assert_not_shown(said: str) -> None:
     [
         ("settings", "failure", json.dumps({"rank": 0, "text": TEXT, "status": 0})),
         ("settings", "settings/0", json.dumps({"lr": TEXT})),
-        ("sharing", "shared/1", json.dumps([{"name": TEXT}, 0, ""])),
+        ("broadcast", "broadcast/1", json.dumps([{"name": TEXT}, 0, ""])),
         ("step", "asked to stop", "1"),
         pytest.param("step", "left/0", TEXT, marks=SLOW),
-        pytest.param("sharing", "about/0", TEXT, marks=SLOW),
+        pytest.param("broadcast", "about/0", TEXT, marks=SLOW),
     ],
     ids=["failure", "settings", "plan", "a wish to stop", "leaving", "a name"],
 )
 def test_what_he_writes_ends_the_run_with_one_message_that_is_not_his(settings, moment, key, value):
     with visited(settings, moment) as (run, his):
-        awaited = key.startswith(("settings", "shared"))
+        awaited = key.startswith(("settings", "broadcast"))
         if awaited:
             wait_until(lambda: his.check([f"blocklocal/0/{key}"]))  # else the run's own value would come after his
         his.set(f"blocklocal/0/{key}", value)
@@ -91,7 +91,7 @@ def test_what_he_writes_ends_the_run_with_one_message_that_is_not_his(settings, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("key", ["beat/0", "beat/1", "here/0", "piece/epoch 1/0", "told/checkpoint 1/1", "resume_hint"])
-@pytest.mark.parametrize("moment", ["settings", "sharing", "step"])
+@pytest.mark.parametrize("moment", ["settings", "broadcast", "step"])
 def test_what_the_run_writes_over_or_does_not_need_harms_nobody(settings, key, moment):
     with visited(settings, moment) as (run, his):
         his.set(f"blocklocal/0/{key}", TEXT)
@@ -185,6 +185,7 @@ def test_an_old_sign_of_life_that_he_puts_back_is_none():
 
 
 def test_a_run_on_one_machine_listens_there_alone_and_hides_its_secret(settings):
+    # real: what a stranger sees of processes that were started, with nothing of a server of forks
     with visited(settings, "step", real=True) as (run, _):
         everybody = marked(run.mark)
         assert len(everybody) == 3

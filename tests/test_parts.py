@@ -134,8 +134,9 @@ def test_the_parts_of_a_loss_are_weighted_and_add_up_to_it():
         targets=Classes(3),
         decoders={"image": decoder},
         weights={"similarity": 2.0, "image": 3.0},
+        message_scale=1.0,
     )
-    result = local(h, y, message=torch.randn(3, 1, 6), wanted={"image": image})
+    result = local(h, y, message=torch.randn(3, 1, 6), wanted={"image": image}, mix=1.0)
     features = bernoulli.mean(h)
     torch.testing.assert_close(result.parts["similarity"], 2 * similarity(features, F.one_hot(y).float()))
     torch.testing.assert_close(result.parts["image"], 3 * decoder.loss(features, image).detach())

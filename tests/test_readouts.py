@@ -97,14 +97,14 @@ def transformer(blocks: int, cut: int) -> BlockLocal:
 
 
 def parts(network: BlockLocal) -> list[nn.Sequential]:
-    losses = [unit.local for unit in network.learners]
+    losses = [learner.local for learner in network.learners]
     return [loss.readout for loss in losses if isinstance(loss, HiddenLoss)]
 
 
 @pytest.mark.parametrize(("blocks", "cut"), [(3, 3), (4, 2)])
 def test_a_sequence_is_read_by_copies_of_the_layer_behind_the_cut(blocks, cut):
     network = transformer(blocks, cut)
-    behind = [next(m for m in unit.block.modules() if isinstance(m, Layer)) for unit in network.learners[1:]]
+    behind = [next(m for m in learner.block.modules() if isinstance(m, Layer)) for learner in network.learners[1:]]
     for made, layer in zip(parts(network), behind, strict=True):
         assert [type(part) for part in made] == [Layer, Layer, nn.LayerNorm]
         for part in list(made)[:2]:

@@ -40,18 +40,18 @@ class TestEveryRuleOnEveryModel:
     def test_a_step_moves_all_weights_of_the_blocks_that_learn_and_of_no_other(self, rule, architecture):
         net = network(architecture, rule, optimizer=sgd(lr=0.1))
         x, y = data(architecture)
-        before = [parameters(unit) for unit in net.learners]
+        before = [parameters(learner) for learner in net.learners]
         assert finite(net.step(x, y))
         assert len(net.learners) == (1 if RULES.get(rule).whole else 3)
-        for unit, kept in zip(net.learners, before, strict=True):
-            for name, p in unit.named_parameters():
+        for learner, kept in zip(net.learners, before, strict=True):
+            for name, p in learner.named_parameters():
                 # a bias in front of a BatchNorm has no gradient but rounding
-                if unit.trains and p.requires_grad and p.dim() > 1:
+                if learner.trains and p.requires_grad and p.dim() > 1:
                     assert not torch.equal(p, kept[name]), name
-                if not unit.trains or not p.requires_grad:
+                if not learner.trains or not p.requires_grad:
                     assert torch.equal(p, kept[name]), name
-            assert all(torch.isfinite(p).all() for p in unit.parameters())
-            assert all(p.grad is None for p in unit.parameters())
+            assert all(torch.isfinite(p).all() for p in learner.parameters())
+            assert all(p.grad is None for p in learner.parameters())
 
     def test_it_predicts_and_gives_the_users_module_back(self, rule, architecture):
         net = network(architecture, rule)
@@ -179,9 +179,9 @@ class TestFrozen:
         first = [(parameters(u), running(u)) for u in net.learners]
         for _ in range(3):
             net.step(*data(architecture))
-        for unit, (kept, statistics) in zip(net.learners, first, strict=True):
-            assert same(parameters(unit), kept) == (unit is not net.learners[-1])
-            now = running(unit)
+        for learner, (kept, statistics) in zip(net.learners, first, strict=True):
+            assert same(parameters(learner), kept) == (learner is not net.learners[-1])
+            now = running(learner)
             assert all(not torch.equal(now[name], statistics[name]) for name in now)
         assert running(net.learners[0])
 
@@ -209,9 +209,9 @@ class TestTargetProjection:
     def test_it_equals_block_local_with_a_fixed_random_twin_and_the_projection_objective(self):
         net = network("resnet18", "target-projection")
         other = network("resnet18", "block-local", objective="projection", twin="dense")
-        for unit in other.learners[:-1]:
-            unit.local.twin.requires_grad_(False)
-        other.configure(*other._recipe)
+        for learner in other.learners[:-1]:
+            learner.local.twin.requires_grad_(False)
+        other.configure(*other._optimisation)
         for step in range(3):
             for each in (net, other):
                 each.step(*data("resnet18", seed=step))
@@ -223,12 +223,12 @@ class TestTargetProjection:
         net = network(architecture, "target-projection")
         x, y = data(architecture)
         expected = []
-        for unit, run in zip(net.learners[:-1], pendings(net, x, y), strict=False):
-            delta = F.one_hot(y, CLASSES).float() @ unit.local.twin.network.weight.T * unit.local.message_scale
+        for learner, run in zip(net.learners[:-1], pendings(net, x, y), strict=False):
+            delta = F.one_hot(y, CLASSES).float() @ learner.local.twin.network.weight.T * learner.local.message_scale
             if run.output.dim() == 4:
                 delta = delta[:, :, None, None] / run.output[0, 0].numel()
             error = -delta * (run.output > 0) / len(x)
-            own = dict(unit.block.named_parameters(prefix="block"))
+            own = dict(learner.block.named_parameters(prefix="block"))
             expected.append(dict(zip(own, torch.autograd.grad(run.output, list(own.values()), error), strict=True)))
         for own, wanted in zip(gradients(net, x, y), expected, strict=False):
             for name, gradient in wanted.items():
@@ -236,17 +236,17 @@ class TestTargetProjection:
 
     def test_its_matrices_never_change(self):
         net = network("mlp", "target-projection", optimizer=sgd(lr=0.1, weight_decay=0.1))
-        before = [state(unit.local) for unit in net.learners]
+        before = [state(learner.local) for learner in net.learners]
         net.step(*data())
-        assert all(same(state(unit.local), kept) for unit, kept in zip(net.learners, before, strict=True))
+        assert all(same(state(learner.local), kept) for learner, kept in zip(net.learners, before, strict=True))
 
 
 class TestGreedy:
     @pytest.mark.parametrize("architecture", ["mlp", "resnet18", "traced"])
     def test_its_step_is_that_of_a_hand_written_local_classifier(self, architecture):
         net = network(architecture, "greedy", optimizer=sgd(lr=0.1))
-        blocks = [copy.deepcopy(unit.block).train() for unit in net.learners]
-        heads = [copy.deepcopy(unit.local.classifier) for unit in net.learners[:-1]]
+        blocks = [copy.deepcopy(learner.block).train() for learner in net.learners]
+        heads = [copy.deepcopy(learner.local.classifier) for learner in net.learners[:-1]]
         optimizers = []
         for block, head in zip(blocks, [*heads, nn.Identity()], strict=True):
             own = [*block.parameters(), *head.parameters()]
@@ -262,16 +262,16 @@ class TestGreedy:
                 optimizers[k].zero_grad()
                 loss.backward()
                 optimizers[k].step()
-        for unit, block in zip(net.learners, blocks, strict=True):
-            for (name, p), q in zip(unit.block.named_parameters(), block.parameters(), strict=True):
+        for learner, block in zip(net.learners, blocks, strict=True):
+            for (name, p), q in zip(learner.block.named_parameters(), block.parameters(), strict=True):
                 assert torch.allclose(p, q, rtol=1e-4, atol=1e-5), name
 
     @pytest.mark.parametrize("architecture", ["mlp", "resnet18"])
     def test_its_logits_are_the_evidence_to_first_order_of_messages_that_are_the_classifier(self, architecture):
         net = network(architecture, "greedy", readout=1).eval()
         a, _ = data(architecture)
-        for unit in net.learners[:-1]:
-            a, local = unit.block(a), unit.local
+        for learner in net.learners[:-1]:
+            a, local = learner.block(a), learner.local
             phi = local.latent(a, local.features(a))
             messages = local.classifier.weight.unsqueeze(1)
             expected = evidence(local.family, phi, messages, order="first") + local.classifier.bias

@@ -78,13 +78,13 @@ class TestEveryKind:
     @pytest.mark.parametrize("rule", ALL_RULES)
     def test_it_trains_the_blocks_that_learn_and_predicts(self, kind, rule):
         net, x, y = made(kind, rule)
-        before = [parameters(unit) for unit in net.learners]
+        before = [parameters(learner) for learner in net.learners]
         results = net.step(x, y)
         assert all(math.isfinite(r.loss.item()) for r in results if r is not None)
-        for unit, kept in zip(net.learners, before, strict=True):
-            moved = {name for name, p in unit.named_parameters() if not torch.equal(p, kept[name])}
-            free = {name for name, p in unit.named_parameters() if p.requires_grad and p.dim() > 1}
-            assert moved >= free if unit.trains else not moved
+        for learner, kept in zip(net.learners, before, strict=True):
+            moved = {name for name, p in learner.named_parameters() if not torch.equal(p, kept[name])}
+            free = {name for name, p in learner.named_parameters() if p.requires_grad and p.dim() > 1}
+            assert moved >= free if learner.trains else not moved
         prediction = net.predict(x)
         assert prediction.label.shape == y.shape
         assert prediction.confidence.shape == y.shape
@@ -115,13 +115,13 @@ class TestEveryKind:
     def test_the_frozen_control_moves_no_hidden_parameter_and_its_norms_follow_the_data(self, kind):
         net, x, y = made(kind, "frozen")
         learning, *_ = made(kind, "block-local")
-        before = [parameters(unit) for unit in net.learners]
-        statistics = [b.clone() for unit in net.learners for name, b in unit.named_buffers() if "running" in name]
+        before = [parameters(learner) for learner in net.learners]
+        statistics = [b.clone() for learner in net.learners for name, b in learner.named_buffers() if "running" in name]
         for each in (net, learning):
             each.step(x, y)
-        assert all(same(parameters(unit), kept) for unit, kept in zip(net.learners[:-1], before, strict=False))
+        assert all(same(parameters(learner), kept) for learner, kept in zip(net.learners[:-1], before, strict=False))
         assert not same(parameters(net.learners[-1]), before[-1])
-        now = [b for unit in net.learners for name, b in unit.named_buffers() if "running" in name]
+        now = [b for learner in net.learners for name, b in learner.named_buffers() if "running" in name]
         assert not any(torch.equal(a, b) for a, b in zip(statistics, now, strict=True))
         assert same(state(net.learners[-1]), state(learning.learners[-1]))
 
@@ -130,13 +130,13 @@ class TestEveryKind:
         runs = pendings(net, x, y)
         rows = error_rows(net, runs[-1].output, y)
         found = gradients(net, x, y)
-        for unit, run in zip(net.learners[:-1], runs, strict=False):
-            matrix = unit.local.twin.network.weight * unit.local.message_scale  # [U, R]
+        for learner, run in zip(net.learners[:-1], runs, strict=False):
+            matrix = learner.local.twin.network.weight * learner.local.message_scale  # [U, R]
             at_output = spread(rows @ matrix.T, run.output)
-            own = dict(unit.block.named_parameters(prefix="block"))
+            own = dict(learner.block.named_parameters(prefix="block"))
             expected = torch.autograd.grad(run.output, list(own.values()), at_output)
             for name, gradient in zip(own, expected, strict=True):
-                assert torch.allclose(found[unit.index][name], gradient, rtol=1e-3, atol=1e-6), name
+                assert torch.allclose(found[learner.index][name], gradient, rtol=1e-3, atol=1e-6), name
 
 
 # Why blocks wait for later ones, by rule: what the rule needs.
@@ -164,11 +164,11 @@ def test_a_loss_reaches_back_where_hidden_blocks_have_losses_of_their_own_and_bl
 @pytest.mark.parametrize("rule", OWN_LOSSES)
 def test_neighbour_scope_trains_on_tokens_and_tells_the_loss_of_every_block(rule):
     net, x, y = made("torch's transformer", rule, scope="neighbour")
-    before = [parameters(unit.block) for unit in net.learners]
+    before = [parameters(learner.block) for learner in net.learners]
     results = net.step(x, y)
     assert len(results) == len(net.learners)
     assert all(math.isfinite(r.loss.item()) for r in results)
-    assert not any(same(parameters(unit.block), kept) for unit, kept in zip(net.learners, before, strict=True))
+    assert not any(same(parameters(learner.block), kept) for learner, kept in zip(net.learners, before, strict=True))
 
 
 class Cut(nn.Linear):

@@ -116,7 +116,7 @@ ENCODINGS = [
 def test_a_run_may_have_a_name_that_is_not_utf_8_and_words_that_cannot_be_encoded(surroundings, tmp_path):
     environment = without("PYTHONIOENCODING", "LC_ALL", **surroundings)
     train = ("train", *flags(epochs=1), "--output", b"caf\xe9")
-    done = blocklocal(*train, capture_output=True, cwd=tmp_path, env=environment, pages=True)
+    done = blocklocal(*train, capture_output=True, cwd=tmp_path, env=environment, reports=True)
     assert (done.returncode, done.stderr) == (0, b"")
     assert rb"seed 0 -> caf\xe9" in done.stdout
     assert rb"report: caf\xe9/report.html" in done.stdout

@@ -231,7 +231,7 @@ def test_a_block_knows_that_some_of_its_weights_get_no_gradient():
     """Replicas must know it, or they wait for gradients that never come."""
     for kind, idle in ((ThreeLayers, [False, False]), (NoGrad, [True, False]), (WithBackbone, [True, False])):
         network = BlockLocal(split(kind(), at=["c"]), classes=3, example=rows())
-        assert [unit.idle for unit in network.learners] == idle
+        assert [learner.idle for learner in network.learners] == idle
 
 
 @pytest.mark.slow

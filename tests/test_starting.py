@@ -74,6 +74,7 @@ def test_a_script_gets_pythons_modules_and_those_of_pythonpath(here, tmp_path, a
 
 def test_workers_of_a_pool_get_pythons_modules(here, tmp_path):
     (tmp_path / "main.py").write_text(POOL)
+    # real, here and below: what is looked at is where Python finds its modules when it starts
     with started([[sys.executable, str(tmp_path / "main.py"), str(STARTING)]], real=True) as running:
         status, out, err = finished(running)[0]
     assert status == 0, err

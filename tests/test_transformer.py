@@ -136,8 +136,8 @@ def test_a_sequence_longer_than_the_positions_is_refused():
 @pytest.mark.parametrize("way", WAYS)
 def test_a_block_learns_the_same_whatever_the_later_blocks_are(way):
     plain, other = network(**WAYS[way]), network(**WAYS[way])
-    for unit in other.learners[1:]:
-        disturb(unit.block)
+    for learner in other.learners[1:]:
+        disturb(learner.block)
     for net in (plain, other):
         net.step(*tokens())
         net.step(*tokens())
@@ -149,8 +149,8 @@ def test_a_block_learns_the_same_whatever_the_later_blocks_are(way):
 def test_autograd_knows_no_way_from_a_loss_to_another_blocks_weights(way):
     net, (a, y) = network(**WAYS[way]), tokens()
     batch = Batch(a, y, torch.eye(TOKENS), StepContext())
-    for k, (unit, message) in enumerate(zip(net.learners, target_messages(net.learners, batch.rows), strict=True)):
-        pending = receive(unit, a, batch, message)
+    for k, (learner, message) in enumerate(zip(net.learners, target_messages(net.learners, batch.rows), strict=True)):
+        pending = receive(learner, a, batch, message)
         for j, other in enumerate(net.learners):
             found = torch.autograd.grad(
                 pending.result.loss, list(other.parameters()), allow_unused=True, retain_graph=True
@@ -170,9 +170,9 @@ def test_one_block_equals_backprop_bit_for_bit(way):
 
 def test_the_control_moves_the_last_block_alone_and_leaves_the_embedding():
     net = network(rule="frozen")
-    before = [parameters(unit.block) for unit in net.learners]
+    before = [parameters(learner.block) for learner in net.learners]
     net.step(*tokens())
-    assert [same(parameters(unit.block), old) for unit, old in zip(net.learners, before, strict=True)] == [
+    assert [same(parameters(learner.block), old) for learner, old in zip(net.learners, before, strict=True)] == [
         True,
         True,
         False,
@@ -248,7 +248,7 @@ def test_only_what_normalisation_leaves_can_be_moved_by_a_target(normalise):
     net, (x, y) = network(**{**WAYS["variational"], "normalise": normalise}), tokens(64)
     a = net.learners[0].block(x).detach().requires_grad_()
     message, _ = net.learners[0].message(torch.eye(TOKENS))
-    gradient = torch.autograd.grad(net.learners[0].local(a, y, message=message, wanted={}).loss, a)[0]
+    gradient = torch.autograd.grad(net.learners[0].local(a, y, message=message, wanted={}, mix=1.0).loss, a)[0]
     size = gradient.norm()
     stretch = (gradient * (a - a.mean(-1, keepdim=True))).sum(-1).abs().max() / size
     common = gradient.mean(0).abs().max() / size

@@ -64,9 +64,9 @@ def make(name, blocks=3, **settings):
 def latents(net, x):
     """Every hidden block's forward message [B, P, U, …]."""
     found, a = [], x
-    for unit in net.learners[:-1]:
-        a = unit(a).detach()
-        found.append(unit.local.latent(a, unit.local.features(a)))
+    for learner in net.learners[:-1]:
+        a = learner(a).detach()
+        found.append(learner.local.latent(a, learner.local.features(a)))
     return found
 
 
@@ -100,11 +100,11 @@ def test_a_twin_run_per_class_equals_one_run_per_sample_in_loss_and_gradients(na
     else:  # all positions of one of these sequences have the same target
         per_sample = target_messages(net.learners, F.one_hot(y[:, 0], CLASSES).float())
     a = x
-    for k, unit in enumerate(net.learners[:-1]):
-        a = unit(a).detach()
-        phi = unit.local.latent(a, a)
+    for k, learner in enumerate(net.learners[:-1]):
+        a = learner(a).detach()
+        phi = learner.local.latent(a, a)
         divergence = family("bernoulli").kl(phi + 0.5 * per_sample[k], phi).mean()
-        loss = unit.local(a, y, message=per_class[k], wanted={}, mix=0.5).loss
+        loss = learner.local(a, y, message=per_class[k], wanted={}, mix=0.5).loss
         torch.testing.assert_close(loss, divergence)
         own = twin_parameters(net, k)
         assert loss > 0
@@ -209,7 +209,7 @@ def test_dense_messages_are_shared_by_all_positions(name, twin):
 @pytest.mark.parametrize("name", MODELS)
 def test_no_twin_holds_a_batchnorm(name, twin):
     net, _, _ = make(name, twin=twin)
-    assert not [m for unit in net.learners[:-1] for m in unit.local.twin.modules() if isinstance(m, _BatchNorm)]
+    assert not [m for learner in net.learners[:-1] for m in learner.local.twin.modules() if isinstance(m, _BatchNorm)]
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -45,4 +45,4 @@ def two_processes(task: Task, place: Place) -> Training:
         result = stage.step(x, y)[-1]
         return result.loss if processes.last and result is not None else None
 
-    return Training(step, begin=lambda steps: stage.links.expect([len(y)] * steps, training=True))
+    return Training(step, begin=lambda steps: stage.edges.expect([len(y)] * steps, training=True))

@@ -58,18 +58,18 @@ def _measures(task: Task) -> dict[str, Callable[[str], Halves]]:
 
 
 def _local_halves(task: Task, cut: str) -> Halves:
-    """One local step of each of the two units."""
+    """One local step of each of the two learners."""
     network = block_local.build_network(task, torch.device(task.device), cut)
     x, y = build_batch(task, task.device, channels_last=True)
     with torch.no_grad():
         sources = [x, network.learners[0](x)]
     rows = target_rows(network.targets, x.device)
 
-    def local(unit: BlockLearner, k: int) -> None:
+    def local(learner: BlockLearner, k: int) -> None:
         message = target_messages(network.learners, rows)[k]
-        block_step(unit, sources[k], Batch(x, y, rows, StepContext()), message)
+        block_step(learner, sources[k], Batch(x, y, rows, StepContext()), message)
 
-    return _seconds(x, [lambda k=k, unit=unit: local(unit, k) for k, unit in enumerate(network.learners)])
+    return _seconds(x, [lambda k=k, learner=learner: local(learner, k) for k, learner in enumerate(network.learners)])
 
 
 def _stage_halves(task: Task, cut: str, micro_batches: int) -> Halves:

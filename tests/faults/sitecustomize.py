@@ -60,7 +60,7 @@ def moments():
         "settings": (processes, "_check_same", False),
         "group": (dist, "init_process_group", False),
         "planning": (plan, "load_data", False),
-        "sharing": (run, "share_plan", False),
+        "broadcast": (run, "broadcast_plan", False),
         "step": (Stage, "step", False),
         "sent": (Outbox, "send", True),
         "saving": (Draft, "write", False),
@@ -118,7 +118,7 @@ if "BLOCKLOCAL_FAULT" in os.environ and os.environ.get("TORCHELASTIC_RESTART_COU
             act(described["action"], described.get("file"))
         elif described["moment"] == "import":
             sys.meta_path.insert(0, When("torch", lambda: act(described["action"], described.get("file"))))
-        elif HOOK in sys.modules:  # a fork (see `forking.py`)
+        elif HOOK in sys.modules:  # a fork (see `fork_child.py`)
             prepare(described)
         else:
             sys.meta_path.insert(0, When(HOOK, lambda: prepare(described)))

@@ -5,20 +5,6 @@
 Which files, and which tests hold each of them: `targets.toml`. Survivors that harm nobody, and why: `survivors.toml`.
 Every mutant runs in a forked process on a copy of the package (`trying.py`), and meets the tests that reach it, the
 quickest first (`measure.py`); the working tree is not touched.
-
-What ran last, on 29 November 2026 (every survivor has got a test since, or its reason in `survivors.toml`):
-
-    file                    mutants  noticed  survived  explained before
-    block/edges.py                1        1         0         0
-    block/learner.py             66       51         8         7
-    block/loss.py                43       40         0         3
-    block/objectives.py          79       78         1         0
-    network/neighbours.py        36       17        19         0
-    rules/base.py                53       53         0         0
-    training/loop.py            114      108         6         0
-
-Tried again after that: the survivors that got a test, all noticed. Of training/checkpoint.py only the four mutants of
-its flushes to the disk, all noticed. The other files of `targets.toml` are still to be run to the end.
 """
 
 from __future__ import annotations

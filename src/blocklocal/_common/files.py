@@ -41,12 +41,6 @@ def is_there(path: Path) -> bool:
     return os.path.lexists(path)
 
 
-def check_run_folder(folder: Path) -> None:
-    """Raise InputError where there is no folder of this name."""
-    if not folder.is_dir():
-        raise InputError(f"there is no run folder {folder}: give the folder that a training has written.")
-
-
 def read_bytes(path: Path, *, what: str, most: int = MOST) -> bytes:
     """The content of a regular file of at most `most` bytes; `what` is expected in it."""
     with open_bytes(path, what=what, most=most) as (file, size):

@@ -52,8 +52,7 @@ def whole(low: int, high: int) -> Range:
     return Range(low, high, whole=True)
 
 
-FROM_ONE = Range(1, math.inf, whole=True)  # a count that costs nothing by itself
-ABOVE_ZERO = Range(0, math.inf, above=True, below=True)
+FROM_ONE = Range(1, math.inf, whole=True)  # a count that takes no memory, however large it is
 COUNT = whole(1, MANY)
 SEED = whole(0, 2**63 - 1)
 WIDTH = whole(1, 10**6)

@@ -42,7 +42,7 @@ class OutputLoss(nn.Module):
 
     learns = predicts = True
 
-    def __init__(self, targets: Targets, smoothing: float = 0.0):
+    def __init__(self, targets: Targets, smoothing: float):
         super().__init__()
         self.targets, self.smoothing = targets, smoothing
 
@@ -79,7 +79,7 @@ class HiddenLoss(nn.Module):
         decoders: Mapping[str, Decoder] | None = None,
         weights: Mapping[str, float] | None = None,
         terms: Terms | None = None,
-        message_scale: float = 1.0,
+        message_scale: float,
         normaliser: nn.Module | None = None,
         layouts: Mapping[str, Layout] | None = None,
     ):
@@ -140,7 +140,7 @@ class HiddenLoss(nn.Module):
         return scores(self.family, phi, message, self.terms)
 
     def forward(
-        self, a: Tensor, target: Tensor, *, message: Tensor | None, wanted: Mapping[str, Tensor], mix: float = 1.0
+        self, a: Tensor, target: Tensor, *, message: Tensor | None, wanted: Mapping[str, Tensor], mix: float
     ) -> LocalResult:
         """The local loss of one batch.
 

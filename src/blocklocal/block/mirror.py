@@ -1,8 +1,8 @@
 """The architecture of a block reversed: what the paper's ResNet twin is made of (§4.1).
 
 Linear and convolution layers swap their inputs and outputs, pooling and strides become upsampling, BatchNorm becomes
-GroupNorm (a twin sees one sample per class, so batch statistics would be class frequencies), a residual unit becomes a
-residual unit. A module that holds anything else is replaced by one layer between the same two shapes. A new kind of
+GroupNorm (a twin sees one sample per class, so batch statistics would be class frequencies), a residual block becomes a
+residual block. A module that holds anything else is replaced by one layer between the same two shapes. A new kind of
 layer is one function registered on `mirror_layer`.
 """
 
@@ -42,7 +42,7 @@ class Resize(nn.Module):
 
 
 class ReversedUnit(nn.Module):
-    """A residual unit reversed: `out` → `given` channels through the unit's own kernels, in the opposite order."""
+    """A residual block reversed: `out` → `given` channels through the block's own kernels, in the opposite order."""
 
     def __init__(self, convolutions: Sequence[nn.Conv2d], given: Shape, out: Shape):
         super().__init__()

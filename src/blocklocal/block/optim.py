@@ -103,13 +103,7 @@ class Optimizer:
 def sgd(lr: float = 0.1, *, momentum: float = 0.9, weight_decay: float = 0.0, clip: float | None = None) -> Optimizer:
     """Stochastic gradient descent with Nesterov momentum.
 
-    Args:
-        lr: peak learning rate.
-        weight_decay: on everything.
-        clip: largest gradient norm per block; None for no clipping.
-
-    Raises:
-        InputError: a number lies outside its range.
+    Arguments and errors as of `Optimizer`.
     """
     return Optimizer("sgd", lr, momentum, weight_decay, clip)
 
@@ -117,13 +111,7 @@ def sgd(lr: float = 0.1, *, momentum: float = 0.9, weight_decay: float = 0.0, cl
 def adam(lr: float = 1e-3, *, weight_decay: float = 0.0, clip: float | None = None) -> Optimizer:
     """Adam with torch's default moments.
 
-    Args:
-        lr: peak learning rate.
-        weight_decay: on everything.
-        clip: largest gradient norm per block; None for no clipping.
-
-    Raises:
-        InputError: a number lies outside its range.
+    Arguments and errors as of `Optimizer`.
     """
     return Optimizer("adam", lr, 0.9, weight_decay, clip)
 
@@ -131,13 +119,7 @@ def adam(lr: float = 1e-3, *, weight_decay: float = 0.0, clip: float | None = No
 def adamw(lr: float = 1e-3, *, weight_decay: float = 0.01, clip: float | None = None) -> Optimizer:
     """Adam with decoupled weight decay.
 
-    Args:
-        lr: peak learning rate.
-        weight_decay: on everything.
-        clip: largest gradient norm per block; None for no clipping.
-
-    Raises:
-        InputError: a number lies outside its range.
+    Arguments and errors as of `Optimizer`.
     """
     return Optimizer("adamw", lr, 0.9, weight_decay, clip)
 

@@ -27,7 +27,7 @@ class PlanArguments:
 
 
 def plan(arguments: list[str]) -> None:
-    """Print the plan of a run, and what other ways to train would need."""
+    """What a run with one block at a time in memory would need, beside other ways to train."""
     from blocklocal.cli.commands import chooses_blocks
     from blocklocal.runs.build import DatasetInfo, find_device, load_data, open_session
     from blocklocal.runs.planning import pace_of, plan_run

@@ -26,7 +26,7 @@ BATCH_ROWS = 128  # rows read at a time: bounds the memory that encoded images t
 
 
 @dataclass(frozen=True)
-class Labels:
+class ColumnLabels:
     """The labels of one file or split.
 
     Attributes:
@@ -71,7 +71,7 @@ def no_column(kind: str, present: Sequence[str], where: str) -> InputError:
     return InputError(f"{where} has no {kind} column. Its columns are: {names}. Rename the right one to {kind!r}.")
 
 
-def read_labels(column: pa.ChunkedArray, names: Sequence[object] | None, where: str) -> Labels | None:
+def read_labels(column: pa.ChunkedArray, names: Sequence[object] | None, where: str) -> ColumnLabels | None:
     """A label column of whole numbers, truth values or texts.
 
     Args:
@@ -99,7 +99,7 @@ def read_labels(column: pa.ChunkedArray, names: Sequence[object] | None, where: 
     if len(values) and bool((values == -1).all()):
         return None
     check_labels(values, declared, where)
-    return Labels(values, declared, declared is not None)
+    return ColumnLabels(values, declared, declared is not None)
 
 
 def _is_text(kind: Any) -> bool:
@@ -108,7 +108,7 @@ def _is_text(kind: Any) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
-def _texts(column: pa.ChunkedArray, declared: tuple[str, ...] | None, where: str) -> Labels:
+def _texts(column: pa.ChunkedArray, declared: tuple[str, ...] | None, where: str) -> ColumnLabels:
     """Texts (or truth values) are names themselves."""
     import pyarrow as pa
     import pyarrow.compute
@@ -127,8 +127,8 @@ def _texts(column: pa.ChunkedArray, declared: tuple[str, ...] | None, where: str
     by_value = torch.tensor([places[name] for name in shown], dtype=torch.int64)
     values = by_value[torch.from_numpy(compute.index_in(column, value_set=different).to_numpy().astype(np.int64))]
     if declared is None:
-        return Labels(values, names)
-    return Labels(renumber(values, names, declared, where, "its list of class names"), declared, True)
+        return ColumnLabels(values, names)
+    return ColumnLabels(renumber(values, names, declared, where, "its list of class names"), declared, True)
 
 
 def _whole_numbers(column: pa.ChunkedArray, where: str) -> Tensor:
@@ -160,7 +160,7 @@ def check_labels(labels: Tensor, names: Sequence[str] | None, where: str) -> Non
 
 
 def unite_splits(
-    read: Mapping[str, Sequence[tuple[str, Labels | None]]], origins: Mapping[str, str]
+    read: Mapping[str, Sequence[tuple[str, ColumnLabels | None]]], origins: Mapping[str, str]
 ) -> tuple[tuple[str, ...], dict[str, list[tuple[Tensor, str]]], dict[str, Encoded | Unlabelled]]:
     """The labels of all splits, counted in the same classes.
 
@@ -188,7 +188,7 @@ def unite_splits(
     return classes, united, unlabelled
 
 
-def unite(parts: Sequence[tuple[str, Labels]], training: int) -> tuple[tuple[str, ...], list[Tensor], list[str]]:
+def unite(parts: Sequence[tuple[str, ColumnLabels]], training: int) -> tuple[tuple[str, ...], list[Tensor], list[str]]:
     """The labels of files or splits, counted in the same classes.
 
     The classes are those that a source declares first; else the texts of the training labels; else "0", "1", … up to
@@ -220,14 +220,14 @@ def unite(parts: Sequence[tuple[str, Labels]], training: int) -> tuple[tuple[str
     return classes, counted, told
 
 
-def _numbered(parts: Sequence[tuple[str, Labels]]) -> tuple[str, ...]:
+def _numbered(parts: Sequence[tuple[str, ColumnLabels]]) -> tuple[str, ...]:
     largest = max((int(part.values.max()) for _, part in parts if len(part.values)), default=None)
     if largest is None:
         raise InputError(f"{parts[0][0]} holds no rows: there are no images and no classes.")
     return tuple(map(str, range(largest + 1)))
 
 
-def _count_in(part: Labels, classes: tuple[str, ...], where: str, first: str, by_text: bool) -> Tensor:
+def _count_in(part: ColumnLabels, classes: tuple[str, ...], where: str, first: str, by_text: bool) -> Tensor:
     if part.names is not None:
         return renumber(part.values, part.names, classes, where, first)
     if by_text and len(part.values):

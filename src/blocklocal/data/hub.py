@@ -88,7 +88,7 @@ def _refused(name: str, error: Exception) -> InputError:
     )
 
 
-def _labels(dataset: Dataset, where: str, role: str) -> columns.Labels | None:
+def _labels(dataset: Dataset, where: str, role: str) -> columns.ColumnLabels | None:
     """The labels of one split; None where it has none."""
     label = columns.label_column(dataset.column_names, role, where)
     if label is None:

@@ -88,7 +88,7 @@ def _read_parts(
     return classes, parts
 
 
-def _check_all_or_none(read: dict[str, list[tuple[str, columns.Labels | None]]]) -> None:
+def _check_all_or_none(read: dict[str, list[tuple[str, columns.ColumnLabels | None]]]) -> None:
     for found in read.values():
         without = [where for where, labels in found if labels is None]
         if without and len(without) < len(found):
@@ -150,7 +150,7 @@ def _is_pointer(path: Path) -> bool:
         return False
 
 
-def _labels(path: Path, role: str) -> columns.Labels | None:
+def _labels(path: Path, role: str) -> columns.ColumnLabels | None:
     """The labels of one file of the split `role`; None where it has none."""
     import pyarrow.parquet as pq
 

@@ -1,9 +1,9 @@
 """What every model offers, and how one is built from its name.
 
-A model is a plain nn.Module. Beside `forward` it lists its units: modules which, applied one after the other, equal
-`forward`. Every unit takes and returns values *before* the activation (the next unit begins with it), because those
-values are the natural parameters of the latent on which blocks exchange messages (method §1). So every cut between
-units is a good cut. The stem belongs to the first unit and the head to the last.
+A model is a plain nn.Module. Beside `forward` it lists its pieces, by `units()`: modules which, applied one after the
+other, equal `forward`. Every piece takes and returns values *before* the activation (the next piece begins with it),
+because those values are the natural parameters of the latent on which blocks exchange messages (method §1). So every
+cut between pieces is a good cut. The stem belongs to the first piece and the head to the last.
 
 To add a model: one new file in this package that calls `MODELS.add(name, builder)`.
 """
@@ -41,8 +41,8 @@ class ChainModel(nn.Module):
         return list(self.named_children())
 
     def forward(self, x: Tensor) -> Tensor:
-        for unit in self.children():
-            x = unit(x)
+        for piece in self.children():
+            x = piece(x)
         return x
 
 

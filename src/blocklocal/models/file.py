@@ -1,6 +1,6 @@
 """A user's own model by reference: `path/to/file.py:function`, so that the command line can train any module.
 
-The file is ordinary Python: it runs as a module of its own name in sys.modules, and may import its neighbours.
+The file is ordinary Python: it runs as a module of its own name in sys.modules, and may import its siblings.
 """
 
 import functools
@@ -19,10 +19,10 @@ from weakref import WeakValueDictionary
 from torch import nn
 
 from blocklocal._common.errors import InputError, unknown
-from blocklocal.models.neighbours import FreshLoader, Neighbours
+from blocklocal.models.siblings import FreshLoader, Siblings
 
 _numbers = count()
-_imported: dict[Path, list[Path]] = {}  # a user's file → its neighbours that were imported
+_imported: dict[Path, list[Path]] = {}  # a user's file → its siblings that were imported
 _built: "WeakValueDictionary[int, nn.Parameter]" = WeakValueDictionary()  # the weights of every model, by id
 
 
@@ -49,9 +49,9 @@ def load_builder(reference: str) -> Callable[..., nn.Module]:
     path = file_of(reference)
     if not path.is_file():
         raise InputError(f"there is no file {file}: --model takes a registered model, or path/to/file.py:function.")
-    neighbours = Neighbours(path.resolve().parent)
-    module = _ran(path, neighbours)
-    _imported[path.resolve()] = neighbours.files()
+    siblings = Siblings(path.resolve().parent)
+    module = _ran(path, siblings)
+    _imported[path.resolve()] = siblings.files()
     builder = vars(module).get(name)
     if not callable(builder):
         own = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
@@ -62,10 +62,10 @@ def load_builder(reference: str) -> Callable[..., nn.Module]:
     @functools.wraps(builder, updated=())
     def build(*args: Any, **kwargs: Any) -> Any:
         try:
-            with neighbours.importable():
+            with siblings.importable():
                 return builder(*args, **kwargs)
         finally:
-            _imported[path.resolve()] = neighbours.files()
+            _imported[path.resolve()] = siblings.files()
 
     return build
 
@@ -94,7 +94,7 @@ def build_from_file(reference: str, **arguments: object) -> nn.Module:
     return model
 
 
-def _ran(path: Path, neighbours: Neighbours) -> ModuleType:
+def _ran(path: Path, siblings: Siblings) -> ModuleType:
     """Run the file as a module, which stays known under a name of its own."""
     stem = re.sub(r"\W", "_", path.stem)
     name = f"blocklocal_user_{stem}_{next(_numbers)}"
@@ -104,7 +104,7 @@ def _ran(path: Path, neighbours: Neighbours) -> ModuleType:
     module = module_from_spec(spec)
     sys.modules[name] = module
     try:
-        with neighbours.importable():
+        with siblings.importable():
             spec.loader.exec_module(module)
     except BaseException as error:
         del sys.modules[name]
@@ -148,6 +148,6 @@ def _check_new(reference: str, model: nn.Module) -> None:
 
 
 def sources(reference: str) -> list[Path]:
-    """The file that a `file.py:function` names, and the neighbours that it has imported so far, as absolute paths."""
+    """The file that a `file.py:function` names, and the siblings that it has imported so far, as absolute paths."""
     path = file_of(reference).resolve()
     return [path, *_imported.get(path, ())]

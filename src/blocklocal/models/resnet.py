@@ -1,7 +1,7 @@
-"""Residual networks (He et al. 2016, arXiv 1512.03385) whose units begin with the ReLU instead of ending with it.
+"""Residual networks (He et al. 2016, arXiv 1512.03385) whose pieces begin with the ReLU instead of ending with it.
 
-The function computed is that of the usual network, with the same parameters; only the place where one unit ends and
-the next begins has moved, so that what passes between units is the value before the ReLU. Max pooling commutes with
+The function computed is that of the usual network, with the same parameters; only the place where one piece ends and
+the next begins has moved, so that what passes between pieces is the value before the ReLU. Max pooling commutes with
 ReLU, so the large stem pools before it. The stride of a bottleneck sits on its 3x3 convolution, as in torchvision.
 """
 

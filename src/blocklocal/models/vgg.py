@@ -19,7 +19,7 @@ _SHRINK = 16  # three poolings between convolutions and one after the last
 
 
 class VGG8B(ChainModel):
-    """[B, C, H, W] -> [B, classes]. Units `conv1` ... `conv6`, `dense`, `head`; all but the first begin with ReLU."""
+    """[B, C, H, W] -> [B, classes]. Pieces `conv1` ... `conv6`, `dense`, `head`; all but the first begin with ReLU."""
 
     def __init__(self, classes: int, input_shape: Shape, width: int = 128, dropout: float = 0.0):
         super().__init__()

@@ -94,7 +94,7 @@ class Neighbours(nn.Module, ABC):
         self.stream, self.shares = seed, shares
         self.steps, self.epoch = 0, 0
         self._learners = nn.ModuleList()
-        self._recipe: tuple[Optimizer, Schedule, int] = (optimizer, "constant", 1)
+        self._optimisation: tuple[Optimizer, Schedule, int] = (optimizer, "constant", 1)
         self._autocast: torch.dtype | None = None
 
     @abstractmethod
@@ -146,16 +146,16 @@ class Neighbours(nn.Module, ABC):
     @property
     def optimizer(self) -> Optimizer:
         """Which optimiser every block has."""
-        return self._recipe[0]
+        return self._optimisation[0]
 
     def configure(
         self, optimizer: Optimizer | OptimizerFactory, schedule: Schedule = "constant", steps: int = 1
     ) -> None:
         """Give every block its own optimiser and learning-rate schedule of `steps` steps."""
-        recipe = (as_optimizer(optimizer), as_schedule(schedule), steps)
+        optimisation = (as_optimizer(optimizer), as_schedule(schedule), steps)
         for learner in self.learners:
-            learner.configure(*recipe)
-        self._recipe = recipe
+            learner.configure(*optimisation)
+        self._optimisation = optimisation
 
     def autocast(self, dtype: torch.dtype | None) -> None:
         """Run blocks in this precision (for example torch.bfloat16); None: as the parameters are."""

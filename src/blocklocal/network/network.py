@@ -148,7 +148,7 @@ class BlockLocal(Neighbours):
         self._learners = nn.ModuleList(learners).train(self.training)
         self._modules.pop("_waiting", None)
         self.register_buffer("_rows", target_rows(self.targets, example.device), persistent=False)
-        self.configure(*self._recipe)
+        self.configure(*self._optimisation)
         self.autocast(self._autocast)
         self.target_shape = self.targets.shape(self.output_shape(example.repeat_interleave(2, 0)))
 

@@ -17,7 +17,7 @@ LAUNCHED = "BLOCKLOCAL_LAUNCHED"  # set by `--processes`, whose parent holds the
 SECRET = "BLOCKLOCAL_SECRET"  # of the run; `--processes` draws one, under torchrun the user may give one
 SHORTEST = 16  # characters of a secret
 NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-JOIN_SECONDS = 120.0
+RENDEZVOUS_TIMEOUT = 120.0
 TRY_SECONDS, PAUSE_SECONDS = 5.0, 0.1  # for one try to reach the store, and until the next one
 
 
@@ -48,7 +48,7 @@ class Address:
     secret: str = field(default="", repr=False)
 
     def connect(
-        self, serve: bool = False, seconds: float = JOIN_SECONDS, patience: float = ANSWER_SECONDS
+        self, serve: bool = False, seconds: float = RENDEZVOUS_TIMEOUT, patience: float = ANSWER_SECONDS
     ) -> SealedStore:
         """A connection of its own to the store (one thread must not wait for another's).
 

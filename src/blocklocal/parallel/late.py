@@ -18,7 +18,7 @@ class BackSender:
     """Late messages of a chained twin, to the stage before; it is ahead, so it soon takes what is sent."""
 
     def __init__(self, processes: Processes, edge: Edge):
-        self.edge, self._stall = edge, processes.stall
+        self.edge, self._timeout = edge, processes.message_timeout
         self._under_way: deque[tuple[Any, Tensor]] = deque()
 
     def send(self, message: Tensor) -> None:
@@ -26,14 +26,14 @@ class BackSender:
         self._under_way.append((begin(dist.isend, kept, self.edge.source, self.edge.back), kept))
         while len(self._under_way) > 1 and self._under_way[0][0].is_completed():
             work, sent = self._under_way.popleft()
-            wait(work, self.edge.source, self._stall, sent)
+            wait(work, self.edge.source, self._timeout, sent)
 
 
 class BackReceiver:
     """Late messages from the stage behind, all of one shape; those of the first `delay` steps are under way at once."""
 
     def __init__(self, processes: Processes, edge: Edge, like: Tensor, delay: int):
-        self.edge, self._stall, self._like = edge, processes.stall, like
+        self.edge, self._timeout, self._like = edge, processes.message_timeout, like
         self._posted: deque[tuple[Tensor, Any]] = deque()
         for _ in range(delay):
             self._post()
@@ -42,7 +42,7 @@ class BackReceiver:
         """The message of the next step, not taken."""
         buffer, work = self._posted[0]
         if work is not None:
-            wait(work, self.edge.target, self._stall, buffer)
+            wait(work, self.edge.target, self._timeout, buffer)
             self._posted[0] = buffer, None
         return buffer
 

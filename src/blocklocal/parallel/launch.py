@@ -14,8 +14,8 @@ from blocklocal._common.errors import InputError, first_line
 from blocklocal._common.ranges import MANY, Range, check_settings, whole
 from blocklocal._common.starting import start_script
 from blocklocal.parallel import rank as rank_script
-from blocklocal.parallel.address import JOIN_SECONDS, LAUNCHED, SECRET
-from blocklocal.parallel.processes import STALL_SECONDS
+from blocklocal.parallel.address import LAUNCHED, RENDEZVOUS_TIMEOUT, SECRET
+from blocklocal.parallel.processes import MESSAGE_TIMEOUT
 from blocklocal.parallel.stage import MAX_IN_FLIGHT
 from blocklocal.parallel.store import ANSWER_SECONDS, SealedStore, hold_store
 from blocklocal.parallel.supervise import Children, outcome, say, supervise
@@ -49,9 +49,9 @@ class Launch:
     """Messages that may be under way between two processes, before the faster one waits."""
     timeline: int = STEPS
     """Training steps of which every process (with --visit, the only one) records when it does what."""
-    message_timeout: float = STALL_SECONDS
+    message_timeout: float = MESSAGE_TIMEOUT
     """Seconds after which a message that does not come is an error."""
-    rendezvous_timeout: float = JOIN_SECONDS
+    rendezvous_timeout: float = RENDEZVOUS_TIMEOUT
     """Seconds to wait for all processes to be there."""
 
     def __post_init__(self) -> None:

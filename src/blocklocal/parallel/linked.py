@@ -21,7 +21,7 @@ class Linked(Neighbours):
     """Neighbouring learners whose neighbours before and behind are in other processes."""
 
     processes: Processes
-    links: LinkEdges
+    edges: LinkEdges  # type: ignore[bad-override-mutable-attribute]  # it is set once
     recorder: Recorder | VisitRecorder
     _target_shape: torch.Size  # of one sample
 
@@ -40,14 +40,14 @@ class Linked(Neighbours):
         return x, y
 
     def prepare(self, x: Tensor, y: Tensor) -> None:
-        self.links.announce([len(y)], training=True)
+        self.edges.announce([len(y)], training=True)
 
     def check_input(self, x: Tensor) -> None:
         if self.processes.first and not x.is_cuda:
             check_finite(x)
 
     def looking(self, x: Tensor) -> AbstractContextManager[None]:
-        self.links.announce([len(x)], training=False)
+        self.edges.announce([len(x)], training=False)
         return nullcontext()
 
     def after_step(self) -> None:
@@ -70,7 +70,7 @@ class Linked(Neighbours):
         Args:
             stop: because the user has asked for it.
         """
-        self.links.finish(stop=stop)
+        self.edges.finish(stop=stop)
 
 
 class Announced:
@@ -83,9 +83,9 @@ class Announced:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        self.stage.links.expect(self.batches.sizes(), training=self.training)
+        self.stage.edges.expect(self.batches.sizes(), training=self.training)
         return iter(self.batches)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        self.stage.links.expect(self.batches.sizes(start), training=self.training)
+        self.stage.edges.expect(self.batches.sizes(start), training=self.training)
         return self.batches.epoch(epoch, start)

@@ -93,7 +93,7 @@ class Outbox:
     def __init__(self, processes: Processes, edge: Edge, depth: int, blocks: int, full: Timed):
         self.edge, self.depth, self.full = edge, depth, full
         self.losses: Sequence[float] = [nan] * blocks
-        self._stall = processes.stall
+        self._timeout = processes.message_timeout
         self._layouts: dict[Kind, Layout] = {}
         self._training = True
         self._sizes: deque[int] = deque()
@@ -155,7 +155,7 @@ class Outbox:
     def _await_oldest(self) -> None:
         works, tensors = self._under_way[0]
         for work, tensor in zip(works, tensors, strict=True):
-            wait(work, self.edge.target, self._stall, tensor)
+            wait(work, self.edge.target, self._timeout, tensor)
         self._under_way.popleft()
 
 
@@ -163,7 +163,7 @@ class Inbox:
     """Receives forward messages from the stage before."""
 
     def __init__(self, processes: Processes, edge: Edge, depth: int, device: torch.device, blocks: int):
-        self.edge, self.depth, self.device, self._stall = edge, depth, device, processes.stall
+        self.edge, self.depth, self.device, self._timeout = edge, depth, device, processes.message_timeout
         self.losses: Sequence[float] = [nan] * blocks
         self._training = True
         self._sizes: deque[int] = deque()
@@ -192,7 +192,7 @@ class Inbox:
         """Wait for the next header, without taking its message."""
         if self._header is None:
             self._listen()
-            wait(self._coming, self.edge.source, self._stall)
+            wait(self._coming, self.edge.source, self._timeout)
             self._header, self._coming = Header.unpack(self._values), None
             self.losses = self._header.losses
         return self._header
@@ -207,7 +207,7 @@ class Inbox:
             self._free.setdefault(kind, []).append(buffer)
         self._post_ahead()
         kind, buffer, work = self._posted.popleft()
-        wait(work, self.edge.source, self._stall, buffer)
+        wait(work, self.edge.source, self._timeout, buffer)
         self._used, self._header = (kind, buffer), None
         self._number += 1
         self._listen()

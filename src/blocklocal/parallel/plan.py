@@ -14,10 +14,10 @@ from blocklocal._common.errors import InputError
 from blocklocal.data import ImageSet
 from blocklocal.models.file import file_of, is_reference
 from blocklocal.network.network import BlockLocal
+from blocklocal.parallel.broadcast import broadcast
 from blocklocal.parallel.launch import Launch
 from blocklocal.parallel.placement import Placement, place, step_seconds
 from blocklocal.parallel.processes import Processes
-from blocklocal.parallel.share import share
 from blocklocal.parallel.stage import check_placement, check_rule, passing_back
 from blocklocal.runs.build import (
     DatasetInfo,
@@ -91,13 +91,13 @@ class Plan(Decided):
     labels: dict[str, Tensor]
 
 
-def share_plan(processes: Processes, plan: Plan | None) -> Plan:
+def broadcast_plan(processes: Processes, plan: Plan | None) -> Plan:
     """The first process's plan, in every process."""
     mine = None
     if plan is not None:
         decided = Decided(**{field.name: getattr(plan, field.name) for field in fields(Decided)})
         mine = asdict(decided), plan.labels
-    decided, labels = share(processes, Decided, mine)
+    decided, labels = broadcast(processes, Decided, mine)
     return Plan(**vars(decided), labels=labels)
 
 

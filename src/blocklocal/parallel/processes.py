@@ -20,12 +20,12 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from blocklocal._common.errors import InputError, first_line
 from blocklocal._common.screen import one_line
-from blocklocal.parallel.address import JOIN_SECONDS, Address
+from blocklocal.parallel.address import RENDEZVOUS_TIMEOUT, Address
 from blocklocal.parallel.store import SealedStore, decode
 from blocklocal.parallel.watch import Watch, end_with_parent
 from blocklocal.runs.build import find_device
 
-STALL_SECONDS = 600.0
+MESSAGE_TIMEOUT = 600.0
 POLL_SECONDS = 0.005
 
 
@@ -36,18 +36,19 @@ class Processes:
     Attributes:
         store: small facts, read by polling (it must not be blocked by a process that is gone).
         meetings: torch's own part of it, which must live as long as the process groups.
+        message_timeout: seconds; a message that takes longer counts as an error.
         data: the replicas of this group of blocks, which average gradients; None without replicas.
     """
 
     address: Address
     store: SealedStore
     replicas: int
-    stall: float
+    message_timeout: float
     watch: Watch | None = None
     meetings: SealedStore | None = None
     data: DeviceMesh | None = None
     networks: int = 0  # that they have trained together so far
-    shared: int = 0
+    broadcasts: int = 0
 
     @property
     def stages(self) -> int:
@@ -120,7 +121,8 @@ class Processes:
         """Go on when every process has come here."""
         self.store.set(f"{name}/{self.address.rank}", "1")
         keys = [f"{name}/{rank}" for rank in range(self.address.size)]
-        self.wait_for(keys, self.stall, lambda late: f"waited {self.stall:.0f} s for {len(late)} processes to end.")
+        seconds = self.message_timeout
+        self.wait_for(keys, seconds, lambda late: f"waited {seconds:.0f} s for {len(late)} processes to end.")
 
     def __enter__(self) -> "Processes":
         return self
@@ -167,37 +169,37 @@ def join(
     device: torch.device | None = None,
     settings: dict[str, Any] | None = None,
     watched: bool = True,
-    join_seconds: float = JOIN_SECONDS,
-    stall_seconds: float = STALL_SECONDS,
+    rendezvous_timeout: float = RENDEZVOUS_TIMEOUT,
+    message_timeout: float = MESSAGE_TIMEOUT,
 ) -> Processes:
     """Meet the other processes.
 
     Args:
         settings: must be the same in all (JSON-able).
         watched: a failure of any process ends all of them.
-        join_seconds: to wait for the others.
-        stall_seconds: a message that takes longer counts as an error.
+        rendezvous_timeout: seconds to wait for the others.
+        message_timeout: seconds; a message that takes longer counts as an error.
 
     Raises:
-        InputError: a process is missing after `join_seconds` or has other settings, or the number of processes does not
+        InputError: a process is missing after `rendezvous_timeout` or has other settings, or their number does not
             fit.
     """
     over = threading.Event()
     if watched and address.managed:
         end_with_parent(over)
-    processes = Processes(address, address.connect(serve=True, seconds=join_seconds), replicas, stall_seconds)
+    processes = Processes(address, address.connect(serve=True, seconds=rendezvous_timeout), replicas, message_timeout)
     if watched:
         processes.watch = Watch(address.connect(), address.rank, address.size, quiet=address.quiet, over=over)
         processes.watch.start()
     try:
-        _check_same(processes, settings or {}, join_seconds)
+        _check_same(processes, settings or {}, rendezvous_timeout)
         if address.size % replicas:
             raise InputError(
                 f"{address.size} processes cannot form groups of {replicas} replicas: start a multiple of {replicas}, "
                 "or change --replicas."
             )
         cuda = device is not None and device.type == "cuda"
-        patience = max(stall_seconds, join_seconds)
+        patience = max(message_timeout, rendezvous_timeout)
         processes.meetings = address.connect(patience=patience).within("torch")
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if cuda else "gloo",

@@ -58,7 +58,7 @@ class Relay:
         return as_text(self._take([f"told/{name}/{self.processes.stage}"])[0])
 
     def _take(self, keys: Sequence[str]) -> list[bytes]:
-        seconds = self.processes.stall
+        seconds = self.processes.message_timeout
         said = self.processes.wait_for(
             keys, seconds, lambda _: f"earlier blocks have said nothing for {seconds:.0f} s."
         )
@@ -74,7 +74,7 @@ class Records(Callback):
         self.relay, self.stage = relay, stage
 
     def step(self, trainer: Trainer, losses: Sequence[float]) -> None:
-        self.stage.links.losses(losses)
+        self.stage.edges.losses(losses)
 
     def epoch(self, trainer: Trainer, record: Record) -> None:
         self.stage.after_epoch(record["epoch"])
@@ -95,7 +95,7 @@ class SharedConsole(Callback):
         self.stage, self.progress = stage, progress
 
     def step(self, trainer: Trainer, losses: Sequence[float]) -> None:
-        known = self.stage.links.losses(losses)
+        known = self.stage.edges.losses(losses)
         if not any(map(isnan, known)):  # at the start, those of earlier blocks are not there yet
             self.progress.step(trainer.step, known)
 

@@ -21,7 +21,7 @@ from blocklocal.network.network import BlockLocal
 from blocklocal.parallel.address import Address
 from blocklocal.parallel.linked import Linked
 from blocklocal.parallel.placement import block_range
-from blocklocal.parallel.plan import Plan, RunRequest, make_plan, own_store, run_fingerprint, share_plan
+from blocklocal.parallel.plan import Plan, RunRequest, broadcast_plan, make_plan, own_store, run_fingerprint
 from blocklocal.parallel.processes import Processes, default_threads, join, own_device
 from blocklocal.parallel.relay import Records, Relay, SharedCheckpoints, SharedConsole
 from blocklocal.parallel.stage import Stage
@@ -83,8 +83,8 @@ def train_share(address: Address, request: RunRequest) -> dict[str, Any] | None:
                 replicas=request.launch.replicas,
                 device=device,
                 settings=run_fingerprint(request),
-                join_seconds=request.launch.rendezvous_timeout,
-                stall_seconds=request.launch.message_timeout,
+                rendezvous_timeout=request.launch.rendezvous_timeout,
+                message_timeout=request.launch.message_timeout,
             )
         except InputError as error:
             if address.quiet:  # it was reported, and the launcher says it once for all
@@ -123,7 +123,7 @@ def _train_planned(
 ) -> dict[str, Any] | None:
     """made: the plan and what the first process has loaded for it."""
     config, rank = request.config, processes.address.rank
-    plan = share_plan(processes, made[0] if made else None)
+    plan = broadcast_plan(processes, made[0] if made else None)
     if made:
         network = made[2]
     elif not request.streaming.wanted:
@@ -157,7 +157,7 @@ def _train_planned(
         store = own_store(request, processes)
         clear_store(store)  # of a launch that was killed: a run goes on from its checkpoints
         stage = build_streamed(config, plan.facts, device, plan.starts, request.streaming, store, make=spread, keep=1)
-    _introduce(processes, request, stage)
+    _register(processes, request, stage)
     data = made[1] if made else _data(config, plan, stage)
     names = network.split.names
     del made, network  # with the blocks that this process does not train
@@ -201,7 +201,7 @@ def _fit(
             return processes.any_rank(signals.asked or watch.asked, device)
         if signals.asked and not watch.asked:  # asked here alone (a host that is taken away): the first stage decides
             processes.store.set(ASKED, "1")
-        return stage.links.stopped()
+        return stage.edges.stopped()
 
     trainer = new_trainer(config, stage, should_stop, cycle_of(request.output))
     batches = training_batches(config, data, device, (processes.replica, processes.replicas))
@@ -272,7 +272,7 @@ def _who(
     return who(held, threads, device, process=rank, replica=replica, stage=stage, visit=visit)
 
 
-def _introduce(processes: Processes, request: RunRequest, stage: Linked) -> None:
+def _register(processes: Processes, request: RunRequest, stage: Linked) -> None:
     blocks = block_range(stage.learners[0].index + 1, len(stage.learners))
     advice = f"Go on from the last checkpoint with: blocklocal train --resume {shlex.quote(str(request.output))}"
     register_rank(

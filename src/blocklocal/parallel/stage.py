@@ -80,7 +80,7 @@ class Stage(Linked):
         self.to(device)
         self._begun, self._mesh = False, processes.data if shard else None
         self._shards: list[Any] | None = None  # the modules that are divided, as FSDP2 gives them
-        self.edges = self.links = LinkEdges(
+        self.edges = LinkEdges(
             processes,
             network.learners,
             share,
@@ -117,11 +117,11 @@ class Stage(Linked):
             return
         self._begun = True
         if self._mesh is not None and self._shards is None:
-            self.configure(*self._recipe)
+            self.configure(*self._optimisation)
         elif self.processes.data is not None and self._mesh is None:
             for learner in self.learners:
                 learner.replicate(self.processes.data.get_group())
-        self.links.begin(self.learners[0].late)
+        self.edges.begin(self.learners[0].late)
 
     def looked(self) -> None:
         """Forget what was gathered, which the next update makes stale."""

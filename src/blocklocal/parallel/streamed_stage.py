@@ -60,7 +60,7 @@ class StreamedStage(Linked, Streamed):
         self.stock.shapes = self.learners
         self._target_shape = self.network.target_shape
         self._begun = False
-        self.edges = self.links = LinkEdges(
+        self.edges = LinkEdges(  # type: ignore[bad-override-mutable-attribute]
             processes,
             learners,
             share,
@@ -75,7 +75,7 @@ class StreamedStage(Linked, Streamed):
         """At the first step or evaluation, when weights and step are those that training starts from."""
         if not self._begun:
             self._begun = True
-            self.links.begin(None)
+            self.edges.begin(None)
 
     def prepare(self, x: Tensor, y: Tensor) -> None:
         """Nothing: the messages of a chunk are expected together."""
@@ -90,4 +90,4 @@ class StreamedStage(Linked, Streamed):
         """Nothing: `walk` sums the epoch up."""
 
     def expect(self, sizes: Sequence[int], *, training: bool) -> None:
-        self.links.announce(sizes, training=training)
+        self.edges.announce(sizes, training=training)

@@ -28,7 +28,8 @@ def describe_failure(processes: Processes, error: BaseException) -> tuple[str, i
         advice = "Is it stalled? Raise --message-timeout where a step may take that long."
         if error.late:
             return (
-                f"stopped: nothing went to or came from process {error.peer} for {processes.stall:.0f} s. {advice}",
+                f"stopped: nothing went to or came from process {error.peer} for {processes.message_timeout:.0f} s. "
+                f"{advice}",
                 1,
             )
         return f"stopped: process {error.peer} closed the connection ({error}).", 1

@@ -15,7 +15,7 @@ class LinkError(Exception):
     """A message to or from process `peer` did not get through.
 
     Args:
-        late: it took longer than `Processes.stall`.
+        late: it took longer than `Processes.message_timeout`.
     """
 
     def __init__(self, peer: int, late: bool, reason: str):
@@ -31,7 +31,7 @@ def begin(operation: Callable[..., Any], tensor: Tensor, peer: int, group: Any) 
         raise LinkError(peer, False, first_line(error)) from error
 
 
-def wait(work: Any, peer: int, stall: float, on: Tensor | None = None) -> None:
+def wait(work: Any, peer: int, timeout: float, on: Tensor | None = None) -> None:
     """Until a posted send or receive is done.
 
     Args:
@@ -39,16 +39,16 @@ def wait(work: Any, peer: int, stall: float, on: Tensor | None = None) -> None:
             group's own watch looks at the time.
 
     Raises:
-        LinkError: the peer is gone, or silent for `stall` seconds.
+        LinkError: the peer is gone, or silent for `timeout` seconds.
     """
     begun = time.monotonic()
     try:
         if on is not None and on.is_cuda:
             work.wait()
         else:
-            work.wait(timedelta(seconds=stall))
+            work.wait(timedelta(seconds=timeout))
     except (dist.DistError, RuntimeError) as error:
-        raise LinkError(peer, time.monotonic() - begun > 0.9 * stall, first_line(error)) from error
+        raise LinkError(peer, time.monotonic() - begun > 0.9 * timeout, first_line(error)) from error
 
 
 def is_lost_connection(error: BaseException) -> bool:

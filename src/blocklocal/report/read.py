@@ -13,9 +13,9 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from blocklocal._common.errors import InputError
-from blocklocal._common.files import MIB, check_run_folder, is_there, read_bytes
+from blocklocal._common.files import MIB, is_there, read_bytes
 from blocklocal.schemas import NotJson, Setting, check, parse, read_json, read_rows
-from blocklocal.schemas.run import Confusion, Epoch, Examples, Known, Summary, Warned
+from blocklocal.schemas.run import Confusion, Epoch, Examples, Known, Summary, Warned, check_run_folder
 
 SERIES = ("train_top1", "validation_top1", "message")
 MOST_METRICS, MOST_EXAMPLES = 256 * MIB, 1024 * MIB

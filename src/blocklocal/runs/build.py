@@ -30,7 +30,7 @@ from blocklocal.training.learner_state import check_savable
 
 S = TypeVar("S", bound=Streamed)
 EVALUATION_BATCH = 500
-MEASURE_BATCH = 32  # images for measuring the cost of units
+MEASURE_BATCH = 32  # images for measuring the cost of pieces
 Side = Annotated[int, Meta(ge=1, le=100_000)]
 """Pixels; the bounds in `DatasetInfo` are for what is read from a file (`training.saved`)."""
 

@@ -89,9 +89,9 @@ class Model:
     blocks: int = 4
     """Number of blocks."""
     at: tuple[str, ...] = ()
-    """Names of the units where blocks 2, 3, … start, instead of a number of blocks."""
+    """Names of the pieces where blocks 2, 3, … start, instead of a number of blocks."""
     balance: BalanceName = "count"
-    """How cuts are placed: equal count of units, or equal time, flops or bytes (measured)."""
+    """How cuts are placed: equal count of pieces, or equal time, flops or bytes (measured)."""
 
     def __post_init__(self) -> None:
         check_settings(self, RANGES)

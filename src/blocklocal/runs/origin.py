@@ -17,13 +17,14 @@ from msgspec import Meta, Struct
 
 import blocklocal
 from blocklocal._common.errors import InputError
-from blocklocal._common.files import check_run_folder, is_there, write_text
+from blocklocal._common.files import is_there, write_text
 from blocklocal.data import ImageSet
 from blocklocal.models.file import is_reference
 from blocklocal.runs.code import Code, own_model
 from blocklocal.runs.config import Config, load_config
 from blocklocal.runs.saved import SUMMARY, read_summary
 from blocklocal.schemas import Setting, Text, Whole, check, read_json
+from blocklocal.schemas.run import check_run_folder
 
 log = logging.getLogger("blocklocal")
 

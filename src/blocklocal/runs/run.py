@@ -12,7 +12,7 @@ from typing import Any
 
 from blocklocal._common.errors import InputError, Interrupted
 from blocklocal._common.extras import needs
-from blocklocal._common.files import check_run_folder, write_text
+from blocklocal._common.files import write_text
 from blocklocal.data import ImageSet
 from blocklocal.network.neighbours import Neighbours
 from blocklocal.network.network import BlockLocal
@@ -43,6 +43,7 @@ from blocklocal.runs.origin import (
 )
 from blocklocal.runs.planning import check_planned, plan_run
 from blocklocal.runs.saved import CUTS, FACTS, load_cuts, load_facts, read_summary
+from blocklocal.schemas.run import check_run_folder
 from blocklocal.streaming.allocator import give_back_at_once
 from blocklocal.streaming.commits import Commits
 from blocklocal.streaming.homes import FileHome

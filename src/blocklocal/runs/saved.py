@@ -44,7 +44,7 @@ def load_cuts(folder: Path) -> list[int] | None:
     file = folder / CUTS
     if not is_there(file):
         return None
-    what = "the numbers of the units where blocks start, as a run with --balance time writes them"
+    what = "the numbers of the pieces where blocks start, as a run with --balance time writes them"
     return read_json(file, Cuts, what=what)
 
 

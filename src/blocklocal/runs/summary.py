@@ -27,13 +27,14 @@ def summarise(session: RunContext, trainer: Trainer) -> tuple[dict[str, Any], di
     train = _evaluate(session, data.train.subset(slice(0, len(data.test))))
     validation = trainer.records[-1]["validation_top1"][-1] if trainer.records else None
     confusion = {"of": "classes", "names": list(data.classes), "counts": test.confusion}
+    losses = [learner.local for learner in network.learners]
     summary = {
         "rule": config.learning.rule,
         **_local_settings(session),
         "model": config.model.model,
         "width": config.model.width,
         "parameters": sum(p.numel() for p in network.split.model.parameters()),
-        "local_parameters": sum(p.numel() for u in network.learners if u.local for p in u.local.parameters()),
+        "local_parameters": sum(p.numel() for local in losses if local for p in local.parameters()),
         "blocks": len(network.split.blocks),
         "block_names": list(network.split.names),
         "processes": max(1, len(session.placement)) * session.replicas,

@@ -1,9 +1,11 @@
 """Schemas of what a run writes while it trains and when it is over. A key that does not apply is null or absent."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from blocklocal._common.errors import InputError
 from blocklocal._common.ranges import MOST_CLASSES
 from blocklocal.schemas.kinds import MOST_BLOCKS, Name, Number, Percent, Seconds, Seed, Share, Text, Whole
 
@@ -12,6 +14,12 @@ Figures = Annotated[list[Number | None], _PerBlock]
 Percents = Annotated[list[Percent | None], _PerBlock]
 Ordinal = Annotated[int, Meta(ge=1, le=10**9)]
 Classes = Annotated[list[Text], Meta(max_length=MOST_CLASSES)]
+
+
+def check_run_folder(folder: Path) -> None:
+    """Raise InputError where there is no folder of this name."""
+    if not folder.is_dir():
+        raise InputError(f"there is no run folder {folder}: give the folder that a training has written.")
 
 
 class Epoch(Struct):

@@ -38,9 +38,9 @@ class TracedNetwork:
         self.piece_starts = list(self._piece_starts())
 
     @property
-    def pieces(self) -> dict[str, str]:
+    def opaque(self) -> dict[str, str]:
         """The modules that run as one operation because they could not be traced, with the reason."""
-        return self.trace.pieces
+        return self.trace.opaque
 
     def crossing(self, position: int) -> list[fx.Node]:
         """The values made before `position` that are read at or after it.
@@ -71,10 +71,10 @@ class TracedNetwork:
         inside = (i for i, op in enumerate(self.operations) if f"{op.scope}.".startswith(f"{path}."))
         position = next(inside, None)
         if position is None:
-            piece = next((known for known in self.pieces if f"{path}.".startswith(f"{known}.")), None)
+            whole = next((known for known in self.opaque if f"{path}.".startswith(f"{known}.")), None)
             reason = "the forward never calls it by itself"
-            if piece is not None:
-                reason = f"it lies inside {piece!r}, which runs as one piece, because {self.pieces[piece]}"
+            if whole is not None:
+                reason = f"it lies inside {whole!r}, which runs as one piece, because {self.opaque[whole]}"
             raise InputError(
                 f"cannot cut at {name!r}: {reason}. Name a module that the forward calls: {', '.join(self._names())}."
             )
@@ -204,7 +204,7 @@ class TracedNetwork:
 
 
 def ends_activated(module: nn.Module) -> bool:
-    """Whether a subclass of a layer of torch.nn, or a piece, ends with an activation in its own forward."""
+    """Whether a subclass of a layer of torch.nn, or an opaque module, ends with an activation in its own forward."""
     if type(module).forward.__module__.startswith("torch."):
         return isinstance(module, ACTIVATIONS)
     try:

@@ -76,18 +76,18 @@ class Record:
 
 
 class _Tracer(fx.Tracer):
-    """Leaves the modules in `pieces` whole, and notes where each operation comes from."""
+    """Leaves the modules in `opaque` whole, and notes where each operation comes from."""
 
     proxy_buffer_attributes = True  # or operations on buffers would run while tracing, and be frozen
 
-    def __init__(self, pieces: Collection[str]) -> None:
+    def __init__(self, opaque: Collection[str]) -> None:
         super().__init__()
-        self.pieces = pieces
+        self.opaque = opaque
         self.stack: list[Call] = []
         self.blamed: str | None = None
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        whole = module_qualified_name in self.pieces or is_layer(m) or has_hooks(m) or owns_train(m)
+        whole = module_qualified_name in self.opaque or is_layer(m) or has_hooks(m) or owns_train(m)
         compiled = isinstance(m, torch.jit.ScriptModule) or hasattr(m, "_orig_mod")
         return whole or compiled or super().is_leaf_module(m, module_qualified_name)
 
@@ -141,14 +141,14 @@ def _autograd_function() -> str | None:
     return None
 
 
-def record(model: nn.Module, pieces: Collection[str], *, autocast: bool = False) -> Record:
+def record(model: nn.Module, opaque: Collection[str], *, autocast: bool = False) -> Record:
     """Trace the forward of `model`, which is a copy: a trace may leave things behind in it.
 
     Raises:
         Trouble: a trace would get something wrong.
     """
     _check_signature(model)
-    tracer, before = _Tracer(pieces), _attributes(model)
+    tracer, before = _Tracer(opaque), _attributes(model)
     try:
         with ordinary(autocast=autocast):
             graph = tracer.trace(model)

@@ -205,7 +205,7 @@ def _even_starts(plan: _Plan, blocks: int, balance: BalanceName, example: Tensor
     if blocks > count:
         raise InputError(
             f"{blocks} blocks were asked for, but the network has {count} pieces that may be cut apart: "
-            f"ask for at most {count}, or divide it more finely.{_about_pieces(plan)}"
+            f"ask for at most {count}, or divide it more finely.{_about_opaque(plan)}"
         )
     costs: list[float] = [1.0] * count
     if balance != "count" and example is not None:
@@ -216,10 +216,10 @@ def _even_starts(plan: _Plan, blocks: int, balance: BalanceName, example: Tensor
     return [edges[i] for i in starts]
 
 
-def _about_pieces(plan: _Plan) -> str:
+def _about_opaque(plan: _Plan) -> str:
     """Why some of its modules are one piece each."""
-    pieces = plan.pieces if isinstance(plan, TracedNetwork) else {}
-    return "".join(f" {name!r} is one piece: {reason}." for name, reason in list(pieces.items())[:3])
+    opaque = plan.opaque if isinstance(plan, TracedNetwork) else {}
+    return "".join(f" {name!r} is one piece: {reason}." for name, reason in list(opaque.items())[:3])
 
 
 def _check_weights(model: nn.Module, parts: Sequence[nn.Module], names: Sequence[str]) -> None:

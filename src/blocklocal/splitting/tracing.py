@@ -67,14 +67,14 @@ class Trace:
     Attributes:
         source: the network's input.
         result: its output.
-        pieces: the modules that are one operation each because they could not be traced, with the reason.
+        opaque: the modules that are one operation each because they could not be traced, with the reason.
     """
 
     source: fx.Node
     operations: list[Operation]
     result: fx.Node
     constants: dict[str, Tensor]
-    pieces: dict[str, str]
+    opaque: dict[str, str]
 
 
 def trace(model: nn.Module) -> Trace:
@@ -83,15 +83,15 @@ def trace(model: nn.Module) -> Trace:
     Raises:
         InputError: the module cannot be traced.
     """
-    kind, pieces = type(model).__name__, dict[str, str]()
+    kind, opaque = type(model).__name__, dict[str, str]()
     while True:
         try:
-            train, evaluate, modes = _records(model, pieces)
-            found = _merge(train, evaluate, modes, pieces)
+            train, evaluate, modes = _records(model, opaque)
+            found = _merge(train, evaluate, modes, opaque)
         except Trouble as trouble:
-            if not trouble.path or trouble.path in pieces:
+            if not trouble.path or trouble.path in opaque:
                 raise _refusal(kind, trouble) from trouble
-            pieces.update(dict.fromkeys(_alike(model, trouble.path), trouble.reason))
+            opaque.update(dict.fromkeys(_alike(model, trouble.path), trouble.reason))
             continue
         if train.kept:
             names = ", ".join(f"self.{name}" for name in train.kept)
@@ -121,14 +121,14 @@ def _alike(model: nn.Module, path: str) -> list[str]:
     return [name for name, module in model.named_modules(remove_duplicate=False) if name and type(module) is kind]
 
 
-def _records(model: nn.Module, pieces: Collection[str]) -> tuple[Record, Record, list[Mode]]:
+def _records(model: nn.Module, opaque: Collection[str]) -> tuple[Record, Record, list[Mode]]:
     """The forward in train mode, in eval mode, and what it sets for each operation of train mode. Raises Trouble."""
     # All share one random stream, so that a random number that was frozen shows as a difference.
     with torch.random.fork_rng(devices=[]):
         copied = copy_in_mode(model, training=True)
-        train = record(copied, pieces)
-        evaluate = record(copy_in_mode(model, training=False), pieces)
-        again = record(copied, pieces, autocast=True)  # the same copy: what a call leaves behind meets the next one
+        train = record(copied, opaque)
+        evaluate = record(copy_in_mode(model, training=False), opaque)
+        again = record(copied, opaque, autocast=True)  # the same copy: what a call leaves behind meets the next one
     _check_unwritten(model, copied)
     _check_same(train, again, "in its second call than in its first, or where autocast is on")
     names = train.constants.keys()
@@ -183,7 +183,7 @@ def _check_same(one: Record, other: Record, when: str) -> None:
         raise Trouble(different, f"its forward does other things {when}")
 
 
-def _merge(train: Record, evaluate: Record, modes: list[Mode], pieces: dict[str, str]) -> Trace:
+def _merge(train: Record, evaluate: Record, modes: list[Mode], opaque: dict[str, str]) -> Trace:
     """One trace from two that differ in flags and numbers only."""
     different = train.calls.difference(evaluate.calls)
     if different is not None:
@@ -206,7 +206,7 @@ def _merge(train: Record, evaluate: Record, modes: list[Mode], pieces: dict[str,
     if not isinstance(result, fx.Node) or isinstance(result.target, type):
         kind = getattr(result.target, "__name__", "") if isinstance(result, fx.Node) else type(result).__name__
         raise NotOneTensor("", f"its forward must return one tensor, not {kind.removeprefix('immutable_')}")
-    return Trace(train.nodes[0], operations, result, train.constants, pieces)
+    return Trace(train.nodes[0], operations, result, train.constants, opaque)
 
 
 class _DifferError(Exception):

@@ -15,7 +15,7 @@ from blocklocal.training.checkpoint import Saved
 from blocklocal.training.learner_state import unpack
 from blocklocal.training.optimizer_check import check_optimizer
 
-Recipe = tuple[Optimizer, Schedule, int]
+Optimisation = tuple[Optimizer, Schedule, int]
 
 
 @dataclass(frozen=True)
@@ -34,23 +34,23 @@ class Blueprint:
     device: torch.device
     finish: Callable[[BlockLearner], object]
 
-    def drawn(self, recipe: Recipe, given: Mapping[str, Tensor] | None = None) -> BlockLearner:
+    def drawn(self, optimisation: Optimisation, given: Mapping[str, Tensor] | None = None) -> BlockLearner:
         """The learner as the ordinary construction makes it, with a new optimiser.
 
         Args:
             given: tensors that have these values instead, by name.
         """
         learner = self._filled(given or {})
-        learner.configure(*recipe)
+        learner.configure(*optimisation)
         return learner
 
-    def restored(self, saved: Saved, recipe: Recipe) -> BlockLearner:
+    def restored(self, saved: Saved, optimisation: Optimisation) -> BlockLearner:
         """The learner with what was saved of it, and an optimiser; one whose state was not saved begins anew."""
         values = unpack(saved.weights)
         learner = self._filled({name: value for name, value in values.items() if isinstance(value, Tensor)})
         if any(name.endswith("_extra_state") for name in values):  # what a module keeps beside its tensors
             learner.load_state_dict(values, strict=False)
-        learner.configure(*recipe)
+        learner.configure(*optimisation)
         if learner.optimizer is not None and saved.optimizer["optimizer"] is not None:
             _check(saved, learner)
             assert learner.schedule is not None

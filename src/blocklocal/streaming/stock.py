@@ -12,7 +12,7 @@ from blocklocal.block.learner import BlockLearner
 from blocklocal.network.neighbours import Kept
 from blocklocal.streaming.deferred import Deferred
 from blocklocal.streaming.homes import Home
-from blocklocal.streaming.resting import Blueprint, Recipe
+from blocklocal.streaming.resting import Blueprint, Optimisation
 from blocklocal.streaming.weights import Weights, names_in_model
 
 
@@ -59,12 +59,12 @@ class Stock:
         *,
         weights: Path | str | None,
         device: torch.device,
-        recipe: Recipe,
+        optimisation: Optimisation,
     ):
         self.shapes, self.model, self.made, self.home, self.device = shapes, model, made, home, device
         self.known = Known()
         self.layout: torch.memory_format | None = None
-        self._recipe, self._first = recipe, None
+        self._optimisation, self._first = optimisation, None
         self._weights = None if weights is None else Weights(weights)
         if self._weights is not None:
             self._weights.check(model)
@@ -84,14 +84,14 @@ class Stock:
         saved = self.home.fetch(blueprint.learner)
         if k in self.known.anew:
             saved.optimizer.update(optimizer=None, schedule=None)
-        learner = blueprint.restored(saved, self._recipe)
+        learner = blueprint.restored(saved, self._optimisation)
         if k in self.known.restarts:
-            learner.begin_schedule(self._recipe[0], self._recipe[1])
+            learner.begin_schedule(self._optimisation[0], self._optimisation[1])
         return learner
 
     def drawn(self, k: int) -> BlockLearner:
         """The k-th block as the ordinary construction makes it, with a new optimiser."""
-        return self._blueprint(k).drawn(self._recipe, self._given(self.shapes[k]))
+        return self._blueprint(k).drawn(self._optimisation, self._given(self.shapes[k]))
 
     def note(self, learner: BlockLearner) -> None:
         """Remember what must be known of a block while it rests."""
@@ -119,7 +119,7 @@ class Stock:
 
     # --- all blocks at once
 
-    def configure(self, recipe: Recipe) -> None:
+    def configure(self, optimisation: Optimisation) -> None:
         """Every block begins with an optimiser of its own and a schedule, when it is fetched next.
 
         Raises:
@@ -127,10 +127,10 @@ class Stock:
         """
         rate = None
         for shape in self.shapes:
-            shape.configure(*recipe)
+            shape.configure(*optimisation)
             rate = shape.optimizer.param_groups[0].get("lr") if shape.optimizer else None
             shape.optimizer = shape.schedule = None
-        self._recipe, self._first = recipe, rate
+        self._optimisation, self._first = optimisation, rate
         self.known = replace(self.known, anew=frozenset(self.places), restarts=frozenset(), rate=rate)
 
     def restart(self) -> None:

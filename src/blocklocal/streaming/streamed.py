@@ -105,8 +105,10 @@ class Streamed(Neighbours):
         self._learners, self.edges = network._learners, OPEN
         self.register_buffer("_rows", target_rows(self.targets, self._device), persistent=False)
         home: Home = HostHome() if store == "ram" else FileHome(store, keep=keep)
-        model, recipe = network.split.model, self._recipe
-        self.stock = Stock(self.learners, model, made, home, weights=weights, device=self._device, recipe=recipe)
+        model, optimisation = network.split.model, self._optimisation
+        self.stock = Stock(
+            self.learners, model, made, home, weights=weights, device=self._device, optimisation=optimisation
+        )
         self._cache: Cache = MemoryCache() if cache == "ram" else FileCache(None if store == "ram" else Path(store))
         self.visits = Visits(self.stock.fetch, lambda learner: self.home.put(learner), most=most, timed=self._timed)
         self._chained = any(learner.late is not None for learner in self.learners)
@@ -155,9 +157,9 @@ class Streamed(Neighbours):
         self, optimizer: Optimizer | OptimizerFactory, schedule: Schedule = "constant", steps: int = 1
     ) -> None:
         """Give every block its own optimiser and schedule, when it is fetched next."""
-        recipe = (as_optimizer(optimizer), as_schedule(schedule), steps)
-        self.stock.configure(recipe)
-        self._recipe = recipe
+        optimisation = (as_optimizer(optimizer), as_schedule(schedule), steps)
+        self.stock.configure(optimisation)
+        self._optimisation = optimisation
 
     def begin_schedules(self, optimizer: Optimizer, schedule: Schedule) -> None:
         self.stock.restart()

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from blocklocal._common.errors import InputError
-from blocklocal._common.files import check_run_folder
 from blocklocal._common.written import signed_json, write_file
+from blocklocal.schemas.run import check_run_folder
 from blocklocal.timeline.read import read_timeline
 from blocklocal.timeline.segments import COMPUTE, FETCH, WAITS, WRITE, Segment, Span, Timeline
 

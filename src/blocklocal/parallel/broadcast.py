@@ -20,10 +20,10 @@ from blocklocal.parallel.processes import Processes
 from blocklocal.parallel.store import decode
 
 T = TypeVar("T")
-Shared = tuple[Any, int, str]  # facts, number of bytes of the tensors, their SHA-256
+Said = tuple[Any, int, str]  # facts, number of bytes of the tensors, their SHA-256
 
 
-def share(
+def broadcast(
     processes: Processes, kind: type[T], mine: tuple[Any, Mapping[str, Tensor]] | None
 ) -> tuple[T, dict[str, Tensor]]:
     """What the first process gives as `mine`, in every process: facts (JSON-able, of type `kind`), and tensors.
@@ -33,18 +33,18 @@ def share(
     Raises:
         InputError: something else arrives.
     """
-    processes.shared += 1
-    key, content = f"shared/{processes.shared}", b""
+    processes.broadcasts += 1
+    key, content = f"broadcast/{processes.broadcasts}", b""
     if mine is not None:
         content = save({name: tensor.contiguous() for name, tensor in mine[1].items()})
         processes.store.set(key, json.dumps([mine[0], len(content), hashlib.sha256(content).hexdigest()]))
-    seconds = inf if processes.watch else processes.stall
+    seconds = inf if processes.watch else processes.message_timeout
     said = processes.wait_for([key], seconds, lambda _: f"nothing has come from process 0 for {seconds:.0f} s.")[0]
     facts, size, digest = decode(said, tuple[kind, int, str])  # type: ignore[valid-type]
-    return facts, _broadcast(content, size, digest)
+    return facts, _send(content, size, digest)
 
 
-def _broadcast(content: bytes, size: int, digest: str) -> dict[str, Tensor]:
+def _send(content: bytes, size: int, digest: str) -> dict[str, Tensor]:
     sent = torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.empty(size, dtype=torch.uint8)
     dist.broadcast(sent, src=0)
     arrived = sent.numpy().tobytes()

@@ -1,7 +1,7 @@
 """The modules beside a user's file, importable while the file runs, as `python file.py` would have it.
 
-A neighbour comes before an installed library of its name, and never before the standard library, torch or this
-library. Every load imports its neighbours anew: two files may have neighbours of the same name, and what one module
+A sibling comes before an installed library of its name, and never before the standard library, torch or this
+library. Every load imports its siblings anew: two files may have siblings of the same name, and what one module
 keeps does not reach the next network.
 """
 
@@ -21,7 +21,7 @@ from pkgutil import iter_modules
 from types import CodeType, ModuleType
 
 _KEPT = frozenset({*sys.stdlib_module_names, "torch", "blocklocal", "__main__"})
-_ours: dict[str, ModuleType] = {}  # all neighbours that are in sys.modules at present
+_ours: dict[str, ModuleType] = {}  # all siblings that are in sys.modules at present
 
 
 class FreshLoader(SourceFileLoader):
@@ -31,7 +31,7 @@ class FreshLoader(SourceFileLoader):
         return self.source_to_code(self.get_data(self.path), self.path)
 
 
-class Neighbours:
+class Siblings:
     """The modules in `folder`. While `importable()` is open, this is a finder of Python's import."""
 
     def __init__(self, folder: Path):
@@ -59,7 +59,7 @@ class Neighbours:
             self._leave(foreign)
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        """The neighbour of that name; None for all else, which Python then looks for itself."""
+        """The sibling of that name; None for all else, which Python then looks for itself."""
         if path is not None or name in _KEPT:
             return None
         spec = self._finder.find_spec(name)
@@ -70,13 +70,13 @@ class Neighbours:
         return spec
 
     def _names(self) -> set[str]:
-        """The names that mean a neighbour here, whatever was imported under them before."""
+        """The names that mean a sibling here, whatever was imported under them before."""
         regular = {module.name for module in iter_modules([self.folder])}
         plain = {name for name in _ours if Path(self.folder, name).is_dir()}
         return (regular | plain) - _KEPT
 
     def _leave(self, foreign: dict[str, ModuleType]) -> None:
-        """Neighbours stay known, so that their classes can be pickled, unless another module has the name."""
+        """Siblings stay known, so that their classes can be pickled, unless another module has the name."""
         taken = {name.partition(".")[0] for name in foreign}
         staying = {name: module for name, module in self._loaded.items() if name.partition(".")[0] not in taken}
         sys.modules.update(staying)
