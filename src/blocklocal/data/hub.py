@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -21,12 +23,19 @@ if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[^/\s]+)?")
+_KNOWN = ("cifar10", "cifar100", "fashion_mnist", "mnist")  # older names, which the hub leads to owner/name
+_LOUD = ("datasets", "huggingface_hub", "urllib3")  # loggers that write a line per attempt
 _CONFIGURATIONS = re.compile(r"[Aa]vailable(?: configs)?: \[(.*?)\]", re.DOTALL)
 
 
 def looks_like_hub_name(data: str) -> bool:
     """`name` or `owner/name`, and `:configuration` behind it; anything else is meant as a path."""
     return _NAME.fullmatch(data) is not None
+
+
+def is_plain(data: str) -> bool:
+    """Whether this is one word that can be no set of the hub, which calls its sets `owner/name`: no need to ask it."""
+    return "/" not in data and ":" not in data and data not in _KNOWN
 
 
 def open_hub(name: str) -> Source:
@@ -65,10 +74,25 @@ def _download(name: str) -> DatasetDict:
         import datasets
 
         base, _, configuration = name.partition(":")
-        return datasets.load_dataset(base, configuration) if configuration else datasets.load_dataset(base)
+        with _quiet():
+            return datasets.load_dataset(base, configuration) if configuration else datasets.load_dataset(base)
     # Hub, HTTP, builder and script errors come from five libraries and share no base class.
     except Exception as error:
         raise _refused(name, error) from error
+
+
+@contextmanager
+def _quiet() -> Generator[None]:
+    """Without what the libraries below write about each attempt: how it ended is said once, by `_refused`."""
+    loggers = [logging.getLogger(name) for name in _LOUD]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _refused(name: str, error: Exception) -> InputError:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 
 from torch import Tensor
@@ -18,7 +20,7 @@ from blocklocal.data.cache import cache_path, cached, default_cache_dir, file_id
 from blocklocal.data.decode import Raw, Told, decode
 from blocklocal.data.digits import read_digits
 from blocklocal.data.folder import find_folder
-from blocklocal.data.hub import looks_like_hub_name, open_hub
+from blocklocal.data.hub import is_plain, looks_like_hub_name, open_hub
 from blocklocal.data.images import ImageSet
 from blocklocal.data.names import few
 from blocklocal.data.parquet import find_parquet, parquet_files, role_of_file
@@ -129,9 +131,21 @@ def _locate(data: str) -> tuple[str, list, Callable[[], Source]]:
         return printable(path.resolve().name, lines=False), [file_identity(source.files), source.told()], lambda: source
     if data and os.path.exists(path):
         raise InputError(f"{data} is a file. Give the folder it is in: a parquet set is all its train and test files.")
-    if not looks_like_hub_name(data):
-        raise InputError(f"there is no folder {data!r}. {_KINDS}")
+    if is_plain(data) or not looks_like_hub_name(data):
+        raise InputError(f"there is no folder {data!r}.{_near(path)} {_KINDS}")
     return data, ["hub", data], lambda: open_hub(data)
+
+
+def _near(path: Path) -> str:
+    """A question, with a space before it, where a folder beside the missing one or an embedded set has a near name."""
+    beside: list[str] = []
+    with suppress(OSError):  # no folder to look into either
+        beside = [each.name for each in path.parent.iterdir() if each.is_dir()]
+    near = get_close_matches(path.name, ["digits", *beside], n=1)
+    if not near:
+        return ""
+    meant = near[0] if near[0] not in beside else str(path.with_name(near[0]))
+    return f" Did you mean {meant!r}?"
 
 
 def _find(path: Path) -> Source:
