@@ -54,4 +54,5 @@ def test_what_is_missing_is_said_before_any_work(extra, code, tmp_path, monkeypa
     ended = python(code, list(EXTRAS[extra]))
     assert ended.returncode != 0
     assert f'pip install "blocklocal[{extra}]"' in ended.stderr
+    assert f"pip install '.[{extra}]' in the checkout" in ended.stderr
     assert not list(tmp_path.iterdir())

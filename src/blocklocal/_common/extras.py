@@ -30,8 +30,8 @@ def check_extras(*extras: Extra) -> None:
     if absent:
         packages = ", ".join(package for extra in absent for package in missing[extra])
         raise InputError(
-            f'this needs {packages}, not installed here: pip install "blocklocal[{",".join(absent)}]" '
-            '(or "blocklocal[all]").'
+            f"this needs {packages}, not installed here: pip install '.[{','.join(absent)}]' in the checkout, or "
+            f'pip install "blocklocal[{",".join(absent)}]" (or [all] for everything).'
         )
 
 
