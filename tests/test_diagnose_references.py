@@ -136,4 +136,4 @@ def test_another_set_of_the_same_settings_is_refused(run, tmp_path):
 
 
 def test_a_folder_that_is_no_run_is_refused(run, tmp_path):
-    assert_refused(cli("diagnose", run, "--against", tmp_path), "no configuration at")
+    assert_refused(cli("diagnose", run, "--against", tmp_path), "config.json is missing")

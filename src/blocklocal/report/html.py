@@ -62,8 +62,18 @@ def write_comparison(folder: Path) -> Path:
     """
     folder = Path(folder)
     rows = read_comparison(folder)
-    runs = [read_run(run_folder(folder, row)) for row in rows]
+    runs = [read_run(_there(folder, run_folder(folder, row))) for row in rows]
     return _write(folder / "report.html", _comparison_page(folder, rows, runs))
+
+
+def _there(comparison: Path, run: Path) -> Path:
+    """The run folder itself. Raises InputError where it is gone."""
+    if not run.is_dir():
+        raise InputError(
+            f"{comparison} lacks its run {run.name}, which its compare.json names: put the folder back, or train it "
+            f"again (the same `blocklocal compare` with --resume --output {comparison})."
+        )
+    return run
 
 
 def _siblings(folder: Path) -> list[dict[str, Any]]:

@@ -15,7 +15,15 @@ from msgspec import Meta
 from blocklocal._common.errors import InputError
 from blocklocal._common.files import MIB, is_there, read_bytes
 from blocklocal.schemas import NotJson, Setting, check, parse, read_json, read_rows
-from blocklocal.schemas.run import Confusion, Epoch, Examples, Known, Summary, Warned, check_run_folder
+from blocklocal.schemas.run import (
+    Confusion,
+    Epoch,
+    Examples,
+    Known,
+    Summary,
+    Warned,
+    check_settings_there,
+)
 
 SERIES = ("train_top1", "validation_top1", "message")
 MOST_METRICS, MOST_EXAMPLES = 256 * MIB, 1024 * MIB
@@ -60,7 +68,7 @@ def read_run(path: Path) -> Run:
         InputError: a file is missing or damaged; the message names it.
     """
     path = Path(path)
-    check_run_folder(path)
+    check_settings_there(path)
     epochs, warnings = _read_metrics(path / "metrics.jsonl")
     summary = read_summary(path / "summary.json") if is_there(path / "summary.json") else None
     examples = _read_examples(path / "examples.json") if is_there(path / "examples.json") else Examples([], [])

@@ -24,6 +24,7 @@ from blocklocal._common.ranges import COUNT, IMAGE_SIZE, MANY, SEED, THREADS, WI
 from blocklocal.block.optim import Optimizer
 from blocklocal.network.settings import Learning
 from blocklocal.schemas import Text, check, read_json
+from blocklocal.schemas.run import check_settings_there
 
 RANGES = {
     **dict.fromkeys(("train_size", "test_size", "batch_size", "epochs", "checkpoint_every"), COUNT),
@@ -202,6 +203,8 @@ def load_config(path: Path) -> Config:
         InputError: it is missing, damaged, or has settings that cannot be used.
     """
     file = path / "config.json" if path.is_dir() else path
+    if path.is_dir():
+        check_settings_there(path)
     if not is_there(file):
         raise InputError(f"no configuration at {file}: give a run folder or its config.json.")
     what = "one JSON object of settings, as a run folder has it in its config.json"

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from blocklocal._common.errors import InputError
+from blocklocal._common.files import is_there
 from blocklocal._common.ranges import MOST_CLASSES
 from blocklocal.schemas.kinds import MOST_BLOCKS, Name, Number, Percent, Seconds, Seed, Share, Text, Whole
 
@@ -17,9 +18,27 @@ Classes = Annotated[list[Text], Meta(max_length=MOST_CLASSES)]
 
 
 def check_run_folder(folder: Path) -> None:
-    """Raise InputError where there is no folder of this name."""
+    """Raise InputError where there is no folder of this name, or the folder of a comparison."""
     if not folder.is_dir():
         raise InputError(f"there is no run folder {folder}: give the folder that a training has written.")
+    if is_there(folder / "compare.json") and not is_there(folder / "config.json"):
+        raise InputError(f"{folder} is a comparison of runs, not a run: {_a_run_of(folder)}.")
+
+
+def check_settings_there(folder: Path) -> None:
+    """As `check_run_folder`, and raise InputError where the run's settings are missing."""
+    check_run_folder(folder)
+    if not is_there(folder / "config.json"):
+        raise InputError(
+            f"{folder} is neither a run (its config.json is missing) nor a comparison (it has no compare.json): "
+            f"{_a_run_of(folder)}."
+        )
+
+
+def _a_run_of(folder: Path) -> str:
+    """What to give instead of a folder that is no run."""
+    runs = sorted(file.parent for file in folder.glob("[!.]*/config.json"))
+    return f"give one of its runs, such as {runs[0]}" if runs else "give the folder that a training has written"
 
 
 class Epoch(Struct):
