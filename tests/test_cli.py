@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from run_helpers import cli, flags, summary
+from run_helpers import assert_refused, cli, flags, summary
 
 from blocklocal import __version__
 from blocklocal.cli.arguments import RENAMED, TrainArguments, parse_with_base
@@ -140,15 +140,22 @@ def test_evaluate_gives_the_figures_of_the_summary(run, tmp_path):
     for name, accuracy in zip(row["block_names"], row["block_test_top1"], strict=True):
         assert re.search(rf"^{name} +{accuracy:.2f} %$", said.out, re.MULTILINE)
     assert figures["combined_top1"] == row["combined_test_top1"]
-    assert re.search(rf"^all blocks together +{row['combined_test_top1']:.2f} %$", said.out, re.MULTILINE)
+    assert re.search(rf"^ensemble +{row['combined_test_top1']:.2f} %$", said.out, re.MULTILINE)
 
 
-def test_the_figure_of_all_blocks_together_counts_what_their_prediction_gets_right(run):
+def test_the_figure_of_the_ensemble_counts_what_its_prediction_gets_right(run):
     config, facts, network = load_network(run)
     right = total = 0
     for x, y in evaluation_batches(config, load_data(config).test, facts, torch.device("cpu")):
         right, total = right + (network.predict(x).combined.label == y).sum().item(), total + len(y)
     assert summary(run)["combined_test_top1"] == pytest.approx(100 * right / total)
+
+
+def test_the_ensemble_has_one_name_everywhere(run, pictures):
+    said = (run.parent / "said.txt").read_text()
+    for text in (said, cli("evaluate", run).out, cli("predict", run, *pictures).out, (run / "report.html").read_text()):
+        assert "ensemble" in text
+        assert not re.search("all (blocks )?together", text, re.IGNORECASE)
 
 
 def test_evaluate_measures_the_validation_and_training_splits(run, tmp_path):
@@ -190,7 +197,11 @@ def test_predict_prints_class_and_confidence_of_the_output_and_of_each_block(run
             assert line.endswith(f"{each.label[i].item()}  {100 * each.confidence[i].item():.1f} %")
         assert own[0].startswith(f"{path}: ")
         assert [line.split()[0] for line in own[1:3]] == summary(run)["block_names"]
-        assert own[3].startswith("    all blocks together ")
+        assert own[3].startswith("    ensemble ")
+
+
+def test_a_folder_in_the_place_of_an_image_is_told_what_to_give(run, tmp_path):
+    assert_refused(cli("predict", run, tmp_path), f"{tmp_path} is a folder", str(tmp_path / "*.png"))
 
 
 def test_the_pixels_of_a_picture_are_those_of_the_data_set(run, pictures):

@@ -59,25 +59,25 @@ def test_headline_carries_the_conditions(run):
     assert "12.5 s" in result
 
 
-def test_all_blocks_together_have_a_tile_and_a_row(tmp_path):
+def test_the_ensemble_has_a_tile_and_a_row(tmp_path):
     row = summary(combined_test_top1=93.4)
     text = page(write_report(write_run(tmp_path / "run", row=row, epochs=[epoch(1), epoch(2)])))
-    assert re.search(r"ensemble\).*?<dd[^>]*>93\.4 %", section(text, "result"), re.DOTALL)
-    assert re.search(r"ensemble\).*?93\.4", section(text, "depth"), re.DOTALL)
+    assert re.search(r"ensemble of all blocks.*?<dd[^>]*>93\.4 %", section(text, "result"), re.DOTALL)
+    assert re.search(r"ensemble of all blocks.*?93\.4", section(text, "depth"), re.DOTALL)
 
 
-def test_a_run_whose_output_alone_predicts_has_no_tile_for_all_together(run):
+def test_a_run_whose_output_alone_predicts_has_no_tile_for_the_ensemble(run):
     assert "ensemble" not in page(write_report(run))
 
 
-def test_a_comparison_has_a_tile_per_rule_with_all_its_blocks_together(compared):
+def test_a_comparison_has_a_tile_per_rule_with_its_ensemble(compared):
     rows = json.loads((compared / "compare.json").read_text())
     for row in rows:
         if row["rule"] == "block-local":
             row["combined_test_top1"] = 94.0 + 2 * row["seed"]
     (compared / "compare.json").write_text(json.dumps(rows))
     tiles = section(page(write_comparison(compared)), "result").replace("\u00a0", " ")
-    assert tiles.count("all blocks together: 95.0 ± 1.4 %") == 1
+    assert tiles.count("ensemble: 95.0 ± 1.4 %") == 1
     assert [tiles.count(f"{value} %</dd>") for value in ("91.0 ± 1.4", "95.5 ± 0.7", "71.0 ± 1.4")] == [1, 1, 1]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_origin
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_origin
 
 import tyro
 
@@ -19,6 +19,8 @@ from blocklocal.runs.recipes import get_recipe
 from blocklocal.streaming.settings import Streaming
 
 T = TypeVar("T")
+Settings: TypeAlias = Annotated[Config, tyro.conf.arg(name="")]
+"""All groups of settings; without a name of its own, so that the help is of "model options", not "settings.model"."""
 RENAMED = {"--queue": "--max-in-flight", "--stall": "--message-timeout", "--join": "--rendezvous-timeout"}
 """Older flags of `train`, which go on working: name then → name now."""
 
@@ -27,7 +29,7 @@ RENAMED = {"--queue": "--max-in-flight", "--stall": "--message-timeout", "--join
 class TrainArguments:
     """Train one network and write a run folder with a report."""
 
-    settings: Config = field(default_factory=Config)
+    settings: Settings = field(default_factory=Config)
     launch: Launch = field(default_factory=Launch)
     streaming: Streaming = field(default_factory=Streaming)
     recipe: str | None = None
@@ -50,9 +52,9 @@ class TrainArguments:
 
 @dataclass(frozen=True)
 class CompareArguments:
-    """Train the same recipe under several rules and seeds; one table, one report."""
+    """Train the same settings under several rules and seeds; one table, one report."""
 
-    settings: Config = field(default_factory=Config)
+    settings: Settings = field(default_factory=Config)
     recipe: str | None = None
     """Start from a named recipe (see `blocklocal recipes`); other flags change it."""
     config: Path | None = None
@@ -99,7 +101,7 @@ class EvaluateArguments:
 
 @dataclass(frozen=True)
 class PredictArguments:
-    """Class, confidence, and what each block and all together thought, for image files."""
+    """Class and confidence for image files: of the output, of each block and of the ensemble."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder."""

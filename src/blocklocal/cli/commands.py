@@ -69,7 +69,7 @@ def train(arguments: list[str]) -> None:
         )
     blocks = "  ".join(f"{accuracy:.1f}" for accuracy in summary["block_test_top1"])
     together = summary["combined_test_top1"]
-    of_all = "" if together is None else f"; all together: {together:.1f}"
+    of_all = "" if together is None else f"; ensemble: {together:.1f}"
     ece = "" if summary["test_ece"] is None else f"  ECE {summary['test_ece']:.3f}"
     print(f"test accuracy {summary['test_top1']:.2f} %  (per block: {blocks}{of_all}){ece}")
     print(f"report: {folder / 'report.html'}")
@@ -176,7 +176,7 @@ def _only_resume(arguments: list[str]) -> None:
 
 
 def compare(arguments: list[str]) -> None:
-    """Train the same recipe under several rules and seeds; one table, one report."""
+    """Train the same settings under several rules and seeds; one table, one report."""
     from blocklocal.report import comparison_table
     from blocklocal.runs.compare import compare as run_comparison
 
@@ -221,7 +221,7 @@ def evaluate(arguments: list[str]) -> None:
     for name, accuracy in zip(block_names(network), result.block_top1, strict=True):
         print(f"{name:32} {'  does not predict' if accuracy is None else f'{accuracy:6.2f} %'}")
     if result.combined_top1 is not None:
-        print(f"{'all blocks together':32} {result.combined_top1:6.2f} %")
+        print(f"{'ensemble':32} {result.combined_top1:6.2f} %")
     top3 = "" if result.top3 is None else f"top-3 {result.top3:.2f} %  "
     ece = "" if result.ece is None else f"  ECE {result.ece:.4f}"
     print(f"{given.split}: top-1 {result.top1:.2f} %  {top3}NLL {result.nll:.4f}{ece}")
@@ -245,7 +245,7 @@ def _check_same_kind(data: "ImageSet", facts: "DatasetInfo") -> None:
 
 
 def predict(arguments: list[str]) -> None:
-    """Class, confidence, and what each block and all together thought, for image files."""
+    """Class and confidence for image files: of the output, of each block and of the ensemble."""
     from blocklocal.runs.predict import predict_files
 
     given = parse(PredictArguments, arguments, "blocklocal predict")

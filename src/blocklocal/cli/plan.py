@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from blocklocal.cli.arguments import parse_with_base
+from blocklocal.cli.arguments import Settings, parse_with_base
 from blocklocal.runs.config import Config
 from blocklocal.streaming.settings import Streaming
 
@@ -14,7 +14,7 @@ VISIT = 16  # steps, where neither a visit nor memory is given
 class PlanArguments:
     """What a run with one block at a time in memory would need; nothing is trained."""
 
-    settings: Config = field(default_factory=Config)
+    settings: Settings = field(default_factory=Config)
     streaming: Streaming = field(default_factory=Streaming)
     recipe: str | None = None
     """Start from a named recipe (see `blocklocal recipes`); other flags change it."""

@@ -205,7 +205,7 @@ class BlockLocal(Neighbours):
         return x
 
     def predict(self, x: Tensor) -> Prediction:
-        """Probabilities, label and confidence of the output, of every block and of all together, in evaluation mode.
+        """Probabilities, label and confidence of the output, of every block and of the ensemble, in evaluation mode.
 
         Every part of the network has its own mode again afterwards, also after an error.
         """

@@ -79,9 +79,9 @@ def accuracy_by_depth(
 
 
 def together_level(row: dict[str, Any]) -> list[plots.Curve]:
-    """All blocks together as a level across the plot over depth."""
+    """The ensemble as a level across the plot over depth."""
     value = row.get("combined_test_top1")
-    return [] if value is None else [plots.Curve("all blocks together", [value], colour="#009E73", dashed=True)]
+    return [] if value is None else [plots.Curve("ensemble", [value], colour="#009E73", dashed=True)]
 
 
 def _sentence(text: str) -> str:

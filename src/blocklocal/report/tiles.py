@@ -6,7 +6,7 @@ from blocklocal.report.table import NOTHING, condition, mean_spread, number
 
 FIGURES = (
     ("test_top1", "test top-1", 1, " %"),
-    ("combined_test_top1", "all blocks together (ensemble), test top-1", 1, " %"),
+    ("combined_test_top1", "ensemble of all blocks, test top-1", 1, " %"),
     ("test_top3", "test top-3", 1, " %"),
     ("train_top1", "training top-1", 1, " %"),
     ("validation_top1", "validation top-1", 1, " %"),
@@ -29,12 +29,12 @@ def run_tiles(row: dict[str, Any]) -> list[Tile]:
 
 
 def rule_tiles(lines: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[Tile]:
-    """A tile per rule: its test accuracy, and below it that of all its blocks together."""
+    """A tile per rule: its test accuracy, and below it that of its ensemble."""
     tiles = []
     for line in lines:
         own = [row for row in rows if condition(row) == line["condition"] and row.get("finished", True)]
         together = mean_spread(row.get("combined_test_top1") for row in own)
-        note = "" if together == NOTHING else f"all blocks together: {together} %".replace(" ±", "\u00a0±")
+        note = "" if together == NOTHING else f"ensemble: {together} %".replace(" ±", "\u00a0±")
         if line["n"]:
             tiles.append((line["label"], f"{mean_spread(line['tests'])} %", note))
     return tiles

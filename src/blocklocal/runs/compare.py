@@ -1,4 +1,4 @@
-"""The same recipe under several rules and seeds: one folder of runs, one table, one report."""
+"""The same settings under several rules and seeds: one folder of runs, one table, one report."""
 
 import json
 import re
@@ -25,7 +25,7 @@ from blocklocal.runs.saved import read_summary
 
 @dataclass(frozen=True)
 class Variant:
-    """A rule, and the settings in which it differs from the recipe."""
+    """A rule, and the settings in which it differs from the others."""
 
     rule: str
     changes: tuple[tuple[str, Any], ...] = ()

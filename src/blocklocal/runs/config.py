@@ -159,6 +159,7 @@ class Config:
     data: Data = field(default_factory=Data)
     model: Model = field(default_factory=Model)
     learning: Learning = field(default_factory=Learning)
+    """Rule and local losses. What a rule fixes itself (a greedy block has no twin) is ignored."""
     optimisation: Optimisation = field(default_factory=Optimisation)
     machine: Machine = field(default_factory=Machine)
 

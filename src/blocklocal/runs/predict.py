@@ -30,7 +30,7 @@ def predict_files(
     trust: bool = False,
     visit: int | None = None,
 ) -> Iterator[str]:
-    """Lines of text, a few per image: class and confidence of the output, of every block, and of all together.
+    """Lines of text, a few per image: class and confidence of the output, of every block, and of the ensemble.
 
     They come batch by batch.
 
@@ -76,7 +76,7 @@ def _lines(
             if block is not None and len(names) > 1:
                 yield f"    {name:32} {describe_prediction(block, i, facts)}"
         if prediction.combined is not None:
-            yield f"    {'all blocks together':32} {describe_prediction(prediction.combined, i, facts)}"
+            yield f"    {'ensemble':32} {describe_prediction(prediction.combined, i, facts)}"
 
 
 def _check_numbers(prediction: Prediction, run: Path) -> None:
@@ -99,6 +99,8 @@ def open_pixels(path: Path, facts: DatasetInfo, resize: bool) -> Tensor:
     Raises:
         InputError: it is unreadable or of another size.
     """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: give its image files, such as {path / '*.png'}.")
     try:
         image = to_mode(open_picture(path).image, "L" if facts.channels == 1 else "RGB")
         if resize:

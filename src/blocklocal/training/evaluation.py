@@ -24,7 +24,7 @@ class Evaluation:
         nll: nats per target.
         ece: expected calibration error (15 bins), between 0 and 1; None for binary labels and for a single class.
         block_top1: one entry per block, None where it cannot predict.
-        combined_top1: of all blocks together (`combined` of a prediction), None where only the output predicts.
+        combined_top1: of the ensemble (`combined` of a prediction), None where only the output predicts.
         confusion: what the output took for what, see `confusion_counts`.
     """
 
@@ -93,7 +93,7 @@ def evaluate(network: Neighbours, batches: Iterable[tuple[Tensor, Tensor]]) -> E
         batches: (x, y) pairs on its device, x [B, …], y [B] (or [B, T] for sequences, [B, L] for binary labels).
 
     Returns:
-        Accuracies of the output, of every block and of all together, likelihood and calibration of the output.
+        Accuracies of the output, of every block and of the ensemble, likelihood and calibration of the output.
 
     Raises:
         InputError: there is no batch, no sample has a target, a batch is not (x, y), or a target is out of range.
