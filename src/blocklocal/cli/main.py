@@ -42,12 +42,12 @@ COMMANDS: dict[str, Command] = {
         printed=True,
     ),
     "compare": Command(
-        "commands:compare", "Train the same recipe under several rules and seeds; one table, one report."
+        "commands:compare", "Train the same settings under several rules and seeds; one table, one report."
     ),
     "evaluate": Command("commands:evaluate", "Measure every block of a trained run on a split.", printed=True),
     "predict": Command(
         "commands:predict",
-        "Class, confidence, and what each block and all together thought, for image files.",
+        "Class and confidence for image files: of the output, of each block and of the ensemble.",
         printed=True,
     ),
     "report": Command("commands:report", "Write report.html again, for runs or comparisons."),
@@ -64,6 +64,9 @@ COMMANDS: dict[str, Command] = {
         "Compare pipeline schedules and block-local learning on 2 to 1,024 devices, by event simulation.",
         printed=True,
     ),
+    "completion": Command(
+        "completion:completion", "Print a script with which bash or zsh completes commands and flags.", printed=True
+    ),
 }
 
 
@@ -74,7 +77,7 @@ def usage() -> str:
         "usage: blocklocal COMMAND …",
         "",
     ]
-    lines += [f"  {name:10} {command.summary}" for name, command in COMMANDS.items()]
+    lines += [f"  {name:12} {command.summary}" for name, command in COMMANDS.items()]
     return "\n".join([*lines, "", "blocklocal COMMAND --help lists every setting of a command."])
 
 

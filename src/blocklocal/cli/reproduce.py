@@ -3,6 +3,7 @@
 import sys
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import blocklocal
 from blocklocal._common.errors import InputError
@@ -10,6 +11,15 @@ from blocklocal._common.errors import InputError
 
 def reproduce(arguments: list[str]) -> None:
     """Re-make table1, figure2 or figure3 of the paper, or measure accuracy beside backprop's."""
+    experiments().reproduce(arguments)
+
+
+def experiments() -> ModuleType:
+    """The module of the experiments' command.
+
+    Raises:
+        InputError: it is not there.
+    """
     root = Path(blocklocal.__file__).parents[2]
     if not (root / "experiments" / "command.py").is_file():
         raise InputError(
@@ -17,4 +27,4 @@ def reproduce(arguments: list[str]) -> None:
             "install it with pip install --editable . and give the command again."
         )
     sys.path.insert(0, str(root))
-    import_module("experiments.command").reproduce(arguments)
+    return import_module("experiments.command")
