@@ -36,7 +36,8 @@ class Interrupted(Exception):
 def unknown(kind: str, given: object, known: Iterable[str]) -> InputError:
     """The error for a name that is not in a registry, with the nearest known name."""
     names = sorted(known)
-    near = get_close_matches(str(given), names, n=1, cutoff=0.4)
+    # None, also as the word that a shell or a JSON file has for it, stands for no name: it is near none but "none".
+    near = get_close_matches(str(given), names, n=1, cutoff=0.7 if str(given) == "None" else 0.4)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return InputError(f"unknown {kind} {shown(given)}.{hint} Known: {', '.join(names)}.")
 

@@ -38,11 +38,14 @@ class Range:
         return self.low <= value <= self.high and not left_out
 
     def words(self, value: object = math.inf) -> str:
-        """As a message names it: a whole number of at least 1 and, where a value is not below that, at most 1,000."""
+        """As a message names it: a whole number of at least 1 and, where a value is not below that, at most 1,000.
+
+        A bound that is itself left out is always named: it is part of what the number means (a share below 1).
+        """
         kind = f"{'0 or ' if self.zero else ''}a {'whole ' if self.whole else ''}number"
         start = f"{kind} {'above' if self.above else 'of at least'} {_number(self.low)}"
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if math.isinf(self.high) or not number or not value >= self.high:
+        if math.isinf(self.high) or not (self.below or (number and value >= self.high)):
             return start
         return f"{start} and {'below' if self.below else 'at most'} {_number(self.high)}"
 

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_origin
 
@@ -12,7 +13,9 @@ import tyro
 
 from blocklocal._common.choices import values
 from blocklocal._common.errors import InputError
-from blocklocal._common.screen import COLOURS, Screen, allowing
+from blocklocal._common.ranges import SEED, check_settings
+from blocklocal._common.screen import COLOURS, Screen, allowing, printable
+from blocklocal.cli.flags import in_flags
 from blocklocal.parallel.launch import Launch
 from blocklocal.runs.config import Config
 from blocklocal.runs.recipes import get_recipe
@@ -73,6 +76,9 @@ class CompareArguments:
     """Let the code of a model of its own, which a run or configuration names, run on this machine."""
     quiet: bool = False
     """Show no progress."""
+
+    def __post_init__(self) -> None:
+        check_settings(self, {"seeds": SEED})
 
 
 @dataclass(frozen=True)
@@ -140,8 +146,23 @@ def parse(kind: type[T], arguments: Sequence[str], prog: str, default: T | None 
     out, err = (allowing(stream, COLOURS) for stream in (sys.stdout, sys.stderr))  # what was given is printed again
     completing = any(argument.startswith("--tyro-") for argument in arguments)  # a shell is to know the choices
     names = nullcontext() if completing else _names_for_the_settings()
-    with _refusing(err) as held, redirect_stdout(out), redirect_stderr(held), names:
+    _check_pairs(arguments)
+    with _refusing(err, kind) as held, redirect_stdout(out), redirect_stderr(held), names:
         return tyro.cli(tyro.conf.OmitArgPrefixes[kind], prog=prog, args=list(arguments), **extra)
+
+
+def _check_pairs(arguments: Sequence[str]) -> None:
+    """Raise InputError where an option of the model has no value: tyro would say so in terms of its own."""
+    for place, argument in enumerate(arguments):
+        flag, equals, first = argument.replace("_", "-").partition("=")
+        if flag == "--model-options":
+            given = [first] if equals else []
+            given += takewhile(lambda word: not word.startswith("--"), arguments[place + 1 :])
+            if len(given) % 2:
+                raise InputError(
+                    "--model-options takes names and values in turn, such as --model-options depth 3; "
+                    f"{printable(given[-1])!r} has no value."
+                )
 
 
 class _Held(Screen):
@@ -157,11 +178,12 @@ class _Held(Screen):
 
 
 @contextmanager
-def _refusing(err: Screen) -> Generator[_Held, None, None]:
+def _refusing(err: Screen, kind: type) -> Generator[_Held, None, None]:
     """Standard error for tyro.
 
     Where a dataclass refuses its settings, tyro catches that, prints it in a box under a name that is no flag
-    (settings.model), and leaves: the error itself is raised then, and the box is not shown.
+    (settings.model), and leaves: the error itself is raised then, with the flag as it is
+    typed, and the box is not shown.
     """
     held = _Held(err)
     try:
@@ -172,7 +194,7 @@ def _refusing(err: Screen) -> Generator[_Held, None, None]:
             refused = refused.__context__
         if refused is not None:
             held.kept.clear()
-            raise refused from None
+            raise InputError(in_flags(str(refused), kind)) from None
         raise
     finally:
         err.write("".join(held.kept))

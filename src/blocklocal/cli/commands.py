@@ -118,6 +118,7 @@ def _train_spread(
     if address is None:
         if not resume:
             check_free(folder)
+        _check_share(config, given.launch)
         check_devices(find_device(config.machine.device), wanted)
         check_memory(f"{wanted} processes", {"torch in each": wanted * PROCESS_BYTES}, "give fewer --processes")
         output = [] if resume or given.output else ["--output", str(folder)]
@@ -148,6 +149,16 @@ def _train_spread(
         if address.rank == 0:
             raise
         raise SystemExit(130) from None
+
+
+def _check_share(config: Config, launch: Launch) -> None:
+    """Raise InputError, before any process is started, where there are not enough blocks, or a wrong placement."""
+    from blocklocal.parallel.stage import check_placement
+
+    blocks = len(config.model.at) + 1 if config.model.at else config.model.blocks
+    stages, left = divmod(launch.processes, launch.replicas)
+    if not left and (launch.placement or stages > blocks):
+        check_placement(launch.placement, blocks, stages)
 
 
 def _more_epochs(given: TrainArguments, arguments: list[str]) -> int | None:

@@ -26,7 +26,7 @@ class TraceArguments:
     output: Path | None = None
     """File to write. Default: RUN/trace.json."""
     picture: Path | None = None
-    """Also draw a few steps, as the report does: a name without ending, for a PNG and an SVG."""
+    """Also draw a few steps, as the report does: a name, for a PNG and an SVG."""
     overwrite: bool = False
     """With --output or --picture: replace a file that blocklocal did not write."""
 

@@ -227,9 +227,9 @@ class BlockLocal(Neighbours):
         """
         waiting = any(name.startswith("_waiting.") for name in state_dict)
         if waiting == bool(self.learners) and state_dict:
-            which = "these weights are" if waiting else "this network is"
+            which = "these weights are of a network that" if waiting else "this network"
             raise InputError(
-                f"{which} of a network that does not know its shapes yet, so twins and readouts are not made: give "
+                f"{which} does not know its shapes yet, so twins and readouts are not made: give "
                 "BlockLocal example=, a batch [B, …], or run one batch before."
             )
         return super().load_state_dict(state_dict, strict=strict, assign=assign)

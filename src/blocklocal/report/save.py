@@ -22,6 +22,8 @@ def save_named(figure: "Figure", place: Path, *, overwrite: bool = False) -> lis
 
 
 def picture_paths(place: Path) -> list[Path]:
+    """The files of a picture; a name that ends in .png or .svg already stands for both."""
+    place = place.with_suffix("") if place.suffix.lower() in (".png", ".svg") else place
     return [place.parent / f"{place.name}.png", place.parent / f"{place.name}.svg"]
 
 

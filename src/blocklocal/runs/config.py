@@ -57,7 +57,7 @@ class Data:
     batch_size: int = 128
     """Images per training step."""
     augment: str = ""
-    """Augmentation of training images, separated by commas: crop, flip, cutout."""
+    """Augmentation of training images, by commas: crop, reflect, flip, cutout; with a size in pixels: crop:4."""
     skip_bad: bool = False
     """Leave out images that cannot be decoded (counted) instead of stopping."""
 
