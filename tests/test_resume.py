@@ -1,6 +1,8 @@
 """Oracle: the uninterrupted run. A run stopped anywhere and resumed is the same run, bit for bit."""
 
+import errno
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 import torch
 from run_helpers import (
     STEPS,
+    assert_refused,
     assert_same_run,
     cli,
     equal,
@@ -122,6 +125,43 @@ def test_a_run_killed_before_its_first_checkpoint_starts_anew_in_its_folder(tmp_
     assert not list_checkpoints(run / "checkpoints")
     resume_run(run, quiet=True)
     assert_same_run(run, reference)
+
+
+def without_checkpoints(run: Path) -> Path:
+    shutil.rmtree(run / "checkpoints")
+    return run
+
+
+GONE = ("holds no complete checkpoint", "weights are gone", "blocklocal train --config")
+
+
+@pytest.mark.parametrize("more", [(), ("--epochs", 3)], ids=["as it was", "longer"])
+def test_a_finished_run_whose_checkpoints_are_gone_is_not_trained_anew(tmp_path, more):
+    run = without_checkpoints(whole(tiny(), tmp_path / "run"))
+    (run / "report.html").unlink()
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    assert_refused(cli("train", "--resume", run, *more, "--quiet"), *GONE)
+    said = cli("evaluate", run)
+    assert_refused(said, *GONE)
+    assert "--resume" not in said.text  # which would lead back here
+    assert {file: file.read_bytes() for file in before} == before
+
+
+def test_a_stopped_run_that_has_written_down_epochs_and_lost_its_checkpoints_is_not_trained_anew(tmp_path):
+    run = without_checkpoints(stopped(tiny(), tmp_path / "run", 4))
+    assert_refused(cli("train", "--resume", run, "--quiet"), *GONE)
+
+
+def test_a_run_whose_first_checkpoint_could_not_be_written_starts_anew_in_its_folder(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("blocklocal.training.checkpoint.write_checksums", full)
+        with pytest.raises(OSError, match="full"):
+            start_run(tiny(), tmp_path / "run", quiet=True)
+    resume_run(tmp_path / "run", quiet=True)
+    assert_same_run(tmp_path / "run", whole(tiny(), tmp_path / "whole"))
 
 
 def test_an_epoch_whose_checkpoint_was_not_saved_is_recorded_again_and_counts_once(tmp_path, monkeypatch):

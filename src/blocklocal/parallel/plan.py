@@ -37,8 +37,8 @@ from blocklocal.runs.run import (
     add_epochs,
     check_free,
     check_same,
+    checkpoint_to_resume,
     create_run,
-    find_checkpoint,
 )
 from blocklocal.runs.saved import load_cuts
 from blocklocal.splitting.copying import copy_module
@@ -131,11 +131,13 @@ def make_plan(
     again = processes.address.attempt > 0 and (folder / "config.json").exists()
     if again and not request.resume and load_config(folder).flat() != config.flat():
         raise InputError(f"{folder} holds a run with other settings: choose another --output.")
-    resume = request.resume or again
+    resume, checkpoint = request.resume or again, None
     if resume:
         kept.enter_context(held(folder))
         if not adds_epochs(folder, request.epochs) and is_finished(folder):
             raise InputError(f"the run {folder} is finished: there is nothing to resume.")
+        # Where a run goes on by itself, from the newest one.
+        checkpoint = checkpoint_to_resume(folder, None if again else request.checkpoint)
     else:
         check_free(folder)
         check_new_store(request.streaming.store)
@@ -165,8 +167,6 @@ def make_plan(
     else:
         create_run(folder, session)
         kept.enter_context(held(folder))
-    named = None if again else request.checkpoint  # where a run goes on by itself, from the newest one
-    checkpoint = find_checkpoint(folder, named, required=False) if resume else None
     plan = Plan(
         facts,
         data.name,

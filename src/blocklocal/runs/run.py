@@ -12,7 +12,7 @@ from typing import Any
 
 from blocklocal._common.errors import InputError, Interrupted
 from blocklocal._common.extras import needs
-from blocklocal._common.files import write_text
+from blocklocal._common.files import is_there, write_text
 from blocklocal.data import ImageSet
 from blocklocal.network.neighbours import Neighbours
 from blocklocal.network.network import BlockLocal
@@ -42,7 +42,7 @@ from blocklocal.runs.origin import (
     open_settings,
 )
 from blocklocal.runs.planning import check_planned, plan_run
-from blocklocal.runs.saved import CUTS, FACTS, load_cuts, load_facts, read_summary
+from blocklocal.runs.saved import CUTS, FACTS, SUMMARY, load_cuts, load_facts, read_summary
 from blocklocal.schemas.run import check_run_folder
 from blocklocal.streaming.allocator import give_back_at_once
 from blocklocal.streaming.commits import Commits
@@ -193,6 +193,7 @@ def resume_run(
         more = adds_epochs(folder, epochs)
         if is_finished(folder) and not more:
             return _show_again(folder, trust=trust, streaming=streaming)
+        path = checkpoint_to_resume(folder, checkpoint)
         config, data, plan = open_settings(folder, trust=trust), None, []
         if streaming is not None and streaming.wanted:
             data = load_data(config)
@@ -201,7 +202,6 @@ def resume_run(
             config, data, starts=load_cuts(folder), streaming=streaming, checkpoints=folder / CHECKPOINTS
         )
         changes = check_same(session, folder, accept_changes=accept_changes)
-        path = find_checkpoint(folder, checkpoint, required=False)
         session = replace(session, config=add_epochs(folder, session.config, epochs))
         return _train(session, folder, path, quiet, should_stop, changes, [*session.data.account, *plan], timeline)
 
@@ -263,8 +263,46 @@ def find_checkpoint(folder: Path, name: str | None = None, *, required: bool = T
             raise InputError(f"{folder} has no checkpoint {name!r}. There: {names}.")
         return chosen[0]
     if not known and required:
-        raise InputError(f"{folder} holds no complete checkpoint: train it first (blocklocal train --resume {folder}).")
+        raise (
+            _lost(folder)
+            if has_trained(folder)
+            else InputError(
+                f"{folder} holds no complete checkpoint: train it first (blocklocal train --resume {folder})."
+            )
+        )
     return known[-1] if known else None
+
+
+def checkpoint_to_resume(folder: Path, name: str | None = None) -> Path | None:
+    """The checkpoint that a run goes on from; None where it was stopped before its first one, and begins anew.
+
+    Raises:
+        InputError: the run has had checkpoints, and they are gone.
+    """
+    path = find_checkpoint(folder, name, required=False)
+    if path is None and has_trained(folder):
+        raise _lost(folder)
+    return path
+
+
+def has_trained(folder: Path) -> bool:
+    """Whether a run has had a checkpoint: it has a result, or has written down epochs.
+
+    An epoch is written down just before its checkpoint: where the first one could not be written (a full disk), the
+    folder of checkpoints is there and empty.
+    """
+    if is_there(folder / SUMMARY):
+        return True
+    epochs = MetricsFile.epochs(folder / METRICS)
+    return epochs > 1 or (epochs == 1 and not is_there(folder / CHECKPOINTS))
+
+
+def _lost(folder: Path) -> InputError:
+    return InputError(
+        f"the run {folder} has been trained, and {folder / CHECKPOINTS} holds no complete checkpoint of it: its "
+        "weights are gone. Put that folder back; or train anew, with the same settings, into another folder: "
+        f"blocklocal train --config {folder / 'config.json'} --output FOLDER."
+    )
 
 
 def load_network(

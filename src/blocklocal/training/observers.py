@@ -3,20 +3,23 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from msgspec import Struct
 
 from blocklocal._common.errors import InputError
 from blocklocal._common.extras import needs
 from blocklocal._common.files import MOST_LINES, cut_half_line, is_there, read_bytes
 from blocklocal.network.neighbours import Neighbours
 from blocklocal.schemas import NotJson, check, parse
-from blocklocal.schemas.run import Warned
+from blocklocal.schemas.run import Epoch, Warned
 from blocklocal.training.callbacks import Callback, Record
 from blocklocal.training.checkpoint import save_checkpoint
 from blocklocal.training.loop import Trainer
 from blocklocal.training.progress import NullProgress, Progress
 from blocklocal.training.tally import check_weights
 
+S = TypeVar("S", bound=Struct)
 COLLAPSED = 0.1  # of the message's first size: a warning below
 LAGS = 2.0  # points that a block may be less accurate than the block before it
 
@@ -33,8 +36,16 @@ class MetricsFile(Callback):
         if not is_there(self.path):
             return set()
         lines = read_bytes(self.path, what="one JSON object a line", most=MOST_LINES).split(b"\n")
-        said = [warned for line in lines if (warned := _warning(line)) is not None]
+        said = [warned for line in lines if (warned := _line(line, "warning", Warned)) is not None]
         return {(warned.block, warned.kind) for warned in said if warned.block and warned.kind}
+
+    @staticmethod
+    def epochs(path: Path) -> int:
+        """The last epoch, from 1, that is written down in such a file; 0 for none, or no file."""
+        if not is_there(path):
+            return 0
+        lines = read_bytes(path, what="one JSON object a line", most=MOST_LINES).split(b"\n")
+        return max((epoch.epoch for line in lines if (epoch := _line(line, "epoch", Epoch))), default=0)
 
     def write(self, record: Record) -> None:
         with self.path.open("a") as file:
@@ -44,11 +55,11 @@ class MetricsFile(Callback):
         self.write(record)
 
 
-def _warning(line: bytes) -> Warned | None:
-    """What a line of `metrics.jsonl` warns of. The report, not training, complains of a damaged line."""
+def _line(line: bytes, event: str, kind: type[S]) -> S | None:
+    """A line of `metrics.jsonl`, if it is of this event. The report, not training, complains of a damaged line."""
     try:
         record = check(parse(line, gaps=True), dict[str, Any], where="a line", what="an object")
-        return check(record, Warned, where="a line", what="a warning") if record.get("event") == "warning" else None
+        return check(record, kind, where="a line", what=event) if record.get("event") == event else None
     except (NotJson, InputError):
         return None
 
