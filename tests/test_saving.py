@@ -1,5 +1,7 @@
 """Oracle: a network that was never saved. One that is loaded goes on as that one does, bit for bit."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -81,3 +83,54 @@ def test_a_network_without_shapes_is_refused(tmp_path) -> None:
     lazy = bl.BlockLocal(bl.split(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), blocks=2), classes=3)
     with pytest.raises(bl.InputError, match="shapes"):
         bl.save(lazy, tmp_path / "net")
+
+
+# --- after a Trainer, which configures optimisers and schedules
+
+EXAMPLE = [(torch.ones(4, 6), torch.tensor([0, 1, 2, 0])), (torch.zeros(4, 6), torch.tensor([2, 1, 0, 0]))]
+
+
+def trained(folder: Path) -> bl.BlockLocal:
+    net = network()
+    bl.Trainer(net, optimizer=bl.sgd(lr=0.01), epochs=2).fit(EXAMPLE)
+    bl.save(net, folder)
+    return net
+
+
+def test_a_network_that_is_not_configured_alike_is_told_how_and_keeps_its_weights(tmp_path) -> None:
+    net, again = trained(tmp_path), network()
+    before = [p.clone() for p in again.parameters()]
+    with pytest.raises(bl.InputError, match=r"configure\(optimizer, schedule, steps\).*optimizers=False") as said:
+        bl.load(again, tmp_path)
+    assert "anew" not in str(said.value)
+    assert all(torch.equal(a, b) for a, b in zip(before, again.parameters(), strict=True))
+    again.configure(bl.sgd(), "one-cycle", 4)
+    bl.load(again, tmp_path)
+    assert again.rate() == net.rate()
+
+
+def test_weights_steps_and_epoch_are_loaded_alone_into_a_network_of_another_optimiser(tmp_path) -> None:
+    net, again = trained(tmp_path), network()
+    drawn = torch.get_rng_state()
+    bl.load(again, tmp_path, optimizers=False)
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in net.state_dict().items())
+    assert (again.steps, again.epoch) == (4, 1)
+    assert isinstance(again.learners[0].optimizer, torch.optim.Adam)
+    assert torch.equal(torch.get_rng_state(), drawn)
+
+
+@pytest.mark.parametrize("what", ["another cut", "a damaged file", "a damaged file with an older one", "optimisers"])
+def test_no_message_about_a_saved_network_speaks_of_runs(tmp_path, what) -> None:
+    net, again = trained(tmp_path), network(hidden=9 if what == "another cut" else 8)
+    again.configure(bl.sgd(), "cosine" if what == "optimisers" else "one-cycle", 4)
+    older = what == "a damaged file with an older one"
+    if older:
+        steps(net, 4, 5)
+        bl.save(net, tmp_path)
+    if what.startswith("a damaged"):
+        (max(tmp_path.iterdir()) / "block-0.safetensors").write_bytes(b"")
+    with pytest.raises(bl.InputError) as said:
+        bl.load(again, tmp_path)
+    words = ("the run", "config.json", "--", "train anew")
+    assert not [word for word in words if word in str(said.value)]
+    assert ("Remove step-00000005" in str(said.value)) == older

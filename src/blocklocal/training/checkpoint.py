@@ -26,6 +26,7 @@ from blocklocal.block.learner import BlockLearner
 from blocklocal.block.shards import gather_full_state, shard_like, shard_state_like
 from blocklocal.network.neighbours import Neighbours
 from blocklocal.schemas.checkpoint import Checksum, TensorKind
+from blocklocal.training.advice import OF_RUN, Advice
 from blocklocal.training.checkpoint_files import RANDOM, STATE, Files, write_checksums
 from blocklocal.training.learner_state import kinds, pack, unpack
 from blocklocal.training.optimizer_check import check_optimizer
@@ -237,22 +238,25 @@ def list_checkpoints(folder: Path) -> list[Path]:
         ) from error
 
 
-def load_checkpoint(path: Path, network: Neighbours, *, optimizers: bool = True) -> dict:
+def load_checkpoint(path: Path, network: Neighbours, *, optimizers: bool = True, advice: Advice = OF_RUN) -> dict:
     """Load weights and, unless `optimizers` is False, optimisers and torch's random state.
 
     Where the network is a process's share of the blocks, only theirs are read. Nothing is loaded before all files are
     checked.
 
+    Args:
+        advice: what messages advise.
+
     Returns:
         The saved state.
 
     Raises:
-        InputError: the checkpoint is damaged (the message names an older one where there is one), or of another
-            architecture.
+        InputError: the checkpoint is damaged (the message names an older one where there is one), of another
+            architecture, or of other optimisers.
     """
-    files = open_files(path)
+    files = open_files(path, advice)
     state, checked = files.state()
-    _check_same(path, checked.units, network)
+    _check_same(files, checked.units, network)
     random = files.random_state() if optimizers else None
     network.take(Checkpoint(files, checked.step, optimizers))
     if random is not None:
@@ -287,7 +291,12 @@ class Checkpoint:
         try:
             check_optimizer(kept.optimizer, learner)
         except ValueError as error:
-            raise self.files.damaged(f"block-{learner.index}.optimizer", error) from error
+            if self.files.advice.configure is None:
+                raise self.files.damaged(f"block-{learner.index}.optimizer", error) from error
+            raise InputError(
+                f"the optimisers or schedules in {self.path} are not those of this network (block {learner.index + 1}: "
+                f"{error}). {self.files.advice.configure}"
+            ) from error
 
     def give(self, learner: BlockLearner, kept: Saved) -> None:
         now = learner.state_dict()
@@ -299,9 +308,9 @@ class Checkpoint:
             learner.schedule.load_state_dict(kept.optimizer["schedule"])
 
 
-def open_files(path: Path) -> Files:
+def open_files(path: Path, advice: Advice = OF_RUN) -> Files:
     """The files of a checkpoint; what is damaged is complained of with the name of an older checkpoint."""
-    return Files.open(path, [other.name for other in list_checkpoints(path.parent) if other.name < path.name])
+    return Files.open(path, [other.name for other in list_checkpoints(path.parent) if other.name < path.name], advice)
 
 
 def read_learner(files: Files, shape: BlockLearner, *, optimizer: bool = True) -> Saved:
@@ -326,11 +335,10 @@ def _parameters(learner: BlockLearner) -> set[str]:
     return {name for name, _ in learner.named_parameters(remove_duplicate=False)}
 
 
-def _check_same(path: Path, saved: Sequence[dict[str, list[int] | TensorKind]], network: Neighbours) -> None:
+def _check_same(files: Files, saved: Sequence[dict[str, list[int] | TensorKind]], network: Neighbours) -> None:
+    path, advice = files.path, files.advice.architecture
     if len(saved) != network.count:
-        raise InputError(
-            f"{path} holds {len(saved)} blocks, the network has {network.count}: use the run's own config.json."
-        )
+        raise InputError(f"{path} holds {len(saved)} blocks, the network has {network.count}. {advice}")
     for learner in network.learners:
         old, new = saved[learner.index], describe(learner)
         for name in sorted({*old, *new}):
@@ -338,8 +346,7 @@ def _check_same(path: Path, saved: Sequence[dict[str, list[int] | TensorKind]], 
             if there != here:
                 raise InputError(
                     f"{path} is of another architecture: block {learner.index + 1}, {name!r} is {there} there and "
-                    f"{here} in the network. Use the run's own config.json, and the version of blocklocal that trained "
-                    "it."
+                    f"{here} in the network. {advice}"
                 )
 
 

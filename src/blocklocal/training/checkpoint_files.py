@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,6 +15,7 @@ from blocklocal._common.files import MIB, is_there, open_bytes, read_bytes
 from blocklocal._common.finite import is_finite
 from blocklocal.schemas import NotJson, check, parse, read_json
 from blocklocal.schemas.checkpoint import Checksum, State
+from blocklocal.training.advice import OF_RUN, Advice
 from blocklocal.training.learner_state import kinds
 from blocklocal.training.tensor_file import PIECE, read_tensors
 
@@ -62,20 +63,22 @@ class Files:
     Attributes:
         sums: their checksums (None: written by a version that had none).
         older: the names of the complete checkpoints before it, oldest first; a message names the last one.
+        advice: what messages advise.
     """
 
     path: Path
     sums: dict[str, Checksum] | None
     older: tuple[str, ...] = ()
+    advice: Advice = OF_RUN
 
     @classmethod
-    def open(cls, path: Path, older: Iterable[str] = ()) -> "Files":
-        files = cls(path, None, tuple(older))
+    def open(cls, path: Path, older: Iterable[str] = (), advice: Advice = OF_RUN) -> "Files":
+        files = cls(path, None, tuple(older), advice)
         file = path / CHECKSUMS
         if not is_there(file):
             return files
         try:
-            return cls(path, read_json(file, dict[str, Checksum], what="checksums"), files.older)
+            return replace(files, sums=read_json(file, dict[str, Checksum], what="checksums"))
         except InputError as error:
             raise files.damaged(CHECKSUMS, error) from error
 
@@ -165,6 +168,5 @@ class Files:
     def damaged(self, file: str, reason: object) -> InputError:
         own = isinstance(reason, str | InputError | NotJson)
         said = str(reason) if own else f"{type(reason).__name__}: {reason}"
-        older = f"An older one is there: --checkpoint {self.older[-1]}." if self.older else ""
-        remedy = older or "There is no older one: train anew."
+        remedy = self.advice.older.format(self.path.name, self.older[-1]) if self.older else self.advice.anew
         return InputError(f"the checkpoint {self.path} cannot be read ({file}: {said[:400].rstrip('.')}). {remedy}")

@@ -5,6 +5,7 @@ from pathlib import Path
 from blocklocal._common.errors import InputError
 from blocklocal._common.lock import LOCK, locked
 from blocklocal.network.neighbours import Neighbours
+from blocklocal.training.advice import OF_SAVED
 from blocklocal.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 
 
@@ -39,15 +40,21 @@ def save(network: Neighbours, folder: Path | str) -> Path:
     return save_checkpoint(place, network, {"step": network.steps, "network_epoch": network.epoch})
 
 
-def load(network: Neighbours, folder: Path | str) -> None:
-    """Load what `save` has written into a network of the same cut and settings; training goes on bit for bit.
+def load(network: Neighbours, folder: Path | str, *, optimizers: bool = True) -> None:
+    """Load what `save` has written into a network of the same cut and settings.
+
+        load(network, folder, optimizers=False)               # to predict, or to train anew from these weights
+        network.configure(sgd(), "one-cycle", epochs * len(train))
+        load(network, folder)                                 # to go on: as a Trainer with sgd() had configured it
 
     Args:
-        network: made like the saved one, with its shapes known and its optimisers configured alike (`configure`).
+        network: made like the saved one, with its shapes known; for its optimisers, configured alike (`configure`).
         folder: what was given to `save`.
+        optimizers: whether to load optimisers, schedules and torch's random state too; else the network keeps its own.
 
     Raises:
-        InputError: nothing is saved there, it is damaged, or it is of another network. Nothing is loaded then.
+        InputError: nothing is saved there, it is damaged, it is of another network, or its optimisers are configured
+            otherwise. Nothing is loaded then.
     """
     found = list_checkpoints(Path(folder)) if Path(folder).is_dir() else []
     if not found:
@@ -56,5 +63,5 @@ def load(network: Neighbours, folder: Path | str) -> None:
         raise InputError(
             "a network must know its shapes before it is loaded: give BlockLocal example=, a batch [B, …]."
         )
-    state = load_checkpoint(found[-1], network)
+    state = load_checkpoint(found[-1], network, optimizers=optimizers, advice=OF_SAVED)
     network.epoch = state.get("network_epoch", state.get("epoch", network.epoch))
