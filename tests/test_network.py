@@ -252,6 +252,36 @@ class TestCopies:
         assert list(net.state_dict()) == list(other.state_dict())
 
 
+@pytest.mark.parametrize("when", ["before BlockLocal, example", "before BlockLocal", "before the first batch"])
+@pytest.mark.parametrize("rule", ["block-local", "backprop"])
+def test_a_part_in_evaluation_mode_stays_there_when_shapes_become_known(when, rule):
+    model = build("sequential")
+    x, y = data("sequential")
+    norm = model[1]
+    if when.startswith("before BlockLocal"):
+        norm.eval()
+    net = BlockLocal(split(model, 2), classes=CLASSES, rule=rule, example=x if when.endswith("example") else None)
+    norm.eval()
+    before = norm.running_mean.clone()
+    net.step(x, y)
+    assert [part for part in net.modules() if not part.training] == [norm]
+    assert torch.equal(norm.running_mean, before)
+
+
+@pytest.mark.parametrize("example", [True, False])
+def test_a_model_in_evaluation_mode_is_put_in_training_mode(example):
+    model, (x, y) = build("sequential").eval(), data("sequential")
+    net = BlockLocal(split(model, 2), classes=CLASSES, example=x if example else None)
+    net.step(x, y)
+    assert all(part.training for part in net.modules())
+
+
+def test_a_network_in_evaluation_mode_before_it_knows_its_shapes_predicts_in_it_throughout():
+    net = BlockLocal(split(build("sequential"), 2), classes=CLASSES).eval()
+    net.predict(data("sequential")[0])
+    assert not any(part.training for part in net.modules())
+
+
 def test_a_trainer_without_an_optimiser_takes_the_networks_own():
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3))
     net = BlockLocal(split(model, blocks=2), classes=3, optimizer=adam(lr=1e-3))

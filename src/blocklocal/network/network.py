@@ -55,7 +55,8 @@ class BlockLocal(Neighbours):
     """A network cut into blocks that learn by themselves.
 
     Twins and readouts need the shapes of the activations: they are made from `example`, from the model's own
-    `input_shape`, or at the first batch.
+    `input_shape`, or at the first batch. A model in evaluation mode is put in training mode; a part of it that is in
+    evaluation mode by itself (a pretrained BatchNorm) stays there.
 
         network = BlockLocal(split(model, blocks=4), classes=10)
         result = network.step(x, y)            # one local update of every block
@@ -103,6 +104,9 @@ class BlockLocal(Neighbours):
         targets = Classes(classes) if classes is not None else Labels(labels or 0)
         super().__init__(targets, _learning(learning, settings), as_optimizer(optimizer or sgd()), seed)
         self.edges, self.split, self._trials = OPEN, blocks, Trials()
+        if not blocks.model.training:  # as a whole: a part that is in evaluation mode by itself stays there
+            for block in blocks.blocks:
+                block.train()
         shape = input_shape(self.split.model)
         if example is None and shape is not None:
             example = torch.zeros(2, *shape, device=next((p.device for p in self.split.model.parameters()), None))
@@ -145,7 +149,10 @@ class BlockLocal(Neighbours):
         example = example.detach()[:2].clone()
         with explained(self.split.blocks, example):
             learners = build_learners(self.split, example, self.targets, self.learning, self.seed)
+        resting = [part for block in self.split.blocks for part in block.modules() if not part.training]
         self._learners = nn.ModuleList(learners).train(self.training)
+        for part in resting:
+            part.training = False
         self._modules.pop("_waiting", None)
         self.register_buffer("_rows", target_rows(self.targets, example.device), persistent=False)
         self.configure(*self._optimisation)
