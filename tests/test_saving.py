@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import blocklocal as bl
+from blocklocal.training.loop import Stopped
 
 
 def network(hidden: int = 8) -> bl.BlockLocal:
@@ -134,3 +135,53 @@ def test_no_message_about_a_saved_network_speaks_of_runs(tmp_path, what) -> None
     words = ("the run", "config.json", "--", "train anew")
     assert not [word for word in words if word in str(said.value)]
     assert ("Remove step-00000005" in str(said.value)) == older
+
+
+# --- a Trainer that goes on
+
+
+def trainer_of(net: bl.BlockLocal, stop_at: int = 0) -> bl.Trainer:
+    return bl.Trainer(net, optimizer=bl.adam(lr=0.01), epochs=3, should_stop=lambda: net.steps == stop_at)
+
+
+@pytest.mark.parametrize("stop_at", [1, 2, 3, 5])
+def test_a_trainer_that_is_loaded_goes_on_as_if_it_had_never_stopped(tmp_path, stop_at) -> None:
+    whole, stopped, again = network(), network(), network()
+    wanted = trainer_of(whole).fit(EXAMPLE)
+    trainer = trainer_of(stopped, stop_at)
+    with pytest.raises(Stopped):
+        trainer.fit(EXAMPLE)
+    bl.save(stopped, tmp_path, trainer=trainer)
+    other = trainer_of(again)
+    other.prepare(EXAMPLE)
+    bl.load(again, tmp_path, trainer=other)
+    records = other.fit(EXAMPLE)
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in whole.state_dict().items())
+    assert [record["loss"] for record in records] == [record["loss"] for record in wanted]
+
+
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ("of another network", "another network"),
+        ("not prepared", r"trainer\.prepare\(train\)"),
+        ("without optimisers", "leave out optimizers=False"),
+        ("of other batches", "2 steps per epoch, and here there are 1"),
+        ("saved without", r"save\(network, folder, trainer=trainer\)"),
+    ],
+)
+def test_a_trainer_that_cannot_go_on_is_told_why_and_nothing_is_loaded(tmp_path, case, words) -> None:
+    net, again = network(), network()
+    trainer, other = trainer_of(net), trainer_of(network() if case == "of another network" else again)
+    trainer.fit(EXAMPLE)
+    bl.save(net, tmp_path, trainer=None if case == "saved without" else trainer)
+    if case != "not prepared":
+        other.prepare(EXAMPLE[:1] if case == "of other batches" else EXAMPLE)
+    with pytest.raises(bl.InputError, match=words):
+        bl.load(again, tmp_path, trainer=other, optimizers=case != "without optimisers")
+    assert (again.steps, other.epoch) == (0, 0)
+
+
+def test_a_trainer_of_another_network_is_not_saved(tmp_path) -> None:
+    with pytest.raises(bl.InputError, match="another network"):
+        bl.save(network(), tmp_path / "net", trainer=trainer_of(network()))

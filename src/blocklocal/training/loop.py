@@ -186,19 +186,7 @@ class Trainer:
         Raises:
             InputError: epochs have another number of steps than those of the saved run.
         """
-        if "epoch" not in state:
-            raise InputError("the checkpoint is of a network alone, without a position in training: train anew.")
-        before = state.get("steps_per_epoch")
-        if None not in (before, self.steps_per_epoch) and before != self.steps_per_epoch:
-            raise InputError(
-                f"the checkpoint is of a run with {before} steps per epoch, and here there are {self.steps_per_epoch}: "
-                "give the same batches, and as many --replicas."
-            )
-        if state["epoch"] < self.first_epoch:
-            raise InputError(
-                f"the checkpoint is of epoch {state['epoch'] + 1}, before epochs were added after epoch "
-                f"{self.first_epoch}: its schedule has ended. Give a later checkpoint, or train anew."
-            )
+        self.check(state)
         self.epoch, self.step_in_epoch = state["epoch"], state["step_in_epoch"]
         self.seconds, self.images = state["seconds"], state["images"]
         self.records = list(state["records"])
@@ -208,6 +196,29 @@ class Trainer:
             self.tally.load(state["tally"], self.network.device)
         if self._prepared and self.epoch == self.first_epoch > 0 and not self.step_in_epoch:
             self.network.begin_schedules(self.optimizer, self.schedule)
+
+    def check(self, state: dict[str, Any]) -> None:
+        """Whether `restore` can go on from a saved state; nothing is changed.
+
+        Args:
+            state: what `state()` gave.
+
+        Raises:
+            InputError: it cannot.
+        """
+        if "epoch" not in state:
+            raise InputError("the checkpoint is of a network alone, without a position in training: train anew.")
+        before = state.get("steps_per_epoch")
+        if None not in (before, self.steps_per_epoch) and before != self.steps_per_epoch:
+            raise InputError(
+                f"the checkpoint is of a run with {before} steps per epoch, and here there are {self.steps_per_epoch}: "
+                "give the same batches, and as many replicas."
+            )
+        if state["epoch"] < self.first_epoch:
+            raise InputError(
+                f"the checkpoint is of epoch {state['epoch'] + 1}, before epochs were added after epoch "
+                f"{self.first_epoch}: its schedule has ended. Give a later checkpoint, or train anew."
+            )
 
     # --- one epoch
 

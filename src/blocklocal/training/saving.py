@@ -1,4 +1,4 @@
-"""A network with its optimisers in a folder, without a run: `save` and `load`."""
+"""A network with its optimisers, and where its trainer stands, in a folder, without a run: `save` and `load`."""
 
 from pathlib import Path
 
@@ -6,10 +6,11 @@ from blocklocal._common.errors import InputError
 from blocklocal._common.lock import LOCK, locked
 from blocklocal.network.neighbours import Neighbours
 from blocklocal.training.advice import OF_SAVED
-from blocklocal.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+from blocklocal.training.checkpoint import list_checkpoints, load_checkpoint, open_files, save_checkpoint
+from blocklocal.training.loop import Trainer
 
 
-def save(network: Neighbours, folder: Path | str) -> Path:
+def save(network: Neighbours, folder: Path | str, *, trainer: Trainer | None = None) -> Path:
     """Write weights, optimisers, schedules, steps and epoch of a network, and torch's random state.
 
     It is written beside what was saved there before, and takes its place when it is complete: a kill or a full disk
@@ -18,12 +19,14 @@ def save(network: Neighbours, folder: Path | str) -> Path:
     Args:
         network: one that knows its shapes.
         folder: a new folder, or one that `save` has written.
+        trainer: the network's, to keep where it stands too: epoch, step in it, records.
 
     Returns:
         The path of what was saved, a folder of safetensors and JSON below `folder`.
 
     Raises:
-        InputError: the network does not know its shapes yet, or the folder holds other things.
+        InputError: the network does not know its shapes yet, the trainer trains another one, or the folder holds other
+            things.
         OSError: it cannot be written.
     """
     place = Path(folder)
@@ -37,24 +40,44 @@ def save(network: Neighbours, folder: Path | str) -> Path:
         if lock is None:
             raise InputError(f"a streamed network trains on the blocks in {place}: give another folder.")
         lock.release()
-    return save_checkpoint(place, network, {"step": network.steps, "network_epoch": network.epoch})
+    _check_own(network, trainer)
+    state = {"step": network.steps} if trainer is None else trainer.state()
+    return save_checkpoint(place, network, {**state, "network_epoch": network.epoch})
 
 
-def load(network: Neighbours, folder: Path | str, *, optimizers: bool = True) -> None:
+def load(network: Neighbours, folder: Path | str, *, optimizers: bool = True, trainer: Trainer | None = None) -> None:
     """Load what `save` has written into a network of the same cut and settings.
 
-        load(network, folder, optimizers=False)               # to predict, or to train anew from these weights
+    To predict, or to train anew from these weights:
+
+        load(network, folder, optimizers=False)
+
+    To go on with steps of your own (`network.step`), bit for bit. What a `Trainer` had configured is, for example,
+    `sgd()` with the schedule one-cycle over all steps:
+
         network.configure(sgd(), "one-cycle", epochs * len(train))
-        load(network, folder)                                 # to go on: as a Trainer with sgd() had configured it
+        load(network, folder)
+
+    To go on with a `Trainer`, also in the middle of an epoch, save it too: `save(network, folder, trainer=trainer)`.
+    Without `trainer=` a new one begins at its first epoch, with optimisers of its own.
+
+        trainer = Trainer(network, epochs=10)      # as before
+        trainer.prepare(train)
+        load(network, folder, trainer=trainer)
+        trainer.fit(train)
+
+    That is the same as never having stopped, bit for bit, where the batches of an epoch are the same again, as those of
+    `Batches` are.
 
     Args:
         network: made like the saved one, with its shapes known; for its optimisers, configured alike (`configure`).
         folder: what was given to `save`.
         optimizers: whether to load optimisers, schedules and torch's random state too; else the network keeps its own.
+        trainer: the network's, prepared, to go on from where the saved one stood.
 
     Raises:
-        InputError: nothing is saved there, it is damaged, it is of another network, or its optimisers are configured
-            otherwise. Nothing is loaded then.
+        InputError: nothing is saved there, it is damaged, it is of another network, its optimisers are configured
+            otherwise, or the trainer cannot go on from it. Nothing is loaded then.
     """
     found = list_checkpoints(Path(folder)) if Path(folder).is_dir() else []
     if not found:
@@ -63,5 +86,30 @@ def load(network: Neighbours, folder: Path | str, *, optimizers: bool = True) ->
         raise InputError(
             "a network must know its shapes before it is loaded: give BlockLocal example=, a batch [B, …]."
         )
+    if trainer is not None:
+        _check_own(network, trainer)
+        _check_goes_on(trainer, found[-1], optimizers)
     state = load_checkpoint(found[-1], network, optimizers=optimizers, advice=OF_SAVED)
     network.epoch = state.get("network_epoch", state.get("epoch", network.epoch))
+    if trainer is not None:
+        trainer.restore(state)
+
+
+def _check_own(network: Neighbours, trainer: Trainer | None) -> None:
+    if trainer is not None and trainer.network is not network:
+        raise InputError("the trainer trains another network: give its own, trainer.network.")
+
+
+def _check_goes_on(trainer: Trainer, saved: Path, optimizers: bool) -> None:
+    """Raise InputError where a trainer cannot go on from what is saved."""
+    if not optimizers:
+        raise InputError("a trainer goes on with the optimisers that were saved: leave out optimizers=False.")
+    if trainer.steps_per_epoch is None:
+        raise InputError("the trainer has no optimisers yet: call trainer.prepare(train), with its loader, before.")
+    state, _ = open_files(saved, OF_SAVED).state()
+    if "epoch" not in state:
+        raise InputError(
+            f"{saved} is of a network alone, and does not say where a trainer stood: save it with "
+            "blocklocal.save(network, folder, trainer=trainer). To load it without, leave out trainer=."
+        )
+    trainer.check(state)
