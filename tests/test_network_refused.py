@@ -72,6 +72,12 @@ def test_impossible_numbers_by_name(wrong):
         network("mlp", **wrong)
 
 
+@pytest.mark.parametrize("seed", ["a", -1, 2**63, 2**70, 1.5, True, None])
+def test_a_seed_that_is_none(seed):
+    with pytest.raises(InputError, match="seed must be a whole number of at least 0"):
+        BlockLocal(split(build("mlp"), 2), classes=CLASSES, seed=seed)
+
+
 def test_eq_8_as_printed_for_other_units_than_bernoulli():
     with pytest.raises(InputError, match="family='bernoulli'"):
         network("mlp", objective="printed-eq8")

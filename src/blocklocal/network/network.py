@@ -13,6 +13,7 @@ from typing_extensions import Unpack
 
 from blocklocal._common.errors import InputError, unknown
 from blocklocal._common.modes import kept_modes
+from blocklocal._common.ranges import SEED, check_range
 from blocklocal.block.edges import OPEN
 from blocklocal.block.optim import Optimizer, OptimizerFactory, as_optimizer, sgd
 from blocklocal.block.targets import Classes, Labels, Targets, check_shape, combined, target_rows
@@ -73,11 +74,11 @@ class BlockLocal(Neighbours):
         learning: rule and local losses as one value; `settings` change it.
         optimizer: of every block: `sgd()`, a class of `torch.optim`, or any function of a list of parameters.
         example: a batch [B, …].
-        seed: names the random streams of initial weights and of dropout.
+        seed: names the random streams of initial weights and of dropout; a whole number from 0 to 2⁶³ - 1.
         settings: the fields of `Learning`, by name.
 
     Raises:
-        InputError: for unknown settings, and for targets or shapes that do not fit.
+        InputError: for unknown settings, a seed out of its range, and targets or shapes that do not fit.
     """
 
     target_shape: torch.Size
@@ -101,6 +102,7 @@ class BlockLocal(Neighbours):
                 f"BlockLocal takes a network that is cut already, not {type(blocks).__name__}: "
                 "give split(model, blocks=4), or split(model, at=[...])."
             )
+        check_range("seed", seed, SEED)
         targets = Classes(classes) if classes is not None else Labels(labels or 0)
         super().__init__(targets, _learning(learning, settings), as_optimizer(optimizer or sgd()), seed)
         self.edges, self.split, self._trials = OPEN, blocks, Trials()
