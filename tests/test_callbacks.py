@@ -81,6 +81,30 @@ def test_what_is_no_callback_is_refused(wrong):
         Trainer(network(), callbacks=[wrong])
 
 
+@pytest.mark.parametrize("wrong", [Callback(), None, 3])
+@pytest.mark.parametrize("name", ["callbacks", "observers"])
+def test_callbacks_that_are_no_list_are_refused(name, wrong):
+    with pytest.raises(InputError, match=r"callbacks must be a list.*not "):
+        Trainer(network(), **{name: wrong})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"epochs": 0}, "epochs must be a whole number of at least 1, not 0"),
+        ({"first_epoch": -1}, "first_epoch must be a whole number of at least 0, not -1"),
+        ({"first_epoch": 2}, "first_epoch must be a whole number of at least 0 and at most 1, not 2"),
+        ({"first_epoch": "a"}, "first_epoch must be a whole number of at least 0, not 'a'"),
+        ({"look_every": 0}, "look_every must be a whole number of at least 1, not 0"),
+        ({"look_every": None}, "look_every must be a whole number of at least 1, not None"),
+        ({"should_stop": True}, "should_stop must be a function without arguments, not True"),
+    ],
+)
+def test_a_setting_of_a_trainer_that_is_impossible_is_refused(wrong, words):
+    with pytest.raises(InputError, match=words):
+        Trainer(network(), **{"epochs": 2, **wrong})
+
+
 @pytest.mark.parametrize("module", [observers, relay], ids=["training", "parallel"])
 def test_the_librarys_own_observers_are_callbacks(module):
     own = [each for each in vars(module).values() if isinstance(each, type) and each.__module__ == module.__name__]

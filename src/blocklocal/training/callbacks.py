@@ -62,8 +62,10 @@ def check_callbacks(given: Iterable[Callback]) -> list[Callback]:
     """A list of them.
 
     Raises:
-        InputError: one is not a `Callback`.
+        InputError: it is no list, or one is not a `Callback`.
     """
+    if not isinstance(given, Iterable):
+        raise InputError(f"callbacks must be a list, as in callbacks=[Losses()], not {shown(given)}.")
     callbacks = list(given)
     for each in callbacks:
         if not isinstance(each, Callback):

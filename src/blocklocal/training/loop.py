@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from blocklocal._common.errors import InputError
+from blocklocal._common.errors import InputError, shown
 from blocklocal._common.modes import kept_modes
-from blocklocal._common.ranges import FROM_ONE, check_range
+from blocklocal._common.ranges import FROM_ONE, check_range, whole
 from blocklocal.block.optim import Optimizer, OptimizerFactory, Schedule, as_optimizer, as_schedule
 from blocklocal.network.edge import pair
 from blocklocal.network.neighbours import Neighbours, Stepped
@@ -67,7 +67,7 @@ class Trainer:
             of training steps that makes a torch scheduler.
         callbacks: what watches the training, in the order in which it is called.
         observers: an older name of `callbacks`; they come after those.
-        should_stop: asked after every step.
+        should_stop: a function that is asked after every step.
         look_every: steps between two calls of the callbacks' `step` on CUDA, where a look at the losses waits for the
             device; on the CPU it is called at every step.
         first_epoch: the epoch, counted from 0, in which the schedule begins. Where training goes on after the end of an
@@ -91,12 +91,16 @@ class Trainer:
         first_epoch: int = 0,
     ):
         check_range("epochs", epochs, FROM_ONE)
+        check_range("first_epoch", first_epoch, whole(0, epochs - 1))
+        check_range("look_every", look_every, FROM_ONE)
+        if should_stop is not None and not callable(should_stop):
+            raise InputError(f"should_stop must be a function without arguments, not {shown(should_stop)}.")
         self.network = network
         self.optimizer = as_optimizer(network.optimizer if optimizer is None else optimizer)
         self.epochs, self.first_epoch = epochs, first_epoch
         self.schedule = as_schedule(schedule)
         self.look_every = look_every
-        self.callbacks = check_callbacks([*callbacks, *observers])
+        self.callbacks = [*check_callbacks(callbacks), *check_callbacks(observers)]
         self.should_stop = should_stop or (lambda: False)
         self.epoch, self.step_in_epoch = 0, 0
         self.whole = True  # whether all blocks have taken the same steps: see `Stepped`
