@@ -81,6 +81,13 @@ def test_what_is_no_callback_is_refused(wrong):
         Trainer(network(), callbacks=[wrong])
 
 
+@pytest.mark.parametrize("older", ["on_start", "on_step", "on_epoch", "on_end"])
+def test_hooks_under_their_older_names_are_refused(older):
+    kind = type("Losses", (Callback,), {older: lambda self, *_: None})
+    with pytest.raises(InputError, match=f"Losses has {older}, .* start, step, epoch, end"):
+        Trainer(network(), callbacks=[kind()])
+
+
 @pytest.mark.parametrize("wrong", [Callback(), None, 3])
 @pytest.mark.parametrize("name", ["callbacks", "observers"])
 def test_callbacks_that_are_no_list_are_refused(name, wrong):

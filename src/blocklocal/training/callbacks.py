@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from blocklocal.training.loop import Trainer
 
 Record = dict[str, Any]
+HOOKS = ("start", "step", "epoch", "end")
 
 
 class Callback:
@@ -62,7 +63,7 @@ def check_callbacks(given: Iterable[Callback]) -> list[Callback]:
     """A list of them.
 
     Raises:
-        InputError: it is no list, or one is not a `Callback`.
+        InputError: it is no list, one is not a `Callback`, or has hooks under their older names.
     """
     if not isinstance(given, Iterable):
         raise InputError(f"callbacks must be a list, as in callbacks=[Losses()], not {shown(given)}.")
@@ -71,6 +72,12 @@ def check_callbacks(given: Iterable[Callback]) -> list[Callback]:
         if not isinstance(each, Callback):
             what = f"the class {each.__name__}: give {each.__name__}()" if isinstance(each, type) else shown(each)
             raise InputError(f"a callback must be an instance of a class derived from blocklocal.Callback, not {what}.")
+        older = [f"on_{hook}" for hook in HOOKS if hasattr(each, f"on_{hook}")]
+        if older:
+            raise InputError(
+                f"{type(each).__name__} has {' and '.join(older)}, which nobody calls: the hooks of a callback are "
+                f"named {', '.join(HOOKS)}."
+            )
     return callbacks
 
 
