@@ -7,7 +7,7 @@ import torch
 
 from blocklocal._common.errors import InputError
 from blocklocal._common.seeds import generator, seeded, stream_seed
-from blocklocal.data import Batches, Images, augmenter, cutout, random_crop, random_flip
+from blocklocal.data import Batches, Images, augmenter, cutout, load_images, random_crop, random_flip
 from blocklocal.runs.build import DatasetInfo, normalise
 
 torch.set_num_threads(1)
@@ -253,6 +253,10 @@ def test_pixels_stay_uint8_on_the_device():
     [
         ({"batch_size": 0}, "batch_size must be"),
         ({"mean": (0.5,)}, "mean has 1 values.*3 channels"),
+        ({"mean": 1}, "mean must be a list of one number per channel, not 1"),
+        ({"std": None}, "std must be a list of one number per channel, not None"),
+        ({"mean": "abc"}, "mean must be a list.*not 'abc'"),
+        ({"mean": (0.5, float("nan"), 0.5)}, "mean must be a list.*nan"),
         ({"std": (0.5, 0.0, 0.5)}, "std must be above 0"),
         ({"data": images().subset([])}, "no images"),
         ({"augment": "blur"}, "unknown augmentation"),
@@ -261,6 +265,12 @@ def test_pixels_stay_uint8_on_the_device():
 def test_batches_that_cannot_be_made_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         batches(**options)
+
+
+def test_batches_of_a_whole_image_set_or_of_pixels_alone_are_refused():
+    for wrong in (load_images("digits"), images().pixels):
+        with pytest.raises(InputError, match=r"the images of one split, as data\.train, not (ImageSet|Tensor)"):
+            Batches(wrong, batch_size=2, mean=(0.5,), std=(0.5,))
 
 
 @pytest.mark.parametrize(("epoch", "start"), [(-1, 0), (0, -1), (0, 7)])

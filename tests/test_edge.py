@@ -436,6 +436,14 @@ def test_a_prediction_for_another_shape_is_one_sentence(shape):
         network.predict(torch.zeros(shape))
 
 
+@pytest.mark.parametrize("example", [torch.zeros(2, 1, 6), None], ids=["known shapes", "unknown"])
+def test_a_prediction_for_one_row_where_the_model_flattens_samples_is_one_sentence(example):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+    network = BlockLocal(split(model, blocks=2), classes=3, example=example)
+    with pytest.raises(InputError, match=r"cannot run on .*shape \[(2|6)\]"):
+        network.predict(torch.zeros(6))
+
+
 def test_a_batch_of_one_is_still_refused_in_training_after_it_was_predicted():
     model = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3))
     network = BlockLocal(split(model, blocks=2), classes=3, example=torch.zeros(2, 6))

@@ -10,7 +10,7 @@ from rule_helpers import same, state
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from blocklocal import BlockLocal, InputError, Trainer, adam, evaluate, sgd, split
+from blocklocal import BlockLocal, Images, InputError, Trainer, adam, evaluate, sgd, split
 
 X, Y = torch.randn(16, 4, generator=torch.Generator().manual_seed(0)), torch.arange(16) % 3
 PAIRS = [(X[:8], Y[:8]), (X[8:], Y[8:])]
@@ -118,6 +118,23 @@ USED_UP = {
 def test_a_loader_without_a_length_is_refused(kind):
     with pytest.raises(InputError, match="the training loader needs a length of at least one batch"):
         fit(NO_LENGTH[kind]())
+
+
+IMAGES = Images(torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.arange(4) % 3)
+
+
+@pytest.mark.parametrize(("wrong", "kind"), [(IMAGES, "of the kind Images"), (3, "of the kind int")])
+def test_what_gives_no_batches_is_refused_before_training(wrong, kind):
+    net = network()
+    calls = {
+        "training": lambda: Trainer(net).fit(wrong),
+        "validation": lambda: Trainer(net).fit(PAIRS, wrong),
+        "evaluation": lambda: evaluate(net, wrong),
+    }
+    for name, call in calls.items():
+        with pytest.raises(InputError, match=rf"the {name} loader is {kind}, .* Wrap images in Batches\(data"):
+            call()
+    assert net.steps == 0
 
 
 @pytest.mark.parametrize("kind", USED_UP)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from rule_helpers import CLASSES, build, data, network, parameters, same, state
 
-from blocklocal import BlockLocal, InputError, split
+from blocklocal import BlockLocal, InputError, Learning, Trainer, evaluate, load, save, split
 
 
 @pytest.mark.parametrize(
@@ -76,6 +76,44 @@ def test_impossible_numbers_by_name(wrong):
 def test_a_seed_that_is_none(seed):
     with pytest.raises(InputError, match="seed must be a whole number of at least 0"):
         BlockLocal(split(build("mlp"), 2), classes=CLASSES, seed=seed)
+
+
+@pytest.mark.parametrize("learning", [{"rule": "greedy"}, "greedy", Learning])
+def test_settings_that_are_no_learning(learning):
+    with pytest.raises(InputError, match=r"learning must be a Learning, as in Learning\(rule='greedy'\), not "):
+        BlockLocal(split(build("mlp"), 2), classes=CLASSES, learning=learning)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", torch.int8, torch.complex64, True])
+def test_a_precision_that_is_no_floating_type(dtype):
+    net = network("mlp")
+    with pytest.raises(InputError, match="autocast takes a floating type"):
+        net.autocast(dtype)
+    net.step(*data("mlp"))
+
+
+@pytest.mark.parametrize("wrong", [[1], [1, 2, 3], [-1, 2], [1, -2], [1.5, 2.0], 3], ids=str)
+def test_a_state_dict_whose_steps_and_epoch_are_none_changes_nothing(wrong):
+    net, other = network("mlp"), network("mlp", seed=1)
+    before = state(net)
+    with pytest.raises(InputError, match="two whole numbers from 0 on, steps and epoch"):
+        net.load_state_dict({**other.state_dict(), "_extra_state": torch.tensor(wrong)})
+    assert same(state(net), before)
+    assert (net.steps, net.epoch) == (0, 0)
+
+
+PLAIN = {
+    "Trainer": Trainer,
+    "evaluate": lambda model: evaluate(model, [data("mlp")]),
+    "save": lambda model: save(model, "nowhere"),
+    "load": lambda model: load(model, "nowhere"),
+}
+
+
+@pytest.mark.parametrize("call", PLAIN)
+def test_a_plain_model_in_the_place_of_a_network(call):
+    with pytest.raises(InputError, match=r"must be a BlockLocal, not Linear: give BlockLocal\(split\(model"):
+        PLAIN[call](torch.nn.Linear(2, 2))
 
 
 def test_eq_8_as_printed_for_other_units_than_bernoulli():

@@ -217,6 +217,8 @@ def test_a_run_of_factories_resumes_bit_for_bit_under_the_same_factories(tmp_pat
         (torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1), "ready SGD"),
         (lambda parameters: None, "made None"),
         (lambda: None, "could not be built"),
+        (lambda parameters: 1 / 0, "could not be built: ZeroDivisionError: division by zero"),
+        (lambda parameters: parameters.all, "could not be built: AttributeError"),
         (lambda parameters: torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1), "other parameters"),
         (torch.optim.LBFGS, "closure"),
         (functools.partial(torch.optim.SGD, lr=-1.0), "could not be built: Invalid learning rate"),
@@ -238,6 +240,7 @@ def test_what_gives_no_optimiser_is_refused_and_the_blocks_keep_theirs(wrong, wo
         (3, "unknown schedule 3"),
         (lambda optimizer, steps: None, "made None"),
         (lambda optimizer: None, "could not be built"),
+        (lambda optimizer, steps: {}["a"], "could not be built: KeyError: 'a'"),
         (lambda optimizer, steps: torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer), "measurement"),
         (
             build_schedule("constant", sgd().build([nn.Parameter(torch.zeros(1))]), 1),

@@ -182,8 +182,8 @@ def build_schedule(schedule: Schedule | str, optimizer: torch.optim.Optimizer, s
 def _made(factory: OptimizerFactory, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     try:
         made = factory(parameters)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"the optimiser of a block could not be built: {first_line(error)}") from error
+    except Exception as error:  # a user's own function may fail in any way
+        raise InputError(f"the optimiser of a block could not be built: {_reason(error)}") from error
     if not isinstance(made, torch.optim.Optimizer):
         raise InputError(
             f"optimizer made {shown(made)} of a block's parameters, and must make a torch.optim.Optimizer."
@@ -206,9 +206,9 @@ def _made(factory: OptimizerFactory, parameters: list[nn.Parameter]) -> torch.op
 def _scheduled(factory: ScheduleFactory, optimizer: torch.optim.Optimizer, steps: int) -> lr_scheduler.LRScheduler:
     try:
         made = factory(optimizer, steps)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # a user's own function may fail in any way
         raise InputError(
-            f"the schedule of a block could not be built: {first_line(error)}. schedule must be a function of the "
+            f"the schedule of a block could not be built: {_reason(error)}. schedule must be a function of the "
             "optimiser and the number of steps, as in lambda optimizer, steps: "
             "torch.optim.lr_scheduler.StepLR(optimizer, 10)."
         ) from error
@@ -220,6 +220,12 @@ def _scheduled(factory: ScheduleFactory, optimizer: torch.optim.Optimizer, steps
             "step alone: give another one."
         )
     return made
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong; the kind too of an error whose words alone say little, as `KeyError: 'a'`."""
+    plain = isinstance(error, TypeError | ValueError)
+    return first_line(error) if plain else f"{type(error).__name__}: {first_line(error)}"
 
 
 def _needs(function: Callable[..., Any], argument: str) -> bool:

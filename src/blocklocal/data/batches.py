@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from blocklocal._common.errors import InputError
+from blocklocal._common.errors import InputError, shown
 from blocklocal._common.ranges import FROM_ONE, check_range
 from blocklocal._common.seeds import generator
 from blocklocal.data.augment import augmenter
@@ -35,7 +36,7 @@ class Batches:
             left out.
 
     Raises:
-        InputError: there are no images, a std is not above 0, or sizes do not fit.
+        InputError: there are no images, mean or std are not numbers or a std is not above 0, or sizes do not fit.
     """
 
     def __init__(
@@ -53,6 +54,8 @@ class Batches:
         share: tuple[int, int] = (0, 1),
     ):
         check_range("batch_size", batch_size, FROM_ONE)
+        if not isinstance(images, Images):
+            raise InputError(f"Batches takes the images of one split, as data.train, not {type(images).__name__}.")
         if len(images) == 0:
             raise InputError("there are no images to make batches of. Give a split with at least one image.")
         self.pixels = images.pixels.to(device)
@@ -119,8 +122,14 @@ def per_channel(name: str, values: Sequence[float], pixels: Tensor) -> Tensor:
     """Values per channel of pixels in [0, 1] → float32 [C, 1, 1] on the grey scale 0..255, as uint8 pixels are.
 
     Raises:
-        InputError: there is not one value per channel.
+        InputError: there is not one finite number per channel.
     """
+    try:
+        known = not isinstance(values, str) and all(math.isfinite(value) for value in values)
+    except (TypeError, ValueError):
+        known = False
+    if not known:
+        raise InputError(f"{name} must be a list of one number per channel, not {shown(values)}.")
     if len(values) != pixels.shape[1]:
         raise InputError(f"{name} has {len(values)} values, but the images have {pixels.shape[1]} channels.")
     return torch.tensor([value * _LEVELS for value in values], device=pixels.device).view(-1, 1, 1)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from blocklocal._common.errors import InputError, shown
 from blocklocal.block.edges import Edges
 from blocklocal.block.learner import BlockLearner, StepContext
 from blocklocal.block.loss import LocalResult
@@ -72,6 +73,15 @@ class Kept(Protocol):
     def give(self, learner: BlockLearner, kept: Any) -> None:
         """Load what was read."""
         ...
+
+
+def check_network(given: object) -> None:
+    """Raise InputError for what is no network of block learners, as a plain module."""
+    if not isinstance(given, Neighbours):
+        kind = given.__name__ if isinstance(given, type) else type(given).__name__
+        raise InputError(
+            f"the network must be a BlockLocal, not {kind}: give BlockLocal(split(model, blocks=4), classes=10)."
+        )
 
 
 class Neighbours(nn.Module, ABC):
@@ -158,7 +168,13 @@ class Neighbours(nn.Module, ABC):
         self._optimisation = optimisation
 
     def autocast(self, dtype: torch.dtype | None) -> None:
-        """Run blocks in this precision (for example torch.bfloat16); None: as the parameters are."""
+        """Run blocks in this precision (for example torch.bfloat16); None: as the parameters are.
+
+        Raises:
+            InputError: it is no floating type of torch's.
+        """
+        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise InputError(f"autocast takes a floating type, as in torch.bfloat16, or None, not {shown(dtype)}.")
         self._autocast = dtype
         for learner in self.learners:
             learner.autocast = dtype
@@ -308,7 +324,13 @@ class Neighbours(nn.Module, ABC):
         return torch.tensor([self.steps, self.epoch])
 
     def set_extra_state(self, state: Tensor) -> None:
-        self.steps, self.epoch = (int(value) for value in state)
+        known = isinstance(state, Tensor) and state.shape == (2,) and not state.is_floating_point()
+        if not known or state.is_complex() or bool((state < 0).any()):
+            raise InputError(
+                f"{PROGRESS} of a network's state_dict must be two whole numbers from 0 on, steps and epoch, not "
+                f"{shown(state)}: load what state_dict() gave, or leave it out."
+            )
+        self.steps, self.epoch = state.tolist()
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As of any module, older names of learners too. One without `steps` and `epoch` leaves them as they are."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 from typing_extensions import Unpack
 
-from blocklocal._common.errors import InputError, unknown
+from blocklocal._common.errors import InputError, shown, unknown
 from blocklocal._common.modes import kept_modes
 from blocklocal._common.ranges import SEED, check_range
 from blocklocal.block.edges import OPEN
@@ -263,4 +263,9 @@ def _learning(learning: Learning | None, settings: Mapping[str, Any]) -> Learnin
     for name in settings:
         if name not in known:
             raise unknown("setting", name, known)
+    if learning is not None and not isinstance(learning, Learning):
+        raise InputError(
+            f"learning must be a Learning, as in Learning(rule='greedy'), not {shown(learning)}; or give its fields by "
+            "name: BlockLocal(…, rule='greedy')."
+        )
     return replace(learning or Learning(), **settings)

@@ -52,7 +52,7 @@ def _try(learners: Sequence[BlockLearner], x: Tensor, rows: Tensor) -> torch.Siz
         try:
             with explained([learner.block for learner in learners], x):
                 return _run(learners, x, rows)
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, IndexError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(

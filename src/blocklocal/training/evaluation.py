@@ -10,8 +10,9 @@ from blocklocal._common.errors import InputError
 from blocklocal._common.modes import kept_modes
 from blocklocal.block.targets import MISSING, Classes, combined
 from blocklocal.network.edge import check_tensor, pair
-from blocklocal.network.neighbours import Neighbours
+from blocklocal.network.neighbours import Neighbours, check_network
 from blocklocal.training.confusion import Counts, confusion_counts
+from blocklocal.training.loaders import check_loader
 from blocklocal.uncertainty.measures import calibration_error
 
 
@@ -96,8 +97,11 @@ def evaluate(network: Neighbours, batches: Iterable[tuple[Tensor, Tensor]]) -> E
         Accuracies of the output, of every block and of the ensemble, likelihood and calibration of the output.
 
     Raises:
-        InputError: there is no batch, no sample has a target, a batch is not (x, y), or a target is out of range.
+        InputError: it is no `BlockLocal`, there is no batch, no sample has a target, a batch is not (x, y), or a target
+            is out of range.
     """
+    check_network(network)
+    check_loader("evaluation", batches, once=True)
     logits: list[Tensor] = []
     wanted: list[Tensor] = []
     together: list[Tensor | None] = []

@@ -50,9 +50,9 @@ def steps_of(train: Loader) -> int:
     """Batches per epoch.
 
     Raises:
-        InputError: the loader has no length, no batch at all, or serves one epoch only.
+        InputError: the loader has no length, no batch at all, serves one epoch only, or is none.
     """
-    check_lasting("training", train)
+    check_loader("training", train)
     try:
         steps = len(train)
     except (TypeError, NotImplementedError):  # no __len__, or one that refuses (a DataLoader of an IterableDataset)
@@ -65,13 +65,22 @@ def steps_of(train: Loader) -> int:
     return steps
 
 
-def check_lasting(kind: str, loader: Iterable | None) -> None:
-    """Refuse an iterator, which is used up after one epoch."""
-    if isinstance(loader, Iterator):
+def check_loader(kind: str, loader: object, *, once: bool = False) -> None:
+    """Refuse what gives no batches; and an iterator, which is used up after one epoch, unless it is asked `once`."""
+    if not isinstance(loader, Iterable) and not hasattr(loader, "__getitem__"):
+        raise InputError(
+            f"the {kind} loader is {_kind(loader)}, which gives no batches: give Batches, a list of (x, y), or a "
+            "DataLoader. Wrap images in Batches(data.train, batch_size=64, mean=data.mean, std=data.std)."
+        )
+    if isinstance(loader, Iterator) and not once:
         raise InputError(
             f"the {kind} loader is an iterator ({type(loader).__name__}), which is used up after one epoch: give the "
             "loader itself, or a list of batches."
         )
+
+
+def _kind(loader: object) -> str:
+    return "None" if loader is None else f"of the kind {type(loader).__name__}"
 
 
 def first_batch(train: Loader) -> tuple[Tensor, Tensor]:

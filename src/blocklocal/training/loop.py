@@ -13,10 +13,10 @@ from blocklocal._common.modes import kept_modes
 from blocklocal._common.ranges import FROM_ONE, check_range, whole
 from blocklocal.block.optim import Optimizer, OptimizerFactory, Schedule, as_optimizer, as_schedule
 from blocklocal.network.edge import pair
-from blocklocal.network.neighbours import Neighbours, Stepped
+from blocklocal.network.neighbours import Neighbours, Stepped, check_network
 from blocklocal.training.callbacks import Callback, Record, check_callbacks, running
 from blocklocal.training.evaluation import block_accuracy
-from blocklocal.training.loaders import Loader, batches, check_lasting, first_batch, nothing_came, steps_of
+from blocklocal.training.loaders import Loader, batches, check_loader, first_batch, nothing_came, steps_of
 from blocklocal.training.tally import NotFinite, Tally
 
 logger = logging.getLogger("blocklocal")
@@ -90,6 +90,7 @@ class Trainer:
         look_every: int = CHECK_EVERY,
         first_epoch: int = 0,
     ):
+        check_network(network)
         check_range("epochs", epochs, FROM_ONE)
         check_range("first_epoch", first_epoch, whole(0, epochs - 1))
         check_range("look_every", look_every, FROM_ONE)
@@ -132,7 +133,8 @@ class Trainer:
             NotFinite: a loss became NaN or infinite.
             Stopped: should_stop said so.
         """
-        check_lasting("validation", validation)
+        if validation is not None:
+            check_loader("validation", validation)
         with kept_modes([self.network], after_failure=True):
             self.prepare(train)
             with running(self.callbacks, self):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from blocklocal._common.errors import InputError
 from blocklocal._common.lock import LOCK, locked
-from blocklocal.network.neighbours import Neighbours
+from blocklocal.network.neighbours import Neighbours, check_network
 from blocklocal.training.advice import OF_SAVED
 from blocklocal.training.checkpoint import list_checkpoints, load_checkpoint, open_files, save_checkpoint
 from blocklocal.training.loop import Trainer
@@ -29,6 +29,7 @@ def save(network: Neighbours, folder: Path | str, *, trainer: Trainer | None = N
             things.
         OSError: it cannot be written.
     """
+    check_network(network)
     place = Path(folder)
     if not network.learners:
         raise InputError("a network must know its shapes before it is saved: give BlockLocal example=, a batch [B, …].")
@@ -79,6 +80,7 @@ def load(network: Neighbours, folder: Path | str, *, optimizers: bool = True, tr
         InputError: nothing is saved there, it is damaged, it is of another network, its optimisers are configured
             otherwise, or the trainer cannot go on from it. Nothing is loaded then.
     """
+    check_network(network)
     found = list_checkpoints(Path(folder)) if Path(folder).is_dir() else []
     if not found:
         raise InputError(f"no network is saved in {folder}: give the folder that was given to blocklocal.save.")
