@@ -29,7 +29,7 @@ OF_SAVED = Advice(
     older="Remove {0}, and the older one beside it, {1}, is loaded.",
     anew="There is no older one: save the network again, or take a copy of the folder.",
     architecture="Make the network as the saved one was made: the same model, cut, classes and settings.",
-    configure="Configure it as the saved one was before you load: network.configure(optimizer, schedule, steps), where "
-    "a Trainer takes epochs times batches for steps and the schedule one-cycle, unless told otherwise. Or load the "
-    "weights alone: blocklocal.load(network, folder, optimizers=False).",
+    configure="Configure it before you load as the saved one was: by a Trainer like the one that trained it, "
+    "trainer.prepare(train), or by network.configure(optimizer, schedule, steps). Or load the weights alone: "
+    "blocklocal.load(network, folder, optimizers=False).",
 )
