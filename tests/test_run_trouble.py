@@ -82,17 +82,17 @@ def test_a_diverging_learning_rate_ends_in_a_message_and_not_in_a_summary(tmp_pa
 def test_a_full_disk_ends_with_1_a_message_and_the_older_checkpoint(tmp_path, monkeypatch, call):
     from blocklocal.training import checkpoint
 
-    saves, real = [], checkpoint._save_learner
+    saves, real = [], checkpoint.Draft.write_saved
 
-    def full(folder, saved):
-        saves.append(folder)
+    def full(draft, saved):
+        saves.append(draft)
         if len(saves) == call:
-            (folder / "half").write_bytes(b"half")
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
-        real(folder, saved)
+            (draft.partial / "half").write_bytes(b"half")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(draft.partial))
+        real(draft, saved)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "_save_learner", full)
+        patch.setattr(checkpoint.Draft, "write_saved", full)
         said = cli("train", *flags(checkpoint_every=2), "--quiet", "--output", tmp_path / "run")
     assert said.status == 1
     assert "No space left on device" in said.text
