@@ -107,6 +107,33 @@ def test_a_stopped_run_says_how_to_go_on_with_one_block_at_a_time(tmp_path):
         start_run(tiny(), tmp_path / "run", quiet=True, should_stop=asked(1), streaming=Streaming(2))
 
 
+def test_a_store_that_has_gone_is_named(tmp_path):
+    out, store = tmp_path / "run", tmp_path / "store"
+    with without_reports(), pytest.raises(Interrupted):
+        start_run(tiny(), out, quiet=True, should_stop=asked(1), streaming=Streaming(2, store=str(store)))
+    store.rename(tmp_path / "moved")
+    said = cli("train", "--resume", out, "--visit", 2)
+    assert said.status == 2
+    assert str(store) in said.text
+
+
+def test_what_a_killed_run_has_left_of_its_cache_is_removed_when_the_run_goes_on(tmp_path):
+    out = tmp_path / "run"
+    with without_reports():
+        with pytest.raises(Interrupted):
+            start_run(tiny(), out, quiet=True, should_stop=asked(1), streaming=Streaming(2))
+        (out / "checkpoints" / ".cache-left").mkdir()
+        (out / "checkpoints" / ".cache-left" / "step-0").write_bytes(b"a message")
+        resume_run(out, quiet=True, streaming=Streaming(2))
+    assert not list((out / "checkpoints").glob(".cache-*"))
+
+
+def test_a_plan_has_no_visit_longer_than_an_epoch():
+    said = cli("plan", *flags(), "--visit", 1000, "--no-measure")
+    assert said.status == 0
+    assert "visits of 3 steps" in said.text  # 60 images in batches of 20
+
+
 REFUSED = {
     "no step": (["--visit", 0], "visit must be"),
     "a store without a visit": (["--store", "ram"], "--visit N"),
@@ -118,6 +145,7 @@ REFUSED = {
     "a scope that waits": (["--visit", 2, "--scope", "neighbour"], "gradient of the next one"),
     "a chained twin without its delay": (["--visit", 3, "--twin", "chain", "--message-delay", 2], "--message-delay 3"),
     "memory, and what it chooses": (["--memory", "4GiB", "--blocks-in-memory", 2], "--memory chooses"),
+    "memory without a unit": (["--memory", "2"], "such as 4GiB"),
     "a measured cut": (["--visit", 2, "--balance", "time"], "--balance count"),
 }
 

@@ -47,8 +47,8 @@ def parse_bytes(text: str) -> int:
     Raises:
         InputError: it is no size, or none above 0.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", text, re.IGNORECASE)
-    size = int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " ")) if found else 0
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT])(?:i?B)?\s*", text, re.IGNORECASE)
+    size = int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper())) if found else 0
     if size < 1:
         raise InputError(f"{text!r} is no size of memory: give one such as 4GiB or 512MiB.")
     return size

@@ -42,13 +42,14 @@ def plan_run(
     """The plan of a streamed run.
 
     Args:
-        samples: of a training batch, at most.
+        samples: training samples of an epoch.
         choose_blocks: whether `streaming.memory` decides the number of blocks; else it is that of the settings.
 
     Raises:
         InputError: it does not fit into `streaming.memory`, or its rule or cut cannot be streamed.
     """
     x = torch.empty(min(config.data.batch_size, samples), facts.channels, facts.height, facts.width, device="meta")
+    steps = -(-samples // config.data.batch_size)  # of an epoch, at whose end a visit ends too
     optimizer, precision = config.optimisation.build(), precision_of(config, device)
 
     def build(blocks: int) -> BlockLocal:
@@ -65,8 +66,8 @@ def plan_run(
             x,
             optimizer,
             blocks=count,
-            visit=streaming.visit,
-            longest=config.learning.message_delay if config.learning.twin != "dense" else None,
+            visit=streaming.visit and min(streaming.visit, steps),
+            longest=min(steps, config.learning.message_delay) if config.learning.twin != "dense" else steps,
             home=home,
             precision=precision,
             device=device,
@@ -79,7 +80,7 @@ def plan_run(
             network,
             x,
             optimizer,
-            visit=streaming.visit,
+            visit=min(streaming.visit, steps),
             most=streaming.blocks_in_memory,
             cache=streaming.boundary_cache,
             home=home,

@@ -84,11 +84,16 @@ class FileCache:
         """The folder, with a lock that says that it is in use; those of processes that were killed are removed."""
         if self._place is not None:
             self._place.mkdir(parents=True, exist_ok=True)
-            for leftover in self._place.glob(f"{PREFIX}*"):
-                _remove(leftover, locked(leftover / LOCK))
+            clear_caches(self._place)
         made = Path(tempfile.mkdtemp(prefix=PREFIX, dir=self._place))
         weakref.finalize(self, _remove, made, locked(made / LOCK))
         return made
+
+
+def clear_caches(folder: Path) -> None:
+    """Remove what processes that were killed have left of their caches in a folder."""
+    for leftover in folder.glob(f"{PREFIX}*"):
+        _remove(leftover, locked(leftover / LOCK))
 
 
 def _remove(folder: Path, lock: "BaseFileLock | None") -> None:

@@ -57,6 +57,8 @@ def choose(
         InputError: nothing fits. It says by how much, and what is largest.
     """
     visits = [visit] if visit else [n for n in VISITS if longest is None or n <= longest]
+    if visit is None and longest is not None and visits and visits[0] < longest < VISITS[0]:
+        visits.insert(0, longest)  # a whole epoch
     planned: dict[int, Plan | None] = {}
 
     def of(count: int) -> Plan | None:

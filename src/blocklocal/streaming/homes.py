@@ -19,6 +19,7 @@ from blocklocal._common.errors import InputError
 from blocklocal._common.lock import LOCK, locked
 from blocklocal.block.learner import BlockLearner
 from blocklocal.network.neighbours import Kept
+from blocklocal.streaming.cache import clear_caches
 from blocklocal.training.checkpoint import (
     Draft,
     Saved,
@@ -199,6 +200,7 @@ class FileHome:
                 "on with them, blocklocal.load(network, folder), or give a new folder."
             )
         clear_leftovers(self.folder)  # now, and not when blocks are only looked at
+        clear_caches(self.folder)
         self._lock = lock
 
     def fetch(self, shape: BlockLearner) -> Saved:

@@ -18,7 +18,7 @@ from blocklocal.streaming.footprint import Footprint, Footprints, footprints
 
 Place = Literal["ram", "files"]
 MIB = 2**20
-PROCESS = 330 * MIB  # of Python, torch and the code that a run loads, on the CPU
+PROCESS = 500 * MIB  # of Python, torch and what a run loads; a third of it are files mapped from the disk
 GPU_CONTEXT = 500 * MIB  # of CUDA itself
 
 
@@ -125,7 +125,7 @@ class Plan:
 
     @property
     def process(self) -> int:
-        """Of the process before anything is made: about 330 MiB of code; on CUDA its context."""
+        """Of the process before anything is made: about 500 MiB of code; on CUDA its context."""
         return GPU_CONTEXT if self.cuda else PROCESS
 
     # --- what is moved

@@ -6,7 +6,7 @@ from itertools import groupby
 from blocklocal._common.limits import in_bytes
 from blocklocal.streaming.footprint import Footprint
 from blocklocal.streaming.pace import Pace
-from blocklocal.streaming.peers import Peer, peers
+from blocklocal.streaming.peers import Peer, in_memory, peers
 from blocklocal.streaming.plan import Plan
 
 BLOCKS = ("block", "weights", "gradients", "states", "kept", "step", "message", "device")
@@ -57,6 +57,9 @@ def summary_lines(plan: Plan, pace: Pace | None = None) -> list[str]:
     ]
     if any(block.update is None for block in plan.blocks):
         lines.append("what the optimiser keeps is not known, and is not counted: it does not step outside a run")
+    whole = in_memory(plan).memory
+    if whole <= plan.peak:
+        lines.append(f"the whole network in memory needs less, {in_bytes(whole)}: leave out --visit and --memory")
     if pace is not None:
         lines.append(f"time: about {pace.step_seconds(plan):.3g} s per step")
     return lines

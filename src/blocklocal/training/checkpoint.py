@@ -228,6 +228,11 @@ def list_checkpoints(folder: Path) -> list[Path]:
     """
     if not os.path.lexists(folder):
         return []
+    if folder.is_symlink() and not folder.exists():
+        raise InputError(
+            f"{folder} is a link to {os.readlink(folder)}, the store where the blocks of this run rest, which is not "
+            "there: put it back, or let the link lead to where it is now."
+        )
     try:
         named = [path for path in folder.iterdir() if path.name.startswith("step-")]
         return sorted(path for path in named if (path / STATE).is_file())
