@@ -127,10 +127,10 @@ class Files:
         """What `torch.save` wrote: an object with these keys, of tensors and plain values."""
         noted = self._noted(name)
         try:
-            with open_bytes(self.path / name, what=WHAT_FILE, most=noted.bytes if noted else MOST) as (file, _):
+            with open_bytes(self.path / name, what=WHAT_FILE, most=noted.bytes if noted else MOST) as (file, size):
                 same = noted is None or _checksum(file) == noted
-                file.seek(0)  # not read whole: a block's states are in memory once
-                loaded = torch.load(file, map_location="cpu", weights_only=True) if same else None
+            if same:  # a large one is mapped, not read into the heap: what is changed gets pages of its own
+                loaded = torch.load(self.path / name, map_location="cpu", weights_only=True, mmap=size > MIB)
         except Exception as error:  # torch.load raises whatever the damaged bytes lead its unpickler to
             raise self.damaged(name, error) from error
         if not same:

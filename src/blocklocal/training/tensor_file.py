@@ -8,7 +8,8 @@ safetensors opens these files.
 
 import hashlib
 import io
-from collections.abc import Mapping
+import mmap
+from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, cast
@@ -22,6 +23,7 @@ from blocklocal._common.files import open_bytes
 from blocklocal.schemas.checkpoint import Checksum
 
 PIECE = 2**20  # bytes that are hashed and written at a time
+OWN_PAGES = 2**20  # bytes of a tensor
 MOST_HEADER = 100_000_000  # bytes; the safetensors library's own limit
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -30,6 +32,9 @@ DTYPES = {
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
 }  # fmt: skip
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_PRIVATE: dict[str, int] = (
+    {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+)  # a fork has its own
 _Size = Annotated[int, Meta(ge=0)]
 
 
@@ -108,7 +113,7 @@ def read_tensors(path: Path, *, most: int) -> tuple[dict[str, Tensor], Checksum]
         entries, head = read_header(file, size)
         summed, tensors = hashlib.sha256(head), {}
         for name, entry in entries:
-            tensor = torch.empty(entry.shape, dtype=DTYPES[entry.dtype])
+            tensor = room(entry.shape, DTYPES[entry.dtype])
             view = memory(tensor)
             for start in range(0, len(view), PIECE):
                 piece = view[start : start + PIECE]
@@ -117,6 +122,17 @@ def read_tensors(path: Path, *, most: int) -> tuple[dict[str, Tensor], Checksum]
                 summed.update(piece)
             tensors[name] = tensor
     return tensors, Checksum(size, summed.hexdigest())
+
+
+def room(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """An empty tensor on the CPU; a large one in pages of its own, which go back to the system when it is freed.
+
+    The C library would keep them in its heap. Blocks that come and go leave holes there, which do not fit the next one.
+    """
+    size = prod(shape) * dtype.itemsize
+    if size < OWN_PAGES:
+        return torch.empty(tuple(shape), dtype=dtype)
+    return torch.frombuffer(mmap.mmap(-1, size, **_PRIVATE), dtype=dtype).view(*shape)
 
 
 def read_header(file: BinaryIO, size: int) -> tuple[list[tuple[str, _Entry]], bytes]:
