@@ -149,7 +149,9 @@ def peers(arguments: argparse.Namespace) -> list[Row]:
             {BACKPROP: task},
             {CHECKPOINTED: task},
         ]
-    rows = [row for group in groups for row in together(group, scale, arguments)]
+    rows = list[Row]()
+    for group in groups:
+        rows += together(group, scale, arguments)
     return [row | _ratios(row, rows) for row in rows]
 
 
@@ -163,7 +165,7 @@ def together(tasks: Mapping[str, Task], scale: Scale, arguments: argparse.Namesp
             process.ready()
             process.take(1)
             processes[name] = process
-        for _ in range(scale.rounds):
+        for _ in range(arguments.rounds or scale.rounds):
             for name, process in processes.items():
                 long = name in (STREAMED, IN_MEMORY) and len(tasks) > 1
                 rounds[name].append(process.take(scale.visit if long else scale.steps))
@@ -362,6 +364,7 @@ def parse() -> argparse.Namespace:
     flags.add_argument("--limit", type=size_in_bytes, help="only the part `limit`, with this limit, such as 2GiB")
     flags.add_argument("--store", default="/var/tmp", help="a folder on the disk for what streams")
     flags.add_argument("--threads", type=int, default=2, help="CPU threads")
+    flags.add_argument("--rounds", type=int, help="how often the timed peers take turns (default: as the size says)")
     flags.add_argument("--device", default="cpu", help="cpu, or cuda (not tried yet), with host memory as the store")
     arguments = flags.parse_args()
     arguments.parts = arguments.only or (["limit"] if arguments.limit else list(PARTS))

@@ -1,0 +1,48 @@
+"""Large tensors read from checkpoints: what is changed afterwards is never the file, which may go meanwhile."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from blocklocal.training.checkpoint import OPTIMIZER, Draft, Saved
+from blocklocal.training.checkpoint_files import Files, write_checksums
+from blocklocal.training.tensor_file import OWN_PAGES, read_tensors, room, write_tensors
+
+LARGE = OWN_PAGES // 2  # numbers of four bytes: twice as large as what gets pages of its own
+
+
+@pytest.mark.parametrize("shape", [(), (0, 3), (5,), (LARGE,), (2, LARGE // 2), (LARGE, 1)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64, torch.bool])
+def test_room_has_the_shape_and_the_type_that_were_asked_for(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    made = room(shape, dtype)
+    assert made.shape == torch.Size(shape)
+    assert made.dtype == dtype
+    assert made.is_contiguous()
+    assert made.data_ptr() % 64 == 0 or not made.numel()
+    made.fill_(1)
+    assert (made == 1).all()
+
+
+def test_what_is_read_may_change_and_the_file_stays(tmp_path: Path) -> None:
+    values = {"large": torch.randn(LARGE), "small": torch.randn(3)}
+    write_tensors(tmp_path / "file", values)
+    first, _ = read_tensors(tmp_path / "file", most=2**30)
+    for value in first.values():
+        value.zero_()
+    second, _ = read_tensors(tmp_path / "file", most=2**30)
+    assert all(torch.equal(second[name], value) for name, value in values.items())
+
+
+def test_optimiser_states_may_change_and_their_file_stays_or_goes(tmp_path: Path) -> None:
+    moments = torch.randn(LARGE)
+    draft = Draft.open(tmp_path, 3)
+    draft.write_saved(Saved(0, {}, {"optimizer": {"moments": moments}, "schedule": None}))
+    write_checksums(draft.partial, draft.sums)
+    files = Files.open(draft.partial)
+    first = files.tensors("block-0.optimizer", OPTIMIZER)["optimizer"]["moments"]
+    first.zero_()
+    second = files.tensors("block-0.optimizer", OPTIMIZER)["optimizer"]["moments"]  # its checksum still holds
+    (draft.partial / "block-0.optimizer").unlink()
+    assert torch.equal(second, moments)
+    assert not first.any()
