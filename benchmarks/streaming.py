@@ -138,7 +138,7 @@ class Process:
 
 
 def peers(arguments: argparse.Namespace) -> list[Row]:
-    scale = SCALES[arguments.size]
+    scale = arguments.scale
     task = Task(scale.size, arguments.store, visit=scale.visit, device=arguments.device)
     if arguments.device != "cpu":
         groups = [{STREAMED: task}, {BACKPROP: task}, {FSDP: task}]
@@ -165,7 +165,7 @@ def together(tasks: Mapping[str, Task], scale: Scale, arguments: argparse.Namesp
             process.ready()
             process.take(1)
             processes[name] = process
-        for _ in range(arguments.rounds or scale.rounds):
+        for _ in range(scale.rounds):
             for name, process in processes.items():
                 long = name in (STREAMED, IN_MEMORY) and len(tasks) > 1
                 rounds[name].append(process.take(scale.visit if long else scale.steps))
@@ -249,7 +249,7 @@ def show_peers(rows: Sequence[Row]) -> None:
 
 def depth(arguments: argparse.Namespace) -> list[Row]:
     """Peak memory of networks of different depth, whose blocks are alike."""
-    scale, rows = SCALES[arguments.size], list[Row]()
+    scale, rows = arguments.scale, list[Row]()
     for layers in scale.layers:
         task = Task(replace(scale.depth, layers=layers), arguments.store, visit=4, device=arguments.device)
         with Process(STREAMED, task, arguments.threads) as process:
@@ -271,7 +271,7 @@ def short_of_depth(rows: Sequence[Row]) -> list[str]:
 
 def soak(arguments: argparse.Namespace) -> list[Row]:
     """Memory over many visits, at ten points."""
-    scale, rows = SCALES[arguments.size], list[Row]()
+    scale, rows = arguments.scale, list[Row]()
     task = Task(scale.soak, arguments.store, visit=4, device=arguments.device)
     chunks = scale.visits // task.size.layers
     with Process(STREAMED, task, arguments.threads) as process:
@@ -301,7 +301,7 @@ def short_of_soak(rows: Sequence[Row]) -> list[str]:
 
 def limit(arguments: argparse.Namespace) -> list[Row]:
     """Who completes under a limit of the address space."""
-    scale, rows = SCALES[arguments.size], list[Row]()
+    scale, rows = arguments.scale, list[Row]()
     task = Task(scale.size, arguments.store, visit=scale.visit)
     for name in (STREAMED, BACKPROP, CHECKPOINTED):
         row: Row = {"part": "limit", "method": name, "limit_bytes": arguments.limit}
@@ -333,13 +333,13 @@ def short_of_limit(rows: Sequence[Row]) -> list[str]:
 
 
 def conditions(arguments: argparse.Namespace) -> Row:
-    size = SCALES[arguments.size].size
+    size = arguments.scale.size
     parameters = 12 * size.layers * size.width**2 + (2 * 256 + size.length) * size.width
     return {
         "model": f"decoder of {size.layers} layers of width {size.width}, {parameters / 1e6:.0f} million parameters",
         "batch": f"{size.samples} × {size.length} tokens",
         "data": text()[1],
-        "visit": SCALES[arguments.size].visit,
+        "visit": arguments.scale.visit,
         "device": arguments.device,
         "threads": arguments.threads,
         "cores": len(os.sched_getaffinity(0)),
@@ -364,9 +364,12 @@ def parse() -> argparse.Namespace:
     flags.add_argument("--limit", type=size_in_bytes, help="only the part `limit`, with this limit, such as 2GiB")
     flags.add_argument("--store", default="/var/tmp", help="a folder on the disk for what streams")
     flags.add_argument("--threads", type=int, default=2, help="CPU threads")
+    flags.add_argument("--visit", type=int, help="N, the steps that a block takes in a row (default: as the size says)")
     flags.add_argument("--rounds", type=int, help="how often the timed peers take turns (default: as the size says)")
     flags.add_argument("--device", default="cpu", help="cpu, or cuda (not tried yet), with host memory as the store")
     arguments = flags.parse_args()
+    scale = SCALES[arguments.size]
+    arguments.scale = replace(scale, visit=arguments.visit or scale.visit, rounds=arguments.rounds or scale.rounds)
     arguments.parts = arguments.only or (["limit"] if arguments.limit else list(PARTS))
     arguments.limit = arguments.limit or 2**31
     return arguments
@@ -384,7 +387,7 @@ def main() -> int:
         if arguments.json:
             arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
     short = [
-        *short_of_peers(rows, SCALES[arguments.size].visit),
+        *short_of_peers(rows, arguments.scale.visit),
         *short_of_depth(rows),
         *short_of_soak(rows),
         *short_of_limit(rows),

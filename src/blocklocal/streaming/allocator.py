@@ -21,3 +21,10 @@ def give_back_at_once(large: int = LARGE) -> bool:
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     return mallopt is not None and bool(mallopt(_MMAP_THRESHOLD, large))
+
+
+def give_back() -> None:
+    """Give the system what the C library keeps of freed memory, all holes of its heaps among it; glibc alone can."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
+    if trim is not None:
+        trim(0)

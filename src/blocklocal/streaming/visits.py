@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 from blocklocal.block.learner import BlockLearner
+from blocklocal.streaming.allocator import give_back
 from blocklocal.timeline.segments import FETCH, WAIT, WRITE
 
 T = TypeVar("T")
@@ -102,6 +103,7 @@ class Visits:
                 with self._timed(WRITE, block):
                     self._write(learner)
             del learner
+            give_back()  # else what little stays of every visit leaves holes as large as a block's gradients
         finally:
             self._room.release()
 
