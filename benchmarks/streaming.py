@@ -314,10 +314,14 @@ def limit(arguments: argparse.Namespace) -> list[Row]:
         except OutOfMemory as error:
             row |= {"completed": False, "error": str(error)}
         rows.append(row)
-        said = f"completed {row['steps']} steps, loss {row['loss']:.4f}, peak {row['peak'] / MIB:.0f} MiB, weights "
-        said = f"{said}{row['digest']}" if row["completed"] else f"out of memory: {row['error']}"
-        print(f"under {arguments.limit / 2**30:g} GiB of address space, {name}: {said}", flush=True)
+        print(f"under {arguments.limit / 2**30:g} GiB of address space, {name}: {_said(row)}", flush=True)
     return rows
+
+
+def _said(row: Row) -> str:
+    if not row["completed"]:
+        return f"out of memory: {row['error']}"
+    return f"completed {row['steps']} steps, loss {row['loss']:.4f}, peak {row['peak'] / MIB:.0f} MiB, {row['digest']}"
 
 
 def short_of_limit(rows: Sequence[Row]) -> list[str]:
