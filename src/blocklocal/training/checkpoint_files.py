@@ -125,7 +125,7 @@ class Files:
 
     def tensors(self, name: str, keys: set[str]) -> dict[str, Any]:
         """What `torch.save` wrote: an object with these keys, of tensors and plain values."""
-        noted = self._noted(name)
+        noted, loaded = self._noted(name), None
         try:
             with open_bytes(self.path / name, what=WHAT_FILE, most=noted.bytes if noted else MOST) as (file, size):
                 same = noted is None or _checksum(file) == noted
