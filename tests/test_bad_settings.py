@@ -37,8 +37,8 @@ BAD_NUMBERS = [
 
 @pytest.mark.parametrize(("name", "value"), BAD_NUMBERS)
 def test_a_number_out_of_range_is_named_with_its_range(tmp_path, name, value):
-    words = "temperature" if name == "rectified_temperature" else name
-    assert_refused(train(tmp_path, **{name: value}), f"{words} must be ", f"not {value}", folder=tmp_path)
+    flag = "temperature" if name == "rectified_temperature" else "--" + name.replace("_", "-")
+    assert_refused(train(tmp_path, **{name: value}), f"{flag} must be ", f"not {value}", folder=tmp_path)
 
 
 @pytest.mark.parametrize("value", [0, -1])

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from rule_helpers import data, network, same, state
 
-from blocklocal import Callback, InputError, Trainer, sgd
+from blocklocal import BlockLocal, Callback, InputError, Trainer, sgd
 from blocklocal.training import loop
 from blocklocal.training.loop import Stopped
 
@@ -105,25 +105,21 @@ def test_a_number_of_epochs_is_a_whole_one_of_at_least_1(epochs):
 # --- when callbacks are shown the losses
 
 
-class OnCuda:
+class Device(str):
+    type = "cuda"
+
+
+class OnCuda(BlockLocal):
     """A network that says it is on CUDA; the numbers stay where they are."""
 
-    def __init__(self, net):
-        self.net = net
-
-    def __getattr__(self, name):
-        return getattr(self.net, name)
-
-    class Device(str):
-        type = "cuda"
-
-    device = Device("cpu")
+    device = Device("cpu")  # type: ignore[assignment]
 
 
 def test_on_cuda_callbacks_see_every_so_manieth_step_and_the_last_of_every_epoch():
     """The second epoch ends before its time, so that nobody knew which step would be its last."""
-    looks = Looks()
-    Trainer(OnCuda(network()), epochs=2, callbacks=[looks], look_every=3).fit(Shorter([*BATCHES, *BATCHES[:2]]))
+    looks, net = Looks(), network()
+    net.__class__ = OnCuda
+    Trainer(net, epochs=2, callbacks=[looks], look_every=3).fit(Shorter([*BATCHES, *BATCHES[:2]]))
     assert looks.steps == [3, 5, 6, 8]
 
 

@@ -245,7 +245,7 @@ def test_a_resumed_run_may_be_spread_in_another_way(tmp_path, flag):
 
 def test_a_folder_that_is_no_run_is_not_resumed(tmp_path):
     (tmp_path / "empty").mkdir()
-    for folder, words in ((tmp_path / "empty", "no configuration"), (tmp_path / "missing", "no run folder")):
+    for folder, words in ((tmp_path / "empty", "neither a run"), (tmp_path / "missing", "no run folder")):
         said = cli("train", "--resume", folder)
         assert said.status == 2
         assert words in said.text

@@ -51,8 +51,8 @@ def moments():
     from blocklocal.parallel import plan, processes, run
     from blocklocal.parallel.address import Address
     from blocklocal.parallel.links import Outbox
+    from blocklocal.parallel.relay import SharedCheckpoints
     from blocklocal.parallel.stage import Stage
-    from blocklocal.training.checkpoint import Draft
 
     return {
         "connect": (Address, "connect", False),
@@ -63,7 +63,7 @@ def moments():
         "broadcast": (run, "broadcast_plan", False),
         "step": (Stage, "step", False),
         "sent": (Outbox, "send", True),
-        "saving": (Draft, "write", False),
+        "saving": (SharedCheckpoints, "_open", True),
         "evaluation": (Stage, "block_logits", False),
         "end": (processes.Processes, "barrier", False),
         "left": (processes.Processes, "leave", True),
