@@ -106,7 +106,16 @@ def test_a_number_of_epochs_is_a_whole_one_of_at_least_1(epochs):
 
 
 class Device(str):
+    """The CPU by another name."""
+
     type = "cuda"
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __ne__(self, other: object) -> bool:
+        return False
 
 
 class OnCuda(BlockLocal):
