@@ -4,7 +4,9 @@ Records of an epoch and pieces of a checkpoint are small texts in the run's stor
 goes on; the last stage, which is behind the others anyway, finds them there, and writes metrics and checkpoints.
 """
 
+import errno
 import json
+import os
 from collections.abc import Sequence
 from math import isnan
 from pathlib import Path
@@ -149,6 +151,8 @@ class SharedCheckpoints(Callback):
             self.relay.broadcast(name, draft.final.name)
             return draft
         draft = Draft(self.folder / self.relay.receive(name), step)
+        if not self.folder.is_dir():  # the whole run has gone, and is not made again
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.folder))
         if not draft.partial.is_dir():
             raise InputError(
                 f"process {self.relay.processes.address.rank} does not find {draft.partial}, which process 0 has made: "

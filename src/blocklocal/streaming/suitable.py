@@ -13,7 +13,7 @@ def built(build: Callable[[], BlockLocal]) -> BlockLocal:
         InputError: it needs the content of tensors.
     """
     if isinstance(build, BlockLocal):
-        raise InputError("Streamed takes a function that makes the network, as lambda: BlockLocal(…), not a network.")
+        raise InputError("build must be a function that makes the network, as lambda: BlockLocal(…), not a network.")
     try:
         return build()
     except (RuntimeError, TypeError, ValueError) as error:

@@ -230,8 +230,8 @@ def list_checkpoints(folder: Path) -> list[Path]:
         return []
     if folder.is_symlink() and not folder.exists():
         raise InputError(
-            f"{folder} is a link to {os.readlink(folder)}, the store where the blocks of this run rest, which is not "
-            "there: put it back, or let the link lead to where it is now."
+            f"the checkpoints in {folder} cannot be listed: it is a link to {os.readlink(folder)}, the store where the "
+            "blocks of this run rest, which is not there. Put it back, or let the link lead to where it is now."
         )
     try:
         named = [path for path in folder.iterdir() if path.name.startswith("step-")]
