@@ -31,7 +31,7 @@ def plan(arguments: list[str]) -> None:
     from blocklocal.cli.commands import chooses_blocks
     from blocklocal.runs.build import DatasetInfo, find_device, load_data, open_session
     from blocklocal.runs.planning import pace_of, plan_run
-    from blocklocal.streaming.place import RAM
+    from blocklocal.streaming.place import store_folder
     from blocklocal.streaming.plan_table import plan_lines
 
     given = parse_with_base(PlanArguments, arguments, "blocklocal plan")
@@ -48,8 +48,6 @@ def plan(arguments: list[str]) -> None:
     )
     pace = None
     if given.measure:
-        looked_at = replace(planned.streaming, store=RAM, boundary_cache="ram")
-        session = open_session(planned.config, data, streaming=looked_at)
-        store = given.streaming.store
-        pace = pace_of(session, planned, Path(store) if store not in ("", RAM) else Path())
+        session = open_session(planned.config, data, streaming=planned.streaming.looked_at)
+        pace = pace_of(session, planned, store_folder(given.streaming.store) or Path())
     print("\n".join(plan_lines(planned.plan, pace)))

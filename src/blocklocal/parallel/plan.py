@@ -42,7 +42,7 @@ from blocklocal.runs.run import (
 )
 from blocklocal.runs.saved import load_cuts
 from blocklocal.splitting.copying import copy_module
-from blocklocal.streaming.place import RAM, check_new_store
+from blocklocal.streaming.place import check_new_store, store_folder
 from blocklocal.streaming.settings import Streaming
 from blocklocal.streaming.streamed import Streamed
 from blocklocal.training.checkpoint import clear_leftovers
@@ -64,11 +64,6 @@ class RunRequest:
     accept_changes: bool = False
     streaming: Streaming = field(default_factory=Streaming)
     epochs: int | None = None  # of a run that goes on: train it on to so many
-
-    @property
-    def looked_at(self) -> Streaming:
-        """How blocks come into memory where the whole network is only looked at, before training: from no store."""
-        return replace(self.streaming, store="ram", boundary_cache="ram")
 
 
 @dataclass(frozen=True)
@@ -148,7 +143,7 @@ def make_plan(
         check_memory_for(config, facts, config.data.batch_size // processes.replicas, device)
         network: BlockLocal | Streamed = build_on_cpu(config, facts, starts)
     else:
-        network = build_streamed(config, facts, device, starts, request.looked_at, folder)
+        network = build_streamed(config, facts, device, starts, request.streaming.looked_at, folder)
     check_rule(network.rule, network.learning, late=False)
     placement = _place(network, processes, request, facts, device)
     # All that a user may have got wrong is found before there is a folder, which would be in the way of the next try.
@@ -184,8 +179,7 @@ def make_plan(
 
 def own_store(request: RunRequest, processes: Processes) -> Path:
     """Where the blocks of this process rest while others are in memory."""
-    elsewhere = request.streaming.store not in ("", RAM)
-    store = Path(request.streaming.store) if elsewhere else request.output / STORE
+    store = store_folder(request.streaming.store) or request.output / STORE
     return store / f"process-{processes.address.rank}"
 
 

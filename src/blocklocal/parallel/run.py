@@ -129,7 +129,7 @@ def _train_planned(
     elif not request.streaming.wanted:
         network = build_on_cpu(config, plan.facts, plan.starts)
     else:
-        network = build_streamed(config, plan.facts, device, plan.starts, request.looked_at, request.output)
+        network = build_streamed(config, plan.facts, device, plan.starts, request.streaming.looked_at, request.output)
     first_sizes = network.message_sizes()
     process = _who(processes, request, plan, network.split.names, threads, device)
     file, steps = request.output / TIMELINE / f"process-{rank}.jsonl", request.launch.timeline

@@ -47,7 +47,7 @@ from blocklocal.schemas.run import check_run_folder
 from blocklocal.streaming.allocator import give_back_at_once
 from blocklocal.streaming.commits import Commits
 from blocklocal.streaming.homes import FileHome
-from blocklocal.streaming.place import RAM, check_new_store, check_same_store, link_store
+from blocklocal.streaming.place import check_new_store, check_same_store, link_store, store_folder
 from blocklocal.streaming.plan_table import summary_lines
 from blocklocal.streaming.settings import Streaming
 from blocklocal.streaming.streamed import Streamed
@@ -115,7 +115,7 @@ def _planned(
     device = find_device(config.machine.device)
     facts, count = DatasetInfo.of(data), len(data.train)
     planned = plan_run(config, facts, streaming, device, samples=count, choose_blocks=choose_blocks)
-    check_planned(planned, device, Path(streaming.store) if streaming.store not in ("", RAM) else folder)
+    check_planned(planned, device, store_folder(streaming.store) or folder)
     return planned.config, planned.streaming, summary_lines(planned.plan)
 
 

@@ -10,7 +10,8 @@ from blocklocal._common.errors import InputError
 from blocklocal._common.limits import in_bytes
 from blocklocal.block.optim import Optimizer, OptimizerFactory
 from blocklocal.network.network import BlockLocal
-from blocklocal.streaming.plan import Place, Plan, plan
+from blocklocal.streaming.plan import Plan, plan
+from blocklocal.streaming.settings import Place
 
 VISITS = (64, 32, 16, 8, 4, 2, 1)
 ENOUGH = 16  # steps of a visit, below which the messages between blocks rather go to files

@@ -9,25 +9,28 @@ from blocklocal._common.lock import LOCK, locked
 RAM = "ram"
 
 
+def store_folder(store: str) -> Path | None:
+    """The folder that a setting `store` names; None where it names none (the run's own), or host memory."""
+    return None if store in ("", RAM) else Path(store)
+
+
 def check_new_store(store: str) -> None:
     """Refuse a store for a new run that is not empty.
 
     Raises:
         InputError: something is there.
     """
-    if store in ("", RAM):
-        return
-    place = Path(store)
-    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+    place = store_folder(store)
+    if place is not None and place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise InputError(f"the store {place} holds something already: give a folder that is new or empty.")
 
 
 def link_store(store: str, checkpoints: Path) -> None:
     """Let a new run's checkpoints lie in the store."""
-    if store not in ("", RAM):
-        place = Path(store).resolve()
+    place = store_folder(store)
+    if place is not None:
         place.mkdir(parents=True, exist_ok=True)
-        checkpoints.symlink_to(place, target_is_directory=True)
+        checkpoints.symlink_to(place.resolve(), target_is_directory=True)
 
 
 def clear_store(folder: Path) -> None:
@@ -51,7 +54,8 @@ def check_same_store(store: str, checkpoints: Path) -> None:
     Raises:
         InputError: the run's checkpoints lie elsewhere.
     """
-    if store not in ("", RAM) and checkpoints.resolve() != Path(store).resolve():
+    place = store_folder(store)
+    if place is not None and checkpoints.resolve() != place.resolve():
         raise InputError(
             f"the blocks of this run rest in {checkpoints.resolve()}: leave out --store, or move that folder, and let "
             f"{checkpoints} be a link to it."

@@ -5,7 +5,6 @@ Every formula stands here once, with the reason why. What goes into them is coun
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,8 +14,8 @@ from blocklocal._common.limits import in_bytes
 from blocklocal.block.optim import Optimizer, OptimizerFactory, as_optimizer
 from blocklocal.network.network import BlockLocal
 from blocklocal.streaming.footprint import Footprint, Footprints, footprints
+from blocklocal.streaming.settings import Place
 
-Place = Literal["ram", "files"]
 MIB = 2**20
 PROCESS = 500 * MIB  # of Python, torch and what a run loads; a third of it are files mapped from the disk
 GPU_CONTEXT = 500 * MIB  # of CUDA itself

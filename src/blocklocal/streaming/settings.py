@@ -1,15 +1,17 @@
 """How blocks come into memory and go: the settings of a streamed run."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from blocklocal._common.choices import check_choices
 from blocklocal._common.errors import InputError
 from blocklocal._common.limits import parse_bytes
 from blocklocal._common.ranges import check_settings, whole
+from blocklocal.streaming.place import RAM
 
-CacheName: TypeAlias = Literal["ram", "files"]
-RANGES = {"visit": whole(1, 1_000_000), "blocks_in_memory": whole(1, 3)}
+Place: TypeAlias = Literal["ram", "files"]
+VISIT, BLOCKS = whole(1, 1_000_000), whole(1, 3)
+RANGES = {"visit": VISIT, "blocks_in_memory": BLOCKS}
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Streaming:
     """Steps that a block takes in a row while it is in memory; the others rest. Default: all blocks stay in memory."""
     store: str = ""
     """Where blocks rest: ram, or a new folder, on another disk perhaps. Default: in the run folder."""
-    boundary_cache: CacheName = "ram"
+    boundary_cache: Place = "ram"
     """Where the messages between two blocks lie, one per step of a visit: ram, or files (in the store)."""
 
     blocks_in_memory: int = 3
@@ -32,6 +34,11 @@ class Streaming:
     def wanted(self) -> bool:
         """Whether one block at a time is to be in memory."""
         return self.visit is not None or bool(self.memory)
+
+    @property
+    def looked_at(self) -> "Streaming":
+        """How blocks come into memory where the whole network is only looked at, before training: from no store."""
+        return replace(self, store=RAM, boundary_cache="ram")
 
     def __post_init__(self) -> None:
         check_settings(self, RANGES)

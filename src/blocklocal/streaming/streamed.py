@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from blocklocal._common.errors import InputError
 from blocklocal._common.modes import kept_modes
-from blocklocal._common.ranges import check_range, whole
+from blocklocal._common.ranges import check_range
 from blocklocal.block.edges import OPEN
 from blocklocal.block.learner import BlockLearner, StepContext
 from blocklocal.block.loss import LocalResult
@@ -36,6 +36,7 @@ from blocklocal.streaming.deferred import Deferred
 from blocklocal.streaming.edges import CacheEdges
 from blocklocal.streaming.homes import FileHome, Home, HostHome
 from blocklocal.streaming.resting import tensors_of
+from blocklocal.streaming.settings import BLOCKS, VISIT
 from blocklocal.streaming.stock import Known, Stock
 from blocklocal.streaming.suitable import built, check_streamed
 from blocklocal.streaming.visits import Visits
@@ -45,7 +46,6 @@ from blocklocal.timeline.visits import VisitRecorder
 from blocklocal.training.tally import check_weights
 
 T = TypeVar("T")
-VISIT = whole(1, 1_000_000)
 
 
 class Streamed(Neighbours):
@@ -91,7 +91,7 @@ class Streamed(Neighbours):
         recorder: VisitRecorder | None = None,
     ):
         check_range("visit", visit, VISIT)
-        check_range("most", most, whole(1, 3))
+        check_range("most", most, BLOCKS)
         with torch.device("meta"), Deferred() as made:
             network = built(build)
         check_streamed(network, visit)

@@ -69,19 +69,11 @@ class Weights:
 
 
 def export(network: Neighbours, model: nn.Module, folder: Path) -> Path:
-    """Write a trained model block by block: safetensors files by its own names, and their index.
+    """As `Streamed.export`, of any network.
 
     Args:
         network: whose learners have the content.
         model: the user's module, perhaps without content.
-        folder: a new or empty folder.
-
-    Returns:
-        The path of the index, in the format of Hugging Face libraries.
-
-    Raises:
-        InputError: the folder holds other things.
-        OSError: it cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
