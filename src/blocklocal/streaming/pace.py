@@ -103,10 +103,10 @@ def _made_up(like: Tensor, device: torch.device) -> Tensor:
 
 
 def _store_speed(folder: Path, plan: Plan) -> tuple[float, float]:
-    """Bytes per second of (reading, writing) a block's two files, with checksums, and flushed to the disk."""
+    """Bytes per second of (reading, writing) a block's files, with checksums, and flushed to the disk."""
     share = min(1.0, MOST_SAMPLE / max(1, plan.rests))
     weights, states = (torch.zeros(1 + int(share * size / 4)) for size in (plan.weights, plan.rests - plan.weights))
-    saved = Saved(0, {"sample": weights}, {"optimizer": {"sample": states}, "schedule": None})
+    saved = Saved(0, {"sample": weights}, {"optimizer": {"state": {0: {"sample": states}}}, "schedule": None})
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".partial-speed-", dir=folder) as place:
         draft = Draft.open(Path(place), 0)
@@ -117,7 +117,7 @@ def _store_speed(folder: Path, plan: Plan) -> tuple[float, float]:
 
         def read() -> None:
             files.weights(0, kinds(saved.weights), set(saved.weights))
-            files.tensors("block-0.optimizer", set(saved.optimizer))
+            files.optimizer(0)
 
         reading = _seconds(read)
     size = bytes_of([weights, states])
