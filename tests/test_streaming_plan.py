@@ -350,6 +350,18 @@ def test_blocks_that_need_the_same_share_a_line():
     assert len([line for line in plan_lines(made) if line[:1].isdigit()]) <= 7
 
 
+def two_kinds(pairs=4):
+    layers = [nn.Flatten(), nn.Linear(16, 8)]
+    for _ in range(pairs):
+        layers += [nn.ReLU(), nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 8)]
+    return BlockLocal(split(nn.Sequential(*layers), blocks=9), classes=8, example=torch.zeros(2, 1, 4, 4))
+
+
+def test_blocks_of_two_kinds_that_take_turns_share_two_lines():
+    lines = plan_lines(plan(on_meta(two_kinds), torch.zeros(2, 1, 4, 4), adamw()))
+    assert [line.split("  ")[0] for line in lines if "…" in line] == ["3 … 7 (3)", "4 … 8 (3)"]
+
+
 def deep(blocks):
     model = Transformer(11, 8, width=16, blocks=12, heads=2)
     return BlockLocal(split(model, blocks=blocks), classes=11, example=torch.zeros(2, 8, dtype=torch.long))
