@@ -8,6 +8,7 @@ import torch
 from blocklocal._common.errors import InputError
 from blocklocal._common.limits import available_bytes, parse_bytes
 from blocklocal.network.network import BlockLocal
+from blocklocal.rules import RULES
 from blocklocal.runs.build import DatasetInfo, RunContext, cut_on_meta, precision_of
 from blocklocal.runs.config import Config
 from blocklocal.streaming.choice import choose
@@ -17,7 +18,7 @@ from blocklocal.streaming.place import RAM
 from blocklocal.streaming.plan import Plan, check_room, plan
 from blocklocal.streaming.settings import Streaming
 from blocklocal.streaming.streamed import Streamed
-from blocklocal.streaming.suitable import check_streamed
+from blocklocal.streaming.suitable import check_known, check_rule, check_trained
 from blocklocal.training.checkpoint import KEEP
 
 
@@ -48,13 +49,15 @@ def plan_run(
     Raises:
         InputError: it does not fit into `streaming.memory`, or its rule or cut cannot be streamed.
     """
+    check_rule(RULES.get(config.learning.rule), config.learning.scope)  # before anything is built
     x = torch.empty(min(config.data.batch_size, samples), facts.channels, facts.height, facts.width, device="meta")
     steps = -(-samples // config.data.batch_size)  # of an epoch, at whose end a visit ends too
     optimizer, precision = config.optimisation.build(), precision_of(config, device)
 
     def build(blocks: int) -> BlockLocal:
         network = cut_on_meta(config if config.model.at else config.edit(blocks=blocks), facts)
-        check_streamed(network, streaming.visit or 1)
+        check_known(network)
+        check_trained(network, streaming.visit or 1)
         return network
 
     home = RAM if streaming.store == RAM else "files"

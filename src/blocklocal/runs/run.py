@@ -322,7 +322,7 @@ def load_network(
     if visit is None:
         network: BlockLocal | Streamed = build_network(config, facts, where, starts)
     else:
-        network = build_streamed(config, facts, where, starts, Streaming(visit), folder / CHECKPOINTS)
+        network = build_streamed(config, facts, where, starts, Streaming(visit), folder / CHECKPOINTS, trains=False)
     path = find_checkpoint(folder, checkpoint)
     assert path is not None
     load_checkpoint(path, network, optimizers=False)

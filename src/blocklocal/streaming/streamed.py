@@ -10,6 +10,7 @@ else. All three walks keep that order, so they end with the same weights, bit fo
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -38,7 +39,7 @@ from blocklocal.streaming.homes import FileHome, Home, HostHome
 from blocklocal.streaming.resting import tensors_of
 from blocklocal.streaming.settings import BLOCKS, VISIT
 from blocklocal.streaming.stock import Known, Stock
-from blocklocal.streaming.suitable import built, check_streamed
+from blocklocal.streaming.suitable import built, check_known, check_trained
 from blocklocal.streaming.visits import Visits
 from blocklocal.streaming.weights import export
 from blocklocal.timeline.segments import COMPUTE
@@ -67,6 +68,8 @@ class Streamed(Neighbours):
         weights: what the model starts from, by the names of its state_dict: a safetensors file, the index of several,
             or a folder with either. Of each block only its own tensors are read.
         device: where blocks compute.
+        trains: False for a network that is only looked at: it predicts, is evaluated and exported. Any rule and any
+            twin will do then.
         keep: complete chunks that stay in the store's folder; the one before the newest helps where that is damaged.
         most: blocks in memory at a time, at most: 3 (one computes, one is fetched, one is written back), 2 or 1.
         recorder: is told when blocks compute, are fetched and are written back.
@@ -87,6 +90,7 @@ class Streamed(Neighbours):
         weights: Path | str | None = None,
         device: torch.device | str = "cpu",
         most: int = 3,
+        trains: bool = True,
         keep: int = 1,
         recorder: VisitRecorder | None = None,
     ):
@@ -94,11 +98,14 @@ class Streamed(Neighbours):
         check_range("most", most, BLOCKS)
         with torch.device("meta"), Deferred() as made:
             network = built(build)
-        check_streamed(network, visit)
+        check_known(network)
+        if trains:
+            check_trained(network, visit)
         made.adopt(network)
         made.keep(tensors_of(network).values())
         super().__init__(network.targets, network.learning, network.optimizer, network.seed)
         self.network, self.visit_steps, self.timeline = network, visit, recorder or VisitRecorder()
+        self._trains = trains
         self._device = torch.device(device)
         for learner in network.learners:
             learner.optimizer = learner.schedule = None
@@ -111,7 +118,7 @@ class Streamed(Neighbours):
         )
         self._cache: Cache = MemoryCache() if cache == "ram" else FileCache(None if store == "ram" else Path(store))
         self.visits = Visits(self.stock.fetch, lambda learner: self.home.put(learner), most=most, timed=self._timed)
-        self._chained = any(learner.late is not None for learner in self.learners)
+        self._chained = any(twin is not None and twin.chained for twin in (each.twin for each in self.learners))
         self._uncommitted = False  # whether blocks have taken the steps of a chunk that does not count yet
         self.watch: Callable[[str, float], object] = lambda text, ahead: None  # told what is done now: `Progress.work`
 
@@ -167,8 +174,14 @@ class Streamed(Neighbours):
     def rate(self) -> float | None:
         return self.stock.known.rate
 
-    def each(self, do: Callable[[BlockLearner], T]) -> list[T]:
-        return self.visits.run(self.stock.places, do, writes=False)
+    def each(self, do: Callable[[BlockLearner], T], *, optimizers: bool = True) -> list[T]:
+        if not self.stock.known.resting:
+            self.home.check_loaded()
+        return self._visited(do, optimizers=optimizers)
+
+    def _visited(self, do: Callable[[BlockLearner], T], *, optimizers: bool = False) -> list[T]:
+        """As `each`; before anything is trained or loaded, of the blocks as the ordinary construction makes them."""
+        return self.visits.run(self.stock.places, do, writes=False, optimizers=optimizers)
 
     def close(self) -> None:
         """End the training, so that another network may go on with what rests in the store."""
@@ -251,6 +264,8 @@ class Streamed(Neighbours):
         Raises:
             InputError: as `step`.
         """
+        if not self._trains:
+            raise InputError("this network was made to be looked at (trains=False): make one anew to train it.")
         coming = iter(batches)
         self.timeline.begin()
         while chunk := [self.check(x, y) for x, y in islice(coming, self.visit_steps)]:
@@ -327,15 +342,30 @@ class Streamed(Neighbours):
 
     def _know_late(self) -> None:
         """Of chained twins: what is under way to each block, before the first visit."""
-        if self._chained and not self.stock.known.late:
-            self.each(self.stock.note)
+        if not self._chained or self.stock.known.late:
+            return
+        if self.network.learning.message_delay:
+            self._visited(self.stock.note, optimizers=True)
+            return
+        # Nothing is under way between steps: a message is there when the blocks behind have passed theirs on.
+        passed, incoming = dict[int, Tensor](), self._rows
+
+        def pass_on(learner: BlockLearner) -> None:
+            nonlocal incoming
+            incoming = learner.message(incoming)[1]
+            passed[learner.index] = incoming.unsqueeze(0)
+
+        with torch.no_grad():
+            self.visits.run(self.stock.places[::-1], pass_on, writes=False, optimizers=False)
+        self.stock.known = replace(self.stock.known, late=passed)
 
     def _message(self, late: Mapping[int, Tensor], k: int, t: int) -> Tensor | None:
         """The target message that reaches block k in step t of a chunk from a chained twin; None: the target rows."""
         if k + 1 not in late:
             return None
         behind = self.network.learners[k + 1].twin
-        assert behind is not None
+        if behind is None or behind.late is None:  # it came without a delay, as it is
+            return late[k + 1][t]
         # In memory of its own, as `Twin.post` leaves it: a product may round in another way where a matrix begins
         # elsewhere than at a multiple of 64 bytes.
         return late[k + 1][t].clone().view(behind.message_shape)
@@ -379,12 +409,12 @@ class Streamed(Neighbours):
             return logits
 
         self._know_late()
-        return self.each(look)
+        return self.each(look, optimizers=False)
 
     def message_sizes(self) -> list[float | None]:
         with torch.no_grad():
             self._know_late()
-            messages = self.each(self._own_message)
+            messages = self._visited(self._own_message)
             return [None if b is None else b.abs().mean().item() for b in messages]
 
     @torch.no_grad()
