@@ -179,6 +179,10 @@ class Streamed(Neighbours):
             self.home.check_loaded()
         return self._visited(do, optimizers=optimizers)
 
+    def backwards(self, do: Callable[[BlockLearner], T]) -> list[T]:
+        """As `each`, without optimisers, last to first."""
+        return self.visits.run(self.stock.places[::-1], do, writes=False, optimizers=False)
+
     def _visited(self, do: Callable[[BlockLearner], T], *, optimizers: bool = False) -> list[T]:
         """As `each`; before anything is trained or loaded, of the blocks as the ordinary construction makes them."""
         return self.visits.run(self.stock.places, do, writes=False, optimizers=optimizers)
@@ -295,7 +299,7 @@ class Streamed(Neighbours):
         for x, y in batches:
             self.prepare(x, y)
         self.expect([len(y) for _, y in batches], training=True)
-        self._know_late()
+        self.know_late()
         self.home.begin(self.steps + len(batches))
         before = self.steps, self.stock.known
         late = self.stock.known.late  # as all twins stood at the start of the chunk
@@ -340,7 +344,7 @@ class Streamed(Neighbours):
         first, last = (learner.index == self.learners[k].index for k in (0, -1))
         return CacheEdges(self.edges, self._cache, step, first=first, last=last, message=message)
 
-    def _know_late(self) -> None:
+    def know_late(self) -> None:
         """Of chained twins: what is under way to each block, before the first visit."""
         if not self._chained or self.stock.known.late:
             return
@@ -356,7 +360,7 @@ class Streamed(Neighbours):
             passed[learner.index] = incoming.unsqueeze(0)
 
         with torch.no_grad():
-            self.visits.run(self.stock.places[::-1], pass_on, writes=False, optimizers=False)
+            self.backwards(pass_on)
         self.stock.known = replace(self.stock.known, late=passed)
 
     def _message(self, late: Mapping[int, Tensor], k: int, t: int) -> Tensor | None:
@@ -400,7 +404,7 @@ class Streamed(Neighbours):
         self.expect([len(x) for x in inputs], training=False)
 
         def look(learner: BlockLearner) -> list[Tensor | None]:
-            message, logits = self._own_message(learner), []
+            message, logits = self.own_message(learner), []
             for t, x in enumerate(inputs):
                 edges = self._edges(learner, t)
                 a = learner(edges.take_forward(x))
@@ -408,17 +412,17 @@ class Streamed(Neighbours):
                 edges.send_forward(a)
             return logits
 
-        self._know_late()
+        self.know_late()
         return self.each(look, optimizers=False)
 
     def message_sizes(self) -> list[float | None]:
         with torch.no_grad():
-            self._know_late()
-            messages = self._visited(self._own_message)
+            self.know_late()
+            messages = self._visited(self.own_message)
             return [None if b is None else b.abs().mean().item() for b in messages]
 
     @torch.no_grad()
-    def _own_message(self, learner: BlockLearner) -> Tensor | None:
+    def own_message(self, learner: BlockLearner) -> Tensor | None:
         return learner.message(self.target_message(learner.index))[0]
 
     @taking_gradients()
