@@ -1,5 +1,6 @@
 """The plan of a streamed run: from its settings and the memory that it may use, before anything is built or written."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -39,12 +40,14 @@ def plan_run(
     *,
     samples: int,
     choose_blocks: bool = False,
+    starts: Sequence[int] | None = None,
 ) -> Planned:
     """The plan of a streamed run.
 
     Args:
         samples: training samples of an epoch.
         choose_blocks: whether `streaming.memory` decides the number of blocks; else it is that of the settings.
+        starts: of a cut that was measured before.
 
     Raises:
         InputError: it does not fit into `streaming.memory`, or its rule or cut cannot be streamed.
@@ -55,7 +58,7 @@ def plan_run(
     optimizer, precision = config.optimisation.build(), precision_of(config, device)
 
     def build(blocks: int) -> BlockLocal:
-        network = cut_on_meta(config if config.model.at else config.edit(blocks=blocks), facts)
+        network = cut_on_meta(config if config.model.at else config.edit(blocks=blocks), facts, starts)
         check_known(network)
         check_trained(network, streaming.visit or 1)
         return network
@@ -107,8 +110,13 @@ def check_planned(planned: Planned, device: torch.device, folder: Path) -> None:
         InputError: memory or disk are too small, with the sizes.
     """
     memory = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()
-    there = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    check_room(planned.plan, memory=memory, disk=free_on_disk(folder) + there if planned.plan.on_disk else None)
+    disk = free_on_disk(folder) + bytes_in(folder) if planned.plan.on_disk else None
+    check_room(planned.plan, memory=memory, disk=disk)
+
+
+def bytes_in(folder: Path) -> int:
+    """Of all files below it; 0 where there is no such folder."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def pace_of(session: RunContext, planned: Planned, folder: Path) -> Pace:
