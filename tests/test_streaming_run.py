@@ -9,6 +9,7 @@ import pytest
 from parallel_helpers import command, finished, started
 from PIL import Image
 from run_helpers import (
+    STEPS,
     StopAfter,
     assert_same_run,
     cli,
@@ -22,8 +23,11 @@ from run_helpers import (
 )
 
 from blocklocal._common.errors import InputError, Interrupted
+from blocklocal.network.walks import Pair, respects
 from blocklocal.runs.run import resume_run, start_run
 from blocklocal.streaming.settings import Streaming
+from blocklocal.timeline.read import read_timeline
+from blocklocal.timeline.segments import COMPUTE
 from blocklocal.training.checkpoint import list_checkpoints
 
 
@@ -220,3 +224,20 @@ def test_each_of_two_processes_streams_its_own_blocks(tmp_path, reference):
     assert_same_run(out, reference)
     assert summary(out)["placement"] == [2, 1]
     assert not list((out / "store").glob("*"))  # only while it trains
+    assert in_order(out)
+
+
+def in_order(run: Path) -> bool:
+    """Whether blocks took their steps, as they were recorded, in an order of which equal weights follow."""
+    timeline = read_timeline(run)
+    assert timeline is not None
+    begun: dict[Pair, float] = {}
+    for segment in timeline.segments:
+        for step in segment.steps:
+            for span in step.spans:
+                pair = (-1 if span.block is None else span.block, step.step - 1)
+                # The last process waits for its message within its step, which goes on in a second span then.
+                if span.kind == COMPUTE and (pair not in begun or segment.process == 1):
+                    begun[pair] = segment.start + span.begin
+    assert len(begun) == 3 * STEPS
+    return respects(sorted(begun, key=begun.__getitem__))

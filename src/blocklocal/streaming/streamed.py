@@ -4,8 +4,7 @@
     wavefront        every process its own blocks, as messages come             (`parallel.Stage`)
     block by block   for every chunk of N steps: for every block: its N steps   (here)
 
-Block k at step t needs its own state after step t − 1 and the forward message of block k − 1 at step t, and nothing
-else. All three walks keep that order, so they end with the same weights, bit for bit.
+All three keep the one order that matters, so they end with the same weights, bit for bit (`network.walks`).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
