@@ -257,8 +257,8 @@ def test_a_run_reads_and_writes_what_was_planned(tmp_path, monkeypatch):
     net.configure(adamw())
     fetch, put = net.home.fetch, net.home.put
 
-    def fetched(shape):
-        saved = fetch(shape)
+    def fetched(shape, optimizer=True):
+        saved = fetch(shape, optimizer=optimizer)
         moved.append(_bytes_of_state(saved.weights, saved.optimizer["optimizer"]))
         return saved
 

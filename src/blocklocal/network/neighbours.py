@@ -193,8 +193,12 @@ class Neighbours(nn.Module, ABC):
         for x, y in batches:
             yield Stepped(y, self.step(x, y))
 
-    def each(self, do: Callable[[BlockLearner], T]) -> list[T]:
-        """What `do` gives for every learner that is here, first to last. It must not change or keep the learner."""
+    def each(self, do: Callable[[BlockLearner], T], *, optimizers: bool = True) -> list[T]:
+        """What `do` gives for every learner that is here, first to last. It must not change or keep the learner.
+
+        Args:
+            optimizers: whether `do` looks at optimisers; where blocks rest in files, they are not read else.
+        """
         return [do(learner) for learner in self.learners]
 
     def look(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, list[Tensor | None]]]:

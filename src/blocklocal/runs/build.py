@@ -18,6 +18,7 @@ from blocklocal.data.batches import per_channel
 from blocklocal.models import build_model
 from blocklocal.network.neighbours import Neighbours
 from blocklocal.network.network import BlockLocal
+from blocklocal.rules import RULES
 from blocklocal.runs.config import Config
 from blocklocal.runs.fits import check_fits
 from blocklocal.schemas import Number, Text
@@ -25,6 +26,7 @@ from blocklocal.splitting import split
 from blocklocal.streaming.place import RAM
 from blocklocal.streaming.settings import Streaming
 from blocklocal.streaming.streamed import Streamed
+from blocklocal.streaming.suitable import check_rule
 from blocklocal.training.checkpoint import KEEP
 from blocklocal.training.learner_state import check_savable
 
@@ -129,6 +131,7 @@ def build_streamed(
     checkpoints: Path,
     make: Callable[..., S] = Streamed,
     keep: int = KEEP,
+    trains: bool = True,
 ) -> S:
     """The network of a configuration, of which one block at a time is in memory.
 
@@ -137,11 +140,14 @@ def build_streamed(
         checkpoints: where blocks rest, unless `streaming` lets them rest in host memory.
         make: makes the network, as `Streamed` does.
         keep: complete chunks that stay in files.
+        trains: whether it is trained, and not only looked at.
 
     Raises:
         InputError: the cut is to be measured, which needs the whole network; and as `Streamed`.
     """
     assert streaming.visit is not None
+    if trains:  # before anything is built
+        check_rule(RULES.get(config.learning.rule), config.learning.scope)
 
     network = make(
         lambda: cut_on_meta(config, facts, starts),
@@ -151,6 +157,7 @@ def build_streamed(
         most=streaming.blocks_in_memory,
         device=device,
         keep=keep,
+        trains=trains,
     )
     check_savable(network.learners)
     prepare_for_device(network, config, device)

@@ -107,14 +107,20 @@ def start_run(
 
 
 def _planned(
-    config: Config, data: ImageSet, streaming: Streaming, folder: Path, *, choose_blocks: bool = False
+    config: Config,
+    data: ImageSet,
+    streaming: Streaming,
+    folder: Path,
+    *,
+    choose_blocks: bool = False,
+    starts: Sequence[int] | None = None,
 ) -> tuple[Config, Streaming, list[str]]:
     """Settings with the chosen blocks, how they are streamed, and lines that say what that needs."""
     if streaming.memory:
         give_back_at_once()
     device = find_device(config.machine.device)
     facts, count = DatasetInfo.of(data), len(data.train)
-    planned = plan_run(config, facts, streaming, device, samples=count, choose_blocks=choose_blocks)
+    planned = plan_run(config, facts, streaming, device, samples=count, choose_blocks=choose_blocks, starts=starts)
     check_planned(planned, device, store_folder(streaming.store) or folder)
     return planned.config, planned.streaming, summary_lines(planned.plan)
 
@@ -197,7 +203,8 @@ def resume_run(
         config, data, plan = open_settings(folder, trust=trust), None, []
         if streaming is not None and streaming.wanted:
             data = load_data(config)
-            config, streaming, plan = _planned(config, data, streaming, (folder / CHECKPOINTS).resolve())
+            store = (folder / CHECKPOINTS).resolve()
+            config, streaming, plan = _planned(config, data, streaming, store, starts=load_cuts(folder))
         session = open_session(
             config, data, starts=load_cuts(folder), streaming=streaming, checkpoints=folder / CHECKPOINTS
         )
@@ -322,7 +329,7 @@ def load_network(
     if visit is None:
         network: BlockLocal | Streamed = build_network(config, facts, where, starts)
     else:
-        network = build_streamed(config, facts, where, starts, Streaming(visit), folder / CHECKPOINTS)
+        network = build_streamed(config, facts, where, starts, Streaming(visit), folder / CHECKPOINTS, trains=False)
     path = find_checkpoint(folder, checkpoint)
     assert path is not None
     load_checkpoint(path, network, optimizers=False)

@@ -6,7 +6,6 @@ what the step will make: outputs, what autograd keeps for the backward pass, gra
 
 import copy
 from collections.abc import Callable, Hashable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -21,12 +20,12 @@ from torch._subclasses.fake_tensor import (
 
 from blocklocal._common.errors import InputError
 from blocklocal._common.memory import saved_bytes
-from blocklocal.block.edges import Edges
 from blocklocal.block.learner import BlockLearner, StepContext
 from blocklocal.block.loss import OutputLoss
 from blocklocal.block.optim import Optimizer
 from blocklocal.network.network import BlockLocal
 from blocklocal.rules.base import Batch, local_step
+from blocklocal.streaming.ends import Ends
 from blocklocal.streaming.live import Live
 from blocklocal.streaming.resting import fill
 from blocklocal.streaming.update_bytes import Update, Updates, bytes_of
@@ -195,7 +194,7 @@ def _footprint(
     learner: BlockLearner, a: Tensor, target: Tensor, batch: Batch, update: tuple[Update | None, Update | None]
 ) -> tuple[Footprint, Tensor]:
     """(of one block, the message that it sends)."""
-    ends = _Ends(a, target)
+    ends = Ends(a, target)
     local = _local(learner, replace(batch, edges=ends))
     assert ends.sent is not None
     footprint = Footprint(
@@ -248,28 +247,6 @@ class _Ending:
         self.left = self._live.live
 
     def zero_grad(self, set_to_none: bool = True) -> None: ...
-
-
-class _Ends(Edges):
-    """The edges of one block in one step: it gets these messages, and the one that it sends is kept."""
-
-    def __init__(self, a: Tensor, target: Tensor):
-        self._a, self._target = a, target
-        self.sent: Tensor | None = None
-
-    def take_target(self, rows: Tensor, *, learning: bool) -> Tensor:
-        return self._target
-
-    def pass_target(self, late: Tensor | None) -> None: ...
-
-    def take_forward(self, x: Tensor) -> Tensor:
-        return self._a
-
-    def send_forward(self, a: Tensor) -> None:
-        self.sent = a
-
-    def timed(self, index: int) -> AbstractContextManager[None]:
-        return nullcontext()
 
 
 def _without_content(learner: BlockLearner, precision: torch.dtype | None) -> BlockLearner:

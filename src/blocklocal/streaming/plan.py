@@ -33,6 +33,7 @@ class Plan:
         home: where blocks rest: "files", or "ram".
         keep: complete chunks that stay in files.
         cuda: whether blocks compute on CUDA; else device and host share one memory.
+        links: bytes of the messages from and to other processes that may be under way here.
     """
 
     needs: Footprints
@@ -42,6 +43,7 @@ class Plan:
     home: Place = "files"
     cuda: bool = False
     keep: int = 1
+    links: int = 0
 
     @property
     def blocks(self) -> list[Footprint]:
@@ -103,8 +105,8 @@ class Plan:
 
     @property
     def common(self) -> int:
-        """What all blocks read: the N batches of a chunk with their targets, and the target rows."""
-        return self.visit * self.needs.batch + self.needs.rows
+        """Whatever block computes: the N batches of a chunk with their targets, target rows, messages under way."""
+        return self.visit * self.needs.batch + self.needs.rows + self.links
 
     @property
     def worst(self) -> int:

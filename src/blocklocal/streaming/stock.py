@@ -76,14 +76,16 @@ class Stock:
 
     # --- learners
 
-    def fetch(self, k: int) -> BlockLearner:
-        """The k-th block as it rests."""
+    def fetch(self, k: int, *, optimizer: bool = True) -> BlockLearner:
+        """The k-th block as it rests.
+
+        Args:
+            optimizer: whether its optimiser is read too; else it has one that begins anew.
+        """
         if not self.known.resting:
             return self.drawn(k)
         blueprint = self._blueprint(k)
-        saved = self.home.fetch(blueprint.learner)
-        if k in self.known.anew:
-            saved.optimizer.update(optimizer=None, schedule=None)
+        saved = self.home.fetch(blueprint.learner, optimizer=optimizer and k not in self.known.anew)
         learner = blueprint.restored(saved, self._optimisation)
         if k in self.known.restarts:
             learner.begin_schedule(self._optimisation[0], self._optimisation[1])

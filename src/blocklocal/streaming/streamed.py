@@ -4,12 +4,12 @@
     wavefront        every process its own blocks, as messages come             (`parallel.Stage`)
     block by block   for every chunk of N steps: for every block: its N steps   (here)
 
-Block k at step t needs its own state after step t − 1 and the forward message of block k − 1 at step t, and nothing
-else. All three walks keep that order, so they end with the same weights, bit for bit.
+All three keep the one order that matters, so they end with the same weights, bit for bit (`network.walks`).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -38,7 +38,7 @@ from blocklocal.streaming.homes import FileHome, Home, HostHome
 from blocklocal.streaming.resting import tensors_of
 from blocklocal.streaming.settings import BLOCKS, VISIT
 from blocklocal.streaming.stock import Known, Stock
-from blocklocal.streaming.suitable import built, check_streamed
+from blocklocal.streaming.suitable import built, check_known, check_trained
 from blocklocal.streaming.visits import Visits
 from blocklocal.streaming.weights import export
 from blocklocal.timeline.segments import COMPUTE
@@ -67,6 +67,8 @@ class Streamed(Neighbours):
         weights: what the model starts from, by the names of its state_dict: a safetensors file, the index of several,
             or a folder with either. Of each block only its own tensors are read.
         device: where blocks compute.
+        trains: False for a network that is only looked at: it predicts, is evaluated and exported. Any rule and any
+            twin will do then.
         keep: complete chunks that stay in the store's folder; the one before the newest helps where that is damaged.
         most: blocks in memory at a time, at most: 3 (one computes, one is fetched, one is written back), 2 or 1.
         recorder: is told when blocks compute, are fetched and are written back.
@@ -87,6 +89,7 @@ class Streamed(Neighbours):
         weights: Path | str | None = None,
         device: torch.device | str = "cpu",
         most: int = 3,
+        trains: bool = True,
         keep: int = 1,
         recorder: VisitRecorder | None = None,
     ):
@@ -94,11 +97,14 @@ class Streamed(Neighbours):
         check_range("most", most, BLOCKS)
         with torch.device("meta"), Deferred() as made:
             network = built(build)
-        check_streamed(network, visit)
+        check_known(network)
+        if trains:
+            check_trained(network, visit)
         made.adopt(network)
         made.keep(tensors_of(network).values())
         super().__init__(network.targets, network.learning, network.optimizer, network.seed)
         self.network, self.visit_steps, self.timeline = network, visit, recorder or VisitRecorder()
+        self._trains = trains
         self._device = torch.device(device)
         for learner in network.learners:
             learner.optimizer = learner.schedule = None
@@ -111,7 +117,7 @@ class Streamed(Neighbours):
         )
         self._cache: Cache = MemoryCache() if cache == "ram" else FileCache(None if store == "ram" else Path(store))
         self.visits = Visits(self.stock.fetch, lambda learner: self.home.put(learner), most=most, timed=self._timed)
-        self._chained = any(learner.late is not None for learner in self.learners)
+        self._chained = any(twin is not None and twin.chained for twin in (each.twin for each in self.learners))
         self._uncommitted = False  # whether blocks have taken the steps of a chunk that does not count yet
         self.watch: Callable[[str, float], object] = lambda text, ahead: None  # told what is done now: `Progress.work`
 
@@ -167,8 +173,18 @@ class Streamed(Neighbours):
     def rate(self) -> float | None:
         return self.stock.known.rate
 
-    def each(self, do: Callable[[BlockLearner], T]) -> list[T]:
-        return self.visits.run(self.stock.places, do, writes=False)
+    def each(self, do: Callable[[BlockLearner], T], *, optimizers: bool = True) -> list[T]:
+        if not self.stock.known.resting:
+            self.home.check_loaded()
+        return self._visited(do, optimizers=optimizers)
+
+    def backwards(self, do: Callable[[BlockLearner], T]) -> list[T]:
+        """As `each`, without optimisers, last to first."""
+        return self.visits.run(self.stock.places[::-1], do, writes=False, optimizers=False)
+
+    def _visited(self, do: Callable[[BlockLearner], T], *, optimizers: bool = False) -> list[T]:
+        """As `each`; before anything is trained or loaded, of the blocks as the ordinary construction makes them."""
+        return self.visits.run(self.stock.places, do, writes=False, optimizers=optimizers)
 
     def close(self) -> None:
         """End the training, so that another network may go on with what rests in the store."""
@@ -251,6 +267,8 @@ class Streamed(Neighbours):
         Raises:
             InputError: as `step`.
         """
+        if not self._trains:
+            raise InputError("this network was made to be looked at (trains=False): make one anew to train it.")
         coming = iter(batches)
         self.timeline.begin()
         while chunk := [self.check(x, y) for x, y in islice(coming, self.visit_steps)]:
@@ -280,7 +298,7 @@ class Streamed(Neighbours):
         for x, y in batches:
             self.prepare(x, y)
         self.expect([len(y) for _, y in batches], training=True)
-        self._know_late()
+        self.know_late()
         self.home.begin(self.steps + len(batches))
         before = self.steps, self.stock.known
         late = self.stock.known.late  # as all twins stood at the start of the chunk
@@ -325,17 +343,32 @@ class Streamed(Neighbours):
         first, last = (learner.index == self.learners[k].index for k in (0, -1))
         return CacheEdges(self.edges, self._cache, step, first=first, last=last, message=message)
 
-    def _know_late(self) -> None:
+    def know_late(self) -> None:
         """Of chained twins: what is under way to each block, before the first visit."""
-        if self._chained and not self.stock.known.late:
-            self.each(self.stock.note)
+        if not self._chained or self.stock.known.late:
+            return
+        if self.network.learning.message_delay:
+            self._visited(self.stock.note, optimizers=True)
+            return
+        # Nothing is under way between steps: a message is there when the blocks behind have passed theirs on.
+        passed, incoming = dict[int, Tensor](), self._rows
+
+        def pass_on(learner: BlockLearner) -> None:
+            nonlocal incoming
+            incoming = learner.message(incoming)[1]
+            passed[learner.index] = incoming.unsqueeze(0)
+
+        with torch.no_grad():
+            self.backwards(pass_on)
+        self.stock.known = replace(self.stock.known, late=passed)
 
     def _message(self, late: Mapping[int, Tensor], k: int, t: int) -> Tensor | None:
         """The target message that reaches block k in step t of a chunk from a chained twin; None: the target rows."""
         if k + 1 not in late:
             return None
         behind = self.network.learners[k + 1].twin
-        assert behind is not None
+        if behind is None or behind.late is None:  # it came without a delay, as it is
+            return late[k + 1][t]
         # In memory of its own, as `Twin.post` leaves it: a product may round in another way where a matrix begins
         # elsewhere than at a multiple of 64 bytes.
         return late[k + 1][t].clone().view(behind.message_shape)
@@ -370,7 +403,7 @@ class Streamed(Neighbours):
         self.expect([len(x) for x in inputs], training=False)
 
         def look(learner: BlockLearner) -> list[Tensor | None]:
-            message, logits = self._own_message(learner), []
+            message, logits = self.own_message(learner), []
             for t, x in enumerate(inputs):
                 edges = self._edges(learner, t)
                 a = learner(edges.take_forward(x))
@@ -378,17 +411,17 @@ class Streamed(Neighbours):
                 edges.send_forward(a)
             return logits
 
-        self._know_late()
-        return self.each(look)
+        self.know_late()
+        return self.each(look, optimizers=False)
 
     def message_sizes(self) -> list[float | None]:
         with torch.no_grad():
-            self._know_late()
-            messages = self.each(self._own_message)
+            self.know_late()
+            messages = self._visited(self.own_message)
             return [None if b is None else b.abs().mean().item() for b in messages]
 
     @torch.no_grad()
-    def _own_message(self, learner: BlockLearner) -> Tensor | None:
+    def own_message(self, learner: BlockLearner) -> Tensor | None:
         return learner.message(self.target_message(learner.index))[0]
 
     @taking_gradients()

@@ -132,7 +132,7 @@ def saves_now(trainer: Trainer, every: int | None, saved: int) -> bool:
 
 def check_finite(network: Neighbours) -> None:
     """Raise NotFinite, with block and step, where an update has made a weight NaN or infinite."""
-    network.each(lambda learner: check_weights(learner, network.steps))
+    network.each(lambda learner: check_weights(learner, network.steps), optimizers=False)
 
 
 class Warnings(Callback):
