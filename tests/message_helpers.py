@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -148,3 +150,16 @@ def sentences(lengths: list[int], longest: int = 0, *, per_position: bool = Fals
     return {"input_ids": ids, "attention_mask": mask.long()}, y if per_position else torch.arange(
         len(lengths)
     ) % CLASSES
+
+
+def lengths_vary(*, per_position: bool) -> list[tuple[dict[str, Tensor], Tensor]]:
+    """Longer ones behind shorter ones and the other way, and a smaller last batch."""
+    return [sentences(given, per_position=per_position) for given in ([4, 2, 3], [9, 1, 2], [2, 2, 1], [6, 5, 6], [3])]
+
+
+# name -> (what makes the network, its batches)
+SEVERAL: dict[str, tuple[Callable[[], bl.BlockLocal], list[tuple[Any, Tensor]]]] = {
+    "u-net": (u_net, images()),
+    "sentences": (reader, lengths_vary(per_position=False)),
+    "words": (partial(reader, per_position=True), lengths_vary(per_position=True)),
+}

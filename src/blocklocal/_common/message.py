@@ -61,6 +61,7 @@ def named_tensors(given: Given, name: str = "x") -> Iterator[tuple[str, Tensor]]
     elif isinstance(given, tuple | list):
         yield from ((f"{name}[{k}]", t) for k, t in enumerate(given))
     else:
+        assert isinstance(given, Tensor)
         yield name, given
 
 

@@ -64,12 +64,12 @@ def build_learners(split: Split, example: Input, targets: Targets, learning: Lea
 class Whole(nn.Sequential):
     """Blocks in order as one; a mask that reaches the last of them stays with the output."""
 
-    def forward(self, given: Given) -> Forward:
-        before: Given = given
-        for block in self:
-            before, given = given, block(given)
-        mask = mask_after(before, given)
-        return given if mask is None or isinstance(given, Message) else Message(given, {}, mask)
+    def forward(self, input: Given) -> Forward:
+        before, a = input, self[0](input)
+        for block in list(self)[1:]:
+            before, a = a, block(a)
+        mask = mask_after(before, a)
+        return a if mask is None or isinstance(a, Message) else Message(a, {}, mask)
 
 
 @torch.no_grad()
