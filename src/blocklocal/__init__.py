@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from blocklocal._common.errors import InputError
+    from blocklocal._common.message import Message
     from blocklocal.block.objectives import OBJECTIVES
     from blocklocal.block.optim import Optimizer, adam, adamw, sgd
     from blocklocal.data import Batches, Images, ImageSet, load_images
@@ -38,6 +39,7 @@ __all__ = [
     "Images",
     "InputError",
     "Learning",
+    "Message",
     "Optimizer",
     "Prediction",
     "Split",
@@ -58,6 +60,7 @@ __all__ = [
 _HOMES = {
     "data": ("Batches", "Images", "ImageSet", "load_images"),
     "_common.errors": ("InputError",),
+    "_common.message": ("Message",),
     "families": ("FAMILIES", "Family", "family"),
     "models": ("MODELS", "build_model"),
     "network.network": ("BlockLocal", "Prediction"),

@@ -24,6 +24,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from blocklocal._common.errors import InputError
 from blocklocal._common.group_norm import guarded
+from blocklocal._common.message import Forward, Given, Message, check_message, hidden_of, lead, map_message, mask_after
 from blocklocal._common.seeds import seeded
 from blocklocal.block.loss import HiddenLoss, LocalResult, OutputLoss
 from blocklocal.block.normalisation import one_value
@@ -38,13 +39,13 @@ if TYPE_CHECKING:
 class BlockPass:
     """A block's step between forward and update: its output with the graph, its cut-off input, its local loss."""
 
-    output: Tensor
-    source: Tensor
+    output: Forward
+    source: Given
     result: LocalResult | None
 
-    def sent(self) -> Tensor:
+    def sent(self) -> Forward:
         """The forward message as the next block gets it: data, without a graph."""
-        return self.output.detach()
+        return map_message(Tensor.detach, self.output)
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class ForwardContext(nn.Module, ABC):
     def context(self, block: nn.Module) -> AbstractContextManager: ...
 
     @abstractmethod
-    def check(self, block: nn.Module, example: Tensor) -> None:
+    def check(self, block: nn.Module, example: Given) -> None:
         """Raise InputError where this context cannot do for `block` what it promises. It may run the block."""
 
 
@@ -131,17 +132,23 @@ class BlockLearner(nn.Module):
 
     # --- messages
 
-    def forward(self, a: Tensor) -> Tensor:
-        """The forward message a_k = f_k(a_{k-1})."""
-        with self._precision(a), guarded(a.device):
+    def forward(self, a: Given) -> Forward:
+        """The forward message a_k = f_k(a_{k-1}), or f_1(x) of the network's input."""
+        with self._precision(a), guarded(lead(a).device):
             return self.block(a)
 
-    def scores(self, a: Tensor, message: Tensor | None) -> Tensor | None:
-        """The block's own logits from its output a, [B, R]; None where it cannot predict."""
+    def scores(self, a: Forward, message: Tensor | None, mask: Tensor | None = None) -> Tensor | None:
+        """The block's own logits from its output a, [B, R]; None where it cannot predict.
+
+        Args:
+            a: its output [B, …].
+            message: its backward message.
+            mask: the positions of the output that are real, [B, T] (`mask_after`); None where all are.
+        """
         if self.local is None or not self.local.predicts:
             return None
         with self._precision(a):
-            return self.local.scores(a, message)
+            return self.local.scores(hidden_of(a), message, mask)
 
     @property
     def twin(self) -> Twin | None:
@@ -175,34 +182,36 @@ class BlockLearner(nn.Module):
 
     def receive(
         self,
-        a: Tensor,
+        a: Given,
         target: Tensor,
         message: Tensor | None,
         *,
         context: StepContext,
-        image: Tensor | None = None,
+        image: Given | None = None,
         reach_back: bool = False,
     ) -> BlockPass:
         """Run forward on a (cut from its graph) and take the local loss.
 
         Args:
-            a: the incoming forward message [B, …].
+            a: the incoming forward message [B, …], or the network's input.
             message: the backward message [R, P, U, …].
             image: the batch [B, …], for a block that reconstructs it.
-            reach_back: the input collects a gradient.
+            reach_back: the input (of a message: the hidden tensor) collects a gradient.
 
         Raises:
             InputError: a BatchNorm gets one value per channel, because the batch has one sample.
         """
-        source = a.detach()
+        source = map_message(Tensor.detach, a)
         if reach_back:
-            source.requires_grad_()
+            lead(source).requires_grad_()
         with (
             torch.set_grad_enabled(self.trains),
             seeded("block", context.seed, self.index, context.step),
             self._context(),
         ):
-            wanted = {"input": source.detach()} if image is None else {"input": source.detach(), "image": image}
+            wanted = {"input": lead(source).detach()}
+            if image is not None:
+                wanted["image"] = lead(image)
             learn = self.learn if self._replica is None else self._replica
             try:
                 output, result = learn(source, target, message, wanted, context.mix)
@@ -213,14 +222,17 @@ class BlockLearner(nn.Module):
         return BlockPass(output, source, result)
 
     def learn(
-        self, a: Tensor, target: Tensor, message: Tensor | None, wanted: Mapping[str, Tensor], mix: float
-    ) -> tuple[Tensor, LocalResult | None]:
+        self, a: Given, target: Tensor, message: Tensor | None, wanted: Mapping[str, Tensor], mix: float
+    ) -> tuple[Forward, LocalResult | None]:
         """The output and the local loss (None without one), with their graph."""
         output = self(a)
         if self.local is None or not self.local.learns:
             return output, None
-        with self._precision(a), guarded(a.device):
-            return output, self.local(output, target, message=message, wanted=wanted, mix=mix)
+        hidden, mask = hidden_of(output), mask_after(a, output)
+        if isinstance(output, Message):
+            check_message(output, f"block {self.index + 1}")
+        with self._precision(a), guarded(hidden.device):
+            return output, self.local(hidden, target, message=message, wanted=wanted, mix=mix, mask=mask)
 
     def local_backward(self, pending: BlockPass, *, keep: bool = False) -> Tensor | None:
         """Gradients of the own loss into the own parameters.
@@ -229,17 +241,18 @@ class BlockLearner(nn.Module):
             keep: the graph stays for a later `outer_backward`.
 
         Returns:
-            The gradient at the input, where one was asked for.
+            The gradient at the input (of a message: at its hidden tensor), where one was asked for.
         """
         if self.trains and pending.result is not None and pending.result.loss.requires_grad:  # else: the user froze all
             pending.result.loss.backward(retain_graph=keep)
-        return pending.source.grad
+        return lead(pending.source).grad
 
     def outer_backward(self, pending: BlockPass, gradient: Tensor) -> None:
         """Gradients of ⟨gradient, output⟩ into the block's parameters, and nowhere further back."""
         inputs = [p for p in self.block.parameters() if p.requires_grad]
-        if self.trains and inputs and pending.output.requires_grad:
-            torch.autograd.backward(pending.output, gradient.to(pending.output.dtype), inputs=inputs)
+        hidden = hidden_of(pending.output)
+        if self.trains and inputs and hidden.requires_grad:
+            torch.autograd.backward(hidden, gradient.to(hidden.dtype), inputs=inputs)
 
     def update(self) -> None:
         """Clip, step the optimiser and the schedule, drop the gradients.
@@ -258,10 +271,10 @@ class BlockLearner(nn.Module):
     def _context(self) -> AbstractContextManager:
         return nullcontext() if self.forward_context is None else self.forward_context.context(self.block)
 
-    def _precision(self, a: Tensor) -> AbstractContextManager:
+    def _precision(self, a: Given) -> AbstractContextManager:
         if self.autocast is None:
             return nullcontext()
-        return torch.autocast(a.device.type, dtype=self.autocast)
+        return torch.autocast(lead(a).device.type, dtype=self.autocast)
 
 
 class _Learn(nn.Module):
@@ -271,5 +284,5 @@ class _Learn(nn.Module):
         super().__init__()
         self.learner = learner
 
-    def forward(self, *given: Any) -> tuple[Tensor, LocalResult | None]:
+    def forward(self, *given: Any) -> tuple[Forward, LocalResult | None]:
         return self.learner.learn(*given)

@@ -4,9 +4,11 @@ from collections.abc import Iterable, Sequence
 
 from torch import Tensor, nn
 
+from blocklocal._common.message import Forward, Given
 from blocklocal._common.seeds import seeded
 from blocklocal.block.learner import BlockLearner, StepContext
 from blocklocal.block.targets import target_rows
+from blocklocal.network.assembly import Whole
 from blocklocal.network.network import BlockLocal
 from blocklocal.report.table import mean
 from blocklocal.rules import RULES
@@ -47,7 +49,7 @@ def backprop_gradients(network: BlockLocal, x: Tensor, y: Tensor) -> list[list[T
         network.train()
     network.zero_grad(set_to_none=True)
     context = StepContext(network.seed, network.steps)
-    blocks = nn.Sequential(*(_OnItsStream(learner, context) for learner in network.learners))
+    blocks = Whole(*(_OnItsStream(learner, context) for learner in network.learners))
     last = network.learners[-1]
     whole = BlockLearner(blocks, last.local, index=0)
     whole.autocast = last.autocast
@@ -62,7 +64,7 @@ class _OnItsStream(nn.Module):
         super().__init__()
         self.learner, self.context = learner, context
 
-    def forward(self, a: Tensor) -> Tensor:
+    def forward(self, a: Given) -> Forward:
         with seeded("block", self.context.seed, self.learner.index, self.context.step):
             return self.learner(a)
 

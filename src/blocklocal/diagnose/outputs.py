@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from blocklocal._common.errors import InputError
+from blocklocal._common.message import Given, lead
 from blocklocal.families import Family
 from blocklocal.network.network import BlockLocal
 
@@ -21,9 +22,11 @@ def block_outputs(network: BlockLocal, x: Tensor) -> Iterator[Tensor]:
         InputError: an output is neither [B, D] nor [B, C, H, W], or not finite.
     """
     precision = network.learners[0].autocast
+    given: Given = x
     for block, name in zip(network.split.blocks, network.split.names, strict=True):
         with nullcontext() if precision is None else torch.autocast(x.device.type, dtype=precision):
-            x = block(x)
+            given = block(given)
+        x = lead(given)
         check_output(x, name)
         yield x
 

@@ -12,6 +12,8 @@ from itertools import count, islice
 import torch
 from torch import Tensor
 
+from blocklocal._common.errors import InputError
+from blocklocal._common.message import Forward, lead
 from blocklocal._common.modes import kept_modes
 from blocklocal._common.seeds import seeded
 from blocklocal.block.learner import BlockLearner, StepContext
@@ -76,7 +78,7 @@ class _Gradients:
                     self.cache.put(self._place(learner, t), a)
                 if learner.index < last:
                     with self._on_its_stream(learner):
-                        read[t] = learner(a)
+                        read[t] = _alone(learner(a), self.network.split.names[learner.index])
 
         self.network.each(run, optimizers=False)
 
@@ -90,7 +92,7 @@ class _Gradients:
             if learner.twin is not None and learner.index in self._late:
                 learner.twin.late = self._late[learner.index]
             for t, (x, y) in enumerate(chunk):
-                a = self.cache.take(self._place(learner, t)) if learner.index else x
+                a = lead(self.cache.take(self._place(learner, t))) if learner.index else x
                 target = targets[t]
                 with torch.no_grad():
                     targets[t] = learner.message(target)[1]  # what its step passes on
@@ -143,6 +145,16 @@ def _taken(learner: BlockLearner) -> list[Tensor | None]:
     return gradients
 
 
+def _alone(message: Forward, name: str) -> Tensor:
+    """Raise InputError for a message of several tensors: gradients go through all of them."""
+    if isinstance(message, Tensor):
+        return message
+    raise InputError(
+        f"the block {name!r} gives several tensors ({', '.join(['hidden', *message.beside])}); diagnose with --visit "
+        "follows one. Leave out --visit where the network fits."
+    )
+
+
 def nothing(learner: BlockLearner) -> None:
     """Leave a block as it is."""
 
@@ -168,7 +180,7 @@ def measure_streamed(
         seen, first, last = Seen(), learner.index == 0, learner.index == network.count - 1
         message = network.own_message(learner)
         for t, (x, y) in zip(places, batches, strict=False):
-            a = learner(x if first else cache.take(t))
+            a = _alone(learner(x if first else cache.take(t)), network.split.names[learner.index])
             check_output(a, network.split.names[learner.index])
             seen.add(as_read(a, None if last else family), x - middle, y)
             seen.count_right(network.targets, a if last else learner.scores(a, message))

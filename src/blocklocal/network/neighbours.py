@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from blocklocal._common.errors import InputError, shown
+from blocklocal._common.message import Input, mask_after
 from blocklocal.block.edges import Edges
 from blocklocal.block.learner import BlockLearner, StepContext
 from blocklocal.block.loss import LocalResult
 from blocklocal.block.objectives import mixing
 from blocklocal.block.optim import Optimizer, OptimizerFactory, Schedule, as_optimizer, as_schedule
-from blocklocal.block.targets import Targets
+from blocklocal.block.targets import Targets, without_padding
 from blocklocal.network.edge import taking_gradients
 from blocklocal.network.settings import Learning
 from blocklocal.rules import RULES
@@ -108,7 +109,7 @@ class Neighbours(nn.Module, ABC):
         self._autocast: torch.dtype | None = None
 
     @abstractmethod
-    def check(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def check(self, x: Input, y: Tensor) -> tuple[Input, Tensor]:
         """A training batch as it may be used.
 
         Raises:
@@ -116,15 +117,19 @@ class Neighbours(nn.Module, ABC):
         """
 
     @abstractmethod
-    def prepare(self, x: Tensor, y: Tensor) -> None:
+    def prepare(self, x: Input, y: Tensor) -> None:
         """Be ready for a checked batch: the learners are there, they run on it, and its messages are expected."""
 
     @abstractmethod
-    def check_input(self, x: Tensor) -> None:
-        """Raise InputError where an input, to be looked at without learning, cannot be right."""
+    def check_input(self, x: Input) -> Input:
+        """An input, to be looked at without learning, as it may be used.
+
+        Raises:
+            InputError: it cannot be right.
+        """
 
     @abstractmethod
-    def looking(self, x: Tensor) -> AbstractContextManager[None]:
+    def looking(self, x: Input) -> AbstractContextManager[None]:
         """Be ready for a checked input, and return the context in which the learners run on it."""
 
     @property
@@ -138,7 +143,7 @@ class Neighbours(nn.Module, ABC):
         """Where the learners are."""
 
     @abstractmethod
-    def materialize(self, example: Tensor) -> None:
+    def materialize(self, example: Input) -> None:
         """Make what needs the shape of a batch [B, …], where it is not made yet."""
 
     # --- the learners
@@ -181,7 +186,7 @@ class Neighbours(nn.Module, ABC):
 
     # --- walks over pairs (block, step)
 
-    def walk(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator["Stepped"]:
+    def walk(self, batches: Iterable[tuple[Input, Tensor]]) -> Iterator["Stepped"]:
         """Train on batches, step by step: for every step, for every block.
 
         Another order of the pairs (block, step) gives the same weights as long as (k − 1, t) and (k, t − 1) come before
@@ -201,10 +206,14 @@ class Neighbours(nn.Module, ABC):
         """
         return [do(learner) for learner in self.learners]
 
-    def look(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, list[Tensor | None]]]:
-        """(y, the blocks' own logits as `block_logits` gives them) for every batch, in order."""
+    def look(self, batches: Iterable[tuple[Input, Tensor]]) -> Iterator[tuple[Tensor, list[Tensor | None]]]:
+        """(y, the blocks' own logits as `block_logits` gives them) for every batch, in order.
+
+        Targets of padded positions are missing in y.
+        """
         for x, y in batches:
-            yield y, self.block_logits(x)
+            logits, mask = self._logits(self.check_input(x))
+            yield without_padding(self.targets, y, mask), logits
 
     def commit(self, state: Callable[[], dict[str, Any]]) -> None:
         """All blocks have taken the same steps, and training stands at `state`. Where blocks rest in files, keep it."""
@@ -238,14 +247,14 @@ class Neighbours(nn.Module, ABC):
     # --- what they do
 
     @taking_gradients()
-    def step(self, x: Tensor, y: Tensor) -> list[LocalResult | None]:
+    def step(self, x: Input, y: Tensor) -> list[LocalResult | None]:
         """One training step: every block takes its local loss and updates itself.
 
         It takes its own gradients under the caller's `torch.no_grad()` and `torch.inference_mode()` too. A network in
         evaluation mode is put in training mode; a part of it that is in evaluation mode by itself stays there.
 
         Args:
-            x: the batch [B, …].
+            x: the batch [B, …]: a tensor, or a tuple or dictionary of tensors, as the first block reads it.
             y: its targets, [B] (or [B, T], [B, L]).
 
         Returns:
@@ -271,7 +280,7 @@ class Neighbours(nn.Module, ABC):
                 self.zero_grad(set_to_none=True)
         return results
 
-    def block_logits(self, x: Tensor) -> list[Tensor | None]:
+    def block_logits(self, x: Input) -> list[Tensor | None]:
         """The own logits of every block that is here, None where a block cannot predict. Modes are left as they are.
 
         Args:
@@ -283,21 +292,23 @@ class Neighbours(nn.Module, ABC):
         Raises:
             InputError: for an x that is not finite; on CUDA, where that makes the host wait, only `predict` looks.
         """
-        self.check_input(x)
-        return self._logits(x)
+        return self._logits(self.check_input(x))[0]
 
     @torch.no_grad()
-    def _logits(self, x: Tensor) -> list[Tensor | None]:
+    def _logits(self, x: Input) -> tuple[list[Tensor | None], Tensor | None]:
+        """The logits of every block, and which positions of the last one's output are real (`mask_after`)."""
         self.begin()
         logits: list[Tensor | None] = []
+        mask: Tensor | None = None
         with self.looking(x):
-            a = self.edges.take_forward(x)
+            a: Any = self.edges.take_forward(x)
             for learner, message in zip(self.learners, self._messages(), strict=True):
-                a = learner(a)
-                logits.append(learner.scores(a, message))
+                given, a = a, learner(a)
+                mask = mask_after(given, a)
+                logits.append(learner.scores(a, message, mask))
                 self.looked()
             self.edges.send_forward(a)
-        return logits
+        return logits, mask
 
     def message_sizes(self) -> list[float | None]:
         """Mean |b| of the backward message of every block that is here; None where there is none."""

@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 from typing_extensions import Unpack
 
 from blocklocal._common.errors import InputError, shown, unknown
+from blocklocal._common.message import Input, as_input, hidden_of, lead, map_message
 from blocklocal._common.modes import kept_modes
 from blocklocal._common.ranges import SEED, check_range
 from blocklocal.block.edges import OPEN
@@ -19,7 +20,7 @@ from blocklocal.block.optim import Optimizer, OptimizerFactory, as_optimizer, sg
 from blocklocal.block.targets import Classes, Labels, Targets, check_shape, combined, target_rows
 from blocklocal.models.base import check_input, input_shape
 from blocklocal.network.assembly import build_learners
-from blocklocal.network.edge import check_batch, check_finite, check_tensor, explained, taking_gradients
+from blocklocal.network.edge import check_batch, check_finite, check_x, explained, taking_gradients
 from blocklocal.network.neighbours import Neighbours
 from blocklocal.network.settings import Learning, LearningSettings
 from blocklocal.network.trial import Trials
@@ -73,7 +74,7 @@ class BlockLocal(Neighbours):
         labels: number of binary labels per sample.
         learning: rule and local losses as one value; `settings` change it.
         optimizer: of every block: `sgd()`, a class of `torch.optim`, or any function of a list of parameters.
-        example: a batch [B, …].
+        example: a batch [B, …]: a tensor, or a tuple or dictionary of tensors, as the first block reads it.
         seed: names the random streams of initial weights and of dropout; a whole number from 0 to 2⁶³ - 1.
         settings: the fields of `Learning`, by name.
 
@@ -91,7 +92,7 @@ class BlockLocal(Neighbours):
         labels: int | None = None,
         learning: Learning | None = None,
         optimizer: Optimizer | OptimizerFactory | None = None,
-        example: Tensor | None = None,
+        example: Input | None = None,
         seed: int = 0,
         **settings: Unpack[LearningSettings],
     ):
@@ -113,7 +114,8 @@ class BlockLocal(Neighbours):
         if example is None and shape is not None:
             example = torch.zeros(2, *shape, device=next((p.device for p in self.split.model.parameters()), None))
         if example is not None:
-            self.materialize(example.to("meta") if self.device.type == "meta" else example)  # its shape is what counts
+            on_meta = self.device.type == "meta"  # its shape is what counts
+            self.materialize(map_message(_on_meta, _known(example)) if on_meta else example)
         else:
             self._waiting = nn.ModuleList(self.split.blocks)  # so that .to(device) reaches them before the first batch
 
@@ -133,7 +135,7 @@ class BlockLocal(Neighbours):
         return next((p.device for block in self.split.blocks for p in block.parameters()), torch.device("cpu"))
 
     @taking_gradients()
-    def materialize(self, example: Tensor) -> None:
+    def materialize(self, example: Input) -> None:
         """Check one batch [B, …] and make twins, readouts and optimisers from its shapes; made once.
 
         Raises:
@@ -142,13 +144,13 @@ class BlockLocal(Neighbours):
         check_input(self.split.model, example)
         if self.learners:
             return
-        check_tensor("x", example, self.device)
+        example = check_x(example, self.device)
         weights = [p for block in self.split.blocks for p in block.parameters() if not is_lazy(p)]
         if any(p.is_inference() for p in weights):
             raise InputError(
                 "the model was built under torch.inference_mode(), so it cannot be trained: build it outside."
             )
-        example = example.detach()[:2].clone()
+        example = map_message(_two_samples, example)
         with explained(self.split.blocks, example):
             learners = build_learners(self.split, example, self.targets, self.learning, self.seed)
         resting = [part for block in self.split.blocks for part in block.modules() if not part.training]
@@ -156,12 +158,12 @@ class BlockLocal(Neighbours):
         for part in resting:
             part.training = False
         self._modules.pop("_waiting", None)
-        self.register_buffer("_rows", target_rows(self.targets, example.device), persistent=False)
+        self.register_buffer("_rows", target_rows(self.targets, lead(example).device), persistent=False)
         self.configure(*self._optimisation)
         self.autocast(self._autocast)
-        self.target_shape = self.targets.shape(self.output_shape(example.repeat_interleave(2, 0)))
+        self.target_shape = self.targets.shape(self.output_shape(map_message(_twice, example)))
 
-    def output_shape(self, x: Tensor, *, training: bool = True) -> torch.Size:
+    def output_shape(self, x: Input, *, training: bool = True) -> torch.Size:
         """The shape of the network's output for one sample of a batch like x; a new kind of batch is tried first."""
         return self._trials.output(self.learners, x, self._rows, training=training)
 
@@ -185,45 +187,47 @@ class BlockLocal(Neighbours):
 
     # --- what is asked of neighbours
 
-    def check(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        check_tensor("x", x, self.device)
+    def check(self, x: Input, y: Tensor) -> tuple[Input, Tensor]:
+        x = check_x(x, self.device)
         check_input(self.split.model, x)  # first: for a sample without a batch axis this message tells more
         return check_batch(x, y, self.targets, self.device, first=self.steps == 0)
 
-    def prepare(self, x: Tensor, y: Tensor) -> None:
+    def prepare(self, x: Input, y: Tensor) -> None:
         self.materialize(x)
-        check_shape(y, torch.Size((len(x), *self.targets.shape(self.output_shape(x)))))
+        check_shape(y, torch.Size((len(lead(x)), *self.targets.shape(self.output_shape(x)))))
 
-    def check_input(self, x: Tensor) -> None:
-        check_tensor("x", x, self.device)
-        if not x.is_cuda:
+    def check_input(self, x: Input) -> Input:
+        x = check_x(x, self.device)
+        if not lead(x).is_cuda:
             check_finite(x)
+        return x
 
-    def looking(self, x: Tensor) -> AbstractContextManager[None]:
+    def looking(self, x: Input) -> AbstractContextManager[None]:
         self.materialize(x)
         self.output_shape(x, training=self.training)
         return explained(self.split.blocks, x)
 
     # --- prediction
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Input) -> Tensor:
         """The output block's logits, with the ordinary graph of PyTorch."""
         self.materialize(x)
+        a: Any = x
         for learner in self.learners:
-            x = learner(x)
-        return x
+            a = learner(a)
+        return hidden_of(a)
 
-    def predict(self, x: Tensor) -> Prediction:
+    def predict(self, x: Input) -> Prediction:
         """Probabilities, label and confidence of the output, of every block and of the ensemble, in evaluation mode.
 
         Every part of the network has its own mode again afterwards, also after an error.
         """
-        check_tensor("x", x, self.device)
+        x = check_x(x, self.device)
         check_finite(x)
         self.materialize(x)
         with kept_modes([self]):
             self.eval()
-            logits = self._logits(x)
+            logits, _ = self._logits(x)
         return predictions(self.targets, logits)
 
     # --- the rest
@@ -256,6 +260,24 @@ def predictions(targets: Targets, logits: list[Tensor | None]) -> Prediction:
     ]
     assert blocks[-1] is not None
     return replace(blocks[-1], blocks=tuple(blocks), combined=together)
+
+
+def _known(example: Input) -> Input:
+    """An example as a dictionary or a tuple, where it is one of another kind."""
+    known = as_input(example)
+    return example if known is None else known
+
+
+def _on_meta(t: Tensor) -> Tensor:
+    return t.to("meta")
+
+
+def _two_samples(t: Tensor) -> Tensor:
+    return t.detach()[:2].clone()
+
+
+def _twice(t: Tensor) -> Tensor:
+    return t.repeat_interleave(2, 0)
 
 
 def _learning(learning: Learning | None, settings: Mapping[str, Any]) -> Learning:

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 import torch.nn as nn
-from torch import Tensor
 
 from blocklocal._common.errors import InputError
+from blocklocal._common.message import Input
 from blocklocal._common.seeds import stream_seed
 from blocklocal.block import shards
 from blocklocal.block.learner import BlockLearner
@@ -99,7 +99,7 @@ class Stage(Linked):
     def device(self) -> torch.device:
         return self._rows.device
 
-    def materialize(self, example: Tensor) -> None:
+    def materialize(self, example: Input) -> None:
         """Nothing: a stage is made of learners that are there."""
 
     def configure(

@@ -8,6 +8,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from blocklocal._common.errors import InputError
+from blocklocal._common.message import Input
 from blocklocal.block.learner import BlockLearner
 from blocklocal.network.network import BlockLocal
 from blocklocal.parallel.link_edges import LinkEdges
@@ -72,10 +73,10 @@ class StreamedStage(Linked, Streamed):
             self._begun = True
             self.edges.begin(None)
 
-    def prepare(self, x: Tensor, y: Tensor) -> None:
+    def prepare(self, x: Input, y: Tensor) -> None:
         """Nothing: the messages of a chunk are expected together."""
 
-    def looking(self, x: Tensor) -> AbstractContextManager[None]:
+    def looking(self, x: Input) -> AbstractContextManager[None]:
         return nullcontext()
 
     def after_step(self) -> None:

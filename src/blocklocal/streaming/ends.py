@@ -4,6 +4,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 from torch import Tensor
 
+from blocklocal._common.message import Forward, Given, Input
 from blocklocal.block.edges import Edges
 
 
@@ -18,19 +19,19 @@ class Ends(Edges):
         sent: the forward message that it has sent.
     """
 
-    def __init__(self, a: Tensor, target: Tensor):
+    def __init__(self, a: Given, target: Tensor):
         self._a, self._target = a, target
-        self.sent: Tensor | None = None
+        self.sent: Forward | None = None
 
     def take_target(self, rows: Tensor, *, learning: bool) -> Tensor:
         return self._target
 
     def pass_target(self, late: Tensor | None) -> None: ...
 
-    def take_forward(self, x: Tensor) -> Tensor:
+    def take_forward(self, x: Input) -> Given:
         return self._a
 
-    def send_forward(self, a: Tensor) -> None:
+    def send_forward(self, a: Forward) -> None:
         self.sent = a
 
     def timed(self, index: int) -> AbstractContextManager[None]:

@@ -20,6 +20,16 @@ from torch._subclasses.fake_tensor import (
 
 from blocklocal._common.errors import InputError
 from blocklocal._common.memory import saved_bytes
+from blocklocal._common.message import (
+    Forward,
+    Given,
+    Input,
+    hidden_of,
+    lead,
+    map_message,
+    named_tensors,
+    tensors_of,
+)
 from blocklocal.block.learner import BlockLearner, StepContext
 from blocklocal.block.loss import OutputLoss
 from blocklocal.block.optim import Optimizer
@@ -131,7 +141,7 @@ class Footprints:
 
 
 def footprints(
-    network: BlockLocal, x: Tensor, optimizer: Optimizer, *, precision: torch.dtype | None = None, cuda: bool = False
+    network: BlockLocal, x: Input, optimizer: Optimizer, *, precision: torch.dtype | None = None, cuda: bool = False
 ) -> Footprints:
     """What the blocks of a network need for batches like x.
 
@@ -162,22 +172,25 @@ def footprints(
 def _looked_at(
     network: BlockLocal,
     learners: Sequence[BlockLearner],
-    x: Tensor,
+    x: Input,
     updates: Sequence[tuple[Update | None, Update | None]],
     mode: FakeTensorMode,
 ) -> Footprints:
     for learner in learners:
         fill(learner, {id(t): torch.empty(t.shape, dtype=t.dtype) for t in _tensors(learner)}, CPU)
-    given, rows = torch.empty(x.shape, dtype=x.dtype), torch.empty(network._rows.shape)
+    given = map_message(lambda t: torch.empty(t.shape, dtype=t.dtype), x)
+    rows = torch.empty(network._rows.shape)
     with torch.no_grad():
-        output = given
+        output: Any = given
         for learner in learners:
             output = learner(output)
-    y = torch.empty((len(x), *network.targets.shape(output.shape[1:])), dtype=torch.int64)
+    y = torch.empty((len(lead(x)), *network.targets.shape(hidden_of(output).shape[1:])), dtype=torch.int64)
     batch = Batch(given, y, rows, StepContext())
-    blocks, a, known = [], given, dict[Hashable, tuple[Footprint, Tensor]]()
+    blocks: list[Footprint] = []
+    a: Given = given
+    known = dict[Hashable, tuple[Footprint, Forward]]()
     for learner, target, update in zip(learners, _targets(learners, rows), updates, strict=True):
-        kind = (learner_kind(learner), a.shape, a.dtype, target.shape, a is given)
+        kind = (learner_kind(learner), message_kind(a), target.shape, a is given)
         if kind not in known:
             known[kind] = _footprint(learner, a, target, batch, update)
         footprint, a = known[kind]
@@ -187,12 +200,12 @@ def _looked_at(
         with CPU, mode:
             return _backprop(learners, given, batch)
 
-    return Footprints(blocks, backprop, bytes_of([given, y]), bytes_of([rows]))
+    return Footprints(blocks, backprop, bytes_of([*tensors_of(given), y]), bytes_of([rows]))
 
 
 def _footprint(
-    learner: BlockLearner, a: Tensor, target: Tensor, batch: Batch, update: tuple[Update | None, Update | None]
-) -> tuple[Footprint, Tensor]:
+    learner: BlockLearner, a: Given, target: Tensor, batch: Batch, update: tuple[Update | None, Update | None]
+) -> tuple[Footprint, Forward]:
     """(of one block, the message that it sends)."""
     ends = Ends(a, target)
     local = _local(learner, replace(batch, edges=ends))
@@ -205,8 +218,8 @@ def _footprint(
         update=update[0],
         plain=_backprop([learner], a, batch),
         plain_update=update[1],
-        received=bytes_of([a]),
-        sent=bytes_of([ends.sent]),
+        received=bytes_of(tensors_of(a)),
+        sent=bytes_of(tensors_of(ends.sent)),
     )
     return footprint, ends.sent
 
@@ -219,17 +232,19 @@ def _local(learner: BlockLearner, batch: Batch) -> Pass:
     return Pass(_dropped_gradients([learner]), kept.peak, live.peak, ending.left)
 
 
-def _backprop(learners: Sequence[BlockLearner], a: Tensor, batch: Batch) -> Pass:
+def _backprop(learners: Sequence[BlockLearner], a: Given, batch: Batch) -> Pass:
     """Through these blocks, with a gradient at the input unless that is the batch."""
-    source = a.detach()
+    given = map_message(Tensor.detach, a)
+    source = lead(given)
     if learners[0].index and source.is_floating_point():
         source.requires_grad_()
     with Live() as live, saved_bytes(*learners) as kept, torch.enable_grad():
-        out = source
+        out: Any = given
         for learner in learners:
             out = learner(out)
         if isinstance(learners[-1].local, OutputLoss):
-            out = learners[-1].local(out, batch.y).loss
+            out = learners[-1].local(hidden_of(out), batch.y).loss
+        out = hidden_of(out)
         if out.requires_grad:
             out.backward(torch.empty_like(out))
         source.grad = None
@@ -269,6 +284,11 @@ def _targets(learners: Sequence[BlockLearner], rows: Tensor) -> list[Tensor]:
         found.append(incoming)
         incoming = learner.message(incoming)[1]
     return found[::-1]
+
+
+def message_kind(a: Given) -> Hashable:
+    """Equal for messages of the same shapes and types, by the same names."""
+    return tuple((name, t.shape, t.dtype) for name, t in named_tensors(a))
 
 
 def learner_kind(learner: BlockLearner) -> Hashable:

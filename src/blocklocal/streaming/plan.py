@@ -7,10 +7,10 @@ Every formula stands here once, with the reason why. What goes into them is coun
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from blocklocal._common.errors import InputError
 from blocklocal._common.limits import in_bytes
+from blocklocal._common.message import Input, map_message
 from blocklocal.block.optim import Optimizer, OptimizerFactory, as_optimizer
 from blocklocal.network.network import BlockLocal
 from blocklocal.streaming.footprint import Footprint, Footprints, footprints
@@ -139,7 +139,7 @@ class Plan:
 
 def plan(
     network: BlockLocal,
-    x: Tensor,
+    x: Input,
     optimizer: Optimizer | OptimizerFactory | None = None,
     *,
     visit: int = 16,
@@ -165,7 +165,9 @@ def plan(
     """
     if not network.learners:
         raise InputError("a plan needs the shapes of the network: give BlockLocal example=, a batch [B, …].")
-    network.output_shape(torch.zeros_like(x, device=network.device))  # it runs on such a batch
+    network.output_shape(
+        map_message(lambda t: torch.zeros_like(t, device=network.device), x)
+    )  # it runs on such a batch
     cuda = torch.device(device).type == "cuda"
     chosen = as_optimizer(network.optimizer if optimizer is None else optimizer)
     needs = footprints(network, x, chosen, precision=precision, cuda=cuda)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from blocklocal._common.errors import InputError
+from blocklocal._common.message import Input, lead, map_message, mask_after
 from blocklocal._common.modes import kept_modes
 from blocklocal._common.ranges import check_range
 from blocklocal.block.edges import OPEN
@@ -25,8 +26,8 @@ from blocklocal.block.learner import BlockLearner, StepContext
 from blocklocal.block.loss import LocalResult
 from blocklocal.block.objectives import mixing
 from blocklocal.block.optim import Optimizer, OptimizerFactory, Schedule, as_optimizer, as_schedule
-from blocklocal.block.targets import target_rows
-from blocklocal.network.edge import check_batch, check_finite, check_tensor, taking_gradients
+from blocklocal.block.targets import target_rows, without_padding
+from blocklocal.network.edge import check_batch, check_finite, check_x, taking_gradients
 from blocklocal.network.neighbours import Kept, Neighbours, Stepped
 from blocklocal.network.network import BlockLocal, Prediction, predictions
 from blocklocal.rules.base import Batch
@@ -141,7 +142,7 @@ class Streamed(Neighbours):
         """How the network was cut; its modules have no content."""
         return self.network.split
 
-    def materialize(self, example: Tensor) -> None:
+    def materialize(self, example: Input) -> None:
         """Nothing: its shapes are known."""
 
     def to(self, *args: Any, **kwargs: Any) -> "Streamed":
@@ -249,12 +250,12 @@ class Streamed(Neighbours):
     # --- training
 
     @taking_gradients()
-    def step(self, x: Tensor, y: Tensor) -> list[LocalResult | None]:
+    def step(self, x: Input, y: Tensor) -> list[LocalResult | None]:
         """One training step, which reads and writes all blocks: `walk` does it once per N steps."""
         (stepped,) = self.walk([(x, y)])
         return stepped.results
 
-    def walk(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Stepped]:
+    def walk(self, batches: Iterable[tuple[Input, Tensor]]) -> Iterator[Stepped]:
         """Train on batches, block by block: for every N of them, for every block.
 
         A chunk counts when it is committed: after its last step by who takes the steps, or else before the next chunk.
@@ -292,7 +293,7 @@ class Streamed(Neighbours):
         self.timeline.totals(self.epoch + 1)
 
     @taking_gradients()
-    def _chunk(self, batches: list[tuple[Tensor, Tensor]]) -> list[list[LocalResult | None]]:
+    def _chunk(self, batches: list[tuple[Input, Tensor]]) -> list[list[LocalResult | None]]:
         """Every block's steps in a row; per block, the results of the steps."""
         self.begin()
         for x, y in batches:
@@ -383,33 +384,35 @@ class Streamed(Neighbours):
 
     # --- without training
 
-    def look(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, list[Tensor | None]]]:
+    def look(self, batches: Iterable[tuple[Input, Tensor]]) -> Iterator[tuple[Tensor, list[Tensor | None]]]:
         coming = iter(batches)
         while chunk := list(islice(coming, self.visit_steps)):
-            logits = self._look([x for x, _ in chunk])
+            found = self._look([x for x, _ in chunk])
             for t, (_, y) in enumerate(chunk):
-                yield y, [each[t] for each in logits]
+                yield without_padding(self.targets, y, found[-1][t][1]), [each[t][0] for each in found]
 
-    def block_logits(self, x: Tensor) -> list[Tensor | None]:
-        return [each[0] for each in self._look([x])]
+    def block_logits(self, x: Input) -> list[Tensor | None]:
+        return [each[0][0] for each in self._look([x])]
 
     @torch.no_grad()
-    def _look(self, inputs: list[Tensor]) -> list[list[Tensor | None]]:
-        """Per block, the logits of all inputs."""
+    def _look(self, inputs: list[Input]) -> list[list[tuple[Tensor | None, Tensor | None]]]:
+        """Per block, of all inputs the logits and which positions of its output are real."""
         self.begin()
+        inputs = [self.check_input(x) for x in inputs]
         for x in inputs:
-            self.check_input(x)
             self.looking(x)
-        self.expect([len(x) for x in inputs], training=False)
+        self.expect([len(lead(x)) for x in inputs], training=False)
 
-        def look(learner: BlockLearner) -> list[Tensor | None]:
-            message, logits = self.own_message(learner), []
+        def look(learner: BlockLearner) -> list[tuple[Tensor | None, Tensor | None]]:
+            message, found = self.own_message(learner), []
             for t, x in enumerate(inputs):
                 edges = self._edges(learner, t)
-                a = learner(edges.take_forward(x))
-                logits.append(learner.scores(a, message))
+                given = edges.take_forward(x)
+                a = learner(given)
+                mask = mask_after(given, a)
+                found.append((learner.scores(a, message, mask), mask))
                 edges.send_forward(a)
-            return logits
+            return found
 
         self.know_late()
         return self.each(look, optimizers=False)
@@ -425,9 +428,9 @@ class Streamed(Neighbours):
         return learner.message(self.target_message(learner.index))[0]
 
     @taking_gradients()
-    def predict(self, x: Tensor) -> Prediction:
+    def predict(self, x: Input) -> Prediction:
         """As `BlockLocal.predict`."""
-        check_tensor("x", x, self.device)
+        x = check_x(x, self.device)
         check_finite(x)
         with kept_modes([self]):
             logits = self.eval().block_logits(x)
@@ -435,20 +438,20 @@ class Streamed(Neighbours):
 
     # --- what is asked of neighbours
 
-    def check(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        check_tensor("x", x, self.device)
+    def check(self, x: Input, y: Tensor) -> tuple[Input, Tensor]:
         return check_batch(x, y, self.targets, self.device, first=self.steps == 0)
 
-    def prepare(self, x: Tensor, y: Tensor) -> None:
-        self.network.prepare(_shape(x), y)
+    def prepare(self, x: Input, y: Tensor) -> None:
+        self.network.prepare(map_message(_shape, x), y)
 
-    def check_input(self, x: Tensor) -> None:
-        check_tensor("x", x, self.device)
-        if not x.is_cuda:
+    def check_input(self, x: Input) -> Input:
+        x = check_x(x, self.device)
+        if not lead(x).is_cuda:
             check_finite(x)
+        return x
 
-    def looking(self, x: Tensor) -> AbstractContextManager[None]:
-        self.network.output_shape(_shape(x), training=self.training)
+    def looking(self, x: Input) -> AbstractContextManager[None]:
+        self.network.output_shape(map_message(_shape, x), training=self.training)
         return nullcontext()
 
     def expect(self, sizes: Sequence[int], *, training: bool) -> None:

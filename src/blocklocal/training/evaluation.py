@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch import Tensor
 from blocklocal._common.errors import InputError
 from blocklocal._common.modes import kept_modes
 from blocklocal.block.targets import MISSING, Classes, combined
-from blocklocal.network.edge import check_tensor, pair
+from blocklocal.network.edge import Pair, check_tensor, pair
 from blocklocal.network.neighbours import Neighbours, check_network
 from blocklocal.training.confusion import Counts, confusion_counts
 from blocklocal.training.loaders import check_loader
@@ -41,7 +42,7 @@ class Evaluation:
 @torch.no_grad()
 def block_accuracy(
     network: Neighbours,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[Any],
     look: Callable[[list[Tensor | None], Tensor], None] | None = None,
 ) -> list[float | None]:
     """Percent correct of every block in evaluation mode, None where it cannot predict.
@@ -61,16 +62,28 @@ def block_accuracy(
     counts: list[list[Tensor | None]] = []
     with kept_modes([network]):
         network.train(False)
-        for y, scores in network.look(map(pair, batches)):
-            check_tensor("y", y, network.device)
-            if not counts or not y.is_cuda:
-                network.targets.check(y)
+        for y, scores in network.look(map(_checked(network), map(pair, batches))):
             counts.append([None if s is None else torch.stack(network.targets.correct(s, y)) for s in scores])
             if look is not None:
                 look(scores, y)
     if not counts:
         raise InputError("nothing to evaluate: there is no batch.")
     return [_percent(list(pairs)) for pairs in zip(*counts, strict=True)]
+
+
+def _checked(network: Neighbours) -> Callable[[Pair], Pair]:
+    """Looks at the targets of a batch before it runs; on CUDA at their values in the first batch alone."""
+    looked = False
+
+    def look(batch: Pair) -> Pair:
+        nonlocal looked
+        check_tensor("y", batch[1], network.device)
+        if not looked or not batch[1].is_cuda:
+            network.targets.check(batch[1])
+        looked = True
+        return batch
+
+    return look
 
 
 def _percent(pairs: list[Tensor | None]) -> float | None:
@@ -83,7 +96,7 @@ def _percent(pairs: list[Tensor | None]) -> float | None:
     return 100.0 * right / total
 
 
-def evaluate(network: Neighbours, batches: Iterable[tuple[Tensor, Tensor]]) -> Evaluation:
+def evaluate(network: Neighbours, batches: Iterable[Any]) -> Evaluation:
     """Measure a network in evaluation mode. It works before any training too.
 
     The mode of every part of the network is put back afterwards, also after an error: a BatchNorm that was in
@@ -109,8 +122,9 @@ def evaluate(network: Neighbours, batches: Iterable[tuple[Tensor, Tensor]]) -> E
     def look(scores: list[Tensor | None], y: Tensor) -> None:
         output = scores[-1]
         assert output is not None  # the output block always predicts
-        logits.append(output.float().cpu())
-        wanted.append(y.cpu())
+        flat = output.dim() == 3  # positions one by one: sequences may differ in length
+        logits.append((output.flatten(0, 1) if flat else output).float().cpu())
+        wanted.append((y.flatten() if flat else y).cpu())
         of_all = combined(network.targets, scores)
         together.append(None if of_all is None else torch.stack(network.targets.correct(of_all, y)))
 

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from blocklocal._common.errors import InputError, shown
+from blocklocal._common.message import map_message
 from blocklocal._common.modes import kept_modes
 from blocklocal._common.ranges import FROM_ONE, check_range, whole
 from blocklocal.block.optim import Optimizer, OptimizerFactory, Schedule, as_optimizer, as_schedule
-from blocklocal.network.edge import pair
+from blocklocal.network.edge import Pair, pair
 from blocklocal.network.neighbours import Neighbours, Stepped, check_network
 from blocklocal.training.callbacks import Callback, Record, check_callbacks, running
 from blocklocal.training.evaluation import block_accuracy
@@ -118,11 +119,12 @@ class Trainer:
         """Training steps taken so far."""
         return self.network.steps
 
-    def fit(self, train: Loader, validation: Iterable[tuple[Tensor, Tensor]] | None = None) -> list[Record]:
+    def fit(self, train: Loader, validation: Iterable[Any] | None = None) -> list[Record]:
         """Train to the last epoch, from where training stands.
 
         Args:
-            train: (x, y) batches, two tensors, with a length: a `torch.utils.data.DataLoader`, `Batches`, or a list.
+            train: (x, y) batches with a length: a `torch.utils.data.DataLoader`, `Batches`, or a list. x is a tensor,
+                or a tuple or dictionary of them; a batch of tensors by name is split into `labels` and all others.
             validation: batches on which every block is measured after each epoch.
 
         Returns:
@@ -141,7 +143,7 @@ class Trainer:
                 self._run(train, validation)
         return self.records
 
-    def _run(self, train: Loader, validation: Iterable[tuple[Tensor, Tensor]] | None) -> None:
+    def _run(self, train: Loader, validation: Iterable[Any] | None) -> None:
         for epoch in range(self.epoch, self.epochs):
             self.epoch = self.network.epoch = epoch
             record = self._run_epoch(train)
@@ -161,7 +163,7 @@ class Trainer:
             return
         steps = steps_of(train)
         if not self.network.learners:
-            self.network.materialize(self._to_device(first_batch(train)[0]))
+            self.network.materialize(map_message(self._to_device, first_batch(train)[0]))
         self.steps_per_epoch = steps
         with _learners_after_failure(self.network):
             self.network.configure(self.optimizer, self.schedule, (self.epochs - self.first_epoch) * steps)
@@ -323,7 +325,7 @@ class Trainer:
         for callback in self.callbacks:
             callback.step(self, losses)
 
-    def _validate(self, validation: Iterable[tuple[Tensor, Tensor]] | None) -> Record:
+    def _validate(self, validation: Iterable[Any] | None) -> Record:
         if validation is None:
             return {"validation_top1": [None] * len(self.network.learners)}
         return {"validation_top1": block_accuracy(self.network, self._moved(validation))}
@@ -332,9 +334,9 @@ class Trainer:
         learners = self.network.learners
         return Tally(len(learners), self.network.targets, first=learners[0].index)
 
-    def _moved(self, given: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _moved(self, given: Iterable[Any]) -> Iterator[Pair]:
         for x, y in map(pair, given):
-            yield self._to_device(x), self._to_device(y)
+            yield map_message(self._to_device, x), self._to_device(y)
 
     def _to_device(self, t: Tensor) -> Tensor:
         return t.to(self.network.device, non_blocking=True)
