@@ -13,13 +13,11 @@ from torch import Tensor, nn
 
 import blocklocal as bl
 from blocklocal._common.message import Message
+from blocklocal.block.learner import StepContext
 from blocklocal.network.edge import pair
 from blocklocal.network.trial import _try
 from blocklocal.streaming.footprint import footprints
 from blocklocal.streaming.streamed import Streamed
-
-LOCAL = ["block-local", "greedy", "target-projection", "frozen"]
-
 
 # --- a skip connection that is carried across cuts
 
@@ -50,27 +48,20 @@ def test_no_gradient_crosses_a_cut_beside_the_hidden_tensor():
     alone = u_net()
     alone.learners[0].optimizer = None
     alone.learners[0].local_backward(
-        alone.learners[0].receive(x, y, alone._messages()[0], context=bl_context(alone), image=x)
+        alone.learners[0].receive(x, y, alone._messages()[0], context=StepContext(alone.stream), image=x)
     )
     assert torch.equal(own, alone.split.model.down.conv.weight.grad)
     assert not torch.equal(own, true)
 
 
-def bl_context(network: bl.BlockLocal) -> Any:
-    from blocklocal.block.learner import StepContext
-
-    return StepContext(network.stream, network.steps)
-
-
 # --- padding
 
 
-@pytest.mark.parametrize("rule", bl.RULES.names())
+@pytest.mark.parametrize(
+    ("rule", "objective"), [*((rule, "evidence") for rule in bl.RULES.names()), ("block-local", "variational")]
+)
 @pytest.mark.parametrize("per_position", [False, True])
-@pytest.mark.parametrize("objective", ["evidence", "variational"])
-def test_padding_changes_no_loss_no_gradient_and_no_accuracy(rule, per_position, objective):
-    if objective == "variational" and rule != "block-local":
-        pytest.skip("the rule has its own objective")
+def test_padding_changes_no_loss_no_gradient_and_no_accuracy(rule, objective, per_position):
     found = []
     for longest in (0, 9):
         network = reader(per_position=per_position, rule=rule, objective=objective, similarity=0.5, family="gaussian")

@@ -217,7 +217,7 @@ def without_padding(targets: Targets, target: Tensor, mask: Tensor | None) -> Te
     Args:
         mask: [B, T], true where a position is real; None where all are.
     """
-    if mask is None or not isinstance(targets, Classes) or target.shape != mask.shape:
+    if mask is None or not isinstance(targets, Classes) or target.shape != mask.shape or target.dtype not in WHOLE:
         return target
     return target.long().masked_fill(~mask, MISSING)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from blocklocal._common.errors import InputError
 from blocklocal._common.modes import kept_modes
 from blocklocal.block.targets import MISSING, Classes, combined
-from blocklocal.network.edge import Pair, check_tensor, pair
+from blocklocal.network.edge import check_tensor, pair
 from blocklocal.network.neighbours import Neighbours, check_network
 from blocklocal.training.confusion import Counts, confusion_counts
 from blocklocal.training.loaders import check_loader
@@ -62,28 +62,16 @@ def block_accuracy(
     counts: list[list[Tensor | None]] = []
     with kept_modes([network]):
         network.train(False)
-        for y, scores in network.look(map(_checked(network), map(pair, batches))):
+        for y, scores in network.look(map(pair, batches)):
+            check_tensor("y", y, network.device)
+            if not counts or not y.is_cuda:
+                network.targets.check(y)
             counts.append([None if s is None else torch.stack(network.targets.correct(s, y)) for s in scores])
             if look is not None:
                 look(scores, y)
     if not counts:
         raise InputError("nothing to evaluate: there is no batch.")
     return [_percent(list(pairs)) for pairs in zip(*counts, strict=True)]
-
-
-def _checked(network: Neighbours) -> Callable[[Pair], Pair]:
-    """Looks at the targets of a batch before it runs; on CUDA at their values in the first batch alone."""
-    looked = False
-
-    def look(batch: Pair) -> Pair:
-        nonlocal looked
-        check_tensor("y", batch[1], network.device)
-        if not looked or not batch[1].is_cuda:
-            network.targets.check(batch[1])
-        looked = True
-        return batch
-
-    return look
 
 
 def _percent(pairs: list[Tensor | None]) -> float | None:
