@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from blocklocal._common.limits import in_bytes
-from blocklocal.streaming.footprint import Footprint
+from blocklocal.streaming.needs import Footprint
 from blocklocal.streaming.pace import Pace
 from blocklocal.streaming.peers import Peer, in_memory, peers
 from blocklocal.streaming.plan import Plan

@@ -7,9 +7,8 @@
 All three keep the one order that matters, so they end with the same weights, bit for bit (`network.walks`).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -18,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from blocklocal._common.errors import InputError
-from blocklocal._common.modes import kept_modes
 from blocklocal._common.ranges import check_range
 from blocklocal.block.edges import OPEN
 from blocklocal.block.learner import BlockLearner, StepContext
@@ -26,15 +24,15 @@ from blocklocal.block.loss import LocalResult
 from blocklocal.block.objectives import mixing
 from blocklocal.block.optim import Optimizer, OptimizerFactory, Schedule, as_optimizer, as_schedule
 from blocklocal.block.targets import target_rows
-from blocklocal.network.edge import check_batch, check_finite, check_tensor, taking_gradients
-from blocklocal.network.neighbours import Kept, Neighbours, Stepped
-from blocklocal.network.network import BlockLocal, Prediction, predictions
+from blocklocal.network.edge import taking_gradients
+from blocklocal.network.neighbours import Kept, Stepped
+from blocklocal.network.network import BlockLocal
 from blocklocal.rules.base import Batch
 from blocklocal.splitting import Split
 from blocklocal.streaming.cache import Cache, FileCache, MemoryCache
 from blocklocal.streaming.deferred import Deferred
-from blocklocal.streaming.edges import CacheEdges
 from blocklocal.streaming.homes import FileHome, Home, HostHome
+from blocklocal.streaming.looking import Looking
 from blocklocal.streaming.resting import tensors_of
 from blocklocal.streaming.settings import BLOCKS, VISIT
 from blocklocal.streaming.stock import Known, Stock
@@ -48,7 +46,7 @@ from blocklocal.training.tally import check_weights
 T = TypeVar("T")
 
 
-class Streamed(Neighbours):
+class Streamed(Looking):
     """A network whose blocks rest in files or in host memory; one at a time is fetched and takes N steps in a row.
 
     It takes the place of the network in a `Trainer`. The weights at the end are those of the ordinary network.
@@ -121,11 +119,6 @@ class Streamed(Neighbours):
         self._uncommitted = False  # whether blocks have taken the steps of a chunk that does not count yet
         self.watch: Callable[[str, float], object] = lambda text, ahead: None  # told what is done now: `Progress.work`
 
-    @property
-    def home(self) -> Home:
-        """Where blocks rest."""
-        return self.stock.home
-
     # --- the learners, which have no content here
 
     @property
@@ -173,19 +166,6 @@ class Streamed(Neighbours):
     def rate(self) -> float | None:
         return self.stock.known.rate
 
-    def each(self, do: Callable[[BlockLearner], T], *, optimizers: bool = True) -> list[T]:
-        if not self.stock.known.resting:
-            self.home.check_loaded()
-        return self._visited(do, optimizers=optimizers)
-
-    def backwards(self, do: Callable[[BlockLearner], T]) -> list[T]:
-        """As `each`, without optimisers, last to first."""
-        return self.visits.run(self.stock.places[::-1], do, writes=False, optimizers=False)
-
-    def _visited(self, do: Callable[[BlockLearner], T], *, optimizers: bool = False) -> list[T]:
-        """As `each`; before anything is trained or loaded, of the blocks as the ordinary construction makes them."""
-        return self.visits.run(self.stock.places, do, writes=False, optimizers=optimizers)
-
     def close(self) -> None:
         """End the training, so that another network may go on with what rests in the store."""
         self.home.close()
@@ -226,11 +206,6 @@ class Streamed(Neighbours):
             InputError: always.
         """
         raise InputError("a streamed network is never whole in memory: write its model with network.export(folder).")
-
-    def target_message(self, k: int) -> Tensor:
-        """What the twin of block k starts from in the next step: the target rows, or what a chained twin has sent."""
-        message = self._message(self.stock.known.late, k, 0)
-        return self._rows if message is None else message
 
     def take(self, kept: Kept) -> None:
         """Blocks rest in a checkpoint from now on. Nothing has changed where one of them cannot be read.
@@ -338,41 +313,6 @@ class Streamed(Neighbours):
             self.steps, self.stock.known = before
         return undone
 
-    def _edges(self, learner: BlockLearner, step: int, message: Tensor | None = None) -> CacheEdges:
-        """Of a block, in a step of the chunk."""
-        first, last = (learner.index == self.learners[k].index for k in (0, -1))
-        return CacheEdges(self.edges, self._cache, step, first=first, last=last, message=message)
-
-    def know_late(self) -> None:
-        """Of chained twins: what is under way to each block, before the first visit."""
-        if not self._chained or self.stock.known.late:
-            return
-        if self.network.learning.message_delay:
-            self._visited(self.stock.note, optimizers=True)
-            return
-        # Nothing is under way between steps: a message is there when the blocks behind have passed theirs on.
-        passed, incoming = dict[int, Tensor](), self._rows
-
-        def pass_on(learner: BlockLearner) -> None:
-            nonlocal incoming
-            incoming = learner.message(incoming)[1]
-            passed[learner.index] = incoming.unsqueeze(0)
-
-        with torch.no_grad():
-            self.backwards(pass_on)
-        self.stock.known = replace(self.stock.known, late=passed)
-
-    def _message(self, late: Mapping[int, Tensor], k: int, t: int) -> Tensor | None:
-        """The target message that reaches block k in step t of a chunk from a chained twin; None: the target rows."""
-        if k + 1 not in late:
-            return None
-        behind = self.network.learners[k + 1].twin
-        if behind is None or behind.late is None:  # it came without a delay, as it is
-            return late[k + 1][t]
-        # In memory of its own, as `Twin.post` leaves it: a product may round in another way where a matrix begins
-        # elsewhere than at a multiple of 64 bytes.
-        return late[k + 1][t].clone().view(behind.message_shape)
-
     def commit(self, state: Callable[[], dict[str, Any]]) -> None:
         self.stock.commit(state)
         self._uncommitted = False
@@ -380,80 +320,3 @@ class Streamed(Neighbours):
 
     def _own_state(self) -> dict[str, Any]:
         return {"step": self.steps, "network_epoch": self.epoch}
-
-    # --- without training
-
-    def look(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, list[Tensor | None]]]:
-        coming = iter(batches)
-        while chunk := list(islice(coming, self.visit_steps)):
-            logits = self._look([x for x, _ in chunk])
-            for t, (_, y) in enumerate(chunk):
-                yield y, [each[t] for each in logits]
-
-    def block_logits(self, x: Tensor) -> list[Tensor | None]:
-        return [each[0] for each in self._look([x])]
-
-    @torch.no_grad()
-    def _look(self, inputs: list[Tensor]) -> list[list[Tensor | None]]:
-        """Per block, the logits of all inputs."""
-        self.begin()
-        for x in inputs:
-            self.check_input(x)
-            self.looking(x)
-        self.expect([len(x) for x in inputs], training=False)
-
-        def look(learner: BlockLearner) -> list[Tensor | None]:
-            message, logits = self.own_message(learner), []
-            for t, x in enumerate(inputs):
-                edges = self._edges(learner, t)
-                a = learner(edges.take_forward(x))
-                logits.append(learner.scores(a, message))
-                edges.send_forward(a)
-            return logits
-
-        self.know_late()
-        return self.each(look, optimizers=False)
-
-    def message_sizes(self) -> list[float | None]:
-        with torch.no_grad():
-            self.know_late()
-            messages = self._visited(self.own_message)
-            return [None if b is None else b.abs().mean().item() for b in messages]
-
-    @torch.no_grad()
-    def own_message(self, learner: BlockLearner) -> Tensor | None:
-        return learner.message(self.target_message(learner.index))[0]
-
-    @taking_gradients()
-    def predict(self, x: Tensor) -> Prediction:
-        """As `BlockLocal.predict`."""
-        check_tensor("x", x, self.device)
-        check_finite(x)
-        with kept_modes([self]):
-            logits = self.eval().block_logits(x)
-        return predictions(self.targets, logits)
-
-    # --- what is asked of neighbours
-
-    def check(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        check_tensor("x", x, self.device)
-        return check_batch(x, y, self.targets, self.device, first=self.steps == 0)
-
-    def prepare(self, x: Tensor, y: Tensor) -> None:
-        self.network.prepare(_shape(x), y)
-
-    def check_input(self, x: Tensor) -> None:
-        check_tensor("x", x, self.device)
-        if not x.is_cuda:
-            check_finite(x)
-
-    def looking(self, x: Tensor) -> AbstractContextManager[None]:
-        self.network.output_shape(_shape(x), training=self.training)
-        return nullcontext()
-
-    def expect(self, sizes: Sequence[int], *, training: bool) -> None:
-        """Batches of these sizes follow, in a chunk."""
-
-
-def _shape(x: Tensor) -> Tensor:
-    return torch.empty_like(x, device="meta")
