@@ -7,11 +7,12 @@
 All three keep the one order that matters, so they end with the same weights, bit for bit (`network.walks`).
 """
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +44,12 @@ from blocklocal.timeline.segments import COMPUTE
 from blocklocal.timeline.visits import VisitRecorder
 from blocklocal.training.tally import check_weights
 
-T = TypeVar("T")
+log = logging.getLogger("blocklocal")
+TORN = (
+    "training ended within a chunk of steps, and what rests in host memory cannot be put back: some blocks have taken "
+    "these steps, and others have not. Load what was saved last before you go on: blocklocal.load(network, folder), or "
+    "blocklocal train --resume RUN."
+)
 
 
 class Streamed(Looking):
@@ -233,8 +239,9 @@ class Streamed(Looking):
         """Train on batches, block by block: for every N of them, for every block.
 
         A chunk counts when it is committed: after its last step by who takes the steps, or else before the next chunk.
-        Where that fails, or the walk ends within the steps of a chunk, the network is as after the last commit
-        (in host memory: as after the chunk).
+        Where that fails, or the walk ends within the steps of a chunk, the network is as after the last commit. In host
+        memory, which would have to hold all blocks twice, a chunk cannot be undone: where it fails, some blocks have
+        taken its steps and others have not, and a warning says so; where the walk ends, the network is as after it.
 
         Args:
             batches: (x, y).
@@ -299,7 +306,8 @@ class Streamed(Looking):
             with self.timeline.chunk(self.steps + 1, len(batches)):
                 results = self.visits.run(self.stock.places, train, writes=True)
         except BaseException:
-            self._given_up(before)
+            if not self._given_up(before) and before[1].resting:
+                log.warning(TORN)
             raise
         self._uncommitted = True
         return results
