@@ -98,7 +98,10 @@ class Home(Protocol):
 
 
 class HostHome:
-    """Host memory. A learner is handed out as it is kept, so an interrupted chunk leaves earlier blocks ahead."""
+    """Host memory. A learner is handed out as it is kept, so an interrupted chunk leaves earlier blocks ahead.
+
+    To undo one, all blocks would have to be here twice; `Streamed` warns where it happens.
+    """
 
     def __init__(self) -> None:
         self._kept: dict[int, Saved] = {}

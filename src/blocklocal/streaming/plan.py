@@ -13,7 +13,8 @@ from blocklocal._common.limits import in_bytes
 from blocklocal._common.message import Input, map_message
 from blocklocal.block.optim import Optimizer, OptimizerFactory, as_optimizer
 from blocklocal.network.network import BlockLocal
-from blocklocal.streaming.footprint import Footprint, Footprints, footprints
+from blocklocal.streaming.footprint import footprints
+from blocklocal.streaming.needs import Footprint, Footprints
 from blocklocal.streaming.settings import Place
 
 MIB = 2**20

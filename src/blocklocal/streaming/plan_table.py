@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from blocklocal._common.limits import in_bytes
-from blocklocal.streaming.footprint import Footprint
+from blocklocal.streaming.needs import Footprint
 from blocklocal.streaming.pace import Pace
 from blocklocal.streaming.peers import Peer, in_memory, peers
 from blocklocal.streaming.plan import Plan

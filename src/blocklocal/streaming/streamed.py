@@ -7,35 +7,34 @@
 All three keep the one order that matters, so they end with the same weights, bit for bit (`network.walks`).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from blocklocal._common.errors import InputError
-from blocklocal._common.message import Input, lead, map_message, mask_after
-from blocklocal._common.modes import kept_modes
+from blocklocal._common.message import Input
 from blocklocal._common.ranges import check_range
 from blocklocal.block.edges import OPEN
 from blocklocal.block.learner import BlockLearner, StepContext
 from blocklocal.block.loss import LocalResult
 from blocklocal.block.objectives import mixing
 from blocklocal.block.optim import Optimizer, OptimizerFactory, Schedule, as_optimizer, as_schedule
-from blocklocal.block.targets import target_rows, without_padding
-from blocklocal.network.edge import check_batch, check_finite, check_x, taking_gradients
-from blocklocal.network.neighbours import Kept, Neighbours, Stepped
-from blocklocal.network.network import BlockLocal, Prediction, predictions
+from blocklocal.block.targets import target_rows
+from blocklocal.network.edge import taking_gradients
+from blocklocal.network.neighbours import Kept, Stepped
+from blocklocal.network.network import BlockLocal
 from blocklocal.rules.base import Batch
 from blocklocal.splitting import Split
 from blocklocal.streaming.cache import Cache, FileCache, MemoryCache
 from blocklocal.streaming.deferred import Deferred
-from blocklocal.streaming.edges import CacheEdges
 from blocklocal.streaming.homes import FileHome, Home, HostHome
+from blocklocal.streaming.looking import Looking
 from blocklocal.streaming.resting import tensors_of
 from blocklocal.streaming.settings import BLOCKS, VISIT
 from blocklocal.streaming.stock import Known, Stock
@@ -46,10 +45,15 @@ from blocklocal.timeline.segments import COMPUTE
 from blocklocal.timeline.visits import VisitRecorder
 from blocklocal.training.tally import check_weights
 
-T = TypeVar("T")
+log = logging.getLogger("blocklocal")
+TORN = (
+    "training ended within a chunk of steps, and what rests in host memory cannot be put back: some blocks have taken "
+    "these steps, and others have not. Load what was saved last before you go on: blocklocal.load(network, folder), or "
+    "blocklocal train --resume RUN."
+)
 
 
-class Streamed(Neighbours):
+class Streamed(Looking):
     """A network whose blocks rest in files or in host memory; one at a time is fetched and takes N steps in a row.
 
     It takes the place of the network in a `Trainer`. The weights at the end are those of the ordinary network.
@@ -122,11 +126,6 @@ class Streamed(Neighbours):
         self._uncommitted = False  # whether blocks have taken the steps of a chunk that does not count yet
         self.watch: Callable[[str, float], object] = lambda text, ahead: None  # told what is done now: `Progress.work`
 
-    @property
-    def home(self) -> Home:
-        """Where blocks rest."""
-        return self.stock.home
-
     # --- the learners, which have no content here
 
     @property
@@ -174,19 +173,6 @@ class Streamed(Neighbours):
     def rate(self) -> float | None:
         return self.stock.known.rate
 
-    def each(self, do: Callable[[BlockLearner], T], *, optimizers: bool = True) -> list[T]:
-        if not self.stock.known.resting:
-            self.home.check_loaded()
-        return self._visited(do, optimizers=optimizers)
-
-    def backwards(self, do: Callable[[BlockLearner], T]) -> list[T]:
-        """As `each`, without optimisers, last to first."""
-        return self.visits.run(self.stock.places[::-1], do, writes=False, optimizers=False)
-
-    def _visited(self, do: Callable[[BlockLearner], T], *, optimizers: bool = False) -> list[T]:
-        """As `each`; before anything is trained or loaded, of the blocks as the ordinary construction makes them."""
-        return self.visits.run(self.stock.places, do, writes=False, optimizers=optimizers)
-
     def close(self) -> None:
         """End the training, so that another network may go on with what rests in the store."""
         self.home.close()
@@ -228,11 +214,6 @@ class Streamed(Neighbours):
         """
         raise InputError("a streamed network is never whole in memory: write its model with network.export(folder).")
 
-    def target_message(self, k: int) -> Tensor:
-        """What the twin of block k starts from in the next step: the target rows, or what a chained twin has sent."""
-        message = self._message(self.stock.known.late, k, 0)
-        return self._rows if message is None else message
-
     def take(self, kept: Kept) -> None:
         """Blocks rest in a checkpoint from now on. Nothing has changed where one of them cannot be read.
 
@@ -259,8 +240,9 @@ class Streamed(Neighbours):
         """Train on batches, block by block: for every N of them, for every block.
 
         A chunk counts when it is committed: after its last step by who takes the steps, or else before the next chunk.
-        Where that fails, or the walk ends within the steps of a chunk, the network is as after the last commit
-        (in host memory: as after the chunk).
+        Where that fails, or the walk ends within the steps of a chunk, the network is as after the last commit. In host
+        memory, which would have to hold all blocks twice, a chunk cannot be undone: where it fails, some blocks have
+        taken its steps and others have not, and a warning says so; where the walk ends, the network is as after it.
 
         Args:
             batches: (x, y).
@@ -325,7 +307,8 @@ class Streamed(Neighbours):
             with self.timeline.chunk(self.steps + 1, len(batches)):
                 results = self.visits.run(self.stock.places, train, writes=True)
         except BaseException:
-            self._given_up(before)
+            if not self._given_up(before) and before[1].resting:
+                log.warning(TORN)
             raise
         self._uncommitted = True
         return results
@@ -339,41 +322,6 @@ class Streamed(Neighbours):
             self.steps, self.stock.known = before
         return undone
 
-    def _edges(self, learner: BlockLearner, step: int, message: Tensor | None = None) -> CacheEdges:
-        """Of a block, in a step of the chunk."""
-        first, last = (learner.index == self.learners[k].index for k in (0, -1))
-        return CacheEdges(self.edges, self._cache, step, first=first, last=last, message=message)
-
-    def know_late(self) -> None:
-        """Of chained twins: what is under way to each block, before the first visit."""
-        if not self._chained or self.stock.known.late:
-            return
-        if self.network.learning.message_delay:
-            self._visited(self.stock.note, optimizers=True)
-            return
-        # Nothing is under way between steps: a message is there when the blocks behind have passed theirs on.
-        passed, incoming = dict[int, Tensor](), self._rows
-
-        def pass_on(learner: BlockLearner) -> None:
-            nonlocal incoming
-            incoming = learner.message(incoming)[1]
-            passed[learner.index] = incoming.unsqueeze(0)
-
-        with torch.no_grad():
-            self.backwards(pass_on)
-        self.stock.known = replace(self.stock.known, late=passed)
-
-    def _message(self, late: Mapping[int, Tensor], k: int, t: int) -> Tensor | None:
-        """The target message that reaches block k in step t of a chunk from a chained twin; None: the target rows."""
-        if k + 1 not in late:
-            return None
-        behind = self.network.learners[k + 1].twin
-        if behind is None or behind.late is None:  # it came without a delay, as it is
-            return late[k + 1][t]
-        # In memory of its own, as `Twin.post` leaves it: a product may round in another way where a matrix begins
-        # elsewhere than at a multiple of 64 bytes.
-        return late[k + 1][t].clone().view(behind.message_shape)
-
     def commit(self, state: Callable[[], dict[str, Any]]) -> None:
         self.stock.commit(state)
         self._uncommitted = False
@@ -381,82 +329,3 @@ class Streamed(Neighbours):
 
     def _own_state(self) -> dict[str, Any]:
         return {"step": self.steps, "network_epoch": self.epoch}
-
-    # --- without training
-
-    def look(self, batches: Iterable[tuple[Input, Tensor]]) -> Iterator[tuple[Tensor, list[Tensor | None]]]:
-        coming = iter(batches)
-        while chunk := list(islice(coming, self.visit_steps)):
-            found = self._look([x for x, _ in chunk])
-            for t, (_, y) in enumerate(chunk):
-                yield without_padding(self.targets, y, found[-1][t][1]), [each[t][0] for each in found]
-
-    def block_logits(self, x: Input) -> list[Tensor | None]:
-        return [each[0][0] for each in self._look([x])]
-
-    @torch.no_grad()
-    def _look(self, inputs: list[Input]) -> list[list[tuple[Tensor | None, Tensor | None]]]:
-        """Per block, of all inputs the logits and which positions of its output are real."""
-        self.begin()
-        inputs = [self.check_input(x) for x in inputs]
-        for x in inputs:
-            self.looking(x)
-        self.expect([len(lead(x)) for x in inputs], training=False)
-
-        def look(learner: BlockLearner) -> list[tuple[Tensor | None, Tensor | None]]:
-            message, found = self.own_message(learner), []
-            for t, x in enumerate(inputs):
-                edges = self._edges(learner, t)
-                given = edges.take_forward(x)
-                a = learner(given)
-                mask = mask_after(given, a)
-                found.append((learner.scores(a, message, mask), mask))
-                edges.send_forward(a)
-            return found
-
-        self.know_late()
-        return self.each(look, optimizers=False)
-
-    def message_sizes(self) -> list[float | None]:
-        with torch.no_grad():
-            self.know_late()
-            messages = self._visited(self.own_message)
-            return [None if b is None else b.abs().mean().item() for b in messages]
-
-    @torch.no_grad()
-    def own_message(self, learner: BlockLearner) -> Tensor | None:
-        return learner.message(self.target_message(learner.index))[0]
-
-    @taking_gradients()
-    def predict(self, x: Input) -> Prediction:
-        """As `BlockLocal.predict`."""
-        x = check_x(x, self.device)
-        check_finite(x)
-        with kept_modes([self]):
-            logits = self.eval().block_logits(x)
-        return predictions(self.targets, logits)
-
-    # --- what is asked of neighbours
-
-    def check(self, x: Input, y: Tensor) -> tuple[Input, Tensor]:
-        return check_batch(x, y, self.targets, self.device, first=self.steps == 0)
-
-    def prepare(self, x: Input, y: Tensor) -> None:
-        self.network.prepare(map_message(_shape, x), y)
-
-    def check_input(self, x: Input) -> Input:
-        x = check_x(x, self.device)
-        if not lead(x).is_cuda:
-            check_finite(x)
-        return x
-
-    def looking(self, x: Input) -> AbstractContextManager[None]:
-        self.network.output_shape(map_message(_shape, x), training=self.training)
-        return nullcontext()
-
-    def expect(self, sizes: Sequence[int], *, training: bool) -> None:
-        """Batches of these sizes follow, in a chunk."""
-
-
-def _shape(x: Tensor) -> Tensor:
-    return torch.empty_like(x, device="meta")
