@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from blocklocal._common.errors import InputError
     from blocklocal.block.objectives import OBJECTIVES
-    from blocklocal.block.optim import Optimizer, adam, adamw, sgd
+    from blocklocal.block.optim import Optimizer, adam, adamw, sgd, warmup_cosine
     from blocklocal.data import Batches, Images, ImageSet, load_images
     from blocklocal.families import FAMILIES, Family, family
     from blocklocal.models import MODELS, build_model
@@ -53,6 +53,7 @@ __all__ = [
     "save",
     "sgd",
     "split",
+    "warmup_cosine",
 ]
 
 _HOMES = {
@@ -62,7 +63,7 @@ _HOMES = {
     "models": ("MODELS", "build_model"),
     "network.network": ("BlockLocal", "Prediction"),
     "block.objectives": ("OBJECTIVES",),
-    "block.optim": ("Optimizer", "adam", "adamw", "sgd"),
+    "block.optim": ("Optimizer", "adam", "adamw", "sgd", "warmup_cosine"),
     "rules": ("RULES",),
     "network.settings": ("Learning",),
     "splitting": ("Split", "split"),

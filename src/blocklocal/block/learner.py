@@ -25,6 +25,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from blocklocal._common.errors import InputError
 from blocklocal._common.group_norm import guarded
 from blocklocal._common.seeds import seeded
+from blocklocal.block.groups import normed
 from blocklocal.block.loss import HiddenLoss, LocalResult, OutputLoss
 from blocklocal.block.normalisation import one_value
 from blocklocal.block.optim import Optimizer, Schedule, build_schedule
@@ -84,6 +85,7 @@ class BlockLearner(nn.Module):
     schedule_steps: int = 0
     clip: float | None = None
     idle = False  # whether a weight of the block gets no gradient, as under no_grad
+    names: Mapping[str, str] = {}  # of parameters: here → in the user's model
     _replica: nn.Module | None = None
 
     def __init__(
@@ -103,12 +105,18 @@ class BlockLearner(nn.Module):
     # --- set-up
 
     def trainable(self) -> list[nn.Parameter]:
-        return [p for p in self.parameters() if p.requires_grad] if self.trains else []
+        return [p for _, p in self._trained()]
+
+    def _trained(self) -> list[tuple[str, nn.Parameter]]:
+        return [(name, p) for name, p in self.named_parameters() if p.requires_grad] if self.trains else []
 
     def configure(self, optimizer: Optimizer, schedule: Schedule, steps: int) -> None:
         """Build this block's own optimiser and schedule; a frozen block, or one without parameters, gets none."""
-        parameters = self.trainable()
-        self.optimizer = optimizer.build(parameters) if parameters else None
+        trained = self._trained()
+        names = [self.names.get(name, name) for name, _ in trained]
+        self.optimizer = None
+        if trained:
+            self.optimizer = optimizer.build([p for _, p in trained], names=names, normed=normed(self.block))
         self.schedule = build_schedule(schedule, self.optimizer, steps) if self.optimizer else None
         self.schedule_steps = steps
         self.clip = optimizer.clip

@@ -151,6 +151,9 @@ class BlockLocal(Neighbours):
         example = example.detach()[:2].clone()
         with explained(self.split.blocks, example):
             learners = build_learners(self.split, example, self.targets, self.learning, self.seed)
+        own = {id(p): name for name, p in self.split.model.named_parameters()}
+        for learner in learners:
+            learner.names = {name: own[id(p)] for name, p in learner.named_parameters() if id(p) in own}
         resting = [part for block in self.split.blocks for part in block.modules() if not part.training]
         self._learners = nn.ModuleList(learners).train(self.training)
         for part in resting:

@@ -11,6 +11,7 @@ import msgspec
 
 from blocklocal._common.choices import (
     BalanceName,
+    DecayName,
     ModelName,
     OptimizerName,
     PrecisionName,
@@ -21,7 +22,7 @@ from blocklocal._common.choices import (
 from blocklocal._common.errors import InputError, shown, unknown
 from blocklocal._common.files import is_there, write_text
 from blocklocal._common.ranges import COUNT, IMAGE_SIZE, MANY, SEED, THREADS, WIDTH, Range, check_settings, whole
-from blocklocal.block.optim import Optimizer
+from blocklocal.block.optim import WARMUP, WARMUPS, Optimizer, Schedule, warmup_cosine
 from blocklocal.network.settings import Learning
 from blocklocal.schemas import Text, check, read_json
 from blocklocal.schemas.run import check_settings_there
@@ -34,6 +35,7 @@ RANGES = {
     "width": WIDTH,
     "blocks": whole(1, 10_000),
     "threads": THREADS,
+    "warmup": WARMUPS,
 }
 
 
@@ -113,11 +115,16 @@ class Optimisation:
     momentum: float = 0.9
     """Momentum of sgd."""
     weight_decay: float = 5e-4
-    """Weight decay, on everything."""
+    """Weight decay."""
+    decay: DecayName = "auto"
+    """What weight decay is on: all; matrices: not biases and norms; auto: matrices under adamw in blocks with a
+    LayerNorm or an RMSNorm, else all."""
     clip: float | None = None
     """Largest gradient norm per block; default: no clipping."""
     schedule: ScheduleName = "one-cycle"
     """Learning-rate schedule, per training step."""
+    warmup: float = WARMUP
+    """Of warmup-cosine: share of the steps in which the learning rate rises."""
 
     def __post_init__(self) -> None:
         check_settings(self, RANGES)
@@ -125,7 +132,10 @@ class Optimisation:
         self.build()
 
     def build(self) -> Optimizer:
-        return Optimizer(self.optimizer, self.lr, self.momentum, self.weight_decay, self.clip)
+        return Optimizer(self.optimizer, self.lr, self.momentum, self.weight_decay, self.clip, decay=self.decay)
+
+    def build_schedule(self) -> Schedule:
+        return warmup_cosine(self.warmup) if self.schedule == "warmup-cosine" else self.schedule
 
 
 @dataclass(frozen=True)

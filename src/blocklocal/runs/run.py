@@ -401,7 +401,7 @@ def new_trainer(config: Config, network: Neighbours, should_stop: Callable[[], b
         network,
         optimizer=o.build(),
         epochs=o.epochs,
-        schedule=o.schedule,
+        schedule=o.build_schedule(),
         should_stop=should_stop,
         look_every=math.gcd(CHECK_EVERY, config.machine.checkpoint_every or 0),
         first_epoch=first_epoch,
