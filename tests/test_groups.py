@@ -74,7 +74,8 @@ def test_groups_gives_settings_by_the_names_of_the_users_model(recipe):
 
     net = tokens(recipe(groups=groups))
     own = {name for name, _ in token_model().named_parameters()}
-    assert own < set(seen) and all(name.startswith("local.") for name in set(seen) - own)
+    assert own < set(seen)
+    assert all(name.startswith("local.") for name in set(seen) - own)
     rates = {id(p): g["lr"] for u in net.learners for g in u.optimizer.param_groups for p in g["params"]}
     assert {name for name, p in net.split.model.named_parameters() if rates[id(p)] == 0.5} == {"1.1.weight"}
 

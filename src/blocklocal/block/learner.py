@@ -8,7 +8,7 @@ step in one process, or as a wavefront over several.
     receive(a, target, …)        forward, and the local loss; the graph is alive in the returned `BlockPass`
     local_backward(pending)      gradients of its own loss
     outer_backward(pending, g)   gradients for a `g` that arrived at its output (neighbour scope, direct feedback)
-    update()                     clip, optimiser step, schedule step
+    update()                     clip, optimiser step, schedule step; or, while it `holds`, gradients are added up
 """
 
 from abc import ABC, abstractmethod
@@ -86,6 +86,8 @@ class BlockLearner(nn.Module):
     clip: float | None = None
     idle = False  # whether a weight of the block gets no gradient, as under no_grad
     names: Mapping[str, str] = {}  # of parameters: here → in the user's model
+    holds = False  # whether gradients are added up, and the update waits for a later step
+    _gathered = 0  # steps whose gradients are added up so far
     _replica: nn.Module | None = None
 
     def __init__(
@@ -252,16 +254,28 @@ class BlockLearner(nn.Module):
     def update(self) -> None:
         """Clip, step the optimiser and the schedule, drop the gradients.
 
+        While the learner `holds`, its gradients stay instead, and the next update takes their mean over the steps.
         Training may go on after the schedule's last step; the learning rate then stays where it ended.
         """
         if self.optimizer is None:
             return
+        self._gathered += 1
+        if self.holds:
+            return
+        if self._gathered > 1:
+            torch._foreach_div_([p.grad for p in self.trainable() if p.grad is not None], float(self._gathered))
+        self._gathered = 0
         if self.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.trainable(), self.clip)
         self.optimizer.step()
         if self.schedule is not None and self.schedule.last_epoch < self.schedule_steps:
             self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
+
+    def forget(self) -> None:
+        """Drop the gradients that wait for an update."""
+        self._gathered = 0
+        self.zero_grad(set_to_none=True)
 
     def _context(self) -> AbstractContextManager:
         return nullcontext() if self.forward_context is None else self.forward_context.context(self.block)

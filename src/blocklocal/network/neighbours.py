@@ -23,6 +23,7 @@ from blocklocal.block.optim import Optimizer, OptimizerFactory, Schedule, as_opt
 from blocklocal.block.targets import Targets
 from blocklocal.network.edge import taking_gradients
 from blocklocal.network.settings import Learning
+from blocklocal.network.updates import with_updates
 from blocklocal.rules import RULES
 from blocklocal.rules.base import Batch, target_messages
 
@@ -93,9 +94,12 @@ class Neighbours(nn.Module, ABC):
         steps, epoch: how far training is. They name the random streams of a step (dropout) and the mixing weight, and
             are part of the `state_dict`.
         shares: parts of a batch that are trained on at the same time (replicas).
+        accumulate: batches of a `walk` whose gradients are added up before the blocks update.
     """
 
     edges: Edges
+    accumulate = 1
+    _held = 0  # steps since the blocks updated
     _rows: Tensor  # one-hot target rows, where every twin starts
 
     def __init__(self, targets: Targets, learning: Learning, optimizer: Optimizer, seed: int, shares: int = 1):
@@ -190,8 +194,8 @@ class Neighbours(nn.Module, ABC):
         Raises:
             InputError: as `step`.
         """
-        for x, y in batches:
-            yield Stepped(y, self.step(x, y))
+        for (x, y), update in with_updates(batches, self.accumulate):
+            yield Stepped(y, self.step(x, y, update=update), whole=update)
 
     def each(self, do: Callable[[BlockLearner], T]) -> list[T]:
         """What `do` gives for every learner that is here, first to last. It must not change or keep the learner."""
@@ -234,7 +238,7 @@ class Neighbours(nn.Module, ABC):
     # --- what they do
 
     @taking_gradients()
-    def step(self, x: Tensor, y: Tensor) -> list[LocalResult | None]:
+    def step(self, x: Tensor, y: Tensor, *, update: bool = True) -> list[LocalResult | None]:
         """One training step: every block takes its local loss and updates itself.
 
         It takes its own gradients under the caller's `torch.no_grad()` and `torch.inference_mode()` too. A network in
@@ -243,6 +247,8 @@ class Neighbours(nn.Module, ABC):
         Args:
             x: the batch [B, …].
             y: its targets, [B] (or [B, T], [B, L]).
+            update: False: the blocks keep their gradients, and a later step with an update takes the mean over all of
+                these steps (gradient accumulation). Where a block fails on a batch, all that they kept is dropped.
 
         Returns:
             One result per learner (None for a block without a loss of its own), detached.
@@ -256,15 +262,19 @@ class Neighbours(nn.Module, ABC):
             self.train()
         self.begin()
         self.prepare(x, y)
+        for learner in self.learners:
+            learner.holds = not update
         context, before = StepContext(self.stream, self.steps, mixing(self.learning.tau, self.epoch)), self.steps
         try:
             walk = self.rule.step_function(self.learning.scope)
             results = walk(self.learners, Batch(x, y, self._rows, context, self.edges))
-            self.steps += 1
+            self.steps, self._held = self.steps + 1, 0 if update else self._held + 1
             self.after_step()
         finally:
             if self.steps == before:  # what failed in between must not leave gradients for the next step
-                self.zero_grad(set_to_none=True)
+                self.steps, self._held = self.steps - self._held, 0  # nor count those whose gradients are dropped
+                for learner in self.learners:
+                    learner.forget()
         return results
 
     def block_logits(self, x: Tensor) -> list[Tensor | None]:

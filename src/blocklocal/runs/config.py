@@ -21,7 +21,18 @@ from blocklocal._common.choices import (
 )
 from blocklocal._common.errors import InputError, shown, unknown
 from blocklocal._common.files import is_there, write_text
-from blocklocal._common.ranges import COUNT, IMAGE_SIZE, MANY, SEED, THREADS, WIDTH, Range, check_settings, whole
+from blocklocal._common.ranges import (
+    COUNT,
+    FROM_ONE,
+    IMAGE_SIZE,
+    MANY,
+    SEED,
+    THREADS,
+    WIDTH,
+    Range,
+    check_settings,
+    whole,
+)
 from blocklocal.block.optim import WARMUP, WARMUPS, Optimizer, Schedule, warmup_cosine
 from blocklocal.network.settings import Learning
 from blocklocal.schemas import Text, check, read_json
@@ -36,6 +47,7 @@ RANGES = {
     "blocks": whole(1, 10_000),
     "threads": THREADS,
     "warmup": WARMUPS,
+    "accumulate": FROM_ONE,
 }
 
 
@@ -125,6 +137,8 @@ class Optimisation:
     """Learning-rate schedule, per training step."""
     warmup: float = WARMUP
     """Of warmup-cosine: share of the steps in which the learning rate rises."""
+    accumulate: int = 1
+    """Batches whose gradients every block adds up before it updates."""
 
     def __post_init__(self) -> None:
         check_settings(self, RANGES)

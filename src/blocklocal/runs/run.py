@@ -404,6 +404,7 @@ def new_trainer(config: Config, network: Neighbours, should_stop: Callable[[], b
         schedule=o.build_schedule(),
         should_stop=should_stop,
         look_every=math.gcd(CHECK_EVERY, config.machine.checkpoint_every or 0),
+        accumulate=o.accumulate,
         first_epoch=first_epoch,
     )
 

@@ -29,6 +29,7 @@ from blocklocal.block.targets import target_rows
 from blocklocal.network.edge import check_batch, check_finite, check_tensor, taking_gradients
 from blocklocal.network.neighbours import Kept, Neighbours, Stepped
 from blocklocal.network.network import BlockLocal, Prediction, predictions
+from blocklocal.network.updates import with_updates
 from blocklocal.rules.base import Batch
 from blocklocal.splitting import Split
 from blocklocal.streaming.cache import Cache, FileCache, MemoryCache
@@ -233,8 +234,17 @@ class Streamed(Neighbours):
     # --- training
 
     @taking_gradients()
-    def step(self, x: Tensor, y: Tensor) -> list[LocalResult | None]:
-        """One training step, which reads and writes all blocks: `walk` does it once per N steps."""
+    def step(self, x: Tensor, y: Tensor, *, update: bool = True) -> list[LocalResult | None]:
+        """One training step, which reads and writes all blocks: `walk` does it once per N steps.
+
+        Raises:
+            InputError: without an update, whose gradients no block could keep while it rests.
+        """
+        if not update or self.accumulate > 1:
+            raise InputError(
+                "a streamed network adds gradients up within a chunk of steps alone: train it by Trainer(network, "
+                "accumulate=…), or give step larger batches."
+            )
         (stepped,) = self.walk([(x, y)])
         return stepped.results
 
@@ -251,6 +261,11 @@ class Streamed(Neighbours):
         Raises:
             InputError: as `step`.
         """
+        if self.visit_steps % self.accumulate:
+            raise InputError(
+                f"{self.visit_steps} steps in a row are no whole number of updates after {self.accumulate} steps each: "
+                f"give a visit of {self.accumulate * max(1, self.visit_steps // self.accumulate)}."
+            )
         coming = iter(batches)
         self.timeline.begin()
         while chunk := [self.check(x, y) for x, y in islice(coming, self.visit_steps)]:
@@ -289,7 +304,8 @@ class Streamed(Neighbours):
 
         def train(learner: BlockLearner) -> list[LocalResult | None]:
             results = []
-            for t, (x, y) in enumerate(batches):
+            for (t, (x, y)), update in with_updates(enumerate(batches), self.accumulate):
+                learner.holds = not update
                 edges = self._edges(learner, t, self._message(late, learner.index, t))
                 context = StepContext(self.stream, self.steps + t, mixing(self.learning.tau, self.epoch))
                 with self.timeline.span(COMPUTE, learner.index, t):

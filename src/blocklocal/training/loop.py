@@ -1,6 +1,7 @@
 """The training loop: epochs over batches, one network step per batch, records per epoch."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
@@ -63,13 +64,17 @@ class Trainer:
         optimizer: default, the network's own. Also a `torch.optim` class or any function that makes an optimiser of a
             list of parameters: every block builds its own.
         epochs: passes over the training batches.
-        schedule: one-cycle, cosine or constant, per training step; or a function of a block's optimiser and the number
-            of training steps that makes a torch scheduler.
+        schedule: one-cycle, cosine, warmup-cosine or constant, per update; or a function of a block's optimiser and the
+            number of updates that makes a torch scheduler.
         callbacks: what watches the training, in the order in which it is called.
         observers: an older name of `callbacks`; they come after those.
         should_stop: a function that is asked after every step.
         look_every: steps between two calls of the callbacks' `step` on CUDA, where a look at the losses waits for the
             device; on the CPU it is called at every step.
+        accumulate: batches whose gradients every block adds up before it updates; it takes their mean, so that n equal
+            batches teach what one of n times the size does (but for what looks at a batch as a whole: BatchNorm,
+            the similarity loss). A step is a batch, an epoch ends with an update, and training is saved and stopped
+            at updates alone.
         first_epoch: the epoch, counted from 0, in which the schedule begins. Where training goes on after the end of an
             earlier schedule, `restore` begins a new one there, for the epochs that are left; momenta are kept.
 
@@ -88,19 +93,21 @@ class Trainer:
         observers: Iterable[Callback] = (),
         should_stop: Callable[[], bool] | None = None,
         look_every: int = CHECK_EVERY,
+        accumulate: int = 1,
         first_epoch: int = 0,
     ):
         check_network(network)
         check_range("epochs", epochs, FROM_ONE)
         check_range("first_epoch", first_epoch, whole(0, epochs - 1))
         check_range("look_every", look_every, FROM_ONE)
+        check_range("accumulate", accumulate, FROM_ONE)
         if should_stop is not None and not callable(should_stop):
             raise InputError(f"should_stop must be a function without arguments, not {shown(should_stop)}.")
         self.network = network
         self.optimizer = as_optimizer(network.optimizer if optimizer is None else optimizer)
         self.epochs, self.first_epoch = epochs, first_epoch
         self.schedule = as_schedule(schedule)
-        self.look_every = look_every
+        self.look_every, self.accumulate = look_every, accumulate
         self.callbacks = [*check_callbacks(callbacks), *check_callbacks(observers)]
         self.should_stop = should_stop or (lambda: False)
         self.epoch, self.step_in_epoch = 0, 0
@@ -163,8 +170,10 @@ class Trainer:
         if not self.network.learners:
             self.network.materialize(self._to_device(first_batch(train)[0]))
         self.steps_per_epoch = steps
+        updates = (self.epochs - self.first_epoch) * math.ceil(steps / self.accumulate)
         with _learners_after_failure(self.network):
-            self.network.configure(self.optimizer, self.schedule, (self.epochs - self.first_epoch) * steps)
+            self.network.configure(self.optimizer, self.schedule, updates)
+        self.network.accumulate = self.accumulate
         self._prepared = True
 
     def state(self) -> dict[str, Any]:
