@@ -25,6 +25,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from blocklocal._common.errors import InputError
 from blocklocal._common.group_norm import guarded
 from blocklocal._common.seeds import seeded
+from blocklocal.block.average import averaged, follow
 from blocklocal.block.groups import normed
 from blocklocal.block.loss import HiddenLoss, LocalResult, OutputLoss
 from blocklocal.block.normalisation import one_value
@@ -84,6 +85,7 @@ class BlockLearner(nn.Module):
     schedule: LRScheduler | None = None
     schedule_steps: int = 0
     clip: float | None = None
+    ema: float | None = None
     idle = False  # whether a weight of the block gets no gradient, as under no_grad
     names: Mapping[str, str] = {}  # of parameters: here → in the user's model
     holds = False  # whether gradients are added up, and the update waits for a later step
@@ -121,7 +123,7 @@ class BlockLearner(nn.Module):
             self.optimizer = optimizer.build([p for _, p in trained], names=names, normed=normed(self.block))
         self.schedule = build_schedule(schedule, self.optimizer, steps) if self.optimizer else None
         self.schedule_steps = steps
-        self.clip = optimizer.clip
+        self.clip, self.ema = optimizer.clip, optimizer.ema
 
     def begin_schedule(self, optimizer: Optimizer, schedule: Schedule) -> None:
         """Begin a schedule anew, at the learning rate it starts with; the optimiser keeps its momenta."""
@@ -268,9 +270,15 @@ class BlockLearner(nn.Module):
         if self.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.trainable(), self.clip)
         self.optimizer.step()
+        if self.ema is not None:
+            follow(self.optimizer, self.ema)
         if self.schedule is not None and self.schedule.last_epoch < self.schedule_steps:
             self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Within it, the weights are their running means."""
+        return averaged(self.optimizer)
 
     def forget(self) -> None:
         """Drop the gradients that wait for an update."""

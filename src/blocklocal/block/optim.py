@@ -21,6 +21,7 @@ RANGES = {
     "lr": Range(0, LARGEST, above=True),
     "momentum": Range(0, 1, below=True),
     "weight_decay": WEIGHT,
+    "ema": Range(0, 1, above=True, below=True),
     "clip": Range(0, 1e30, above=True),  # a float32 holds it, and what it is divided by
 }
 WARMUP = 0.05
@@ -48,6 +49,7 @@ class Optimizer:
             LayerNorm or an RMSNorm, as transformers are trained, else all.
         groups: a function of (name, parameter) that gives the settings of that parameter where they differ, as in
             {"lr": 1e-4}. Names are those of the user's model; what the library adds is named local.….
+        ema: how much of the running mean of the weights stays at an update, such as 0.999; None for no mean.
 
     Raises:
         InputError: a name is unknown, or a number lies outside its range.
@@ -61,6 +63,7 @@ class Optimizer:
     factory: OptimizerFactory | None = None
     decay: DecayName = "auto"
     groups: Groups | None = None
+    ema: float | None = None
 
     def __post_init__(self) -> None:
         if self.factory is None and self.name not in OPTIMIZERS:

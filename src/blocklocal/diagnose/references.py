@@ -16,10 +16,10 @@ from blocklocal.report.table import BACKPROP
 from blocklocal.rules import RULES
 from blocklocal.runs.build import DatasetInfo, build_network, find_device
 from blocklocal.runs.config import Config, Optimisation
+from blocklocal.runs.looking import load_to_look
 from blocklocal.runs.origin import load_settings, open_settings
 from blocklocal.runs.run import find_checkpoint
 from blocklocal.runs.saved import load_cuts, load_facts
-from blocklocal.training.checkpoint import load_checkpoint
 
 SAME_MODEL = ("model", "width", "model_options")
 SAME_CUT = ("blocks", "at", "balance")  # of a rule that learns block by block
@@ -61,7 +61,7 @@ def open_run(folder: Path, checkpoint: str | None = None, device: str | None = N
     path = find_checkpoint(folder, checkpoint)
     assert path is not None
     network = build_network(config, facts, find_device(device or config.machine.device), load_cuts(folder))
-    state = load_checkpoint(path, network, optimizers=False)
+    state = load_to_look(path, network, config)
     network.epoch = min(int(state.get("epoch", 0)), config.optimisation.epochs - 1)
     return Opened(folder, path, config, load_settings(folder), facts, network, network.epoch)
 

@@ -6,8 +6,8 @@ at its edges. What differs is in `edges`, and in the four methods that the two g
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from blocklocal._common.errors import InputError, shown
+from blocklocal.block.average import swap
 from blocklocal.block.edges import Edges
 from blocklocal.block.learner import BlockLearner, StepContext
 from blocklocal.block.loss import LocalResult
@@ -99,6 +100,7 @@ class Neighbours(nn.Module, ABC):
 
     edges: Edges
     accumulate = 1
+    averaging = False  # whether its weights are their running means now
     _held = 0  # steps since the blocks updated
     _rows: Tensor  # one-hot target rows, where every twin starts
 
@@ -183,6 +185,45 @@ class Neighbours(nn.Module, ABC):
         for learner in self.learners:
             learner.autocast = dtype
 
+    @contextmanager
+    def averaged(self) -> Generator[None]:
+        """Within it, the weights are their running means (EMA): to evaluate, predict or export, and not to train.
+
+            trainer = Trainer(network, ema=0.999)
+            trainer.fit(train)
+            with network.averaged():
+                evaluate(network, test)
+
+        Buffers, such as the statistics of a BatchNorm, are the network's own.
+
+        Raises:
+            InputError: its optimisers keep no means.
+        """
+        if self.optimizer.ema is None:
+            raise InputError("this network keeps no running mean of its weights: train it by Trainer(…, ema=0.999).")
+        if self.averaging:
+            raise InputError("the network's weights are their running means already.")
+        with self._swapped():
+            self.averaging = True
+            try:
+                yield
+            finally:
+                self.averaging = False
+
+    def keep_averages(self) -> None:
+        """Put the running means in the place of the weights for good; the optimisers begin anew."""
+        for learner in self.learners:
+            if learner.optimizer is not None:
+                swap(learner.optimizer)
+        self.configure(*self._optimisation)
+
+    @contextmanager
+    def _swapped(self) -> Generator[None]:
+        with ExitStack() as kept:
+            for learner in self.learners:
+                kept.enter_context(learner.averaged())
+            yield
+
     # --- walks over pairs (block, step)
 
     def walk(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator["Stepped"]:
@@ -257,6 +298,7 @@ class Neighbours(nn.Module, ABC):
             InputError: for a batch that cannot be right (`edge.check_batch` says what is looked at when) or on which a
                 block does not run. It has changed nothing then.
         """
+        self.check_trainable()
         x, y = self.check(x, y)
         if not self.training:
             self.train()
@@ -276,6 +318,11 @@ class Neighbours(nn.Module, ABC):
                 for learner in self.learners:
                     learner.forget()
         return results
+
+    def check_trainable(self) -> None:
+        """Raise InputError where the weights are not those that are trained."""
+        if self.averaging:
+            raise InputError("a network is not trained or saved within averaged(): leave that `with` before.")
 
     def block_logits(self, x: Tensor) -> list[Tensor | None]:
         """The own logits of every block that is here, None where a block cannot predict. Modes are left as they are.

@@ -43,6 +43,7 @@ from blocklocal.runs.build import (
 )
 from blocklocal.runs.conclude import conclude
 from blocklocal.runs.config import Config
+from blocklocal.runs.looking import load_to_look
 from blocklocal.runs.origin import cycle_of
 from blocklocal.runs.run import (
     CHECKPOINTS,
@@ -320,7 +321,7 @@ def _conclude(request: RunRequest, plan: Plan, data: ImageSet, device: torch.dev
     path = find_checkpoint(folder)
     assert path is not None
     trainer = new_trainer(config, network, lambda: False)
-    trainer.restore(load_checkpoint(path, network, optimizers=False))
+    trainer.restore(load_to_look(path, network, config))
     session = RunContext(
         config,
         data,

@@ -48,6 +48,7 @@ RANGES = {
     "threads": THREADS,
     "warmup": WARMUPS,
     "accumulate": FROM_ONE,
+    "ema": Range(0, 1, above=True, below=True),
 }
 
 
@@ -139,6 +140,9 @@ class Optimisation:
     """Of warmup-cosine: share of the steps in which the learning rate rises."""
     accumulate: int = 1
     """Batches whose gradients every block adds up before it updates."""
+    ema: float | None = None
+    """Keep a running mean of the weights, of which so much stays at an update (0.999); it is what is evaluated, used to
+    predict and exported. Default: none."""
 
     def __post_init__(self) -> None:
         check_settings(self, RANGES)
@@ -146,7 +150,8 @@ class Optimisation:
         self.build()
 
     def build(self) -> Optimizer:
-        return Optimizer(self.optimizer, self.lr, self.momentum, self.weight_decay, self.clip, decay=self.decay)
+        given = self.optimizer, self.lr, self.momentum, self.weight_decay, self.clip
+        return Optimizer(*given, decay=self.decay, ema=self.ema)
 
     def build_schedule(self) -> Schedule:
         return warmup_cosine(self.warmup) if self.schedule == "warmup-cosine" else self.schedule

@@ -30,6 +30,7 @@ from blocklocal.runs.code import keep_code
 from blocklocal.runs.conclude import REPORT, conclude, show
 from blocklocal.runs.config import Config, load_config
 from blocklocal.runs.lock import held
+from blocklocal.runs.looking import load_to_look
 from blocklocal.runs.origin import (
     Origin,
     adds_epochs,
@@ -227,7 +228,7 @@ def _show_again(folder: Path, *, trust: bool, streaming: Streaming | None = None
     session = open_session(config, starts=load_cuts(folder), streaming=streaming, checkpoints=folder / CHECKPOINTS)
     path = find_checkpoint(folder)
     assert path is not None
-    load_checkpoint(path, session.network, optimizers=False)
+    load_to_look(path, session.network, config)
     show(session, folder)
     return read_summary(folder)
 
@@ -325,7 +326,7 @@ def load_network(
         network = build_streamed(config, facts, where, starts, Streaming(visit), folder / CHECKPOINTS)
     path = find_checkpoint(folder, checkpoint)
     assert path is not None
-    load_checkpoint(path, network, optimizers=False)
+    load_to_look(path, network, config)
     return config, facts, network
 
 

@@ -8,8 +8,8 @@ Block k at step t needs its own state after step t − 1 and the forward message
 else. All three walks keep that order, so they end with the same weights, bit for bit.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -171,6 +171,18 @@ class Streamed(Neighbours):
     def each(self, do: Callable[[BlockLearner], T]) -> list[T]:
         return self.visits.run(self.stock.places, do, writes=False)
 
+    def keep_averages(self) -> None:
+        """Whoever looks sees the running means from now on; the network is not trained any more."""
+        self.stock.averaged = self.averaging = True
+
+    @contextmanager
+    def _swapped(self) -> Generator[None]:
+        self.stock.averaged = True
+        try:
+            yield
+        finally:
+            self.stock.averaged = False
+
     def close(self) -> None:
         """End the training, so that another network may go on with what rests in the store."""
         self.home.close()
@@ -266,6 +278,7 @@ class Streamed(Neighbours):
                 f"{self.visit_steps} steps in a row are no whole number of updates after {self.accumulate} steps each: "
                 f"give a visit of {self.accumulate * max(1, self.visit_steps // self.accumulate)}."
             )
+        self.check_trainable()
         coming = iter(batches)
         self.timeline.begin()
         while chunk := [self.check(x, y) for x, y in islice(coming, self.visit_steps)]:

@@ -4,7 +4,8 @@ import logging
 import math
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -75,6 +76,8 @@ class Trainer:
             batches teach what one of n times the size does (but for what looks at a batch as a whole: BatchNorm,
             the similarity loss). A step is a batch, an epoch ends with an update, and training is saved and stopped
             at updates alone.
+        ema: how much of the running mean of the weights stays at an update, such as 0.999. Validation is of that mean;
+            see `BlockLocal.averaged`. Training goes on with the weights themselves.
         first_epoch: the epoch, counted from 0, in which the schedule begins. Where training goes on after the end of an
             earlier schedule, `restore` begins a new one there, for the epochs that are left; momenta are kept.
 
@@ -94,6 +97,7 @@ class Trainer:
         should_stop: Callable[[], bool] | None = None,
         look_every: int = CHECK_EVERY,
         accumulate: int = 1,
+        ema: float | None = None,
         first_epoch: int = 0,
     ):
         check_network(network)
@@ -105,6 +109,8 @@ class Trainer:
             raise InputError(f"should_stop must be a function without arguments, not {shown(should_stop)}.")
         self.network = network
         self.optimizer = as_optimizer(network.optimizer if optimizer is None else optimizer)
+        if ema is not None:
+            self.optimizer = replace(self.optimizer, ema=ema)
         self.epochs, self.first_epoch = epochs, first_epoch
         self.schedule = as_schedule(schedule)
         self.look_every, self.accumulate = look_every, accumulate
@@ -335,7 +341,8 @@ class Trainer:
     def _validate(self, validation: Iterable[tuple[Tensor, Tensor]] | None) -> Record:
         if validation is None:
             return {"validation_top1": [None] * len(self.network.learners)}
-        return {"validation_top1": block_accuracy(self.network, self._moved(validation))}
+        with self.network.averaged() if self.optimizer.ema is not None else nullcontext():
+            return {"validation_top1": block_accuracy(self.network, self._moved(validation))}
 
     def _new_tally(self) -> Tally:
         learners = self.network.learners
@@ -353,10 +360,10 @@ class Trainer:
 def _learners_after_failure(network: Neighbours) -> Generator[None, None, None]:
     """Where a block's new optimiser or schedule cannot be built, give all blocks back what they had."""
     learners = network.learners
-    before = [(learner.optimizer, learner.schedule, learner.schedule_steps, learner.clip) for learner in learners]
+    before = [(each.optimizer, each.schedule, each.schedule_steps, each.clip, each.ema) for each in learners]
     try:
         yield
     except BaseException:
         for learner, kept in zip(learners, before, strict=True):
-            learner.optimizer, learner.schedule, learner.schedule_steps, learner.clip = kept
+            learner.optimizer, learner.schedule, learner.schedule_steps, learner.clip, learner.ema = kept
         raise

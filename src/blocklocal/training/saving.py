@@ -30,6 +30,7 @@ def save(network: Neighbours, folder: Path | str, *, trainer: Trainer | None = N
         OSError: it cannot be written.
     """
     check_network(network)
+    network.check_trainable()
     place = Path(folder)
     if not network.learners:
         raise InputError("a network must know its shapes before it is saved: give BlockLocal example=, a batch [B, …].")
