@@ -19,7 +19,7 @@ NormaliseName: TypeAlias = Literal["none", "units", "batch"]
 BalanceName: TypeAlias = Literal["count", "time", "flops", "bytes"]
 ScheduleName: TypeAlias = Literal["one-cycle", "cosine", "warmup-cosine", "constant"]
 DecayName: TypeAlias = Literal["auto", "all", "matrices"]
-PrecisionName: TypeAlias = Literal["auto", "float32", "bfloat16"]
+PrecisionName: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 OptimizerName: TypeAlias = Literal["sgd", "adam", "adamw"]
 
 # What the package itself registers; users may add to these.

@@ -176,6 +176,8 @@ class Neighbours(nn.Module, ABC):
     def autocast(self, dtype: torch.dtype | None) -> None:
         """Run blocks in this precision (for example torch.bfloat16); None: as the parameters are.
 
+        In torch.float16 every block scales its own loss (torch's GradScaler), so that small gradients do not vanish.
+
         Raises:
             InputError: it is no floating type of torch's.
         """
@@ -183,7 +185,7 @@ class Neighbours(nn.Module, ABC):
             raise InputError(f"autocast takes a floating type, as in torch.bfloat16, or None, not {shown(dtype)}.")
         self._autocast = dtype
         for learner in self.learners:
-            learner.autocast = dtype
+            learner.cast(dtype)
 
     @contextmanager
     def averaged(self) -> Generator[None]:

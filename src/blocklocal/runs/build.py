@@ -232,6 +232,8 @@ def prepare_for_device(network: Neighbours, config: Config, device: torch.device
 def precision_of(config: Config, device: torch.device) -> torch.dtype | None:
     """Of the blocks' operations; None: as the parameters are."""
     wanted = config.machine.precision
+    if wanted == "float16":
+        return torch.float16
     return torch.bfloat16 if wanted == "bfloat16" or (wanted == "auto" and device.type == "cuda") else None
 
 

@@ -168,7 +168,8 @@ class Machine:
     threads: int | None = None
     """CPU threads; default: torch's own choice (all cores, or OMP_NUM_THREADS)."""
     precision: PrecisionName = "auto"
-    """float32, bfloat16 (autocast), or auto: bfloat16 on CUDA, float32 on CPU."""
+    """float32, bfloat16 or float16 (autocast; in float16 every block scales its loss), or auto: bfloat16 on CUDA,
+    float32 on CPU."""
     channels_last: bool = True
     """Memory layout of convolutions."""
     checkpoint_every: int | None = None

@@ -85,7 +85,7 @@ def _parts(config: Config, built: BlockLocal, example: torch.Size) -> dict[str, 
     outputs = _outputs(built, example)
     if config.learning.rule != "frozen":
         parts |= {"gradients": FLOAT * together(sizes), "optimiser": FLOAT * sum(sizes) * _states(config)}
-    width = 2 if config.machine.precision == "bfloat16" else FLOAT
+    width = 2 if config.machine.precision in ("bfloat16", "float16") else FLOAT
     return parts | {"activations": width * together(outputs), "batch": FLOAT * example.numel()}
 
 

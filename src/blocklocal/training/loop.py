@@ -360,10 +360,12 @@ class Trainer:
 def _learners_after_failure(network: Neighbours) -> Generator[None, None, None]:
     """Where a block's new optimiser or schedule cannot be built, give all blocks back what they had."""
     learners = network.learners
-    before = [(each.optimizer, each.schedule, each.schedule_steps, each.clip, each.ema) for each in learners]
+    names = ("optimizer", "schedule", "schedule_steps", "clip", "ema", "scale")
+    before = [[(name, getattr(learner, name)) for name in names] for learner in learners]
     try:
         yield
     except BaseException:
         for learner, kept in zip(learners, before, strict=True):
-            learner.optimizer, learner.schedule, learner.schedule_steps, learner.clip, learner.ema = kept
+            for name, value in kept:
+                setattr(learner, name, value)
         raise

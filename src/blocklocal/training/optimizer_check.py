@@ -13,6 +13,7 @@ from torch import Tensor
 
 from blocklocal.block.average import AVERAGE
 from blocklocal.block.learner import BlockLearner
+from blocklocal.block.scaling import SCALER
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 KEPT: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
@@ -44,8 +45,14 @@ def check_optimizer(saved: dict[str, Any], learner: BlockLearner) -> None:
 
 def _check_state(saved: Any, optimizer: torch.optim.Optimizer, *, averages: bool) -> None:
     own = optimizer.state_dict()
-    if not isinstance(saved, dict) or set(saved) != {"state", "param_groups"}:
+    if not isinstance(saved, dict) or not {"state", "param_groups"} <= set(saved) <= {"state", "param_groups", SCALER}:
         raise ValueError("optimizer is no state of an optimiser")
+    if (SCALER in saved) != (SCALER in own):
+        raise ValueError(
+            f"optimizer has {'a' if SCALER in saved else 'no'} loss scale, unlike in the network (float16)"
+        )
+    if SCALER in own:
+        _check_values(SCALER, saved[SCALER], own[SCALER])
     groups, states = saved["param_groups"], saved["state"]
     if not isinstance(groups, list) or len(groups) != len(own["param_groups"]) or not isinstance(states, dict):
         raise ValueError("optimizer is of other groups of parameters")
