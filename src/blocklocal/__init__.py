@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from blocklocal.network.network import BlockLocal, Prediction
     from blocklocal.network.settings import Learning
     from blocklocal.rules import RULES
+    from blocklocal.runs.load import load
     from blocklocal.splitting import Split, split
     from blocklocal.streaming import Streamed
-    from blocklocal.training import Callback, Evaluation, Trainer, evaluate, load, save
+    from blocklocal.training import Callback, EarlyStopping, Evaluation, KeepBest, Trainer, evaluate, save
 
 __version__ = "0.1.0"
 
@@ -32,11 +33,13 @@ __all__ = [
     "Batches",
     "BlockLocal",
     "Callback",
+    "EarlyStopping",
     "Evaluation",
     "Family",
     "ImageSet",
     "Images",
     "InputError",
+    "KeepBest",
     "Learning",
     "Optimizer",
     "Prediction",
@@ -68,7 +71,8 @@ _HOMES = {
     "network.settings": ("Learning",),
     "splitting": ("Split", "split"),
     "streaming": ("Streamed",),
-    "training": ("Callback", "Evaluation", "Trainer", "evaluate", "load", "save"),
+    "runs.load": ("load",),
+    "training": ("Callback", "EarlyStopping", "Evaluation", "KeepBest", "Trainer", "evaluate", "save"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

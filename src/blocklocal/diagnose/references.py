@@ -18,7 +18,7 @@ from blocklocal.runs.build import DatasetInfo, build_network, find_device
 from blocklocal.runs.config import Config, Optimisation
 from blocklocal.runs.looking import load_to_look
 from blocklocal.runs.origin import load_settings, open_settings
-from blocklocal.runs.run import find_checkpoint
+from blocklocal.runs.run import checkpoint_to_look
 from blocklocal.runs.saved import load_cuts, load_facts
 
 SAME_MODEL = ("model", "width", "model_options")
@@ -58,8 +58,7 @@ def open_run(folder: Path, checkpoint: str | None = None, device: str | None = N
         InputError: there is no run or no such checkpoint, or the code of a user's own model may not run (`trust`).
     """
     config, facts = open_settings(folder, trust=trust), load_facts(folder)
-    path = find_checkpoint(folder, checkpoint)
-    assert path is not None
+    path = checkpoint_to_look(folder, checkpoint)
     network = build_network(config, facts, find_device(device or config.machine.device), load_cuts(folder))
     state = load_to_look(path, network, config)
     network.epoch = min(int(state.get("epoch", 0)), config.optimisation.epochs - 1)
@@ -101,7 +100,7 @@ def find_backprop(run: Opened) -> Path | None:
         except InputError:  # something else's config.json, or a damaged run: not what is looked for
             continue
         fits = config.learning.rule == BACKPROP and not obstacles(run, config, facts)
-        if fits and find_checkpoint(folder, required=False) is not None:
+        if fits and checkpoint_to_look(folder, required=False) is not None:
             found.append((len(differing(run.settings, config, (*TRAINING, "seed"))), folder))
     return min(found)[1] if found else None
 

@@ -12,6 +12,7 @@ import msgspec
 from blocklocal._common.choices import (
     BalanceName,
     DecayName,
+    KeepName,
     ModelName,
     OptimizerName,
     PrecisionName,
@@ -39,7 +40,7 @@ from blocklocal.schemas import Text, check, read_json
 from blocklocal.schemas.run import check_settings_there
 
 RANGES = {
-    **dict.fromkeys(("train_size", "test_size", "batch_size", "epochs", "checkpoint_every"), COUNT),
+    **dict.fromkeys(("train_size", "test_size", "batch_size", "epochs", "checkpoint_every", "patience"), COUNT),
     "validation": Range(0, MANY),
     "image_size": IMAGE_SIZE,
     **dict.fromkeys(("seed", "split_seed"), SEED),
@@ -143,6 +144,8 @@ class Optimisation:
     ema: float | None = None
     """Keep a running mean of the weights, of which so much stays at an update (0.999); it is what is evaluated, used to
     predict and exported. Default: none."""
+    patience: int | None = None
+    """Stop where so many epochs in a row were not better on validation than the best one before. Default: never."""
 
     def __post_init__(self) -> None:
         check_settings(self, RANGES)
@@ -174,6 +177,9 @@ class Machine:
     """Memory layout of convolutions."""
     checkpoint_every: int | None = None
     """Steps between checkpoints; default: one per epoch."""
+    keep: KeepName = "newest"
+    """What is evaluated at the end, predicts and is exported: newest, the last epoch; or best, the epoch with the best
+    validation accuracy, whose weights are kept in the run's folder best."""
     tensorboard: bool = True
     """Write TensorBoard events."""
 

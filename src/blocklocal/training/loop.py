@@ -120,6 +120,7 @@ class Trainer:
         self.whole = True  # whether all blocks have taken the same steps: see `Stepped`
         self.tally: Tally | None = None
         self.records: list[Record] = []
+        self.stopped: str | None = None  # why the last `fit` ended before its last epoch
         self.seconds = 0.0  # of training alone, without evaluation
         self.images = 0
         self.steps_per_epoch: int | None = None
@@ -139,7 +140,8 @@ class Trainer:
             validation: batches on which every block is measured after each epoch.
 
         Returns:
-            One record per epoch (the metrics of a run, see `docs/runs.md`).
+            One record per epoch (the metrics of a run, see `docs/runs.md`); fewer than `epochs` where a callback ended
+            the training (`stop`); `stopped` says why.
 
         Raises:
             InputError: a loader or a batch cannot be used.
@@ -148,6 +150,7 @@ class Trainer:
         """
         if validation is not None:
             check_loader("validation", validation)
+        self.stopped = None
         with kept_modes([self.network], after_failure=True):
             self.prepare(train)
             with running(self.callbacks, self):
@@ -156,6 +159,8 @@ class Trainer:
 
     def _run(self, train: Loader, validation: Iterable[tuple[Tensor, Tensor]] | None) -> None:
         for epoch in range(self.epoch, self.epochs):
+            if self.stopped is not None:
+                break
             self.epoch = self.network.epoch = epoch
             record = self._run_epoch(train)
             record |= self._validate(validation)
@@ -163,6 +168,14 @@ class Trainer:
             self.records.append(record)
             for callback in self.callbacks:
                 callback.epoch(self, record)
+
+    def stop(self, reason: str) -> None:
+        """End the training after this epoch and its callbacks; `fit` returns its records. For callbacks.
+
+        Args:
+            reason: a half sentence, kept in `stopped`.
+        """
+        self.stopped = reason
 
     def prepare(self, train: Loader) -> None:
         """Make what needs the shapes of a batch or the number of steps; `fit` does it, unless it is done already.
