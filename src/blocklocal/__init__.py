@@ -21,7 +21,18 @@ if TYPE_CHECKING:
     from blocklocal.runs.load import load
     from blocklocal.splitting import Split, split
     from blocklocal.streaming import Streamed
-    from blocklocal.training import Callback, EarlyStopping, Evaluation, KeepBest, Trainer, evaluate, save
+    from blocklocal.training import (
+        Callback,
+        EarlyStopping,
+        Evaluation,
+        KeepBest,
+        MLflow,
+        TensorBoard,
+        Trainer,
+        WeightsAndBiases,
+        evaluate,
+        save,
+    )
 
 __version__ = "0.1.0"
 
@@ -41,11 +52,14 @@ __all__ = [
     "InputError",
     "KeepBest",
     "Learning",
+    "MLflow",
     "Optimizer",
     "Prediction",
     "Split",
     "Streamed",
+    "TensorBoard",
     "Trainer",
+    "WeightsAndBiases",
     "adam",
     "adamw",
     "build_model",
@@ -72,7 +86,18 @@ _HOMES = {
     "splitting": ("Split", "split"),
     "streaming": ("Streamed",),
     "runs.load": ("load",),
-    "training": ("Callback", "EarlyStopping", "Evaluation", "KeepBest", "Trainer", "evaluate", "save"),
+    "training": (
+        "Callback",
+        "EarlyStopping",
+        "Evaluation",
+        "KeepBest",
+        "MLflow",
+        "TensorBoard",
+        "Trainer",
+        "WeightsAndBiases",
+        "evaluate",
+        "save",
+    ),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

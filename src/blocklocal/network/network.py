@@ -19,6 +19,7 @@ from blocklocal.block.optim import Optimizer, OptimizerFactory, as_optimizer, sg
 from blocklocal.block.targets import Classes, Labels, Targets, check_shape, combined, target_rows
 from blocklocal.models.base import check_input, input_shape
 from blocklocal.network.assembly import build_learners
+from blocklocal.network.compiling import compile_learners
 from blocklocal.network.edge import check_batch, check_finite, check_tensor, explained, taking_gradients
 from blocklocal.network.neighbours import Neighbours
 from blocklocal.network.settings import Learning, LearningSettings
@@ -176,15 +177,7 @@ class BlockLocal(Neighbours):
         """
         if not self.learners:
             raise InputError("a network must know its shapes before it is compiled: give BlockLocal example=, a batch.")
-        if any(learner.forward_context is not None for learner in self.learners):
-            raise InputError(
-                f"the rule {self.rule.name} replaces gradients while a block runs, which torch.compile cannot follow: "
-                "leave out compile(), or take another rule."
-            )
-        for learner in self.learners:
-            for part in (learner.block, learner.twin, learner.local):
-                if part is not None:
-                    part.compile(*args, **kwargs)
+        compile_learners(self.learners, self.rule, *args, **kwargs)
 
     # --- what is asked of neighbours
 

@@ -35,6 +35,7 @@ from blocklocal.runs.build import (
     build_network,
     build_on_cpu,
     build_streamed,
+    compile_for_training,
     evaluation_batches,
     load_data,
     prepare_for_device,
@@ -51,6 +52,7 @@ from blocklocal.runs.run import (
     TIMELINE,
     checkpoint_to_look,
     find_checkpoint,
+    loggers_of,
     new_progress,
     new_trainer,
     resumed,
@@ -62,8 +64,9 @@ from blocklocal.timeline.visits import VisitRecorder
 from blocklocal.training.best import KeepBest
 from blocklocal.training.callbacks import Callback
 from blocklocal.training.checkpoint import load_checkpoint, open_files
+from blocklocal.training.loggers import TensorBoard
 from blocklocal.training.loop import Stopped, Trainer
-from blocklocal.training.observers import MetricsFile, TensorBoard, Warnings
+from blocklocal.training.observers import MetricsFile, Warnings
 from blocklocal.training.signals import StopSignals
 
 
@@ -127,6 +130,8 @@ def _train_planned(
     """made: the plan and what the first process has loaded for it."""
     config, rank = request.config, processes.address.rank
     plan = broadcast_plan(processes, made[0] if made else None)
+    if config.machine.compile and request.streaming.wanted:
+        raise InputError("blocks that come and go are not compiled: leave out --compile, or --visit.")
     if made:
         network = made[2]
     elif not request.streaming.wanted:
@@ -148,6 +153,7 @@ def _train_planned(
             recorder=Recorder(file, process, steps=steps),
         )
         prepare_for_device(stage, config, device)
+        compile_for_training(stage, config, device)
     else:
         spread = partial(
             StreamedStage,
@@ -266,7 +272,7 @@ def _rank_observers(
         board = TensorBoard(request.output / "tensorboard")
         opened.callback(board.close)
         watchers.append(board)
-    return watchers
+    return [*watchers, *loggers_of(request.config, request.output)]
 
 
 def _who(

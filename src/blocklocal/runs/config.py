@@ -13,12 +13,14 @@ from blocklocal._common.choices import (
     BalanceName,
     DecayName,
     KeepName,
+    LoggerName,
     ModelName,
     OptimizerName,
     PrecisionName,
     ScheduleName,
     check_choices,
     is_choice,
+    values,
 )
 from blocklocal._common.errors import InputError, shown, unknown
 from blocklocal._common.files import is_there, write_text
@@ -39,6 +41,7 @@ from blocklocal.network.settings import Learning
 from blocklocal.schemas import Text, check, read_json
 from blocklocal.schemas.run import check_settings_there
 
+LOGGERS = values(LoggerName)
 RANGES = {
     **dict.fromkeys(("train_size", "test_size", "batch_size", "epochs", "checkpoint_every", "patience"), COUNT),
     "validation": Range(0, MANY),
@@ -173,6 +176,8 @@ class Machine:
     precision: PrecisionName = "auto"
     """float32, bfloat16 or float16 (autocast; in float16 every block scales its loss), or auto: bfloat16 on CUDA,
     float32 on CPU."""
+    compile: bool = False
+    """Compile every block for training (torch.compile); it needs a C++ compiler, and takes its time at the start."""
     channels_last: bool = True
     """Memory layout of convolutions."""
     checkpoint_every: int | None = None
@@ -182,10 +187,15 @@ class Machine:
     validation accuracy, whose weights are kept in the run's folder best."""
     tensorboard: bool = True
     """Write TensorBoard events."""
+    loggers: tuple[str, ...] = ()
+    """Send the figures of every epoch to wandb (Weights & Biases), to mlflow, or to both."""
 
     def __post_init__(self) -> None:
         check_settings(self, RANGES)
         check_choices(self)
+        for name in self.loggers:
+            if name not in LOGGERS:
+                raise unknown("logger", name, LOGGERS)
 
 
 @dataclass(frozen=True)

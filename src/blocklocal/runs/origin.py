@@ -30,7 +30,7 @@ log = logging.getLogger("blocklocal")
 
 ORIGIN = "origin.json"
 # Settings on which no weight depends; the device counts by itself.
-FREE = ("tensorboard", "checkpoint_every", "device", "keep")
+FREE = ("tensorboard", "checkpoint_every", "device", "keep", "loggers")
 WHAT = "what a run was started with, as training writes it"
 
 

@@ -57,8 +57,9 @@ from blocklocal.timeline.visits import VisitRecorder
 from blocklocal.training.best import EarlyStopping, KeepBest
 from blocklocal.training.callbacks import Callback
 from blocklocal.training.checkpoint import list_checkpoints, load_checkpoint
+from blocklocal.training.loggers import MLflow, TensorBoard, WeightsAndBiases
 from blocklocal.training.loop import CHECK_EVERY, Record, Stopped, Trainer
-from blocklocal.training.observers import Checkpoints, Console, MetricsFile, TensorBoard, Warnings
+from blocklocal.training.observers import Checkpoints, Console, MetricsFile, Warnings
 from blocklocal.training.progress import NullProgress, Progress
 from blocklocal.training.signals import StopSignals
 
@@ -369,7 +370,8 @@ def _train(
         remedy += f" --visit {network.visit_steps}"
     board = TensorBoard(folder / "tensorboard") if config.machine.tensorboard else None
     # The checkpoint comes last: what it says is done has been written by all others, and is written again if it fails.
-    watchers = [metrics, Console(progress), Warnings(first_sizes, metrics, progress), board, saver]
+    logs = loggers_of(config, folder)
+    watchers = [metrics, Console(progress), Warnings(first_sizes, metrics, progress), board, *logs, saver]
     trainer.callbacks = [watcher for watcher in watchers if watcher is not None] + best_watchers(config, folder)
     validation = None
     if len(session.data.validation):
@@ -390,6 +392,16 @@ def _train(
         if signals.asked:  # after the last step; the last epoch's checkpoint is there, and --resume only evaluates
             raise Interrupted(folder, remedy)
     return conclude(with_best(session, folder), folder, trainer)
+
+
+def loggers_of(config: Config, folder: Path) -> list[Callback]:
+    """What sends the figures of a run elsewhere, under the name of its folder, with its settings."""
+    settings, found = config.flat(), list[Callback]()
+    if "wandb" in config.machine.loggers:
+        found.append(WeightsAndBiases(project="blocklocal", name=folder.name, dir=str(folder), config=settings))
+    if "mlflow" in config.machine.loggers:
+        found.append(MLflow(settings, run_name=folder.name))
+    return found
 
 
 def best_watchers(config: Config, folder: Path) -> list[Callback]:
