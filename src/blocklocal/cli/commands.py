@@ -71,6 +71,8 @@ def train(arguments: list[str]) -> None:
     together = summary["combined_test_top1"]
     of_all = "" if together is None else f"; ensemble: {together:.1f}"
     ece = "" if summary["test_ece"] is None else f"  ECE {summary['test_ece']:.3f}"
+    if summary["stopped"] is not None:
+        print(f"stopped early: {summary['stopped']}")
     print(f"test accuracy {summary['test_top1']:.2f} %  (per block: {blocks}{of_all}){ece}")
     print(f"report: {folder / 'report.html'}")
 

@@ -17,12 +17,12 @@ from blocklocal.report.table import BACKPROP
 from blocklocal.rules import RULES
 from blocklocal.runs.build import DatasetInfo, build_network, build_streamed, find_device
 from blocklocal.runs.config import Config, Optimisation
+from blocklocal.runs.looking import load_to_look
 from blocklocal.runs.origin import load_settings, open_settings
-from blocklocal.runs.run import CHECKPOINTS, find_checkpoint
+from blocklocal.runs.run import checkpoint_to_look, find_checkpoint
 from blocklocal.runs.saved import load_cuts, load_facts
 from blocklocal.streaming.settings import Streaming
 from blocklocal.streaming.streamed import Streamed
-from blocklocal.training.checkpoint import load_checkpoint
 
 AS_ONE = "which trains all blocks as one, so none of them can be fetched by itself"
 SAME_MODEL = ("model", "width", "model_options")
@@ -75,16 +75,15 @@ def open_run(
             rule has no blocks that could be looked at one at a time.
     """
     config, facts = open_settings(folder, trust=trust), load_facts(folder)
-    path = find_checkpoint(folder, checkpoint)
-    assert path is not None
+    path = checkpoint_to_look(folder, checkpoint)
     where, starts = find_device(device or config.machine.device), load_cuts(folder)
     if visit is None:
         network: BlockLocal | Streamed = build_network(config, facts, where, starts)
     elif is_one(folder):
         raise InputError(f"{folder} was trained under the rule {config.learning.rule}, {AS_ONE}: leave out --visit.")
     else:
-        network = build_streamed(config, facts, where, starts, Streaming(visit), folder / CHECKPOINTS, trains=False)
-    state = load_checkpoint(path, network, optimizers=False)
+        network = build_streamed(config, facts, where, starts, Streaming(visit), path.parent, trains=False)
+    state = load_to_look(path, network, config)
     network.epoch = min(int(state.get("epoch", 0)), config.optimisation.epochs - 1)
     return Opened(folder, path, config, load_settings(folder), facts, network, network.epoch, visit)
 

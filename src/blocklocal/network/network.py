@@ -20,6 +20,7 @@ from blocklocal.block.optim import Optimizer, OptimizerFactory, as_optimizer, sg
 from blocklocal.block.targets import Classes, Labels, Targets, check_shape, combined, target_rows
 from blocklocal.models.base import check_input, input_shape
 from blocklocal.network.assembly import build_learners
+from blocklocal.network.compiling import compile_learners
 from blocklocal.network.edge import check_batch, check_finite, check_x, explained, taking_gradients
 from blocklocal.network.neighbours import Neighbours
 from blocklocal.network.settings import Learning, LearningSettings
@@ -153,6 +154,9 @@ class BlockLocal(Neighbours):
         example = map_message(_two_samples, example)
         with explained(self.split.blocks, example):
             learners = build_learners(self.split, example, self.targets, self.learning, self.seed)
+        own = {id(p): name for name, p in self.split.model.named_parameters()}
+        for learner in learners:
+            learner.names = {name: own[id(p)] for name, p in learner.named_parameters() if id(p) in own}
         resting = [part for block in self.split.blocks for part in block.modules() if not part.training]
         self._learners = nn.ModuleList(learners).train(self.training)
         for part in resting:
@@ -175,15 +179,7 @@ class BlockLocal(Neighbours):
         """
         if not self.learners:
             raise InputError("a network must know its shapes before it is compiled: give BlockLocal example=, a batch.")
-        if any(learner.forward_context is not None for learner in self.learners):
-            raise InputError(
-                f"the rule {self.rule.name} replaces gradients while a block runs, which torch.compile cannot follow: "
-                "leave out compile(), or take another rule."
-            )
-        for learner in self.learners:
-            for part in (learner.block, learner.twin, learner.local):
-                if part is not None:
-                    part.compile(*args, **kwargs)
+        compile_learners(self.learners, self.rule, *args, **kwargs)
 
     # --- what is asked of neighbours
 

@@ -105,7 +105,15 @@ class Stage(Linked):
     def configure(
         self, optimizer: Optimizer | OptimizerFactory, schedule: Schedule = "constant", steps: int = 1
     ) -> None:
-        """Give every block its own optimiser and learning-rate schedule of `steps` steps."""
+        """Give every block its own optimiser and learning-rate schedule of `steps` steps.
+
+        Raises:
+            InputError: for a running mean of weights that are sharded, or float16.
+        """
+        if self._mesh is not None and isinstance(optimizer, Optimizer) and optimizer.ema is not None:
+            raise InputError("sharded weights have no running mean: leave out --shard, or --ema.")
+        if self._mesh is not None and self._autocast == torch.float16:
+            raise InputError("sharded weights have no loss scale for float16: leave out --shard, or take bfloat16.")
         if self._mesh is not None and self._shards is None:  # now, in the layout and on the device of training
             shards.check_average(self._mesh)
             self._shards = [module for learner in self.learners for module in shards.shard(learner, self._mesh)]

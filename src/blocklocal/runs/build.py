@@ -16,6 +16,7 @@ from blocklocal._common.seeds import seeded
 from blocklocal.data import Batches, Images, ImageSet, load_images
 from blocklocal.data.batches import per_channel
 from blocklocal.models import build_model
+from blocklocal.network.compiling import check_compiler, compile_learners
 from blocklocal.network.neighbours import Neighbours
 from blocklocal.network.network import BlockLocal
 from blocklocal.rules import RULES
@@ -236,9 +237,22 @@ def prepare_for_device(network: Neighbours, config: Config, device: torch.device
     network.autocast(precision_of(config, device))
 
 
+def compile_for_training(network: Neighbours, config: Config, device: torch.device) -> None:
+    """Compile the blocks, or a process's share of them, where the settings ask for it.
+
+    Raises:
+        InputError: torch.compile does not work here, or not with the rule.
+    """
+    if config.machine.compile:
+        check_compiler(device)
+        compile_learners(network.learners, network.rule)
+
+
 def precision_of(config: Config, device: torch.device) -> torch.dtype | None:
     """Of the blocks' operations; None: as the parameters are."""
     wanted = config.machine.precision
+    if wanted == "float16":
+        return torch.float16
     return torch.bfloat16 if wanted == "bfloat16" or (wanted == "auto" and device.type == "cuda") else None
 
 
@@ -318,9 +332,12 @@ def open_session(
     facts = DatasetInfo.of(data)
     batches = training_batches(config, data, device)
     if streaming is not None and streaming.wanted:
+        if config.machine.compile:
+            raise InputError("blocks that come and go are not compiled: leave out --compile, or --visit and --memory.")
         streamed = build_streamed(config, facts, device, starts, streaming, checkpoints)
         return RunContext(config, data, facts, streamed, batches, device, threads)
     check_memory_for(config, facts, min(config.data.batch_size, len(data.train)), device)
     fits = device.type == "cpu"  # else it was the device's memory that was looked at
     network = build_network(config, facts, device, starts, fits=fits)
+    compile_for_training(network, config, device)
     return RunContext(config, data, facts, network, batches, device, threads)

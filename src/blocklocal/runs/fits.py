@@ -73,7 +73,7 @@ def _rough(config: Config, model: nn.Module, example: torch.Size) -> int:
 def _states(config: Config) -> int:
     """Numbers that the optimiser keeps per weight."""
     o = config.optimisation
-    return int(o.momentum > 0) if o.optimizer == "sgd" else 2
+    return (int(o.momentum > 0) if o.optimizer == "sgd" else 2) + int(o.ema is not None)
 
 
 def _parts(config: Config, built: BlockLocal, example: torch.Size) -> dict[str, int]:
@@ -85,7 +85,7 @@ def _parts(config: Config, built: BlockLocal, example: torch.Size) -> dict[str, 
     outputs = _outputs(built, example)
     if config.learning.rule != "frozen":
         parts |= {"gradients": FLOAT * together(sizes), "optimiser": FLOAT * sum(sizes) * _states(config)}
-    width = 2 if config.machine.precision == "bfloat16" else FLOAT
+    width = 2 if config.machine.precision in ("bfloat16", "float16") else FLOAT
     return parts | {"activations": width * together(outputs), "batch": FLOAT * example.numel()}
 
 

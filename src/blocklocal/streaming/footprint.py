@@ -131,6 +131,7 @@ def _local(learner: BlockLearner, batch: Batch) -> Pass:
     with Live() as live, saved_bytes(learner) as kept:
         ending = _Ending(live)
         learner.optimizer, learner.schedule, learner.clip = ending, None, None  # type: ignore[assignment]
+        learner.scale = learner.ema = None
         local_step([learner], batch)
     return Pass(_dropped_gradients([learner]), kept.peak, live.peak, ending.left)
 

@@ -8,8 +8,8 @@ All three keep the one order that matters, so they end with the same weights, bi
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +29,7 @@ from blocklocal.block.targets import target_rows
 from blocklocal.network.edge import taking_gradients
 from blocklocal.network.neighbours import Kept, Stepped
 from blocklocal.network.network import BlockLocal
+from blocklocal.network.updates import with_updates
 from blocklocal.rules.base import Batch
 from blocklocal.splitting import Split
 from blocklocal.streaming.cache import Cache, FileCache, MemoryCache
@@ -173,6 +174,18 @@ class Streamed(Looking):
     def rate(self) -> float | None:
         return self.stock.known.rate
 
+    def keep_averages(self) -> None:
+        """Whoever looks sees the running means from now on; the network is not trained any more."""
+        self.stock.averaged = self.averaging = True
+
+    @contextmanager
+    def _swapped(self) -> Generator[None]:
+        self.stock.averaged = True
+        try:
+            yield
+        finally:
+            self.stock.averaged = False
+
     def close(self) -> None:
         """End the training, so that another network may go on with what rests in the store."""
         self.home.close()
@@ -231,8 +244,17 @@ class Streamed(Looking):
     # --- training
 
     @taking_gradients()
-    def step(self, x: Input, y: Tensor) -> list[LocalResult | None]:
-        """One training step, which reads and writes all blocks: `walk` does it once per N steps."""
+    def step(self, x: Input, y: Tensor, *, update: bool = True) -> list[LocalResult | None]:
+        """One training step, which reads and writes all blocks: `walk` does it once per N steps.
+
+        Raises:
+            InputError: without an update, whose gradients no block could keep while it rests.
+        """
+        if not update or self.accumulate > 1:
+            raise InputError(
+                "a streamed network adds gradients up within a chunk of steps alone: train it by Trainer(network, "
+                "accumulate=…), or give step larger batches."
+            )
         (stepped,) = self.walk([(x, y)])
         return stepped.results
 
@@ -252,6 +274,12 @@ class Streamed(Looking):
         """
         if not self._trains:
             raise InputError("this network was made to be looked at (trains=False): make one anew to train it.")
+        if self.visit_steps % self.accumulate:
+            raise InputError(
+                f"{self.visit_steps} steps in a row are no whole number of updates after {self.accumulate} steps each: "
+                f"give a visit of {self.accumulate * max(1, self.visit_steps // self.accumulate)}."
+            )
+        self.check_trainable()
         coming = iter(batches)
         self.timeline.begin()
         while chunk := [self.check(x, y) for x, y in islice(coming, self.visit_steps)]:
@@ -290,7 +318,8 @@ class Streamed(Looking):
 
         def train(learner: BlockLearner) -> list[LocalResult | None]:
             results = []
-            for t, (x, y) in enumerate(batches):
+            for (t, (x, y)), update in with_updates(enumerate(batches), self.accumulate):
+                learner.holds = not update
                 edges = self._edges(learner, t, self._message(late, learner.index, t))
                 context = StepContext(self.stream, self.steps + t, mixing(self.learning.tau, self.epoch))
                 with self.timeline.span(COMPUTE, learner.index, t):

@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 from msgspec import Struct
 
 from blocklocal._common.errors import InputError
-from blocklocal._common.extras import needs
 from blocklocal._common.files import MOST_LINES, cut_half_line, is_there, read_bytes
 from blocklocal.network.neighbours import Neighbours
 from blocklocal.schemas import NotJson, check, parse
@@ -62,27 +61,6 @@ def _line(line: bytes, event: str, kind: type[S]) -> S | None:
         return check(record, kind, where="a line", what=event) if record.get("event") == event else None
     except (NotJson, InputError):
         return None
-
-
-class TensorBoard(Callback):
-    """Scalars per block, one point per epoch."""
-
-    @needs("report")
-    def __init__(self, folder: Path):
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.writer = SummaryWriter(str(folder))
-
-    def epoch(self, trainer: Trainer, record: Record) -> None:
-        for name in ("loss", "train_top1", "validation_top1", "message"):
-            for k, value in enumerate(record[name]):
-                if value is not None:
-                    self.writer.add_scalar(f"{name}/block-{k + 1}", value, record["step"])
-        self.writer.flush()
-
-    def close(self) -> None:
-        """End the writer's thread."""
-        self.writer.close()
 
 
 class Console(Callback):
