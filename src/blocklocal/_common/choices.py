@@ -20,6 +20,7 @@ BalanceName: TypeAlias = Literal["count", "time", "flops", "bytes"]
 ScheduleName: TypeAlias = Literal["one-cycle", "cosine", "constant"]
 PrecisionName: TypeAlias = Literal["auto", "float32", "bfloat16"]
 OptimizerName: TypeAlias = Literal["sgd", "adam", "adamw"]
+ImagesIn: TypeAlias = Literal["auto", "memory", "disk"]
 
 # What the package itself registers; users may add to these.
 RuleName: TypeAlias = Literal[

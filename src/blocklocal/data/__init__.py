@@ -1,10 +1,17 @@
-"""Image sets in memory, and batches of them."""
+"""Image sets, tables and arrays, and batches of them.
 
-from blocklocal.data.augment import AUGMENTATIONS, augmenter, cutout, random_crop, random_flip
-from blocklocal.data.batches import Batches
-from blocklocal.data.cache import default_cache_dir
-from blocklocal.data.images import Images, ImageSet, channel_statistics
-from blocklocal.data.load import load_images
+What the room offers is imported when it is first asked for: the processes that decode images need no torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from blocklocal.data.augment import AUGMENTATIONS, augmenter, cutout, random_crop, random_flip
+    from blocklocal.data.batches import Batches
+    from blocklocal.data.cache import default_cache_dir
+    from blocklocal.data.images import Images, ImageSet, channel_statistics
+    from blocklocal.data.load import load_images
 
 __all__ = [
     "AUGMENTATIONS",
@@ -19,3 +26,21 @@ __all__ = [
     "random_crop",
     "random_flip",
 ]
+
+_HOMES = {
+    "augment": ("AUGMENTATIONS", "augmenter", "cutout", "random_crop", "random_flip"),
+    "batches": ("Batches",),
+    "cache": ("default_cache_dir",),
+    "images": ("ImageSet", "Images", "channel_statistics"),
+    "load": ("load_images",),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """An exported name from its home, kept here, so that it is asked for once."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = found
+    return found

@@ -65,6 +65,7 @@ def load_data(config: Config) -> ImageSet:
         image_size=d.image_size,
         split_seed=d.split_seed,
         skip_bad=d.skip_bad,
+        images_in=d.images_in,
     )
 
 
@@ -274,7 +275,9 @@ def evaluation_batches(config: Config, images: Images, facts: DatasetInfo, devic
 
 def normalise(pixels: Tensor, facts: DatasetInfo) -> Tensor:
     """uint8 [B, C, H, W] → the float32 that the network takes, bit for bit as `Batches` makes it."""
-    return (pixels.float() - per_channel("mean", facts.mean, pixels)) / per_channel("std", facts.std, pixels)
+    channels, device = pixels.shape[1], pixels.device
+    mean, std = (per_channel(name, getattr(facts, name), channels, device) for name in ("mean", "std"))
+    return (pixels.float() - mean) / std
 
 
 @dataclass(frozen=True)

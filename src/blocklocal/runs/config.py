@@ -11,6 +11,7 @@ import msgspec
 
 from blocklocal._common.choices import (
     BalanceName,
+    ImagesIn,
     ModelName,
     OptimizerName,
     PrecisionName,
@@ -60,6 +61,9 @@ class Data:
     """Augmentation of training images, by commas: crop, reflect, flip, cutout; with a size in pixels: crop:4."""
     skip_bad: bool = False
     """Leave out images that cannot be decoded (counted) instead of stopping."""
+    images_in: ImagesIn = "auto"
+    """Where decoded images are: memory; disk, read batch by batch; or auto: in memory where they take at most half of
+    what is free. The pictures are the same."""
 
     def __post_init__(self) -> None:
         if self.validation not in RANGES["validation"] or (self.validation >= 1 and self.validation % 1):
@@ -68,6 +72,7 @@ class Data:
                 f"{shown(self.validation)}."
             )
         check_settings(self, RANGES)
+        check_choices(self)
         if not self.data:
             raise InputError("data must be 'digits', a folder or a hub name, not an empty string.")
 
