@@ -25,8 +25,8 @@ class Batches:
     Pixels stay uint8 on `device`; only the current batch is a float. Those in a file (`PixelFile`) stay there, and a
     batch is read while the one before is used: its values are the same.
 
-    The order depends on (seed, epoch) alone and the augmentation of batch i on (seed, epoch, i) alone: a run stopped after any step goes on bit for bit with
-    `epoch(number, start=step)`.
+    The order depends on (seed, epoch) alone and the augmentation of batch i on (seed, epoch, i) alone: a run stopped
+    after any step goes on bit for bit with `epoch(number, start=step)`.
 
     The last, smaller batch is kept. Only when shuffling, a last batch of a single image is dropped (BatchNorm cannot
     use it; another image each epoch) unless it is the only batch.
