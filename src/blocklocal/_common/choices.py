@@ -21,6 +21,7 @@ ScheduleName: TypeAlias = Literal["one-cycle", "cosine", "constant"]
 PrecisionName: TypeAlias = Literal["auto", "float32", "bfloat16"]
 OptimizerName: TypeAlias = Literal["sgd", "adam", "adamw"]
 ImagesIn: TypeAlias = Literal["auto", "memory", "disk"]
+TargetKind: TypeAlias = Literal["auto", "classes", "values"]
 
 # What the package itself registers; users may add to these.
 RuleName: TypeAlias = Literal[
@@ -44,6 +45,7 @@ FamilyName: TypeAlias = Literal[
 ObjectiveName: TypeAlias = Literal["evidence", "variational", "printed-eq8", "projection"]
 TwinName: TypeAlias = Literal["dense", "chain", "mirrored"]
 ModelName: TypeAlias = Literal[
+    "conv1d",
     "mlp",
     "resnet110",
     "resnet18",

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from blocklocal._common.errors import InputError, shown
-from blocklocal._common.ranges import FROM_ONE, check_range
 from blocklocal._common.seeds import generator
 from blocklocal.data.augment import augmenter
 from blocklocal.data.images import Images
+from blocklocal.data.order import Order
 from blocklocal.data.pixel_file import PixelFile
 from blocklocal.data.prefetch import ahead
 
@@ -57,7 +57,6 @@ class Batches:
         channels_last: bool = False,
         share: tuple[int, int] = (0, 1),
     ):
-        check_range("batch_size", batch_size, FROM_ONE)
         if not isinstance(images, Images):
             raise InputError(f"Batches takes the images of one split, as data.train, not {type(images).__name__}.")
         if len(images) == 0:
@@ -65,8 +64,7 @@ class Batches:
         self.device = torch.device(device)
         self.pixels = images.pixels if isinstance(images.pixels, PixelFile) else images.pixels.to(device)
         self.labels = images.labels.to(device)
-        self.batch_size = batch_size
-        self.shuffle = shuffle
+        self.order = Order(len(images), batch_size, shuffle, seed, share)
         self.augment = augmenter(augment)
         self.seed = seed
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -75,22 +73,15 @@ class Batches:
         self.std = per_channel("std", std, channels, self.device)
         if not bool((self.std > 0).all()):
             raise InputError(f"std must be above 0 in every channel, not {list(std)}.")
-        if batch_size % share[1]:
-            raise InputError(f"batches of {batch_size} images cannot be shared equally by {share[1]} processes.")
-        self.part, self.parts = share
         self.next_epoch = 0
 
     def __len__(self) -> int:
         """Steps per epoch."""
-        full, rest = divmod(len(self.labels), self.batch_size)
-        rest //= self.parts
-        drop = self.shuffle and rest == 1 and full > 0
-        return full + (rest > 0 and not drop)
+        return len(self.order)
 
     def sizes(self, start: int = 0) -> list[int]:
         """Images in the batches of an epoch from step `start` on."""
-        each = self.batch_size // self.parts
-        return [min(each, (len(self.labels) - i * self.batch_size) // self.parts) for i in range(start, len(self))]
+        return self.order.sizes(start)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Epoch `next_epoch`, which counts up from 0 with every iteration begun."""
@@ -103,30 +94,22 @@ class Batches:
         Raises:
             InputError: the epoch does not have this step.
         """
-        if epoch < 0 or not 0 <= start <= len(self):
-            raise InputError(f"epoch {epoch}, step {start}: epochs count from 0 and have steps 0 to {len(self)} here.")
-        order = self._order(epoch).to(self.pixels.device)
-        read = (self._read(step, order) for step in range(start, len(self)))
+        places = self.order.places(epoch, start).to(self.pixels.device)
+        read = (self._read(step, places) for step in range(start, len(self)))
         if isinstance(self.pixels, PixelFile):
             read = ahead(read)
         return (self._batch(epoch, *each) for each in read)
 
-    def _order(self, epoch: int) -> Tensor:
-        if not self.shuffle:
-            return torch.arange(len(self.labels))
-        return torch.randperm(len(self.labels), generator=generator("order", self.seed, epoch))
-
-    def _read(self, step: int, order: Tensor) -> tuple[int, Tensor, Tensor]:
+    def _read(self, step: int, places: Tensor) -> tuple[int, Tensor, Tensor]:
         """(step, places of its images, their pixels)."""
-        index = order[step * self.batch_size : (step + 1) * self.batch_size]
-        each = len(index) // self.parts
-        index = index[self.part * each : (self.part + 1) * each]
+        index = self.order.part(places, step)
         return step, index, self.pixels[index]
 
     def _batch(self, epoch: int, step: int, index: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
         pixels = pixels.to(self.device)
         if pixels.numel():
-            named = (self.seed, epoch, step, *((self.part,) if self.part else ()))
+            part = self.order.share[0]
+            named = (self.seed, epoch, step, *((part,) if part else ()))
             pixels = self.augment(pixels, generator("augment", *named))
         x = (pixels.float() - self.mean) / self.std
         return x.contiguous(memory_format=self.memory_format), self.labels[index.to(self.labels.device)]

@@ -78,6 +78,8 @@ def diagnose_run(
     run = open_run(folder, checkpoint, device, trust=trust)
     other = _other(run, against, device, say, trust)
     data = load_data(run.config)
+    if not isinstance(data, ImageSet):
+        raise InputError(f"diagnose looks at images, and the run {folder} was trained on {run.facts.kind}.")
     check_facts(DatasetInfo.of(data), folder, run.config)
     pieces = choose_images(data, images)
     say(f"{run.checkpoint.name} of {folder}: gradients of {batches} batches, then each network on the images.")

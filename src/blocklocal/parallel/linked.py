@@ -9,6 +9,7 @@ from torch import Tensor
 from blocklocal.block.loss import HiddenLoss
 from blocklocal.block.targets import check_shape
 from blocklocal.data import Batches
+from blocklocal.data.samples import SampleBatches
 from blocklocal.network.edge import check_batch, check_finite
 from blocklocal.network.neighbours import Neighbours
 from blocklocal.parallel.link_edges import LinkEdges
@@ -60,7 +61,7 @@ class Linked(Neighbours):
 
     # --- what concerns the other processes
 
-    def announced(self, batches: Batches, *, training: bool) -> "Announced":
+    def announced(self, batches: Batches | SampleBatches, *, training: bool) -> "Announced":
         """The batches, told to the links epoch by epoch, so that messages are received ahead."""
         return Announced(self, batches, training)
 
@@ -76,7 +77,7 @@ class Linked(Neighbours):
 class Announced:
     """`Batches` whose epochs a stage is told of before they begin."""
 
-    def __init__(self, stage: Linked, batches: Batches, training: bool):
+    def __init__(self, stage: Linked, batches: Batches | SampleBatches, training: bool):
         self.stage, self.batches, self.training = stage, batches, training
 
     def __len__(self) -> int:

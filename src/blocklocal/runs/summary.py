@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from blocklocal.data import Images
+from blocklocal.data.samples import Samples
 from blocklocal.runs.build import RunContext, evaluation_batches
 from blocklocal.training.evaluation import Evaluation, evaluate
 from blocklocal.training.loop import Trainer
@@ -66,7 +67,7 @@ def summarise(session: RunContext, trainer: Trainer) -> tuple[dict[str, Any], di
     return summary, confusion
 
 
-def _evaluate(session: RunContext, images: Images) -> Evaluation:
+def _evaluate(session: RunContext, images: Images | Samples) -> Evaluation:
     return evaluate(session.network, evaluation_batches(session.config, images, session.facts, session.device))
 
 
