@@ -23,6 +23,8 @@ PrecisionName: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 OptimizerName: TypeAlias = Literal["sgd", "adam", "adamw"]
 LoggerName: TypeAlias = Literal["wandb", "mlflow"]
 KeepName: TypeAlias = Literal["newest", "best"]
+ImagesIn: TypeAlias = Literal["auto", "memory", "disk"]
+TargetKind: TypeAlias = Literal["auto", "classes", "values"]
 
 # What the package itself registers; users may add to these.
 RuleName: TypeAlias = Literal[
@@ -46,6 +48,7 @@ FamilyName: TypeAlias = Literal[
 ObjectiveName: TypeAlias = Literal["evidence", "variational", "printed-eq8", "projection"]
 TwinName: TypeAlias = Literal["dense", "chain", "mirrored"]
 ModelName: TypeAlias = Literal[
+    "conv1d",
     "mlp",
     "resnet110",
     "resnet18",

@@ -112,7 +112,9 @@ class PredictArguments:
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder."""
     images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE [IMAGE …]")]
-    """Image files."""
+    """Image files; of a run on a table or on arrays, one file of rows."""
+    json: bool = False
+    """For such a run: print a JSON object per row, with what every block says, instead of CSV."""
     resize: bool = False
     """Scale and crop images to the size the model takes."""
     checkpoint: str | None = None

@@ -28,6 +28,7 @@ from blocklocal.streaming.settings import Streaming
 
 if TYPE_CHECKING:
     from blocklocal.data import ImageSet
+    from blocklocal.data.samples import SampleSet
     from blocklocal.parallel.address import Address
     from blocklocal.runs.build import DatasetInfo
 
@@ -212,6 +213,7 @@ def compare(arguments: list[str]) -> None:
 
 def evaluate(arguments: list[str]) -> None:
     """Measure every block of a trained run on a split."""
+    from blocklocal.data.table_set import load_rows
     from blocklocal.runs.build import evaluation_batches, load_data
     from blocklocal.runs.run import block_names, load_network
     from blocklocal.training.evaluation import evaluate as measure
@@ -227,10 +229,13 @@ def evaluate(arguments: list[str]) -> None:
     if given.data is not None:  # sizes of the run's own set say nothing of another
         held = config.data.validation if given.split == "validation" else 0
         config = config.edit(data=given.data, train_size=None, test_size=None, validation=held)
-    data = load_data(config)
-    _check_same_kind(data, facts)
-    device = network.device
-    result = measure(network, evaluation_batches(config, getattr(data, given.split), facts, device))
+    if given.data is not None and facts.features is not None and facts.answers is not None:
+        samples = load_rows(Path(given.data), config.data.target, facts.answers, facts.features)
+    else:
+        data = load_data(config)
+        _check_same_kind(data, facts)
+        samples = getattr(data, given.split)
+    result = measure(network, evaluation_batches(config, samples, facts, network.device))
     for name, accuracy in zip(block_names(network), result.block_top1, strict=True):
         print(f"{name:32} {'  does not predict' if accuracy is None else f'{accuracy:6.2f} %'}")
     if result.combined_top1 is not None:
@@ -243,12 +248,18 @@ def evaluate(arguments: list[str]) -> None:
         write_file(given.json, content, overwrite=given.overwrite)
 
 
-def _check_same_kind(data: "ImageSet", facts: "DatasetInfo") -> None:
+def _check_same_kind(data: "ImageSet | SampleSet", facts: "DatasetInfo") -> None:
     """The data set must have the classes and the image size that the run was trained on."""
+    from blocklocal.data import ImageSet
+
     if data.classes != facts.classes:
         raise InputError(
             f"{data.name} has the classes {', '.join(data.classes)}; the run was trained on {', '.join(facts.classes)}."
         )
+    if not isinstance(data, ImageSet):
+        if data.shape != facts.shape:
+            raise InputError(f"{data.name} has samples {list(data.shape)}, the run takes {list(facts.shape)}.")
+        return
     given, taken = ((d.channels, d.height, d.width) for d in (data, facts))
     if given != taken:
         raise InputError(
@@ -260,8 +271,27 @@ def _check_same_kind(data: "ImageSet", facts: "DatasetInfo") -> None:
 def predict(arguments: list[str]) -> None:
     """Class and confidence for image files: of the output, of each block and of the ensemble."""
     from blocklocal.runs.predict import predict_files
+    from blocklocal.runs.predict_rows import predict_rows
+    from blocklocal.runs.saved import load_facts
 
     given = parse(PredictArguments, arguments, "blocklocal predict")
+    if load_facts(given.run).kind != "images":
+        if len(given.images) != 1:
+            raise InputError(f"the run {given.run} reads rows: give one file of them.")
+        rows = predict_rows(
+            given.run,
+            given.images[0],
+            as_json=given.json,
+            checkpoint=given.checkpoint,
+            device=given.device,
+            trust=given.trust,
+            visit=given.visit,
+        )
+        for line in rows:
+            print(line)
+        return
+    if given.json:
+        raise InputError("--json is for the rows of a table or of arrays, and the run was trained on images.")
     lines = predict_files(
         given.run,
         given.images,

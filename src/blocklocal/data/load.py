@@ -11,9 +11,10 @@ from pathlib import Path
 
 from torch import Tensor
 
+from blocklocal._common.choices import ImagesIn
 from blocklocal._common.errors import InputError
 from blocklocal._common.extras import needs
-from blocklocal._common.ranges import FROM_ONE, IMAGE_SIZE, check_range
+from blocklocal._common.ranges import FROM_ONE, IMAGE_SIZE, check_range, whole
 from blocklocal._common.screen import printable
 from blocklocal.data.account import copies_in_training, without_images
 from blocklocal.data.cache import cache_path, cached, default_cache_dir, file_identity
@@ -27,6 +28,7 @@ from blocklocal.data.parquet import find_parquet, parquet_files, role_of_file
 from blocklocal.data.scan import holds_images
 from blocklocal.data.source import Source
 from blocklocal.data.splits import check_validation, split
+from blocklocal.data.stacks import Room
 
 _KINDS = (
     "Give 'digits', a folder with parquet files or class folders, or a name on the Hugging Face hub (owner/name, or "
@@ -46,8 +48,10 @@ def load_images(
     skip_bad: bool = False,
     cache: bool = True,
     cache_dir: Path | None = None,
+    images_in: ImagesIn = "auto",
+    workers: int | None = None,
 ) -> ImageSet:
-    """Load an image classification set into memory as uint8 tensors.
+    """Load an image classification set as uint8 pixels.
 
     The set is in colour where any training image is, else grey; the others are converted. What was read, left out and
     converted is said in `ImageSet.account`.
@@ -67,6 +71,9 @@ def load_images(
             version.
         cache_dir: where decoded sets are kept (default: `blocklocal` below $BLOCKLOCAL_CACHE, else $XDG_CACHE_HOME,
             else ~/.cache).
+        images_in: "memory"; "disk", where batches are read from the cache's file; or "auto": in memory where they take
+            at most half of what is free. Batches are the same.
+        workers: processes that decode the images; 0 for none, None for one per CPU where the work is worth it.
 
     Raises:
         InputError: something in the data or the arguments cannot be used.
@@ -76,28 +83,30 @@ def load_images(
             check_range(name, size, FROM_ONE)
     if image_size is not None:
         check_range("image_size", image_size, IMAGE_SIZE)
+    if workers is not None:
+        check_range("workers", workers, whole(0, 1024))
     check_validation(validation)
     if data == "digits":
         return split(read_digits(image_size), data, train_size, validation, test_size, split_seed)
     name, identity, find = _locate(data)
+    folder = cache_dir or default_cache_dir()
+    room = Room(images_in, folder)
 
     def read() -> Raw:
-        return _read(find(), name, image_size, skip_bad)
+        return _read(find(), name, image_size, skip_bad, room, workers)
 
-    if cache:
-        raw = cached(cache_path(cache_dir or default_cache_dir(), name, identity, image_size), read, skip_bad)
-    else:
-        raw = read()
-    return split(raw, name, train_size, validation, test_size, split_seed)
+    raw = cached(cache_path(folder, name, identity, image_size) if cache else None, read, skip_bad, room)
+    found = split(raw, name, train_size, validation, test_size, split_seed)
+    return replace(found, account=(*found.account, *filter(None, (room.said,))))
 
 
-def _read(source: Source, name: str, image_size: int | None, skip_bad: bool) -> Raw:
+def _read(source: Source, name: str, image_size: int | None, skip_bad: bool, room: Room, workers: int | None) -> Raw:
     """Decode a set that can be learned, and note what there is to say of its splits."""
     for split_name, encoded in source.splits.items():
         if not len(encoded.labels):
             raise InputError(f"the {split_name} split of {name} ({encoded.origin}) holds no images. Give it some.")
     _check_learnable(source.train.labels, source.classes, name)
-    raw = decode(source, name, image_size, skip_bad)
+    raw = decode(source, name, image_size, skip_bad, room, workers)
     _check_learnable(raw.train.labels, raw.classes, name)
     copies = copies_in_training(raw)
     told = {

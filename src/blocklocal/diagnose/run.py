@@ -92,6 +92,8 @@ def diagnose_run(
     run, left_out = open_run(folder, checkpoint, device, trust=trust, visit=visit), list[str]()
     other = _other(run, against, device, say, trust, left_out)
     data = load_data(run.config)
+    if not isinstance(data, ImageSet):
+        raise InputError(f"diagnose looks at images, and the run {folder} was trained on {run.facts.kind}.")
     check_facts(DatasetInfo.of(data), folder, run.config)
     pieces = choose_images(data, images)
     say(f"{run.checkpoint.name} of {folder}: gradients of {batches} batches, then each network on the images.")

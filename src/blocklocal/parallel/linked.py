@@ -10,6 +10,7 @@ from blocklocal._common.message import Input, lead
 from blocklocal.block.loss import HiddenLoss
 from blocklocal.block.targets import Classes, check_shape
 from blocklocal.data import Batches
+from blocklocal.data.samples import SampleBatches
 from blocklocal.network.edge import check_batch, check_finite, check_x
 from blocklocal.network.neighbours import Neighbours
 from blocklocal.parallel.link_edges import LinkEdges
@@ -70,7 +71,7 @@ class Linked(Neighbours):
 
     # --- what concerns the other processes
 
-    def announced(self, batches: Batches, *, training: bool) -> "Announced":
+    def announced(self, batches: Batches | SampleBatches, *, training: bool) -> "Announced":
         """The batches, told to the links epoch by epoch, so that messages are received ahead."""
         return Announced(self, batches, training)
 
@@ -86,7 +87,7 @@ class Linked(Neighbours):
 class Announced:
     """`Batches` whose epochs a stage is told of before they begin."""
 
-    def __init__(self, stage: Linked, batches: Batches, training: bool):
+    def __init__(self, stage: Linked, batches: Batches | SampleBatches, training: bool):
         self.stage, self.batches, self.training = stage, batches, training
 
     def __len__(self) -> int:

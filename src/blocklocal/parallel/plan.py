@@ -12,7 +12,6 @@ from torch import Tensor
 import blocklocal
 from blocklocal._common.errors import InputError
 from blocklocal._common.limits import available_bytes
-from blocklocal.data import ImageSet
 from blocklocal.models.file import file_of, is_reference
 from blocklocal.network.network import BlockLocal
 from blocklocal.parallel.broadcast import broadcast
@@ -22,6 +21,7 @@ from blocklocal.parallel.processes import Processes
 from blocklocal.parallel.stage import check_placement, check_rule, passing_back
 from blocklocal.parallel.streamed_stage import check_spread
 from blocklocal.runs.build import (
+    AnySet,
     DatasetInfo,
     RunContext,
     build_on_cpu,
@@ -29,6 +29,7 @@ from blocklocal.runs.build import (
     check_memory_for,
     load_data,
     prepare_for_device,
+    suited,
     training_batches,
 )
 from blocklocal.runs.config import Config, load_config
@@ -116,7 +117,7 @@ def run_fingerprint(request: RunRequest) -> dict[str, Any]:
 
 def make_plan(
     processes: Processes, request: RunRequest, device: torch.device, kept: ExitStack
-) -> tuple[Plan, ImageSet, BlockLocal | Streamed]:
+) -> tuple[Plan, AnySet, BlockLocal | Streamed]:
     """The plan, and the data and network it was made with.
 
     Args:
@@ -141,7 +142,7 @@ def make_plan(
         check_free(folder)
         check_new_store(request.streaming.store)
     data = load_data(config)
-    facts = DatasetInfo.of(data)
+    config, facts = suited(config, data), DatasetInfo.of(data)
     starts = load_cuts(folder) if resume else None
     if not request.streaming.wanted:
         check_memory_for(config, facts, config.data.batch_size // processes.replicas, device)
@@ -233,8 +234,8 @@ def _place(
         sizes = [float(sum(p.numel() for p in learner.parameters())) for learner in network.network.learners]
         return Placement(given, tuple(sizes)) if given else place(sizes, processes.stages)
     size = max(2, config.data.batch_size // processes.replicas)
-    x = torch.randn(size, facts.channels, facts.height, facts.width, device=device)
-    if config.machine.channels_last:
+    x = torch.randn(size, *facts.shape, device=device)
+    if config.machine.channels_last and x.dim() == 4:
         x = x.contiguous(memory_format=torch.channels_last)
     y = torch.randint(len(facts.classes), (size,), device=device)
     trial = copy_module(network)

@@ -17,6 +17,7 @@ import torch
 from blocklocal._common.errors import InputError, Interrupted
 from blocklocal._common.extras import needs
 from blocklocal.data import Images, ImageSet
+from blocklocal.data.samples import Samples, SampleSet
 from blocklocal.network.network import BlockLocal
 from blocklocal.parallel.address import Address
 from blocklocal.parallel.linked import Linked
@@ -30,6 +31,7 @@ from blocklocal.parallel.trouble import describe_failure, report_failure
 from blocklocal.parallel.watch import ASKED, register_rank
 from blocklocal.parallel.wire import LinkError, is_lost_connection
 from blocklocal.runs.build import (
+    AnySet,
     DatasetInfo,
     RunContext,
     build_network,
@@ -125,7 +127,7 @@ def _train_planned(
     device: torch.device,
     threads: int,
     signals: StopSignals,
-    made: tuple[Plan, ImageSet, BlockLocal | Streamed] | None,
+    made: tuple[Plan, AnySet, BlockLocal | Streamed] | None,
 ) -> dict[str, Any] | None:
     """made: the plan and what the first process has loaded for it."""
     config, rank = request.config, processes.address.rank
@@ -197,7 +199,7 @@ def _fit(
     request: RunRequest,
     plan: Plan,
     stage: Linked,
-    data: ImageSet,
+    data: AnySet,
     told: LastRank,
     signals: StopSignals,
 ) -> bool:
@@ -305,7 +307,7 @@ def _flags(processes: Processes, request: RunRequest) -> str:
     return launched + replicas + ("" if launched else " (under torchrun as before)")
 
 
-def _data(config: Config, plan: Plan, stage: Linked) -> ImageSet:
+def _data(config: Config, plan: Plan, stage: Linked) -> AnySet:
     """The image set where this process reads images; else its labels alone, which the first process has sent."""
     if stage.reads_images:
         data = load_data(config)
@@ -317,13 +319,26 @@ def _data(config: Config, plan: Plan, stage: Linked) -> ImageSet:
             )
         return data
     f = plan.facts
+    if f.answers is not None:
+        known = (f.mean, f.std) if f.kind == "series" else ((), ())
+        empty = {name: Samples(torch.empty(len(y), 0), y) for name, y in plan.labels.items()}
+        return SampleSet(
+            plan.name,
+            train=empty["train"],
+            validation=empty["validation"],
+            test=empty["test"],
+            answers=f.answers,
+            features=f.features,
+            mean=known[0],
+            std=known[1],
+        )
     blank = {
         name: Images(torch.empty(len(y), f.channels, 0, 0, dtype=torch.uint8), y) for name, y in plan.labels.items()
     }
     return ImageSet(plan.name, classes=f.classes, mean=f.mean, std=f.std, skipped=plan.skipped, account=(), **blank)
 
 
-def _conclude(request: RunRequest, plan: Plan, data: ImageSet, device: torch.device, threads: int) -> dict[str, Any]:
+def _conclude(request: RunRequest, plan: Plan, data: AnySet, device: torch.device, threads: int) -> dict[str, Any]:
     """Evaluate and report with the whole network, from the last checkpoint."""
     config, folder = request.config, request.output
     path = checkpoint_to_look(folder) if config.machine.keep == "best" else find_checkpoint(folder)

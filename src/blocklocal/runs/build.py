@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import torch
 from msgspec import Meta
@@ -14,13 +14,19 @@ from blocklocal._common.errors import InputError, unknown
 from blocklocal._common.ranges import MOST_CLASSES
 from blocklocal._common.seeds import seeded
 from blocklocal.data import Batches, Images, ImageSet, load_images
+from blocklocal.data.answers import Answers
+from blocklocal.data.arrays import is_arrays, load_arrays
 from blocklocal.data.batches import per_channel
+from blocklocal.data.features import Features
+from blocklocal.data.names import few
+from blocklocal.data.samples import SampleBatches, Samples, SampleSet
+from blocklocal.data.table_set import is_table, load_table
 from blocklocal.models import build_model
 from blocklocal.network.compiling import check_compiler, compile_learners
 from blocklocal.network.neighbours import Neighbours
 from blocklocal.network.network import BlockLocal
 from blocklocal.rules import RULES
-from blocklocal.runs.config import Config
+from blocklocal.runs.config import Config, Model
 from blocklocal.runs.fits import check_fits
 from blocklocal.schemas import Number, Text
 from blocklocal.splitting import split
@@ -32,6 +38,8 @@ from blocklocal.training.checkpoint import KEEP
 from blocklocal.training.learner_state import check_savable
 
 S = TypeVar("S", bound=Streamed)
+AnySet: TypeAlias = ImageSet | SampleSet
+AnyBatches: TypeAlias = Batches | SampleBatches
 EVALUATION_BATCH = 500
 MEASURE_BATCH = 32  # images for measuring the cost of pieces
 Side = Annotated[int, Meta(ge=1, le=100_000)]
@@ -45,21 +53,71 @@ class DatasetInfo:
     classes: Annotated[tuple[Text, ...], Meta(min_length=1, max_length=MOST_CLASSES)]
     channels: Annotated[int, Meta(ge=1, le=1_000)]
     height: Side
-    width: Side
+    width: Annotated[int, Meta(ge=1, le=2**26)]
     mean: Annotated[tuple[Number, ...], Meta(max_length=1_000)]
     std: Annotated[tuple[Number, ...], Meta(max_length=1_000)]
+    kind: Literal["images", "table", "series"] = "images"
+    """A row of a table has `width` numbers, a series `channels` and `width` steps."""
+    answers: Answers | None = None
+    features: Features | None = None
 
     @classmethod
-    def of(cls, data: ImageSet) -> "DatasetInfo":
-        return cls(data.classes, data.channels, data.height, data.width, data.mean, data.std)
+    def of(cls, data: AnySet) -> "DatasetInfo":
+        if isinstance(data, ImageSet):
+            return cls(data.classes, data.channels, data.height, data.width, data.mean, data.std)
+        if data.features is not None:
+            width = data.shape[0]
+            return cls(data.classes, 1, 1, width, (0.0,), (1.0,), "table", data.answers, data.features)
+        channels, steps = data.shape
+        return cls(data.classes, channels, 1, steps, data.mean, data.std, "series", data.answers)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one sample: [C, H, W], [features] or [C, T]."""
+        sizes = {"table": (self.width,), "series": (self.channels, self.width)}
+        return sizes.get(self.kind, (self.channels, self.height, self.width))
+
+    def asked(self) -> dict[str, Any]:
+        """What a network is asked for, as `BlockLocal` takes it.
+
+        Raises:
+            InputError: values, which it does not take yet.
+        """
+        if self.answers is not None and self.answers.kind == "values":
+            raise InputError(
+                f"the target {few(self.classes)} holds values, and runs predict classes so far: give --target-is "
+                "classes if these are classes. (In Python, load_table gives the values with their mean and std.)"
+            )
+        return {"classes": len(self.classes)}
 
     def flat(self) -> dict[str, Any]:
-        return asdict(self)
+        known = {name: value for name, value in asdict(self).items() if value is not None}
+        return known if self.kind != "images" else {name: value for name, value in known.items() if name != "kind"}
 
 
-def load_data(config: Config) -> ImageSet:
-    """The image set a configuration names, split."""
+def load_data(config: Config) -> AnySet:
+    """The set a configuration names, split: images, a table, or arrays."""
     d = config.data
+    if is_arrays(d.data):
+        return load_arrays(
+            d.data,
+            labels=d.target[0] if d.target else "y",
+            train_size=d.train_size,
+            validation=d.validation_split,
+            test_size=d.test_size,
+            split_seed=d.split_seed,
+        )
+    if d.target or is_table(d.data):
+        return load_table(
+            d.data,
+            d.target,
+            target_is=d.target_is,
+            categories=d.categories,
+            train_size=d.train_size,
+            validation=d.validation_split,
+            test_size=d.test_size,
+            split_seed=d.split_seed,
+        )
     return load_images(
         d.data,
         train_size=d.train_size,
@@ -68,6 +126,7 @@ def load_data(config: Config) -> ImageSet:
         image_size=d.image_size,
         split_seed=d.split_seed,
         skip_bad=d.skip_bad,
+        images_in=d.images_in,
     )
 
 
@@ -184,7 +243,7 @@ def cut_on_meta(config: Config, facts: DatasetInfo, starts: Sequence[int] | None
 def _cut(model: nn.Module, config: Config, facts: DatasetInfo, starts: Sequence[int] | None = None) -> BlockLocal:
     """The model in blocks, with all they need to learn."""
     m = config.model
-    example = torch.zeros(MEASURE_BATCH, facts.channels, facts.height, facts.width)
+    example = torch.zeros(MEASURE_BATCH, *facts.shape)
     if starts is not None:
         cut = split(model, starts=starts)
     elif m.at:
@@ -192,7 +251,7 @@ def _cut(model: nn.Module, config: Config, facts: DatasetInfo, starts: Sequence[
     else:
         cut = split(model, m.blocks, balance=m.balance, example=example)
     seed = config.machine.seed
-    return BlockLocal(cut, classes=len(facts.classes), learning=config.learning, example=example, seed=seed)
+    return BlockLocal(cut, **facts.asked(), learning=config.learning, example=example, seed=seed)
 
 
 def _prepared(name: str, model: nn.Module) -> nn.Module:
@@ -212,19 +271,26 @@ def _prepared(name: str, model: nn.Module) -> nn.Module:
 def plain_model(config: Config, facts: DatasetInfo) -> nn.Module:
     """The module that a configuration names, not cut yet."""
     m = config.model
-    return build_model(
-        m.model,
-        classes=len(facts.classes),
-        channels=facts.channels,
-        image_size=(facts.height, facts.width),
-        width=m.width,
-        **{name: _option(value) for name, value in m.model_options.items()},
-    )
+    options: dict[str, Any] = {name: _option(value) for name, value in m.model_options.items()}
+    if facts.features is not None and facts.features.sizes:
+        options["categories"] = facts.features.sizes
+    shape: dict[str, Any] = {"channels": facts.channels, "image_size": (facts.height, facts.width)}
+    if facts.kind != "images":
+        shape = {"input_shape": facts.shape}
+    return build_model(m.model, classes=len(facts.classes), width=m.width, **shape, **options)
+
+
+def suited(config: Config, data: AnySet) -> Config:
+    """The settings with a model that reads such data, where they name the usual one, which reads images."""
+    usual = {"table": "mlp", "series": "conv1d"}.get(DatasetInfo.of(data).kind)
+    if usual is None or config.model.model != Model.model:
+        return config
+    return config.edit(model=usual)
 
 
 def check_memory_for(config: Config, facts: DatasetInfo, batch: int = 0, device: torch.device | None = None) -> None:
     """Refuse a network that is too large for the free memory; with a `batch`, one that is too large to be trained."""
-    example = torch.Size((batch, facts.channels, facts.height, facts.width))
+    example = torch.Size((batch, *facts.shape))
     counted = config.edit(balance="count")  # where it is cut changes little, and costs cannot be measured
     check_fits(config, lambda: plain_model(config, facts), lambda model: _cut(model, counted, facts), example, device)
 
@@ -266,7 +332,25 @@ def _option(text: object) -> object:
     return {"true": True, "false": False}.get(str(text).lower(), text)
 
 
-def training_batches(config: Config, data: ImageSet, device: torch.device, share: tuple[int, int] = (0, 1)) -> Batches:
+def training_batches(config: Config, data: AnySet, device: torch.device, share: tuple[int, int] = (0, 1)) -> AnyBatches:
+    """Shuffled batches of the training split.
+
+    Raises:
+        InputError: images are to be augmented that are none.
+    """
+    if isinstance(data, SampleSet):
+        if config.data.augment:
+            raise InputError(f"augment is for images, and {data.name} holds none: leave {config.data.augment!r} out.")
+        return SampleBatches(
+            data.train,
+            batch_size=config.data.batch_size,
+            mean=data.mean,
+            std=data.std,
+            shuffle=True,
+            seed=config.machine.seed,
+            device=device,
+            share=share,
+        )
     return Batches(
         data.train,
         batch_size=config.data.batch_size,
@@ -281,8 +365,13 @@ def training_batches(config: Config, data: ImageSet, device: torch.device, share
     )
 
 
-def evaluation_batches(config: Config, images: Images, facts: DatasetInfo, device: torch.device) -> Batches:
+def evaluation_batches(
+    config: Config, images: Images | Samples, facts: DatasetInfo, device: torch.device
+) -> AnyBatches:
     """Unshuffled, unaugmented batches of a split."""
+    if isinstance(images, Samples):
+        known = (facts.mean, facts.std) if facts.kind == "series" else ((), ())
+        return SampleBatches(images, batch_size=EVALUATION_BATCH, mean=known[0], std=known[1], device=device)
     return Batches(
         images,
         batch_size=EVALUATION_BATCH,
@@ -295,7 +384,9 @@ def evaluation_batches(config: Config, images: Images, facts: DatasetInfo, devic
 
 def normalise(pixels: Tensor, facts: DatasetInfo) -> Tensor:
     """uint8 [B, C, H, W] → the float32 that the network takes, bit for bit as `Batches` makes it."""
-    return (pixels.float() - per_channel("mean", facts.mean, pixels)) / per_channel("std", facts.std, pixels)
+    channels, device = pixels.shape[1], pixels.device
+    mean, std = (per_channel(name, getattr(facts, name), channels, device) for name in ("mean", "std"))
+    return (pixels.float() - mean) / std
 
 
 @dataclass(frozen=True)
@@ -303,10 +394,10 @@ class RunContext:
     """Everything of a run that is in memory."""
 
     config: Config
-    data: ImageSet
+    data: AnySet
     facts: DatasetInfo
     network: BlockLocal | Streamed
-    batches: Batches
+    batches: AnyBatches
     device: torch.device
     threads: int
     placement: tuple[int, ...] = ()  # blocks per process, where there are several
@@ -315,7 +406,7 @@ class RunContext:
 
 def open_session(
     config: Config,
-    data: ImageSet | None = None,
+    data: AnySet | None = None,
     starts: Sequence[int] | None = None,
     streaming: Streaming | None = None,
     checkpoints: Path = Path(),
@@ -329,7 +420,7 @@ def open_session(
     """
     threads, device = set_threads(config.machine.threads), find_device(config.machine.device)
     data = data or load_data(config)
-    facts = DatasetInfo.of(data)
+    config, facts = suited(config, data), DatasetInfo.of(data)
     batches = training_batches(config, data, device)
     if streaming is not None and streaming.wanted:
         if config.machine.compile:

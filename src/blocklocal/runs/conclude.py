@@ -10,6 +10,7 @@ from typing import Any
 
 from blocklocal._common.errors import first_line
 from blocklocal._common.files import write_text
+from blocklocal.data import ImageSet
 from blocklocal.runs.build import RunContext, normalise
 from blocklocal.runs.examples import choose_examples
 from blocklocal.runs.looking import looking
@@ -36,11 +37,13 @@ def conclude(session: RunContext, folder: Path, trainer: Trainer) -> dict[str, A
 
 def show(session: RunContext, folder: Path) -> None:
     """Write examples and report of a run whose result is there."""
-    with only_shows("the examples of the report", folder):
-        examples = choose_examples(
-            session.network, session.data, lambda pixels: normalise(pixels.to(session.device), session.facts)
-        )
-        write_text(folder / "examples.json", json.dumps(examples))
+    data = session.data
+    if isinstance(data, ImageSet):
+        with only_shows("the examples of the report", folder):
+            examples = choose_examples(
+                session.network, data, lambda pixels: normalise(pixels.to(session.device), session.facts)
+            )
+            write_text(folder / "examples.json", json.dumps(examples))
     with only_shows("the report", folder):
         from blocklocal.report import write_report
 

@@ -12,12 +12,14 @@ import msgspec
 from blocklocal._common.choices import (
     BalanceName,
     DecayName,
+    ImagesIn,
     KeepName,
     LoggerName,
     ModelName,
     OptimizerName,
     PrecisionName,
     ScheduleName,
+    TargetKind,
     check_choices,
     is_choice,
     values,
@@ -61,7 +63,8 @@ class Data:
     """What is learned."""
 
     data: str = "digits"
-    """digits (embedded), a folder of images or parquet files, or a name on the hub: ylecun/mnist, owner/name:config."""
+    """digits (embedded), a folder of images or parquet files, a name on the hub (ylecun/mnist, owner/name:config), a
+    table (--target), or arrays (.npy, .npz)."""
     train_size: int | None = None
     """Training images to use; default: all that the validation split leaves."""
     validation: float = 0.1
@@ -79,6 +82,16 @@ class Data:
     """Augmentation of training images, by commas: crop, reflect, flip, cutout; with a size in pixels: crop:4."""
     skip_bad: bool = False
     """Leave out images that cannot be decoded (counted) instead of stopping."""
+    target: tuple[str, ...] = ()
+    """Of a table (a CSV or parquet file, or a folder of train.csv and test.csv): the column to predict, or several
+    columns of numbers. Of arrays in a file: the name of the array of labels, where it is not called y."""
+    target_is: TargetKind = "auto"
+    """classes, values, or auto: values for numbers other than a few different whole ones."""
+    categories: tuple[str, ...] = ()
+    """Columns of a table whose numbers are categories."""
+    images_in: ImagesIn = "auto"
+    """Where decoded images are: memory; disk, read batch by batch; or auto: in memory where they take at most half of
+    what is free. The pictures are the same."""
 
     def __post_init__(self) -> None:
         if self.validation not in RANGES["validation"] or (self.validation >= 1 and self.validation % 1):
@@ -87,8 +100,9 @@ class Data:
                 f"{shown(self.validation)}."
             )
         check_settings(self, RANGES)
+        check_choices(self)
         if not self.data:
-            raise InputError("data must be 'digits', a folder or a hub name, not an empty string.")
+            raise InputError("data must be 'digits', a folder, a file or a hub name, not an empty string.")
 
     @property
     def validation_split(self) -> int | float:

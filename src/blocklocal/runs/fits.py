@@ -65,7 +65,7 @@ def _rough(config: Config, model: nn.Module, example: torch.Size) -> int:
     widest = max((layer.weight.shape[0] for layer in layers), default=1)
     blocks, readout = max(config.model.blocks, 1 + len(config.model.at)), config.learning.readout
     weights = 4 * sum(p.numel() for p in model.parameters()) + 18 * blocks * readout * widest**2
-    pixels = max((example[2] * example[3] for layer in layers if not isinstance(layer, nn.Linear)), default=1)
+    pixels = max((example[2:].numel() for layer in layers if not isinstance(layer, nn.Linear)), default=1)
     outputs = 4 * example[0] * len(layers) * widest * pixels
     return FLOAT * (weights * (2 + _states(config)) + outputs + 2 * example.numel())
 

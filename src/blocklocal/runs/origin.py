@@ -19,6 +19,7 @@ import blocklocal
 from blocklocal._common.errors import InputError
 from blocklocal._common.files import is_there, write_text
 from blocklocal.data import ImageSet
+from blocklocal.data.samples import SampleSet
 from blocklocal.models.file import is_reference
 from blocklocal.runs.code import Code, own_model
 from blocklocal.runs.config import Config, load_config
@@ -29,8 +30,8 @@ from blocklocal.schemas.run import check_run_folder
 log = logging.getLogger("blocklocal")
 
 ORIGIN = "origin.json"
-# Settings on which no weight depends; the device counts by itself.
-FREE = ("tensorboard", "checkpoint_every", "device", "keep", "loggers")
+FREE = ("tensorboard", "checkpoint_every", "images_in", "device", "keep", "loggers")
+"""Settings on which no weight depends; the device counts by itself."""
 WHAT = "what a run was started with, as training writes it"
 
 
@@ -64,7 +65,12 @@ class Origin:
 
     @classmethod
     def now(
-        cls, settings: Config, data: ImageSet, device: torch.device, replicas: int = 1, code: Code | None = None
+        cls,
+        settings: Config,
+        data: ImageSet | SampleSet,
+        device: torch.device,
+        replicas: int = 1,
+        code: Code | None = None,
     ) -> "Origin":
         """The origin of a run that starts here and now."""
         return cls(
@@ -159,7 +165,7 @@ def cycle_of(folder: Path) -> int:
 
 
 def check_origin(
-    folder: Path, data: ImageSet, device: torch.device, replicas: int = 1, *, accept_changes: bool = False
+    folder: Path, data: ImageSet | SampleSet, device: torch.device, replicas: int = 1, *, accept_changes: bool = False
 ) -> list[str]:
     """What is different from when the run was started, in words, once the user has accepted it.
 

@@ -53,7 +53,7 @@ def plan_run(
         InputError: it does not fit into `streaming.memory`, or its rule or cut cannot be streamed.
     """
     check_rule(RULES.get(config.learning.rule), config.learning.scope)  # before anything is built
-    x = torch.empty(min(config.data.batch_size, samples), facts.channels, facts.height, facts.width, device="meta")
+    x = torch.empty(min(config.data.batch_size, samples), *facts.shape, device="meta")
     steps = -(-samples // config.data.batch_size)  # of an epoch, at whose end a visit ends too
     optimizer, precision = config.optimisation.build(), precision_of(config, device)
 

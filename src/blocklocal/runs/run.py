@@ -13,10 +13,10 @@ from typing import Any
 from blocklocal._common.errors import InputError, Interrupted
 from blocklocal._common.extras import needs
 from blocklocal._common.files import is_there, write_text
-from blocklocal.data import ImageSet
 from blocklocal.network.neighbours import Neighbours
 from blocklocal.network.network import BlockLocal
 from blocklocal.runs.build import (
+    AnySet,
     DatasetInfo,
     RunContext,
     build_network,
@@ -25,6 +25,7 @@ from blocklocal.runs.build import (
     find_device,
     load_data,
     open_session,
+    suited,
 )
 from blocklocal.runs.code import keep_code
 from blocklocal.runs.conclude import REPORT, conclude, show
@@ -74,7 +75,7 @@ def start_run(
     output: Path,
     *,
     quiet: bool = False,
-    data: ImageSet | None = None,
+    data: AnySet | None = None,
     should_stop: Callable[[], bool] | None = None,
     streaming: Streaming | None = None,
     timeline: int = STEPS,
@@ -102,6 +103,7 @@ def start_run(
     plan: list[str] = []
     if streaming.wanted:
         data = data or load_data(config)
+        config = suited(config, data)
         config, streaming, plan = _planned(config, data, streaming, output / CHECKPOINTS, choose_blocks=choose_blocks)
     session = open_session(config, data, streaming=streaming, checkpoints=output / CHECKPOINTS)
     create_run(output, session, streaming.store)
@@ -112,7 +114,7 @@ def start_run(
 
 def _planned(
     config: Config,
-    data: ImageSet,
+    data: AnySet,
     streaming: Streaming,
     folder: Path,
     *,

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from blocklocal.data import Images
+from blocklocal.data.samples import Samples
 from blocklocal.runs.build import RunContext, evaluation_batches
 from blocklocal.training.best import best_epoch, out_of_patience
 from blocklocal.training.evaluation import Evaluation, evaluate
@@ -82,7 +83,7 @@ def _stopped(session: RunContext, trainer: Trainer) -> str | None:
     return out_of_patience(trainer.records, patience, first) if short and patience is not None else None
 
 
-def _evaluate(session: RunContext, images: Images) -> Evaluation:
+def _evaluate(session: RunContext, images: Images | Samples) -> Evaluation:
     return evaluate(session.network, evaluation_batches(session.config, images, session.facts, session.device))
 
 

@@ -24,7 +24,7 @@ class Epochs(Protocol):
 
 def batches(train: Loader, epoch: int, start: int) -> Iterator[Pair]:
     """The batches of an epoch from position `start`: by number from `Epochs`, by skipping from any other loader."""
-    if _knows_epochs(train):
+    if knows_epochs(train):
         yield from map(pair, train.epoch(epoch, start))
         return
     for position, batch in enumerate(train):
@@ -32,7 +32,7 @@ def batches(train: Loader, epoch: int, start: int) -> Iterator[Pair]:
             yield pair(batch)
 
 
-def _knows_epochs(train: object) -> TypeGuard[Epochs]:
+def knows_epochs(train: object) -> TypeGuard[Epochs]:
     """Whether it has a method epoch(number, start): many loaders have an `epoch` that is something else."""
     method = getattr(train, "epoch", None)
     if not callable(method):

@@ -19,7 +19,8 @@ from blocklocal.network.edge import Pair, pair
 from blocklocal.network.neighbours import Neighbours, Stepped, check_network
 from blocklocal.training.callbacks import Callback, Record, check_callbacks, running
 from blocklocal.training.evaluation import block_accuracy
-from blocklocal.training.loaders import Loader, batches, check_loader, first_batch, nothing_came, steps_of
+from blocklocal.training.feed import Feed
+from blocklocal.training.loaders import Loader, check_loader, first_batch, nothing_came, steps_of
 from blocklocal.training.tally import NotFinite, Tally
 
 logger = logging.getLogger("blocklocal")
@@ -54,8 +55,11 @@ class Trainer:
         trainer = Trainer(network, optimizer=sgd(lr=0.1), epochs=10)
         records = trainer.fit(train_loader, validation_loader)
 
-    With `Batches`, whose order depends on seed and epoch alone, `state()` and `restore()` continue in mid-epoch bit for
-    bit. The schedule is made for the length at the start; an epoch of another number of batches is warned of.
+    With `Batches`, whose order depends on seed and epoch alone, and with loaders that have a `state_dict` (torchdata's
+    `StatefulDataLoader`), `state()` and `restore()` continue in mid-epoch bit for bit. A warning says where they
+    cannot.
+
+    The schedule is made for the length at the start; an epoch of another number of batches is warned of.
 
     A `fit` that fails (a batch that does not fit, an error in a callback, Ctrl-C) leaves the network as the last
     finished step left it, in the modes that it had; another `fit` goes on after that step. Only what interrupts a
@@ -125,6 +129,7 @@ class Trainer:
         self.seconds = 0.0  # of training alone, without evaluation
         self.images = 0
         self.steps_per_epoch: int | None = None
+        self._feed = Feed()
         self._start: _Start | None = None  # of the epoch in progress
         self._prepared = False
 
@@ -209,6 +214,7 @@ class Trainer:
             "tally": self.tally.state() if self.tally else None,
             "start": self._start,
             "records": self.records,
+            **self._feed.state(self.step_in_epoch),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -226,6 +232,7 @@ class Trainer:
         self.epoch, self.step_in_epoch = state["epoch"], state["step_in_epoch"]
         self.seconds, self.images = state["seconds"], state["images"]
         self.records = list(state["records"])
+        self._feed.restore(state.get("loader"))
         if state["tally"]:
             self._start = _Start(*state["start"])
             self.tally = self._new_tally()
@@ -263,7 +270,7 @@ class Trainer:
         start = self._start = self._start or _Start(self.network.rate(), self.seconds, self.images)
         started, before = time.perf_counter(), self.seconds
         losses: list[float] | None = []
-        walk = self.network.walk(self._moved(batches(train, self.epoch, self.step_in_epoch)))
+        walk = self.network.walk(self._moved(self._feed.batches(train, self.epoch, self.step_in_epoch)))
         with self._consistent(walk):
             for stepped in walk:
                 self._take(stepped, tally)
