@@ -53,7 +53,8 @@ class Trainer:
         records = trainer.fit(train_loader, validation_loader)
 
     With `Batches`, whose order depends on seed and epoch alone, and with loaders that have a `state_dict` (torchdata's
-    `StatefulDataLoader`), `state()` and `restore()` continue in mid-epoch bit for bit; a warning says where they cannot.
+    `StatefulDataLoader`), `state()` and `restore()` continue in mid-epoch bit for bit; a warning says where they
+    cannot.
 
     The schedule is made for the length at the start; an epoch of another number of batches is warned of.
 
