@@ -259,10 +259,13 @@ def _check_same_kind(data: "ImageSet", facts: "DatasetInfo") -> None:
 
 def predict(arguments: list[str]) -> None:
     """Class and confidence for image files: of the output, of each block and of the ensemble."""
-    from blocklocal.runs.predict import predict_files
+    from blocklocal.runs.predict import check_suffix, predict_each, predictions_file
 
     given = parse(PredictArguments, arguments, "blocklocal predict")
-    lines = predict_files(
+    if given.output is not None:
+        check_suffix(given.output)
+        check_target(given.output, overwrite=given.overwrite)
+    each = predict_each(
         given.run,
         given.images,
         given.resize,
@@ -271,8 +274,13 @@ def predict(arguments: list[str]) -> None:
         trust=given.trust,
         visit=given.visit,
     )
-    for line in lines:
-        print(line)
+    if given.output is None:
+        for line in (line for said in each for line in said.lines()):
+            print(line)
+        return
+    said = list(each)
+    write_file(given.output, predictions_file(given.output, said, given.run), overwrite=given.overwrite)
+    print(f"{given.output}: {len(said)} images")
 
 
 def report(arguments: list[str]) -> None:

@@ -18,7 +18,7 @@ from blocklocal.runs.build import DatasetInfo, build_network, find_device
 from blocklocal.runs.config import Config, Optimisation
 from blocklocal.runs.looking import load_to_look
 from blocklocal.runs.origin import load_settings, open_settings
-from blocklocal.runs.run import checkpoint_to_look
+from blocklocal.runs.run import checkpoint_to_look, find_checkpoint
 from blocklocal.runs.saved import load_cuts, load_facts
 
 SAME_MODEL = ("model", "width", "model_options")
@@ -100,7 +100,7 @@ def find_backprop(run: Opened) -> Path | None:
         except InputError:  # something else's config.json, or a damaged run: not what is looked for
             continue
         fits = config.learning.rule == BACKPROP and not obstacles(run, config, facts)
-        if fits and checkpoint_to_look(folder, required=False) is not None:
+        if fits and find_checkpoint(folder, required=False) is not None:
             found.append((len(differing(run.settings, config, (*TRAINING, "seed"))), folder))
     return min(found)[1] if found else None
 
