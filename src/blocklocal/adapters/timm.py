@@ -1,0 +1,30 @@
+"""Models of timm."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+LIBRARY = "timm"
+TRACEABLE = True
+
+
+def is_one(model: nn.Module) -> bool:
+    return type(model).__module__.startswith("timm.models.")
+
+
+def extra(model: nn.Module) -> dict[str, Any]:
+    return {}
+
+
+def example(model: nn.Module) -> Any:
+    """Images of the size that the model was made for."""
+    known: Any = getattr(model, "default_cfg", None) or {}
+    shape = known.get("input_size", (3, 224, 224))
+    embedding = getattr(model, "patch_embed", None)
+    size = getattr(embedding, "img_size", None)  # set by create_model(img_size=...)
+    if size is not None:
+        shape = (shape[0], *size)
+    first = next((p for p in model.parameters() if p.dim() == 4), None)
+    channels = first.shape[1] if first is not None else shape[0]
+    return torch.zeros(2, channels, *shape[1:], device=None if first is None else first.device)
