@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from blocklocal._common.errors import InputError
+    from blocklocal.block.classes import balanced
     from blocklocal.block.objectives import OBJECTIVES
     from blocklocal.block.optim import Optimizer, adam, adamw, sgd
+    from blocklocal.block.values import Values
     from blocklocal.data import Batches, Images, ImageSet, load_images
     from blocklocal.families import FAMILIES, Family, family
     from blocklocal.models import MODELS, build_model
@@ -43,8 +45,10 @@ __all__ = [
     "Split",
     "Streamed",
     "Trainer",
+    "Values",
     "adam",
     "adamw",
+    "balanced",
     "build_model",
     "evaluate",
     "family",
@@ -61,8 +65,10 @@ _HOMES = {
     "families": ("FAMILIES", "Family", "family"),
     "models": ("MODELS", "build_model"),
     "network.network": ("BlockLocal", "Prediction"),
+    "block.classes": ("balanced",),
     "block.objectives": ("OBJECTIVES",),
     "block.optim": ("Optimizer", "adam", "adamw", "sgd"),
+    "block.values": ("Values",),
     "rules": ("RULES",),
     "network.settings": ("Learning",),
     "splitting": ("Split", "split"),

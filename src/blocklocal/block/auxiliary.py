@@ -10,6 +10,7 @@ from torch import Tensor
 
 from blocklocal.block.readouts import space_of
 from blocklocal.block.shapes import is_map, to_positions
+from blocklocal.block.target import weighted_mean
 
 
 class Decoder(nn.Module):
@@ -38,15 +39,22 @@ class Decoder(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         return self.layers(h if self.maps else h.flatten(1))
 
-    def loss(self, h: Tensor, wanted: Tensor) -> Tensor:
-        """Mean squared error: D_KL(data ‖ prediction) per value between Gaussians of variance ½."""
+    def loss(self, h: Tensor, wanted: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Mean squared error: D_KL(data ‖ prediction) per value between Gaussians of variance ½.
+
+        Args:
+            weight: of every sample, [B], or of its positions, [B, …], of which the mean counts.
+        """
         predicted = self(h)
         if self.maps:
             wanted = F.interpolate(wanted, size=predicted.shape[2:], mode="area")
-        return F.mse_loss(predicted, wanted.reshape(predicted.shape))
+        if weight is None:
+            return F.mse_loss(predicted, wanted.reshape(predicted.shape))
+        each = (predicted - wanted.reshape(predicted.shape)).square().flatten(1).mean(1)
+        return weighted_mean(each, weight.float().flatten(1).mean(1) if weight.dim() > 1 else weight.float())
 
 
-def similarity(h: Tensor, one_hot: Tensor) -> Tensor:
+def similarity(h: Tensor, one_hot: Tensor, weight: Tensor | None = None) -> Tensor:
     """Similarity matching: the mean squared difference of two B × B matrices of cosine similarities.
 
     A sample without a target, a row of zeros, is in no pair (Nøkland & Eidnes 2019, eq. 3, 4).
@@ -54,13 +62,18 @@ def similarity(h: Tensor, one_hot: Tensor) -> Tensor:
     Args:
         h: the block's features [B, …]; of maps, their standard deviation over positions counts.
         one_hot: the targets, [B, R] or [B, T, R].
+        weight: of every target, [B] or [B, T]; a pair counts as the product of its two.
     """
     wanted = one_hot.flatten(1)
     there = wanted.any(1).to(wanted.dtype)
+    if weight is not None:
+        there = there * weight.flatten(1).mean(1) if weight.dim() > 1 else there * weight
     pairs = there.unsqueeze(1) * there
     units = to_positions(h)
     features = units.std(1) if units.shape[1] > 1 else units.squeeze(1)
     error = _cosines(features - features.mean(1, keepdim=True)) - _cosines(wanted)
+    if weight is not None:
+        return weighted_mean(error.square(), pairs)
     return (pairs * error.square()).sum() / pairs.sum().clamp(min=1)
 
 

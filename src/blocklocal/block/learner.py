@@ -28,6 +28,7 @@ from blocklocal._common.seeds import seeded
 from blocklocal.block.loss import HiddenLoss, LocalResult, OutputLoss
 from blocklocal.block.normalisation import one_value
 from blocklocal.block.optim import Optimizer, Schedule, build_schedule
+from blocklocal.block.targets import Asked
 from blocklocal.block.twin import Twin
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ class BlockLearner(nn.Module):
     def receive(
         self,
         a: Tensor,
-        target: Tensor,
+        target: Asked,
         message: Tensor | None,
         *,
         context: StepContext,
@@ -213,7 +214,7 @@ class BlockLearner(nn.Module):
         return BlockPass(output, source, result)
 
     def learn(
-        self, a: Tensor, target: Tensor, message: Tensor | None, wanted: Mapping[str, Tensor], mix: float
+        self, a: Tensor, target: Asked, message: Tensor | None, wanted: Mapping[str, Tensor], mix: float
     ) -> tuple[Tensor, LocalResult | None]:
         """The output and the local loss (None without one), with their graph."""
         output = self(a)

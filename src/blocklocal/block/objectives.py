@@ -18,7 +18,8 @@ from torch import Tensor
 from blocklocal._common.choices import OrderName, values
 from blocklocal._common.errors import InputError
 from blocklocal._common.registry import Registry
-from blocklocal.block.targets import Targets
+from blocklocal.block.target import weighted_mean
+from blocklocal.block.targets import Asked, Targets, values_of
 from blocklocal.families import Family
 
 ORDERS = values(OrderName)
@@ -32,11 +33,12 @@ class Terms:
     temperature: float = 1.0  # divides the evidence before the softmax
     smoothing: float = 0.0  # label smoothing
     mix: float = 1.0  # m of Eq. 9; the evidence always uses m = 1
-    per_position: bool = False  # targets [B, P] rather than [B]: a sequence with one target per position
+    per_position: bool = False  # targets [B, P] rather than [B]: a sequence with one target per position, or pixels
+    pixels: bool = False  # whether the positions are those of pictures
 
 
 # (family, phi, table, targets, y, terms) → (loss, the scores [B, R] it made on the way, where it made any)
-Compute = Callable[[Family, Tensor, Tensor, Targets, Tensor, Terms], tuple[Tensor, Tensor | None]]
+Compute = Callable[[Family, Tensor, Tensor, Targets, Asked, Terms], tuple[Tensor, Tensor | None]]
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def _evidence_by_broadcast(family: Family, phi: Tensor, table: Tensor, order: st
 
 
 def _evidence_loss(
-    family: Family, phi: Tensor, table: Tensor, targets: Targets, y: Tensor, terms: Terms
+    family: Family, phi: Tensor, table: Tensor, targets: Targets, y: Asked, terms: Terms
 ) -> tuple[Tensor, Tensor | None]:
     """−log softmax_y(e): the negative log of p(y | z_k, x), normalised over the possible targets (method §3)."""
     logits = scores(family, phi, table, terms)
@@ -125,27 +127,36 @@ def scores(family: Family, phi: Tensor, table: Tensor, terms: Terms) -> Tensor:
     return evidence(family, phi, table, terms.order, terms.per_position) / terms.temperature
 
 
-def _own_message(phi: Tensor, table: Tensor, targets: Targets, y: Tensor) -> Tensor:
+def _mean(each: Tensor, targets: Targets, y: Asked) -> Tensor:
+    """The mean of a loss [B, P, …] over samples, positions and units; over samples as their targets count."""
+    weights = targets.weights(y)
+    if weights is None:
+        return each.mean()
+    each = each.mean(tuple(range(weights.dim(), each.dim()))) if each.dim() > weights.dim() else each
+    return weighted_mean(each, weights)
+
+
+def _own_message(phi: Tensor, table: Tensor, targets: Targets, y: Asked) -> Tensor:
     """b of every sample's own target, [B, P, U, …]."""
     own = targets.pick(table, y)
     if len(own) != len(phi) or own.shape[1] not in (1, phi.shape[1]):
         raise InputError(
-            f"targets of shape {list(y.shape)} do not fit {len(phi)} samples with {phi.shape[1]} positions each: "
-            "give one target per sample, or one per position where the network answers at every position."
+            f"targets of shape {list(values_of(y).shape)} do not fit {len(phi)} samples with {phi.shape[1]} positions "
+            "each: give one target per sample, or one per position where the network answers at every position."
         )
     return own.expand_as(phi)
 
 
 def _variational_loss(
-    family: Family, phi: Tensor, table: Tensor, targets: Targets, y: Tensor, terms: Terms
+    family: Family, phi: Tensor, table: Tensor, targets: Targets, y: Asked, terms: Terms
 ) -> tuple[Tensor, Tensor | None]:
     """D_KL(ρ ‖ α), γ = a + m·b (Eq. 7, 9): the mean over units and positions."""
     gamma = family.product(phi, terms.mix * _own_message(phi, table, targets, y))
-    return family.kl(gamma, phi).mean(), None
+    return _mean(family.kl(gamma, phi), targets, y), None
 
 
 def _printed_eq8(
-    family: Family, phi: Tensor, table: Tensor, targets: Targets, y: Tensor, terms: Terms
+    family: Family, phi: Tensor, table: Tensor, targets: Targets, y: Asked, terms: Terms
 ) -> tuple[Tensor, Tensor | None]:
     """The update as the paper prints it for Bernoulli units (Eq. 8): (ρ − α) ∂a − ρ(1 − ρ) b (∂a + ∂b).
 
@@ -156,13 +167,13 @@ def _printed_eq8(
     with torch.no_grad():
         rho, alpha = torch.sigmoid(phi + terms.mix * b), torch.sigmoid(phi)
         forward_weight, posterior_weight = rho - alpha, rho * (1 - rho) * b
-        value = family.kl(family.product(phi, terms.mix * b), phi).mean()
+        value = _mean(family.kl(family.product(phi, terms.mix * b), phi), targets, y)
     update = forward_weight * phi - posterior_weight * (phi + b)
-    return value - (update - update.detach()).mean(), None
+    return value - _mean(update - update.detach(), targets, y), None
 
 
 def _projection_loss(
-    family: Family, phi: Tensor, table: Tensor, targets: Targets, y: Tensor, terms: Terms
+    family: Family, phi: Tensor, table: Tensor, targets: Targets, y: Asked, terms: Terms
 ) -> tuple[Tensor, Tensor | None]:
     """−⟨μ(α), b_y⟩: the expected log-likelihood of the target alone, unnormalised (meant for a fixed, random b).
 
@@ -170,7 +181,7 @@ def _projection_loss(
     (Frenkel et al. 2021, Front. Neurosci. 15).
     """
     own = terms.mix * _own_message(phi, table, targets, y)
-    return -(family.mean(phi) * own).flatten(2).sum(-1).mean(), None
+    return -_mean((family.mean(phi) * own).flatten(2).sum(-1), targets, y), None
 
 
 OBJECTIVES.add("evidence", Objective("evidence", "−log p(y | z) normalised over the targets (default)", _evidence_loss))

@@ -12,7 +12,7 @@ from blocklocal._common.seeds import seeded
 from blocklocal.block.auxiliary import Decoder
 from blocklocal.block.axes import followed
 from blocklocal.block.learner import BlockLearner
-from blocklocal.block.loss import HiddenLoss, OutputLoss
+from blocklocal.block.loss import HiddenLoss, OutputLoss, OwnLoss
 from blocklocal.block.normalisation import normaliser
 from blocklocal.block.objectives import OBJECTIVES, Terms
 from blocklocal.block.readouts import reading_layer, readout
@@ -26,13 +26,14 @@ from blocklocal.splitting import Split
 
 
 def build_learners(
-    split: Split, example: Tensor, targets: Targets, learning: Learning, seed: int
+    split: Split, example: Tensor, targets: Targets, learning: Learning, seed: int, own: OwnLoss | None = None
 ) -> list[BlockLearner]:
     """One learner per block, or one for all where the rule is end to end.
 
     Args:
         example: a batch [B, …], which gives shapes and device.
         seed: of the weights of twins, readouts and decoders.
+        own: the user's loss of the last block.
     """
     rule = RULES.get(learning.rule)
     modules = [nn.Sequential(*split.blocks)] if rule.whole and len(split.blocks) > 1 else list(split.blocks)
@@ -40,7 +41,8 @@ def build_learners(
         shapes = [example.shape, *output_shapes(modules, example)]
     idle = {id(p) for p in split.check(example)}
     check_batch_first(shapes)
-    _check_output(shapes[-1], axes[-1], targets)
+    if own is None:
+        _check_output(shapes[-1], axes[-1], targets)
     seen = Seen(shapes, axes, getattr(split.model, "unit_axis", None))
     with seeded("local losses", seed), torch.device(example.device):
         hidden = _Assembly(modules, seen, split.after_activation, targets, learning, rule).losses()
@@ -48,7 +50,7 @@ def build_learners(
     for module, each in zip(modules, around, strict=True):
         if each is not None:
             each.check(module, example)
-    losses = [*hidden, OutputLoss(targets, learning.label_smoothing)]
+    losses = [*hidden, OutputLoss(targets, learning.label_smoothing, own)]
     learners = [
         BlockLearner(module, losses[k], index=k, trains=rule.trains(k, len(modules)), forward_context=around[k])
         for k, module in enumerate(modules)
@@ -105,7 +107,11 @@ class _Assembly:
         if not layers:
             return None
         reader = reading_layer(self.modules[k + 1], shape) if len(shape) == 3 else None
-        return readout(shape, layers, reader, self.seen.layout(k + 1).line)
+        return readout(shape, layers, reader, self.seen.layout(k + 1).line, keep=self._pixels)
+
+    @property
+    def _pixels(self) -> bool:
+        return len(self.seen.shapes[-1]) > 3
 
     def _twins(self, latents: Sequence[torch.Size]) -> Sequence[Twin | None]:
         kind = self.rule.twin_of(self.learning.twin)
@@ -137,7 +143,8 @@ class _Assembly:
                 order=self._order(k, h),
                 temperature=learning.temperature,
                 smoothing=learning.label_smoothing,
-                per_position=len(self.seen.shapes[-1]) == 3,
+                per_position=len(self.seen.shapes[-1]) > 2,
+                pixels=self._pixels,
             ),
             message_scale=1.0 if is_map(latent) else units_of(latent) ** -0.5,
             normaliser=normaliser(learning.normalise, self._shape(k)) if self.rule.parts else None,
@@ -172,11 +179,9 @@ def _check_output(shape: torch.Size, axis: int | None, targets: Targets) -> None
             f"the last block gives channels first, {list(shape)}; with one target per position it must give "
             "[B, T, classes]: end the model with a transpose(1, 2), or with pooling for one target per sample."
         )
-    if shape[-1] != targets.count or len(shape) not in (2, 3):
-        raise InputError(
-            f"the last block gives {list(shape[1:])} values per sample, but there are {targets.count} targets: "
-            f"end the model with a layer of {targets.count} outputs, or give classes={shape[-1]}."
-        )
+    reason = targets.misfit(shape)
+    if reason is not None:
+        raise InputError(reason)
 
 
 def _check_family(family: Family, latent: torch.Size) -> None:

@@ -10,23 +10,41 @@ import torch
 from torch import Tensor, nn
 
 from blocklocal._common.errors import InputError
-from blocklocal.block.targets import Targets
+from blocklocal.block.targets import Asked, Target, Targets, values_of
 
-Pair = tuple[Tensor, Tensor]
+Pair = tuple[Tensor, Asked]
 
 
 def pair(batch: object) -> Pair:
     """(x, y) of what a loader gave.
 
     Raises:
-        InputError: it gave anything but two tensors; the message says what.
+        InputError: it gave anything but two tensors, or three with weights; the message says what.
     """
-    if isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(t, Tensor) for t in batch):
-        return batch[0], batch[1]
-    advice = "Give a loader that gives such pairs"
+    if isinstance(batch, tuple | list) and len(batch) in (2, 3) and isinstance(batch[0], Tensor):
+        weight = batch[2] if len(batch) == 3 else None
+        if isinstance(batch[1], Target) and weight is None:
+            return batch[0], batch[1]
+        if _is_asked(batch[1]) and (weight is None or _is_weight(weight)):
+            plain = isinstance(batch[1], Tensor) and weight is None
+            return batch[0], batch[1] if plain else Target(batch[1], weight)
+    advice = "Give a loader that gives such pairs, or (x, y, weight) with a float weight per sample"
     if isinstance(batch, Mapping):
         advice += ' (in a DataLoader, let collate_fn end with: return batch["image"], batch["label"], by your names)'
     raise InputError(f"a batch must be (x, y), two tensors, input and targets; what came is {_came(batch)}. {advice}.")
+
+
+def _is_weight(given: object) -> bool:
+    """Whole numbers may be the index of every sample, which some data sets give as well."""
+    return isinstance(given, Tensor) and given.is_floating_point()
+
+
+def _is_asked(y: object) -> bool:
+    """Whether it can be the targets of a batch: a tensor, or several, which `targets=` reads."""
+    if isinstance(y, Tensor):
+        return True
+    parts = list(y.values()) if isinstance(y, Mapping) else y if isinstance(y, tuple | list) else []
+    return len(parts) > 0 and all(isinstance(part, Tensor) for part in parts)
 
 
 def _came(batch: object) -> str:
@@ -67,7 +85,7 @@ def check_finite(x: Tensor) -> None:
 
 
 def check_batch(
-    x: Tensor, y: Tensor, targets: Targets, device: torch.device, *, first: bool, reads: bool = True
+    x: Tensor, y: Asked, targets: Targets, device: torch.device, *, first: bool, reads: bool = True
 ) -> Pair:
     """A training batch as it may be used: targets without a graph, both out of inference mode.
 
@@ -81,8 +99,9 @@ def check_batch(
     Raises:
         InputError: the batch cannot be right.
     """
-    for name, t in (("x", x), ("y", y)) if reads else (("y", y),):
-        check_tensor(name, t, device)
+    if reads:
+        check_tensor("x", x, device)
+    y = check_asked(y, targets, device)
     if reads and y.shape[:1] != x.shape[:1]:
         raise InputError(
             f"targets of shape {list(y.shape)} for {len(x)} samples: give one target (or row of them) per sample."
@@ -91,7 +110,22 @@ def check_batch(
         targets.check(y)
     if reads and (first or not x.is_cuda):
         check_finite(x)
-    return _usable(x), _usable(y)
+    return _usable(x), y.map(_usable) if isinstance(y, Target) else _usable(y)
+
+
+def check_asked(y: object, targets: Targets, device: torch.device) -> Asked:
+    """The targets of a batch in the form that losses take; refused where they are no tensors on the device."""
+    if not isinstance(y, Target):
+        y = Target(y) if _is_asked(y) and not isinstance(y, Tensor) else y
+    if isinstance(y, Target):
+        for name, t in (("y", y.first), ("the weights", y.weight)):
+            if t is not None:
+                check_tensor(name, t, device)
+    elif targets.read is None:
+        check_tensor("y", y, device)
+    found = targets.asked(y)
+    check_tensor("y", values_of(found), device)
+    return found
 
 
 def _usable(t: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from blocklocal.block.learner import BlockLearner, StepContext
 from blocklocal.block.loss import LocalResult
 from blocklocal.block.objectives import mixing
 from blocklocal.block.optim import Optimizer, OptimizerFactory, Schedule, as_optimizer, as_schedule
-from blocklocal.block.targets import Targets
+from blocklocal.block.targets import Asked, Target, Targets
 from blocklocal.network.edge import taking_gradients
 from blocklocal.network.settings import Learning
 from blocklocal.rules import RULES
@@ -39,7 +39,7 @@ class Stepped(NamedTuple):
         whole: whether no block has taken a later step, so that the network may be saved and training stopped.
     """
 
-    y: Tensor
+    y: Asked
     results: list[LocalResult | None]
     whole: bool = True
 
@@ -108,7 +108,7 @@ class Neighbours(nn.Module, ABC):
         self._autocast: torch.dtype | None = None
 
     @abstractmethod
-    def check(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def check(self, x: Tensor, y: Asked) -> tuple[Tensor, Asked]:
         """A training batch as it may be used.
 
         Raises:
@@ -116,7 +116,7 @@ class Neighbours(nn.Module, ABC):
         """
 
     @abstractmethod
-    def prepare(self, x: Tensor, y: Tensor) -> None:
+    def prepare(self, x: Tensor, y: Asked) -> None:
         """Be ready for a checked batch: the learners are there, they run on it, and its messages are expected."""
 
     @abstractmethod
@@ -181,7 +181,7 @@ class Neighbours(nn.Module, ABC):
 
     # --- walks over pairs (block, step)
 
-    def walk(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator["Stepped"]:
+    def walk(self, batches: Iterable[tuple[Tensor, Asked]]) -> Iterator["Stepped"]:
         """Train on batches, step by step: for every step, for every block.
 
         Another order of the pairs (block, step) gives the same weights as long as (k − 1, t) and (k, t − 1) come before
@@ -197,7 +197,7 @@ class Neighbours(nn.Module, ABC):
         """What `do` gives for every learner that is here, first to last. It must not change or keep the learner."""
         return [do(learner) for learner in self.learners]
 
-    def look(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, list[Tensor | None]]]:
+    def look(self, batches: Iterable[tuple[Tensor, Asked]]) -> Iterator[tuple[Asked, list[Tensor | None]]]:
         """(y, the blocks' own logits as `block_logits` gives them) for every batch, in order."""
         for x, y in batches:
             yield y, self.block_logits(x)
@@ -234,7 +234,7 @@ class Neighbours(nn.Module, ABC):
     # --- what they do
 
     @taking_gradients()
-    def step(self, x: Tensor, y: Tensor) -> list[LocalResult | None]:
+    def step(self, x: Tensor, y: Asked, weight: Tensor | None = None) -> list[LocalResult | None]:
         """One training step: every block takes its local loss and updates itself.
 
         It takes its own gradients under the caller's `torch.no_grad()` and `torch.inference_mode()` too. A network in
@@ -242,7 +242,8 @@ class Neighbours(nn.Module, ABC):
 
         Args:
             x: the batch [B, …].
-            y: its targets, [B] (or [B, T], [B, L]).
+            y: its targets, [B] (or [B, T], [B, H, W], [B, L], [B, V]; or soft ones, [B, C]).
+            weight: how much every sample counts in every loss, [B]; or every position.
 
         Returns:
             One result per learner (None for a block without a loss of its own), detached.
@@ -251,7 +252,7 @@ class Neighbours(nn.Module, ABC):
             InputError: for a batch that cannot be right (`edge.check_batch` says what is looked at when) or on which a
                 block does not run. It has changed nothing then.
         """
-        x, y = self.check(x, y)
+        x, y = self.check(x, y if weight is None else Target(y, weight))
         if not self.training:
             self.train()
         self.begin()

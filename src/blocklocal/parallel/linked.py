@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from blocklocal.block.loss import HiddenLoss
-from blocklocal.block.targets import check_shape
+from blocklocal.block.targets import Asked
 from blocklocal.data import Batches
 from blocklocal.network.edge import check_batch, check_finite
 from blocklocal.network.neighbours import Neighbours
@@ -33,13 +33,13 @@ class Linked(Neighbours):
 
     # --- what is asked of neighbours
 
-    def check(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def check(self, x: Tensor, y: Asked) -> tuple[Tensor, Asked]:
         """As of a whole network. Only the last stage has the output, and all refuse targets that do not fit it."""
         x, y = check_batch(x, y, self.targets, self.device, first=self.steps == 0, reads=self.reads_images)
-        check_shape(y, torch.Size((len(y), *self._target_shape)))
+        self.targets.fit(y, torch.Size((len(y), *self._target_shape)))
         return x, y
 
-    def prepare(self, x: Tensor, y: Tensor) -> None:
+    def prepare(self, x: Tensor, y: Asked) -> None:
         self.edges.announce([len(y)], training=True)
 
     def check_input(self, x: Tensor) -> None:

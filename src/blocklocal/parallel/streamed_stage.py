@@ -8,6 +8,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from blocklocal._common.errors import InputError
+from blocklocal.block.targets import Asked
 from blocklocal.network.network import BlockLocal
 from blocklocal.parallel.link_edges import LinkEdges
 from blocklocal.parallel.linked import Linked
@@ -77,7 +78,7 @@ class StreamedStage(Linked, Streamed):
             self._begun = True
             self.edges.begin(None)
 
-    def prepare(self, x: Tensor, y: Tensor) -> None:
+    def prepare(self, x: Tensor, y: Asked) -> None:
         """Nothing: the messages of a chunk are expected together."""
 
     def looking(self, x: Tensor) -> AbstractContextManager[None]:

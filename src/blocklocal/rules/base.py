@@ -14,6 +14,7 @@ from blocklocal._common.registry import Registry
 from blocklocal.block.edges import OPEN, Edges
 from blocklocal.block.learner import BlockLearner, BlockPass, ForwardContext, StepContext
 from blocklocal.block.loss import LocalResult, OutputLoss
+from blocklocal.block.targets import Asked
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Batch:
     """
 
     x: Tensor
-    y: Tensor
+    y: Asked
     rows: Tensor
     context: StepContext
     edges: Edges = OPEN
@@ -207,7 +208,7 @@ def summary(pending: BlockPass) -> LocalResult | None:
     return LocalResult(result.loss.detach(), result.parts, result.scores, result.message_size)
 
 
-def output_error(learner: BlockLearner, pending: BlockPass, target: Tensor) -> Tensor:
+def output_error(learner: BlockLearner, pending: BlockPass, target: Asked) -> Tensor:
     """∂L/∂logits of the output block, [B, C] (softmax − target over the batch size, for cross-entropy)."""
     assert isinstance(learner.local, OutputLoss)
     logits = pending.sent().requires_grad_()

@@ -25,6 +25,7 @@ from blocklocal.block.edges import Edges
 from blocklocal.block.learner import BlockLearner, StepContext
 from blocklocal.block.loss import OutputLoss
 from blocklocal.block.optim import Optimizer
+from blocklocal.block.values import Values
 from blocklocal.network.network import BlockLocal
 from blocklocal.rules.base import Batch, local_step
 from blocklocal.streaming.live import Live
@@ -174,7 +175,8 @@ def _looked_at(
         output = given
         for learner in learners:
             output = learner(output)
-    y = torch.empty((len(x), *network.targets.shape(output.shape[1:])), dtype=torch.int64)
+    shape = (len(x), *network.targets.shape(output.shape[1:]))
+    y = torch.empty(shape, dtype=torch.float32 if isinstance(network.targets, Values) else torch.int64)
     batch = Batch(given, y, rows, StepContext())
     blocks, a, known = [], given, dict[Hashable, tuple[Footprint, Tensor]]()
     for learner, target, update in zip(learners, _targets(learners, rows), updates, strict=True):

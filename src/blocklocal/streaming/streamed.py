@@ -25,7 +25,7 @@ from blocklocal.block.learner import BlockLearner, StepContext
 from blocklocal.block.loss import LocalResult
 from blocklocal.block.objectives import mixing
 from blocklocal.block.optim import Optimizer, OptimizerFactory, Schedule, as_optimizer, as_schedule
-from blocklocal.block.targets import target_rows
+from blocklocal.block.targets import Asked, Target, target_rows
 from blocklocal.network.edge import check_batch, check_finite, check_tensor, taking_gradients
 from blocklocal.network.neighbours import Kept, Neighbours, Stepped
 from blocklocal.network.network import BlockLocal, Prediction, predictions
@@ -233,12 +233,12 @@ class Streamed(Neighbours):
     # --- training
 
     @taking_gradients()
-    def step(self, x: Tensor, y: Tensor) -> list[LocalResult | None]:
+    def step(self, x: Tensor, y: Asked, weight: Tensor | None = None) -> list[LocalResult | None]:
         """One training step, which reads and writes all blocks: `walk` does it once per N steps."""
-        (stepped,) = self.walk([(x, y)])
+        (stepped,) = self.walk([(x, y if weight is None else Target(y, weight))])
         return stepped.results
 
-    def walk(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Stepped]:
+    def walk(self, batches: Iterable[tuple[Tensor, Asked]]) -> Iterator[Stepped]:
         """Train on batches, block by block: for every N of them, for every block.
 
         A chunk counts when it is committed: after its last step by who takes the steps, or else before the next chunk.
@@ -274,7 +274,7 @@ class Streamed(Neighbours):
         self.timeline.totals(self.epoch + 1)
 
     @taking_gradients()
-    def _chunk(self, batches: list[tuple[Tensor, Tensor]]) -> list[list[LocalResult | None]]:
+    def _chunk(self, batches: list[tuple[Tensor, Asked]]) -> list[list[LocalResult | None]]:
         """Every block's steps in a row; per block, the results of the steps."""
         self.begin()
         for x, y in batches:
@@ -350,7 +350,7 @@ class Streamed(Neighbours):
 
     # --- without training
 
-    def look(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, list[Tensor | None]]]:
+    def look(self, batches: Iterable[tuple[Tensor, Asked]]) -> Iterator[tuple[Asked, list[Tensor | None]]]:
         coming = iter(batches)
         while chunk := list(islice(coming, self.visit_steps)):
             logits = self._look([x for x, _ in chunk])
@@ -402,11 +402,11 @@ class Streamed(Neighbours):
 
     # --- what is asked of neighbours
 
-    def check(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def check(self, x: Tensor, y: Asked) -> tuple[Tensor, Asked]:
         check_tensor("x", x, self.device)
         return check_batch(x, y, self.targets, self.device, first=self.steps == 0)
 
-    def prepare(self, x: Tensor, y: Tensor) -> None:
+    def prepare(self, x: Tensor, y: Asked) -> None:
         self.network.prepare(_shape(x), y)
 
     def check_input(self, x: Tensor) -> None:

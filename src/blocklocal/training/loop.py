@@ -12,11 +12,12 @@ from blocklocal._common.errors import InputError, shown
 from blocklocal._common.modes import kept_modes
 from blocklocal._common.ranges import FROM_ONE, check_range, whole
 from blocklocal.block.optim import Optimizer, OptimizerFactory, Schedule, as_optimizer, as_schedule
-from blocklocal.network.edge import pair
+from blocklocal.network.edge import Pair, pair
 from blocklocal.network.neighbours import Neighbours, Stepped, check_network
 from blocklocal.training.callbacks import Callback, Record, check_callbacks, running
-from blocklocal.training.evaluation import block_accuracy
+from blocklocal.training.evaluation import measure_blocks
 from blocklocal.training.loaders import Loader, batches, check_loader, first_batch, nothing_came, steps_of
+from blocklocal.training.metrics import Metrics, check_metrics
 from blocklocal.training.tally import NotFinite, Tally
 
 logger = logging.getLogger("blocklocal")
@@ -72,6 +73,8 @@ class Trainer:
             device; on the CPU it is called at every step.
         first_epoch: the epoch, counted from 0, in which the schedule begins. Where training goes on after the end of an
             earlier schedule, `restore` begins a new one there, for the epochs that are left; momenta are kept.
+        metrics: your own measures of the output on the validation batches, by name: functions (output, y) → one
+            number, or metrics of torchmetrics.
 
     Raises:
         InputError: a setting is unknown or impossible.
@@ -89,6 +92,7 @@ class Trainer:
         should_stop: Callable[[], bool] | None = None,
         look_every: int = CHECK_EVERY,
         first_epoch: int = 0,
+        metrics: Metrics | None = None,
     ):
         check_network(network)
         check_range("epochs", epochs, FROM_ONE)
@@ -102,6 +106,7 @@ class Trainer:
         self.schedule = as_schedule(schedule)
         self.look_every = look_every
         self.callbacks = [*check_callbacks(callbacks), *check_callbacks(observers)]
+        self.metrics = check_metrics(metrics)
         self.should_stop = should_stop or (lambda: False)
         self.epoch, self.step_in_epoch = 0, 0
         self.whole = True  # whether all blocks have taken the same steps: see `Stepped`
@@ -118,7 +123,7 @@ class Trainer:
         """Training steps taken so far."""
         return self.network.steps
 
-    def fit(self, train: Loader, validation: Iterable[tuple[Tensor, Tensor]] | None = None) -> list[Record]:
+    def fit(self, train: Loader, validation: Iterable[Pair] | None = None) -> list[Record]:
         """Train to the last epoch, from where training stands.
 
         Args:
@@ -141,7 +146,7 @@ class Trainer:
                 self._run(train, validation)
         return self.records
 
-    def _run(self, train: Loader, validation: Iterable[tuple[Tensor, Tensor]] | None) -> None:
+    def _run(self, train: Loader, validation: Iterable[Pair] | None) -> None:
         for epoch in range(self.epoch, self.epochs):
             self.epoch = self.network.epoch = epoch
             record = self._run_epoch(train)
@@ -323,18 +328,21 @@ class Trainer:
         for callback in self.callbacks:
             callback.step(self, losses)
 
-    def _validate(self, validation: Iterable[tuple[Tensor, Tensor]] | None) -> Record:
+    def _validate(self, validation: Iterable[Pair] | None) -> Record:
         if validation is None:
-            return {"validation_top1": [None] * len(self.network.learners)}
-        return {"validation_top1": block_accuracy(self.network, self._moved(validation))}
+            unknown: list[float | None] = [None] * len(self.network.learners)
+            return {f"validation_{name}": unknown for name in self.network.targets.measures}
+        measured, own = measure_blocks(self.network, self._moved(validation), metrics=self.metrics)
+        found: Record = {f"validation_{name}": values for name, values in measured.items()}
+        return found | ({"metrics": own} if own else {})
 
     def _new_tally(self) -> Tally:
         learners = self.network.learners
         return Tally(len(learners), self.network.targets, first=learners[0].index)
 
-    def _moved(self, given: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _moved(self, given: Iterable[Pair]) -> Iterator[Pair]:
         for x, y in map(pair, given):
-            yield self._to_device(x), self._to_device(y)
+            yield self._to_device(x), y.to(self.network.device, non_blocking=True)
 
     def _to_device(self, t: Tensor) -> Tensor:
         return t.to(self.network.device, non_blocking=True)

@@ -74,7 +74,8 @@ class TensorBoard(Callback):
         self.writer = SummaryWriter(str(folder))
 
     def epoch(self, trainer: Trainer, record: Record) -> None:
-        for name in ("loss", "train_top1", "validation_top1", "message"):
+        measures = [name for name in record if name.startswith(("train_", "validation_"))]
+        for name in ("loss", *measures, "message"):
             for k, value in enumerate(record[name]):
                 if value is not None:
                     self.writer.add_scalar(f"{name}/block-{k + 1}", value, record["step"])
@@ -182,5 +183,6 @@ def find_warnings(record: Record, first: Sequence[float | None]) -> list[tuple[i
 
 
 def _accuracies(record: Record) -> list[Any]:
-    validation = record["validation_top1"]
-    return validation if any(a is not None for a in validation) else record["train_top1"]
+    """Of every block; none where something else is measured."""
+    validation = record.get("validation_top1", [])
+    return validation if any(a is not None for a in validation) else record.get("train_top1", [])
