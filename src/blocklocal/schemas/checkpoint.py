@@ -52,7 +52,7 @@ def _sums(value: object) -> int:
     return max(2, len(value)) if isinstance(value, list) else 2
 
 
-class Record(Epoch):
+class Record(Epoch, kw_only=True):
     """What an epoch has left, as training goes on with it."""
 
     message: Figures  # pyrefly: ignore[bad-override]
