@@ -59,6 +59,7 @@ def main_of(records: Iterable[Mapping[str, Any]], prefix: str = "validation_") -
     """The measure that counts in records; accuracy where none has any."""
     for record in records:
         for each in known_in(record, prefix):
-            if record[f"{prefix}{each.name}"] is not None:
+            values = record[f"{prefix}{each.name}"]
+            if any(value is not None for value in (values if isinstance(values, list) else [values])):
                 return each
     return TOP1

@@ -1,7 +1,7 @@
 """From a configuration to the things that train: device, data, batches, network."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -18,6 +18,7 @@ from blocklocal.data.batches import per_channel
 from blocklocal.models import build_model
 from blocklocal.network.neighbours import Neighbours
 from blocklocal.network.network import BlockLocal
+from blocklocal.runs.class_weights import class_weights_of
 from blocklocal.runs.config import Config
 from blocklocal.runs.fits import check_fits
 from blocklocal.schemas import Number, Text
@@ -45,13 +46,21 @@ class DatasetInfo:
     width: Side
     mean: Annotated[tuple[Number, ...], Meta(max_length=1_000)]
     std: Annotated[tuple[Number, ...], Meta(max_length=1_000)]
+    class_weights: Annotated[tuple[Number, ...], Meta(max_length=MOST_CLASSES)] | None = field(
+        default=None, compare=False
+    )
 
     @classmethod
     def of(cls, data: ImageSet) -> "DatasetInfo":
         return cls(data.classes, data.channels, data.height, data.width, data.mean, data.std)
 
+    def weighted(self, config: Config, data: ImageSet) -> "DatasetInfo":
+        """The same with the weights of the classes, fitted on the training split."""
+        weights = class_weights_of(config.data.class_weights, data.train.labels, len(self.classes))
+        return replace(self, class_weights=weights)
+
     def flat(self) -> dict[str, Any]:
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def load_data(config: Config) -> ImageSet:
@@ -184,7 +193,8 @@ def _cut(model: nn.Module, config: Config, facts: DatasetInfo, starts: Sequence[
     else:
         cut = split(model, m.blocks, balance=m.balance, example=example)
     seed = config.machine.seed
-    return BlockLocal(cut, classes=len(facts.classes), learning=config.learning, example=example, seed=seed)
+    asked: dict[str, Any] = {"classes": len(facts.classes), "class_weights": facts.class_weights}
+    return BlockLocal(cut, **asked, learning=config.learning, example=example, seed=seed)
 
 
 def _prepared(name: str, model: nn.Module) -> nn.Module:
@@ -308,7 +318,7 @@ def open_session(
     """
     threads, device = set_threads(config.machine.threads), find_device(config.machine.device)
     data = data or load_data(config)
-    facts = DatasetInfo.of(data)
+    facts = DatasetInfo.of(data).weighted(config, data)
     batches = training_batches(config, data, device)
     if streaming is not None and streaming.wanted:
         streamed = build_streamed(config, facts, device, starts, streaming, checkpoints)

@@ -23,6 +23,7 @@ from blocklocal._common.files import is_there, write_text
 from blocklocal._common.ranges import COUNT, IMAGE_SIZE, MANY, SEED, THREADS, WIDTH, Range, check_settings, whole
 from blocklocal.block.optim import Optimizer
 from blocklocal.network.settings import Learning
+from blocklocal.runs.class_weights import check_class_weights
 from blocklocal.schemas import Text, check, read_json
 from blocklocal.schemas.run import check_settings_there
 
@@ -60,6 +61,9 @@ class Data:
     """Augmentation of training images, by commas: crop, reflect, flip, cutout; with a size in pixels: crop:4."""
     skip_bad: bool = False
     """Leave out images that cannot be decoded (counted) instead of stopping."""
+    class_weights: str = ""
+    """How much every class counts in every loss: balanced (each the same, by the training images), or one number per
+    class, by commas."""
 
     def __post_init__(self) -> None:
         if self.validation not in RANGES["validation"] or (self.validation >= 1 and self.validation % 1):
@@ -68,6 +72,7 @@ class Data:
                 f"{shown(self.validation)}."
             )
         check_settings(self, RANGES)
+        check_class_weights(self.class_weights)
         if not self.data:
             raise InputError("data must be 'digits', a folder or a hub name, not an empty string.")
 
