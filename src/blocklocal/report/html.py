@@ -87,18 +87,18 @@ def _siblings(folder: Path) -> list[dict[str, Any]]:
 def _run_page(run: Run, others: list[dict[str, Any]]) -> dict[str, Any]:
     row = {"rule": "this run", **run.row}
     # A run without a test accuracy has nothing to compare, and its settings may not be complete yet.
-    measure = main_of([row], "test_")
+    measure = main_of(run.epochs, "train_") if run.summary is None else main_of([row], "test_")
     lines = aggregate([*others, row] if row.get(f"test_{measure.name}") is not None else others)
     own = next((line for line in lines if line["condition"] == condition(row)), None)
     verdict = words.verdict(own) if own else ""
     timeline = read_timeline(run.path)
-    last = run.epochs[-1]["validation_top1"][-1] if run.epochs else None
+    last = (run.epochs[-1].get(f"validation_{measure.name}") or [None])[-1] if run.epochs else None
     seconds, together = row.get("seconds"), run.row.get(f"combined_test_{measure.name}")
     if seconds is None and run.epochs:
         seconds = sum(record.get("seconds") or 0.0 for record in run.epochs)
     return {
         "title": f"{row['rule']} on {row.get('data', 'unnamed data')}",
-        "headline": words.run_headline(row, len(run.epochs), last),
+        "headline": words.run_headline(row, len(run.epochs), last, measure),
         "verdicts": [verdict] if verdict else [],
         "conditions": words.conditions([{**row, "seconds": seconds}]),
         "figures": run_tiles(row),

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from blocklocal._common.measures import main_of
+from blocklocal._common.measures import TOP1, Measure
 from blocklocal.report.table import BACKPROP, CONTROL, NOTHING, measure_of, number, spread
 
 CONDITIONS = (
@@ -64,17 +64,16 @@ def _text(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) and value >= 10_000 else str(value)
 
 
-def run_headline(row: dict[str, Any], done: int, validation: float | None) -> str:
-    """The result of one run in one sentence; `done` epochs are recorded, `validation` (%) is the last one known."""
-    measure = main_of([row], "test_")
+def run_headline(row: dict[str, Any], done: int, validation: float | None, measure: Measure = TOP1) -> str:
+    """The result of one run in one sentence; `done` epochs are recorded, `validation` is the last one known."""
     rule, accuracy = row.get("rule", "this run"), row.get(f"test_{measure.name}")
-    if accuracy is not None and not measure.percent:
-        partly = "" if row.get("finished", True) else f", after {done} of {_total(row)} epochs"
-        return f"{rule}: test {measure.title} {number(accuracy, measure.digits)}{partly}."
     if accuracy is not None:
         partly = "" if row.get("finished", True) else f", after {done} of {_total(row)} epochs"
-        return f"{rule}: {number(accuracy)} % test top-1{partly}."
-    so_far = f"; validation top-1 {number(validation)} % so far" if validation is not None else ""
+        figure = number(accuracy, measure.digits)
+        said = f"{figure} % test {measure.title}" if measure.percent else f"test {measure.title} {figure}"
+        return f"{rule}: {said}{partly}."
+    figure = f"validation {measure.title} {number(validation, measure.digits)}{measure.unit}"
+    so_far = f"; {figure} so far" if validation is not None else ""
     return f"{rule}: not finished, {done} of {_total(row)} epochs done{so_far}. The test set was not read yet."
 
 
