@@ -20,7 +20,7 @@ from blocklocal.data.account import copies_in_training, without_images
 from blocklocal.data.cache import cache_path, cached, default_cache_dir, file_identity
 from blocklocal.data.decode import Raw, Told, decode
 from blocklocal.data.digits import read_digits
-from blocklocal.data.folder import find_folder
+from blocklocal.data.folder import find_folder, find_listed
 from blocklocal.data.hub import is_plain, looks_like_hub_name, open_hub
 from blocklocal.data.images import ImageSet
 from blocklocal.data.names import few
@@ -29,6 +29,7 @@ from blocklocal.data.scan import holds_images
 from blocklocal.data.source import Source
 from blocklocal.data.splits import check_validation, split
 from blocklocal.data.stacks import Room
+from blocklocal.data.table_reading import names_images
 
 _KINDS = (
     "Give 'digits', a folder with parquet files or class folders, or a name on the Hugging Face hub (owner/name, or "
@@ -48,6 +49,7 @@ def load_images(
     skip_bad: bool = False,
     cache: bool = True,
     cache_dir: Path | None = None,
+    label: str = "",
     images_in: ImagesIn = "auto",
     workers: int | None = None,
 ) -> ImageSet:
@@ -71,6 +73,8 @@ def load_images(
             version.
         cache_dir: where decoded sets are kept (default: `blocklocal` below $BLOCKLOCAL_CACHE, else $XDG_CACHE_HOME,
             else ~/.cache).
+        label: the column of labels in a table of images that is given by its path (a CSV, JSON lines or parquet file
+            with a column of paths beside it); "" for one with a usual name.
         images_in: "memory"; "disk", where batches are read from the cache's file; or "auto": in memory where they take
             at most half of what is free. Batches are the same.
         workers: processes that decode the images; 0 for none, None for one per CPU where the work is worth it.
@@ -88,7 +92,7 @@ def load_images(
     check_validation(validation)
     if data == "digits":
         return split(read_digits(image_size), data, train_size, validation, test_size, split_seed)
-    name, identity, find = _locate(data)
+    name, identity, find = _locate(data, label)
     folder = cache_dir or default_cache_dir()
     room = Room(images_in, folder)
 
@@ -132,14 +136,21 @@ def _check_learnable(labels: Tensor, classes: tuple[str, ...], name: str) -> Non
         )
 
 
-def _locate(data: str) -> tuple[str, list, Callable[[], Source]]:
+def _locate(data: str, label: str) -> tuple[str, list, Callable[[], Source]]:
     """(name, what the cache knows the set by, a call that opens it). The hub is asked only when that call is made."""
     path = Path(os.path.expanduser(data))
     if data and os.path.isdir(path):
         source = _find(path)
         return printable(path.resolve().name, lines=False), [file_identity(source.files), source.told()], lambda: source
+    if data and names_images(path):
+        source = find_listed(path, label)
+        told = [file_identity(source.files), source.told(), label]
+        return printable(path.stem, lines=False), told, lambda: source
     if data and os.path.exists(path):
-        raise InputError(f"{data} is a file. Give the folder it is in: a parquet set is all its train and test files.")
+        raise InputError(
+            f"{data} is a file, and no table that names images. Give the folder it is in: a parquet set is all its "
+            "train and test files. (A table of numbers needs --target.)"
+        )
     if is_plain(data) or not looks_like_hub_name(data):
         raise InputError(f"there is no folder {data!r}.{_near(path)} {_KINDS}")
     return data, ["hub", data], lambda: open_hub(data)

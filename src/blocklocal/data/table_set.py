@@ -109,11 +109,6 @@ def load_rows(path: Path, target: Sequence[str], answers: Answers, features: Fea
     return Samples(features.encode(part.frame)[part.there], part.answers)
 
 
-def is_table(data: str) -> bool:
-    """Whether this names a file with a table in it."""
-    return data.lower().endswith(SUFFIXES) and os.path.isfile(os.path.expanduser(data))
-
-
 def find_frames(path: Path) -> dict[str, Frame]:
     """The tables of a file ("whole") or of a folder (by split).
 

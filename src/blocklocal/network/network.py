@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from blocklocal.network.assembly import build_learners
 from blocklocal.network.compiling import compile_learners
 from blocklocal.network.edge import check_batch, check_finite, check_x, explained, taking_gradients
 from blocklocal.network.neighbours import Neighbours
+from blocklocal.network.pretrained import HOW_TO_LOAD, model_card, write_pretrained
 from blocklocal.network.settings import Learning, LearningSettings
 from blocklocal.network.trial import Trials
 from blocklocal.splitting import Split
@@ -268,6 +270,38 @@ class BlockLocal(Neighbours):
                 "BlockLocal example=, a batch [B, …], or run one batch before."
             )
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
+
+    def save_pretrained(
+        self, folder: Path | str, *, card: str | None = None, config: dict[str, Any] | None = None
+    ) -> Path:
+        """Write the user's module, trained, as a folder for others: model.safetensors, config.json, README.md.
+
+        It loads without this library (`safetensors.torch.load_model`), and is ready for the Hugging Face hub
+        (`HfApi().upload_folder`). A Hugging Face model writes weights and config itself, for its own `from_pretrained`.
+
+        Args:
+            folder: a new or empty one.
+            card: the text of README.md; default: how the model was trained and how to load it.
+            config: added to config.json.
+
+        Returns:
+            The folder.
+
+        Raises:
+            InputError: the folder holds other things, or the module's state holds what is no tensor.
+            OSError: it cannot be written.
+        """
+        plain = self.to_plain()
+        facts = {
+            "model_type": type(plain).__name__,
+            "trained_with": "blocklocal",
+            "rule": self.rule.name,
+            "blocks": len(self.split.blocks),
+            "targets": self.targets.count,
+        }
+        how = f"A {facts['model_type']}, trained as {facts['blocks']} blocks under the rule {self.rule.name}."
+        given = card if card is not None else model_card(facts["model_type"], [how, "", *HOW_TO_LOAD], [self.rule.name])
+        return write_pretrained(plain, folder, {**facts, **(config or {})}, given)
 
     def to_plain(self) -> nn.Module:
         """The user's module again, trained, with its own state_dict names; twins and readouts stay behind."""

@@ -20,7 +20,8 @@ from blocklocal.data.batches import per_channel
 from blocklocal.data.features import Features
 from blocklocal.data.names import few
 from blocklocal.data.samples import SampleBatches, Samples, SampleSet
-from blocklocal.data.table_set import is_table, load_table
+from blocklocal.data.table_reading import names_images
+from blocklocal.data.table_set import load_table
 from blocklocal.models import build_model
 from blocklocal.network.compiling import check_compiler, compile_learners
 from blocklocal.network.neighbours import Neighbours
@@ -116,7 +117,10 @@ def load_data(config: Config) -> AnySet:
             test_size=d.test_size,
             split_seed=d.split_seed,
         )
-    if d.target or is_table(d.data):
+    listed = names_images(Path(d.data).expanduser())
+    if listed and len(d.target) > 1:
+        raise InputError(f"images have one label column, and --target names {few(d.target)}: give one of them.")
+    if d.target and not listed:
         return load_table(
             d.data,
             d.target,
@@ -135,6 +139,7 @@ def load_data(config: Config) -> AnySet:
         image_size=d.image_size,
         split_seed=d.split_seed,
         skip_bad=d.skip_bad,
+        label=d.target[0] if d.target else "",
         images_in=d.images_in,
     )
 

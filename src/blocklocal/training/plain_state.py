@@ -46,9 +46,7 @@ def from_plain(value: Any) -> Any:
     try:
         return _restored(value)
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"the state of the loader in the checkpoint is damaged ({error}): give an older one."
-        ) from error
+        raise InputError(f"the loader's state in the checkpoint is damaged ({error}): give an older one.") from error
 
 
 def _restored(value: Any) -> Any:
