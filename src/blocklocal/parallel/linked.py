@@ -8,7 +8,7 @@ from torch import Tensor
 
 from blocklocal._common.message import Input, lead
 from blocklocal.block.loss import HiddenLoss
-from blocklocal.block.targets import Classes, check_shape
+from blocklocal.block.targets import Asked, Classes, values_of
 from blocklocal.data import Batches
 from blocklocal.data.samples import SampleBatches
 from blocklocal.network.edge import check_batch, check_finite, check_x
@@ -35,18 +35,19 @@ class Linked(Neighbours):
 
     # --- what is asked of neighbours
 
-    def check(self, x: Input, y: Tensor) -> tuple[Input, Tensor]:
+    def check(self, x: Input, y: Asked) -> tuple[Input, Asked]:
         """As of a whole network. Only the last stage has the output, and all refuse targets that do not fit it.
 
         Of sequences, whose length may vary, the number of axes is looked at here.
         """
         x, y = check_batch(x, y, self.targets, self.device, first=self.steps == 0, reads=self.reads_images)
-        lengths = y.shape[1:] if len(self._target_shape) == 1 and isinstance(self.targets, Classes) else ()
+        hard = isinstance(self.targets, Classes) and not values_of(y).is_floating_point()
+        lengths = y.shape[1:] if len(self._target_shape) == 1 and hard else ()
         expected = lengths if len(lengths) == 1 else self._target_shape
-        check_shape(y, torch.Size((len(y), *expected)))
+        self.targets.fit(y, torch.Size((len(y), *expected)))
         return x, y
 
-    def prepare(self, x: Input, y: Tensor) -> None:
+    def prepare(self, x: Input, y: Asked) -> None:
         self.edges.announce([len(y)], training=True)
 
     def check_input(self, x: Input) -> Input:

@@ -1,7 +1,7 @@
 """From a configuration to the things that train: device, data, batches, network."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
@@ -27,6 +27,7 @@ from blocklocal.network.compiling import check_compiler, compile_learners
 from blocklocal.network.neighbours import Neighbours
 from blocklocal.network.network import BlockLocal
 from blocklocal.rules import RULES
+from blocklocal.runs.class_weights import class_weights_of
 from blocklocal.runs.config import Config, Model
 from blocklocal.runs.fits import check_fits
 from blocklocal.schemas import Number, Text
@@ -61,6 +62,9 @@ class DatasetInfo:
     """A row of a table has `width` numbers, a series `channels` and `width` steps."""
     answers: Answers | None = None
     features: Features | None = None
+    class_weights: Annotated[tuple[Number, ...], Meta(max_length=MOST_CLASSES)] | None = field(
+        default=None, compare=False
+    )
 
     @classmethod
     def of(cls, data: AnySet) -> "DatasetInfo":
@@ -89,7 +93,12 @@ class DatasetInfo:
                 f"the target {few(self.classes)} holds values, and runs predict classes so far: give --target-is "
                 "classes if these are classes. (In Python, load_table gives the values with their mean and std.)"
             )
-        return {"classes": len(self.classes)}
+        return {"classes": len(self.classes), "class_weights": self.class_weights}
+
+    def weighted(self, config: Config, data: AnySet) -> "DatasetInfo":
+        """The same with the weights of the classes, fitted on the training split."""
+        weights = class_weights_of(config.data.class_weights, data.train.labels, len(self.classes))
+        return replace(self, class_weights=weights)
 
     def flat(self) -> dict[str, Any]:
         known = {name: value for name, value in asdict(self).items() if value is not None}
@@ -425,7 +434,7 @@ def open_session(
     """
     threads, device = set_threads(config.machine.threads), find_device(config.machine.device)
     data = data or load_data(config)
-    config, facts = suited(config, data), DatasetInfo.of(data)
+    config, facts = suited(config, data), DatasetInfo.of(data).weighted(config, data)
     batches = training_batches(config, data, device)
     if streaming is not None and streaming.wanted:
         if config.machine.compile:

@@ -40,6 +40,7 @@ from blocklocal._common.ranges import (
 )
 from blocklocal.block.optim import WARMUP, WARMUPS, Optimizer, Schedule, warmup_cosine
 from blocklocal.network.settings import Learning
+from blocklocal.runs.class_weights import check_class_weights
 from blocklocal.schemas import Text, check, read_json
 from blocklocal.schemas.run import check_settings_there
 
@@ -92,6 +93,9 @@ class Data:
     images_in: ImagesIn = "auto"
     """Where decoded images are: memory; disk, read batch by batch; or auto: in memory where they take at most half of
     what is free. The pictures are the same."""
+    class_weights: str = ""
+    """How much every class counts in every loss: balanced (each the same, by the training images), or one number per
+    class, by commas."""
 
     def __post_init__(self) -> None:
         if self.validation not in RANGES["validation"] or (self.validation >= 1 and self.validation % 1):
@@ -101,6 +105,7 @@ class Data:
             )
         check_settings(self, RANGES)
         check_choices(self)
+        check_class_weights(self.class_weights)
         if not self.data:
             raise InputError("data must be 'digits', a folder, a file or a hub name, not an empty string.")
 
