@@ -19,6 +19,7 @@ from blocklocal.network.neighbours import Neighbours, Stepped, check_network
 from blocklocal.training.callbacks import Callback, Record, check_callbacks, running
 from blocklocal.training.evaluation import block_accuracy
 from blocklocal.training.loaders import Loader, batches, check_loader, first_batch, nothing_came, steps_of
+from blocklocal.training.notebook import Shown, in_notebook
 from blocklocal.training.tally import NotFinite, Tally
 
 logger = logging.getLogger("blocklocal")
@@ -78,6 +79,8 @@ class Trainer:
             at updates alone.
         ema: how much of the running mean of the weights stays at an update, such as 0.999. Validation is of that mean;
             see `BlockLocal.averaged`. Training goes on with the weights themselves.
+        show: whether every epoch is shown: in a notebook as a table and a curve, elsewhere as a line; default: in a
+            notebook alone.
         first_epoch: the epoch, counted from 0, in which the schedule begins. Where training goes on after the end of an
             earlier schedule, `restore` begins a new one there, for the epochs that are left; momenta are kept.
 
@@ -98,6 +101,7 @@ class Trainer:
         look_every: int = CHECK_EVERY,
         accumulate: int = 1,
         ema: float | None = None,
+        show: bool | None = None,
         first_epoch: int = 0,
     ):
         check_network(network)
@@ -115,6 +119,8 @@ class Trainer:
         self.schedule = as_schedule(schedule)
         self.look_every, self.accumulate = look_every, accumulate
         self.callbacks = [*check_callbacks(callbacks), *check_callbacks(observers)]
+        if in_notebook() if show is None else show:
+            self.callbacks.append(Shown())
         self.should_stop = should_stop or (lambda: False)
         self.epoch, self.step_in_epoch = 0, 0
         self.whole = True  # whether all blocks have taken the same steps: see `Stepped`
