@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from blocklocal._common.errors import InputError, unknown
 from blocklocal._common.ranges import MOST_CLASSES
 from blocklocal._common.seeds import seeded
+from blocklocal.adapters import build_named, is_named
 from blocklocal.data import Batches, Images, ImageSet, load_images
 from blocklocal.data.batches import per_channel
 from blocklocal.models import build_model
@@ -22,7 +23,7 @@ from blocklocal.rules import RULES
 from blocklocal.runs.config import Config
 from blocklocal.runs.fits import check_fits
 from blocklocal.schemas import Number, Text
-from blocklocal.splitting import split
+from blocklocal.splitting import freeze, split
 from blocklocal.streaming.place import RAM
 from blocklocal.streaming.settings import Streaming
 from blocklocal.streaming.streamed import Streamed
@@ -185,7 +186,7 @@ def _cut(model: nn.Module, config: Config, facts: DatasetInfo, starts: Sequence[
     m = config.model
     example = torch.zeros(MEASURE_BATCH, facts.channels, facts.height, facts.width)
     if starts is not None:
-        cut = split(model, starts=starts)
+        cut = split(model, starts=starts, example=example)
     elif m.at:
         cut = split(model, at=m.at, example=example)
     else:
@@ -211,14 +212,22 @@ def _prepared(name: str, model: nn.Module) -> nn.Module:
 def plain_model(config: Config, facts: DatasetInfo) -> nn.Module:
     """The module that a configuration names, not cut yet."""
     m = config.model
-    return build_model(
-        m.model,
-        classes=len(facts.classes),
-        channels=facts.channels,
-        image_size=(facts.height, facts.width),
-        width=m.width,
+    sizes: dict[str, Any] = {
+        "classes": len(facts.classes),
+        "channels": facts.channels,
+        "image_size": (facts.height, facts.width),
         **{name: _option(value) for name, value in m.model_options.items()},
-    )
+    }
+    if not is_named(m.model):
+        if m.pretrained:
+            raise InputError(f"--pretrained is for hf:, timm: and torchvision: models, and --model is {m.model}.")
+        model = build_model(m.model, width=m.width, **sizes)
+    elif m.width is not None:
+        raise InputError(f"--width is for models of blocklocal; {m.model} has --model-options of its own.")
+    else:
+        model = build_named(m.model, pretrained=m.pretrained, **sizes)
+    freeze(model, m.freeze)
+    return model
 
 
 def check_memory_for(config: Config, facts: DatasetInfo, batch: int = 0, device: torch.device | None = None) -> None:
