@@ -1,10 +1,13 @@
 """Models of Hugging Face transformers."""
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+
+from blocklocal._common.errors import InputError
 
 LIBRARY = "transformers"
 TRACEABLE = False
@@ -40,3 +43,25 @@ def example(model: nn.Module) -> Any:
 def _takes(model: nn.Module, name: str) -> bool:
     parameters = inspect.signature(model.forward).parameters
     return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def build(
+    name: str, *, classes: int, channels: int, image_size: tuple[int, int], pretrained: bool = False, **options: Any
+) -> nn.Module:
+    """An image classifier from a folder, a type of model such as vit, or a name on the hub."""
+    from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForImageClassification
+
+    wanted = {"num_labels": classes, "num_channels": channels, **options}
+    if name in CONFIG_MAPPING and not Path(name).is_dir():
+        if pretrained:
+            raise InputError(f"hf:{name} is a type of model, without weights: give a folder or a name on the hub.")
+        config = AutoConfig.for_model(name, **wanted)
+    else:
+        config = AutoConfig.from_pretrained(str(Path(name).expanduser()) if Path(name).is_dir() else name, **wanted)
+    if isinstance(getattr(config, "image_size", None), int):
+        if image_size[0] != image_size[1]:
+            raise InputError(f"hf:{name} takes square images, not {image_size[0]}x{image_size[1]}: give --image-size.")
+        config.image_size = image_size[0]
+    if not pretrained or torch.empty(0).is_meta:
+        return AutoModelForImageClassification.from_config(config)
+    return AutoModelForImageClassification.from_pretrained(name, config=config, ignore_mismatched_sizes=True)

@@ -120,11 +120,16 @@ class Model:
     """Which network, and where it is cut."""
 
     model: ModelName | str = "resnet18"
-    """A model of the library, or a function of your own: path/to/file.py:function."""
+    """A model of the library; hf:FOLDER_OR_NAME, timm:NAME or torchvision:NAME; or a function of your own:
+    path/to/file.py:function."""
     width: int | None = None
     """Channels (or units) of the first layer; default: the model's usual width."""
     model_options: dict[str, str] = field(default_factory=dict)
     """Options of the model's own, such as stem large (ResNets), depth 3 (mlp) or dropout 0.1 (vgg8b)."""
+    pretrained: bool = False
+    """Start from the published weights of hf:, timm: and torchvision: models."""
+    freeze: tuple[str, ...] = ()
+    """Patterns of names of weights that are not trained: '*embeddings*'."""
     blocks: int = 4
     """Number of blocks."""
     at: tuple[str, ...] = ()
