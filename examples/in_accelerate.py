@@ -29,7 +29,7 @@ if __name__ == "__main__":
     torch.manual_seed(0)
     accelerator = Accelerator()
     data = bl.load_images("digits")
-    x = (data.train.pixels.float() / 255 - data.mean[0]) / data.std[0]
+    x = (data.train.pixels[:].float() / 255 - data.mean[0]) / data.std[0]
     loader = accelerator.prepare(DataLoader(TensorDataset(x, data.train.labels), batch_size=64, shuffle=True))
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.BatchNorm1d(128), nn.ReLU(), nn.Linear(128, 10))
     network = bl.BlockLocal(bl.split(model, blocks=2), classes=10, example=torch.zeros(2, 1, 8, 8))

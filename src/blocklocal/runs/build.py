@@ -288,7 +288,7 @@ def plain_model(config: Config, facts: DatasetInfo) -> nn.Module:
     m = config.model
     options: dict[str, Any] = {name: _option(value) for name, value in m.model_options.items()}
     options["classes"] = len(facts.classes)
-    images = {"channels": facts.channels, "image_size": (facts.height, facts.width)}
+    images: dict[str, Any] = {"channels": facts.channels, "image_size": (facts.height, facts.width)}
     if is_named(m.model):
         if facts.kind != "images":
             raise InputError(
