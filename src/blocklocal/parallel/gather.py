@@ -26,7 +26,7 @@ def gather(stage: Linked, build: Callable[[], BlockLocal]) -> BlockLocal | None:
         InputError: `build` makes another network, or something else arrives.
     """
     processes = stage.processes
-    found = [(learner.index, pack(learner.state_dict())) for learner in stage.learners]  # all replicas, where sharded
+    found = stage.each(_kept)  # in all replicas, because they may share what they train
     processes.gathers += 1
     if processes.address.rank != 0:
         if processes.replica == 0:
@@ -44,6 +44,11 @@ def gather(stage: Linked, build: Callable[[], BlockLocal]) -> BlockLocal | None:
         _take(learner, here[learner.index] if learner.index in here else _receive(processes, learner.index))
     network.steps, network.epoch = stage.steps, stage.epoch
     return network
+
+
+def _kept(learner: BlockLearner) -> tuple[int, dict[str, Tensor]]:
+    """Its tensors, in memory of their own: a streamed block does not stay."""
+    return learner.index, {name: tensor.clone() for name, tensor in pack(learner.state_dict()).items()}
 
 
 def _take(learner: BlockLearner, tensors: dict[str, Tensor]) -> None:
