@@ -60,7 +60,8 @@ class Data:
     batch_size: int = 128
     """Images per training step."""
     augment: str = ""
-    """Augmentation of training images, by commas: crop, reflect, flip, cutout; with a size in pixels: crop:4."""
+    """Augmentation of training images, by commas: crop, reflect, flip, cutout, with a size in pixels where wanted
+    (crop:4); resized, with the smallest area in percent (resized:25); randaugment, with a strength up to 30."""
     skip_bad: bool = False
     """Leave out images that cannot be decoded (counted) instead of stopping."""
     target: tuple[str, ...] = ()
