@@ -10,6 +10,7 @@ from torch import Tensor
 
 from blocklocal.block.readouts import space_of
 from blocklocal.block.shapes import is_map, to_positions
+from blocklocal.block.targets import mean_of_real
 
 
 class Decoder(nn.Module):
@@ -38,15 +39,24 @@ class Decoder(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         return self.layers(h if self.maps else h.flatten(1))
 
-    def loss(self, h: Tensor, wanted: Tensor) -> Tensor:
-        """Mean squared error: D_KL(data ‖ prediction) per value between Gaussians of variance ½."""
+    def loss(self, h: Tensor, wanted: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Mean squared error: D_KL(data ‖ prediction) per value between Gaussians of variance ½.
+
+        Args:
+            mask: [B, T] of a sequence h [B, T, D], true where a position is real: others are neither read nor wanted.
+        """
+        if mask is not None:
+            h = torch.where(mask.unsqueeze(-1), h, 0)
         predicted = self(h)
         if self.maps:
             wanted = F.interpolate(wanted, size=predicted.shape[2:], mode="area")
+        if mask is not None and wanted.dim() == 3 and wanted.shape[:2] == mask.shape:
+            error = (predicted.view(wanted.shape) - wanted).square().mean(-1)
+            return torch.where(mask, error, 0).sum() / mask.sum().clamp(min=1)
         return F.mse_loss(predicted, wanted.reshape(predicted.shape))
 
 
-def similarity(h: Tensor, one_hot: Tensor) -> Tensor:
+def similarity(h: Tensor, one_hot: Tensor, mask: Tensor | None = None) -> Tensor:
     """Similarity matching: the mean squared difference of two B × B matrices of cosine similarities.
 
     A sample without a target, a row of zeros, is in no pair (Nøkland & Eidnes 2019, eq. 3, 4).
@@ -54,14 +64,25 @@ def similarity(h: Tensor, one_hot: Tensor) -> Tensor:
     Args:
         h: the block's features [B, …]; of maps, their standard deviation over positions counts.
         one_hot: the targets, [B, R] or [B, T, R].
+        mask: the positions that count, [B, T]; None for all.
     """
     wanted = one_hot.flatten(1)
     there = wanted.any(1).to(wanted.dtype)
     pairs = there.unsqueeze(1) * there
     units = to_positions(h)
-    features = units.std(1) if units.shape[1] > 1 else units.squeeze(1)
+    if mask is None:
+        features = units.std(1) if units.shape[1] > 1 else units.squeeze(1)
+    else:
+        features = _deviation(units, mask)
     error = _cosines(features - features.mean(1, keepdim=True)) - _cosines(wanted)
     return (pairs * error.square()).sum() / pairs.sum().clamp(min=1)
+
+
+def _deviation(units: Tensor, mask: Tensor) -> Tensor:
+    """As `units.std(1)`, over the real positions alone."""
+    error = torch.where(mask.unsqueeze(-1), units - mean_of_real(units, mask).unsqueeze(1), 0)
+    variance = error.square().sum(1) / (mask.sum(1, keepdim=True) - 1).clamp(min=1)
+    return variance.clamp(min=torch.finfo(units.dtype).tiny).sqrt()  # of 0 it has no gradient
 
 
 def _cosines(x: Tensor) -> Tensor:

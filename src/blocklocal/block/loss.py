@@ -15,7 +15,7 @@ from torch import Tensor
 from blocklocal.block.auxiliary import Decoder, similarity
 from blocklocal.block.objectives import Objective, Terms, scores
 from blocklocal.block.shapes import Layout, to_positions
-from blocklocal.block.targets import Targets
+from blocklocal.block.targets import Targets, mean_of_real, without_padding
 from blocklocal.block.twin import Twin
 from blocklocal.families import Family
 
@@ -29,12 +29,14 @@ class LocalResult:
     scores: Tensor | None = None  # [B, rows] or [B, T, rows]: the block's own logits, detached
     message_size: Tensor | None = None  # mean |b|
     right: Tensor | None = None  # [2]: (number right, number of targets), in the place of the scores
+    mask: Tensor | None = None  # [B, T]: the positions that count; None for all
 
     def counted(self, targets: Targets, y: Tensor) -> "LocalResult":
         """The same with the scores counted against the targets y, which takes two numbers instead of [B, …, rows]."""
         if self.scores is None:
             return self
-        return replace(self, scores=None, right=torch.stack(targets.correct(self.scores, y)))
+        right = targets.correct(self.scores, without_padding(targets, y, self.mask))
+        return replace(self, scores=None, mask=None, right=torch.stack(right))
 
 
 class OutputLoss(nn.Module):
@@ -46,11 +48,12 @@ class OutputLoss(nn.Module):
         super().__init__()
         self.targets, self.smoothing = targets, smoothing
 
-    def forward(self, a: Tensor, target: Tensor, **_: object) -> LocalResult:
+    def forward(self, a: Tensor, target: Tensor, *, mask: Tensor | None = None, **_: object) -> LocalResult:
+        target = without_padding(self.targets, target, mask)
         loss = self.targets.loss(a.float(), target, self.smoothing)
-        return LocalResult(loss, {"cross-entropy": loss.detach()}, a.detach())
+        return LocalResult(loss, {"cross-entropy": loss.detach()}, a.detach(), mask=mask)
 
-    def scores(self, a: Tensor, message: Tensor | None = None) -> Tensor:
+    def scores(self, a: Tensor, message: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         return a
 
 
@@ -127,20 +130,27 @@ class HiddenLoss(nn.Module):
     def _seen(self, name: str, a: Tensor) -> Tensor:
         return self.layouts[name].view(a) if name in self.layouts else a
 
-    def scores(self, a: Tensor, message: Tensor | None) -> Tensor:
+    def scores(self, a: Tensor, message: Tensor | None, mask: Tensor | None = None) -> Tensor:
         """The evidence of every target row, [B, R] (or a greedy block's logits): this block's own prediction."""
         a = self.read(a)
-        return self._scores(self.latent(a, self.features(a)), message)
+        return self._scores(self.latent(a, self.features(a)), message, replace(self.terms, mask=mask))
 
-    def _scores(self, phi: Tensor, message: Tensor | None) -> Tensor:
+    def _scores(self, phi: Tensor, message: Tensor | None, terms: Terms) -> Tensor:
         if self.classifier is not None:
             mean = self.family.mean(phi).flatten(2)
-            return self.classifier(mean if self.terms.per_position else mean.mean(1))
+            return self.classifier(mean if terms.per_position else mean_of_real(mean, terms.mask))
         assert message is not None
-        return scores(self.family, phi, message, self.terms)
+        return scores(self.family, phi, message, terms)
 
     def forward(
-        self, a: Tensor, target: Tensor, *, message: Tensor | None, wanted: Mapping[str, Tensor], mix: float
+        self,
+        a: Tensor,
+        target: Tensor,
+        *,
+        message: Tensor | None,
+        wanted: Mapping[str, Tensor],
+        mix: float,
+        mask: Tensor | None = None,
     ) -> LocalResult:
         """The local loss of one batch.
 
@@ -149,24 +159,26 @@ class HiddenLoss(nn.Module):
             message: [R, P', U, …].
             wanted: the tensors that the decoders predict.
             mix: the data-mixing weight m (`mixing`).
+            mask: of a sequence [B, T, D] the positions that are real, [B, T]; None where all are.
         """
-        a = self.read(a)
+        a, target = self.read(a), without_padding(self.targets, target, mask)
         features = self.features(a)
-        phi, terms = self.latent(a, features), replace(self.terms, mix=mix)
+        phi, terms = self.latent(a, features), replace(self.terms, mix=mix, mask=mask)
         name, loss, logits = self._match(phi, message, target, terms)
         parts = {name: loss}
         if "similarity" in self.weights:
-            parts["similarity"] = self.weights["similarity"] * similarity(features, self.targets.one_hot(target))
+            parts["similarity"] = self.weights["similarity"] * similarity(features, self.targets.one_hot(target), mask)
         for name, decoder in self.decoders.items():
-            parts[name] = self.weights[name] * cast(Decoder, decoder).loss(features, self._seen(name, wanted[name]))
+            seen = self._seen(name, wanted[name])
+            parts[name] = self.weights[name] * cast(Decoder, decoder).loss(features, seen, mask)
         total = torch.stack(list(parts.values())).sum()
         detached = {name: part.detach() for name, part in parts.items()}
         size = None if message is None else message.detach().abs().mean()
-        return LocalResult(total, detached, None if logits is None else logits.detach(), size)
+        return LocalResult(total, detached, None if logits is None else logits.detach(), size, mask=mask)
 
     def _match(self, phi: Tensor, message: Tensor | None, target: Tensor, terms: Terms) -> tuple:
         if self.objective is None:
-            logits = self._scores(phi, message)
+            logits = self._scores(phi, message, terms)
             return "greedy", self.targets.loss(logits, target, terms.smoothing), logits
         assert message is not None
         return self.objective.name, *self.objective.compute(self.family, phi, message, self.targets, target, terms)

@@ -29,6 +29,14 @@ def check_shape(target: Tensor, expected: torch.Size) -> None:
         )
 
 
+def mean_of_real(each: Tensor, mask: Tensor | None) -> Tensor:
+    """The mean over positions, [B, P, …] → [B, …]; with a mask [B, P], over those that it says are real."""
+    if mask is None:
+        return each.mean(1)
+    real = mask.view(*mask.shape, *(1 for _ in each.shape[2:]))
+    return torch.where(real, each, 0).sum(1) / real.sum(1).clamp(min=1)
+
+
 @dataclass(frozen=True)
 class Classes:
     """One of `count` classes: targets are int64, [B] or [B, T]; `MISSING` (-100) where a sample has none."""
@@ -82,6 +90,10 @@ class Classes:
         else:
             chosen = table[row, 0 if table.shape[1] == 1 else torch.arange(table.shape[1], device=table.device)]
         return chosen * there.view(*there.shape, *(1 for _ in chosen.shape[there.dim() :]))
+
+    def there(self, target: Tensor) -> Tensor:
+        """Which samples (positions) have a target, [B] or [B, T]."""
+        return target.long() != MISSING
 
     def one_hot(self, target: Tensor) -> Tensor:
         """[B] → [B, C], rows of zeros where the target is missing."""
@@ -165,6 +177,10 @@ class Labels:
         """The sum over a sample's labels (messages multiply, natural parameters add): table [2L, …] → [B, …]."""
         return torch.einsum("br,r...->b...", self.one_hot(target).to(table.dtype), table)
 
+    def there(self, target: Tensor) -> Tensor:
+        """Which samples have a target of any label, [B]."""
+        return (target != MISSING).any(-1)
+
     def one_hot(self, target: Tensor) -> Tensor:
         """[B, L] → [B, 2L] with a one in every label's own row; zeros where it is missing."""
         rows = F.one_hot(target.clamp(min=0).long(), 2).float() * (target != MISSING).unsqueeze(-1)
@@ -193,6 +209,17 @@ class Labels:
 
 
 Targets = Classes | Labels
+
+
+def without_padding(targets: Targets, target: Tensor, mask: Tensor | None) -> Tensor:
+    """Targets of positions, [B, T], with none where a position is not real; all others as they are.
+
+    Args:
+        mask: [B, T], true where a position is real; None where all are.
+    """
+    if mask is None or not isinstance(targets, Classes) or target.shape != mask.shape or target.dtype not in WHOLE:
+        return target
+    return target.long().masked_fill(~mask, MISSING)
 
 
 def target_rows(targets: Targets, device: torch.device | None = None) -> Tensor:

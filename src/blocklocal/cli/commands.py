@@ -72,6 +72,8 @@ def train(arguments: list[str]) -> None:
     together = summary["combined_test_top1"]
     of_all = "" if together is None else f"; ensemble: {together:.1f}"
     ece = "" if summary["test_ece"] is None else f"  ECE {summary['test_ece']:.3f}"
+    if summary["stopped"] is not None:
+        print(f"stopped early: {summary['stopped']}")
     print(f"test accuracy {summary['test_top1']:.2f} %  (per block: {blocks}{of_all}){ece}")
     print(f"report: {folder / 'report.html'}")
 
@@ -268,39 +270,30 @@ def _check_same_kind(data: "ImageSet | SampleSet", facts: "DatasetInfo") -> None
 
 def predict(arguments: list[str]) -> None:
     """Class and confidence for image files: of the output, of each block and of the ensemble."""
-    from blocklocal.runs.predict import predict_files
+    from blocklocal.runs.predict import check_suffix, predict_each, predictions_file, rows_of_text
     from blocklocal.runs.predict_rows import predict_rows
     from blocklocal.runs.saved import load_facts
 
     given = parse(PredictArguments, arguments, "blocklocal predict")
-    if load_facts(given.run).kind != "images":
-        if len(given.images) != 1:
-            raise InputError(f"the run {given.run} reads rows: give one file of them.")
-        rows = predict_rows(
-            given.run,
-            given.images[0],
-            as_json=given.json,
-            checkpoint=given.checkpoint,
-            device=given.device,
-            trust=given.trust,
-            visit=given.visit,
-        )
-        for line in rows:
+    if given.output is not None:
+        check_suffix(given.output)
+        check_target(given.output, overwrite=given.overwrite)
+    reads_rows = load_facts(given.run).kind != "images"
+    if reads_rows and len(given.images) != 1:
+        raise InputError(f"the run {given.run} reads rows: give one file of them.")
+    how = {"checkpoint": given.checkpoint, "device": given.device, "trust": given.trust, "visit": given.visit}
+    if reads_rows:
+        each = predict_rows(given.run, given.images[0], **how)
+    else:
+        each = predict_each(given.run, given.images, given.resize, **how)
+    if given.output is None:
+        lines = rows_of_text(each) if reads_rows else (line for said in each for line in said.lines())
+        for line in lines:
             print(line)
         return
-    if given.json:
-        raise InputError("--json is for the rows of a table or of arrays, and the run was trained on images.")
-    lines = predict_files(
-        given.run,
-        given.images,
-        given.resize,
-        given.checkpoint,
-        given.device,
-        trust=given.trust,
-        visit=given.visit,
-    )
-    for line in lines:
-        print(line)
+    said = list(each)
+    write_file(given.output, predictions_file(given.output, said, given.run), overwrite=given.overwrite)
+    print(f"{given.output}: {len(said)} {'rows' if reads_rows else 'images'}")
 
 
 def report(arguments: list[str]) -> None:

@@ -150,7 +150,7 @@ def input_shape(model: nn.Module) -> tuple[int, ...] | None:
     return None
 
 
-def check_input(model: nn.Module, x: Tensor) -> None:
+def check_input(model: nn.Module, x: object) -> None:
     """Refuse a batch whose shape the model does not take. Models without `input_shape` accept everything here."""
     expected = input_shape(model)
     if expected is None:

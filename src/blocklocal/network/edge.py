@@ -10,23 +10,36 @@ import torch
 from torch import Tensor, nn
 
 from blocklocal._common.errors import InputError
+from blocklocal._common.message import Input, as_input, lead, map_message, named_tensors, tensors_of
 from blocklocal.block.targets import Targets
 
-Pair = tuple[Tensor, Tensor]
+Pair = tuple[Input, Tensor]
+LABELS = "labels"  # the targets in a batch by name, as Hugging Face libraries give them
 
 
 def pair(batch: object) -> Pair:
-    """(x, y) of what a loader gave.
+    """(x, y) of what a loader gave: of a pair, or of tensors by name, whose `labels` are y and all others x.
+
+    x is one tensor, a tuple of tensors, or a dictionary of them.
 
     Raises:
-        InputError: it gave anything but two tensors; the message says what.
+        InputError: it gave anything else; the message says what.
     """
-    if isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(t, Tensor) for t in batch):
-        return batch[0], batch[1]
+    x, y = batch if isinstance(batch, tuple | list) and len(batch) == 2 else (None, None)
+    if isinstance(batch, Mapping) and LABELS in batch:
+        x, y = {name: t for name, t in batch.items() if name != LABELS}, batch[LABELS]
+    known = as_input(x)
+    if known is not None and isinstance(y, Tensor):
+        return known, y
     advice = "Give a loader that gives such pairs"
     if isinstance(batch, Mapping):
         advice += ' (in a DataLoader, let collate_fn end with: return batch["image"], batch["label"], by your names)'
-    raise InputError(f"a batch must be (x, y), two tensors, input and targets; what came is {_came(batch)}. {advice}.")
+    elif isinstance(batch, tuple | list) and len(batch) > 2:
+        advice += ", several inputs as ((x1, x2), y)"
+    raise InputError(
+        f"a batch must be (x, y), two tensors, input and targets, or tensors by name, {LABELS!r} among them; what came "
+        f"is {_came(batch)}. {advice}."
+    )
 
 
 def _came(batch: object) -> str:
@@ -54,8 +67,36 @@ def check_tensor(name: str, t: object, device: torch.device) -> None:
         raise InputError(f"{name} is on {t.device}, the network on {device}: give {name}.to({str(device)!r}).")
 
 
-def check_finite(x: Tensor) -> None:
+def check_x(x: object, device: torch.device) -> Input:
+    """Refuse an input that holds something else than tensors of as many samples each, on the network's device.
+
+    Returns:
+        The input: a tensor, a tuple or a dictionary.
+    """
+    if isinstance(x, Tensor) or not isinstance(x, tuple | list | Mapping):
+        check_tensor("x", x, device)
+        return x  # type: ignore[return-value]
+    known = as_input(x)
+    if known is None:
+        raise InputError(f"x must hold tensors; what came is {_came(x)}: leave out what is no tensor.")
+    named = list(named_tensors(known))
+    for name, t in named:
+        check_tensor(name, t, device)
+        if len(t) != len(named[0][1]):
+            raise InputError(
+                f"{name} has {len(t)} samples and {named[0][0]} {len(named[0][1])}: the first axis of each must be the "
+                "batch."
+            )
+    return known
+
+
+def check_finite(x: Input) -> None:
     """Refuse NaN and infinite values. It waits for the device."""
+    for t in tensors_of(x):
+        _check_finite(t)
+
+
+def _check_finite(x: Tensor) -> None:
     if not x.is_floating_point() or bool(torch.isfinite(x).all()):
         return
     bad = (~torch.isfinite(x)).flatten(1).any(1) if x.dim() > 1 else ~torch.isfinite(x)
@@ -67,7 +108,7 @@ def check_finite(x: Tensor) -> None:
 
 
 def check_batch(
-    x: Tensor, y: Tensor, targets: Targets, device: torch.device, *, first: bool, reads: bool = True
+    x: Input, y: Tensor, targets: Targets, device: torch.device, *, first: bool, reads: bool = True
 ) -> Pair:
     """A training batch as it may be used: targets without a graph, both out of inference mode.
 
@@ -81,17 +122,18 @@ def check_batch(
     Raises:
         InputError: the batch cannot be right.
     """
-    for name, t in (("x", x), ("y", y)) if reads else (("y", y),):
-        check_tensor(name, t, device)
-    if reads and y.shape[:1] != x.shape[:1]:
+    if reads:
+        x = check_x(x, device)
+    check_tensor("y", y, device)
+    if reads and y.shape[:1] != lead(x).shape[:1]:
         raise InputError(
-            f"targets of shape {list(y.shape)} for {len(x)} samples: give one target (or row of them) per sample."
+            f"targets of shape {list(y.shape)} for {len(lead(x))} samples: give one target (or row of them) per sample."
         )
     if first or not y.is_cuda:
         targets.check(y)
-    if reads and (first or not x.is_cuda):
+    if reads and (first or not lead(x).is_cuda):
         check_finite(x)
-    return _usable(x), _usable(y)
+    return map_message(_usable, x), _usable(y)
 
 
 def _usable(t: Tensor) -> Tensor:
@@ -110,7 +152,7 @@ def taking_gradients() -> Generator[None, None, None]:
 
 
 @contextmanager
-def explained(modules: Iterable[nn.Module], x: Tensor) -> Generator[None, None, None]:
+def explained(modules: Iterable[nn.Module], x: Input) -> Generator[None, None, None]:
     """Where running `modules` on x fails over its type or channels, say so in one sentence.
 
     Raises:
@@ -125,8 +167,10 @@ def explained(modules: Iterable[nn.Module], x: Tensor) -> Generator[None, None, 
         raise InputError(reason) from error
 
 
-def misfit(modules: Iterable[nn.Module], x: Tensor) -> str | None:
+def misfit(modules: Iterable[nn.Module], x: Input) -> str | None:
     """What of an input does not fit the first layers that read it, as far as that can be told."""
+    if not isinstance(x, Tensor):
+        return None
     layers = [layer for module in modules for layer in module.modules()]
     weights = [p for layer in layers for p in layer.parameters(recurse=False) if p.is_floating_point()]
     looked_up = any(isinstance(layer, nn.Embedding | nn.EmbeddingBag) for layer in layers)

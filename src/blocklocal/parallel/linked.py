@@ -6,11 +6,12 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+from blocklocal._common.message import Input, lead
 from blocklocal.block.loss import HiddenLoss
-from blocklocal.block.targets import check_shape
+from blocklocal.block.targets import Classes, check_shape
 from blocklocal.data import Batches
 from blocklocal.data.samples import SampleBatches
-from blocklocal.network.edge import check_batch, check_finite
+from blocklocal.network.edge import check_batch, check_finite, check_x
 from blocklocal.network.neighbours import Neighbours
 from blocklocal.parallel.link_edges import LinkEdges
 from blocklocal.parallel.processes import Processes
@@ -34,21 +35,30 @@ class Linked(Neighbours):
 
     # --- what is asked of neighbours
 
-    def check(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """As of a whole network. Only the last stage has the output, and all refuse targets that do not fit it."""
+    def check(self, x: Input, y: Tensor) -> tuple[Input, Tensor]:
+        """As of a whole network. Only the last stage has the output, and all refuse targets that do not fit it.
+
+        Of sequences, whose length may vary, the number of axes is looked at here.
+        """
         x, y = check_batch(x, y, self.targets, self.device, first=self.steps == 0, reads=self.reads_images)
-        check_shape(y, torch.Size((len(y), *self._target_shape)))
+        lengths = y.shape[1:] if len(self._target_shape) == 1 and isinstance(self.targets, Classes) else ()
+        expected = lengths if len(lengths) == 1 else self._target_shape
+        check_shape(y, torch.Size((len(y), *expected)))
         return x, y
 
-    def prepare(self, x: Tensor, y: Tensor) -> None:
+    def prepare(self, x: Input, y: Tensor) -> None:
         self.edges.announce([len(y)], training=True)
 
-    def check_input(self, x: Tensor) -> None:
-        if self.processes.first and not x.is_cuda:
+    def check_input(self, x: Input) -> Input:
+        if not self.processes.first:
+            return x
+        x = check_x(x, self.device)
+        if not lead(x).is_cuda:
             check_finite(x)
+        return x
 
-    def looking(self, x: Tensor) -> AbstractContextManager[None]:
-        self.edges.announce([len(x)], training=False)
+    def looking(self, x: Input) -> AbstractContextManager[None]:
+        self.edges.announce([len(lead(x))], training=False)
         return nullcontext()
 
     def after_step(self) -> None:

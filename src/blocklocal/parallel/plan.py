@@ -11,6 +11,7 @@ from torch import Tensor
 
 import blocklocal
 from blocklocal._common.errors import InputError
+from blocklocal._common.limits import available_bytes
 from blocklocal.models.file import file_of, is_reference
 from blocklocal.network.network import BlockLocal
 from blocklocal.parallel.broadcast import broadcast
@@ -18,6 +19,7 @@ from blocklocal.parallel.launch import Launch
 from blocklocal.parallel.placement import Placement, place, step_seconds
 from blocklocal.parallel.processes import Processes
 from blocklocal.parallel.stage import check_placement, check_rule, passing_back
+from blocklocal.parallel.streamed_stage import check_spread
 from blocklocal.runs.build import (
     AnySet,
     DatasetInfo,
@@ -33,6 +35,7 @@ from blocklocal.runs.build import (
 from blocklocal.runs.config import Config, load_config
 from blocklocal.runs.lock import held
 from blocklocal.runs.origin import adds_epochs, is_finished
+from blocklocal.runs.planning import bytes_in, plan_run
 from blocklocal.runs.run import (
     CHECKPOINTS,
     add_epochs,
@@ -45,8 +48,9 @@ from blocklocal.runs.saved import load_cuts
 from blocklocal.splitting.copying import copy_module
 from blocklocal.streaming.place import check_new_store, store_folder
 from blocklocal.streaming.settings import Streaming
+from blocklocal.streaming.shares import check_disk_of, check_memory_of, share_lines, shares
 from blocklocal.streaming.streamed import Streamed
-from blocklocal.training.checkpoint import clear_leftovers
+from blocklocal.training.checkpoint import KEEP, clear_leftovers
 
 STORE = "store"
 SPLITS = ("train", "validation", "test")
@@ -150,6 +154,10 @@ def make_plan(
     # All that a user may have got wrong is found before there is a folder, which would be in the way of the next try.
     # A measured placement differs from try to try; what is refused must not: then every possible link counts.
     links = placement.sizes if request.launch.placement or processes.stages == 1 else (1,) * network.count
+    lines: list[str] = []
+    if isinstance(network, Streamed):
+        check_spread(network.network.learners, links, processes.replicas)
+        lines = _room(processes, request, facts, placement, device, samples=len(data.train), starts=starts)
     check_rule(network.rule, network.learning, late=any(passing_back(network.learners, links)))
     batches = training_batches(config, data, torch.device("cpu"), (0, processes.replicas))
     session = RunContext(
@@ -174,8 +182,39 @@ def make_plan(
         {name: getattr(data, name).labels for name in SPLITS},
     )
     if not request.quiet:
-        print(*data.account, placement.summary(), sep="\n", flush=True)
+        print(*data.account, placement.summary(), *lines, sep="\n", flush=True)
     return plan, data, network
+
+
+def _room(
+    processes: Processes,
+    request: RunRequest,
+    facts: DatasetInfo,
+    placement: Placement,
+    device: torch.device,
+    *,
+    samples: int,
+    starts: list[int] | None,
+) -> list[str]:
+    """Lines that say what each process of a streamed run needs.
+
+    Raises:
+        InputError: there is no room for those of this machine; on CUDA every process is looked at as if it had a device
+            like this one's, with those of this machine dealt round.
+    """
+    planned = plan_run(request.config, facts, request.streaming, device, samples=samples, starts=starts)
+    each, here = shares(planned.plan, placement.sizes), max(1, processes.address.local_size)
+    if device.type == "cuda":
+        beside, free = torch.cuda.device_count(), torch.cuda.mem_get_info(device)[0]
+    else:
+        beside, free = 1, available_bytes()
+    for first in range(min(beside, here)):
+        check_memory_of(each[:here][first::beside], free)
+    store = store_folder(request.streaming.store) or request.output / STORE
+    checkpoints = request.output / CHECKPOINTS
+    copies = max(0, (KEEP + 1) * planned.plan.rests - bytes_in(checkpoints))
+    check_disk_of(each[:here], copies, checkpoints, store)
+    return share_lines(each)
 
 
 def own_store(request: RunRequest, processes: Processes) -> Path:

@@ -23,8 +23,10 @@ from blocklocal.data.samples import SampleBatches, Samples, SampleSet
 from blocklocal.data.table_reading import names_images
 from blocklocal.data.table_set import load_table
 from blocklocal.models import build_model
+from blocklocal.network.compiling import check_compiler, compile_learners
 from blocklocal.network.neighbours import Neighbours
 from blocklocal.network.network import BlockLocal
+from blocklocal.rules import RULES
 from blocklocal.runs.config import Config, Model
 from blocklocal.runs.fits import check_fits
 from blocklocal.schemas import Number, Text
@@ -32,6 +34,7 @@ from blocklocal.splitting import split
 from blocklocal.streaming.place import RAM
 from blocklocal.streaming.settings import Streaming
 from blocklocal.streaming.streamed import Streamed
+from blocklocal.streaming.suitable import check_rule
 from blocklocal.training.checkpoint import KEEP
 from blocklocal.training.learner_state import check_savable
 
@@ -193,6 +196,7 @@ def build_streamed(
     checkpoints: Path,
     make: Callable[..., S] = Streamed,
     keep: int = KEEP,
+    trains: bool = True,
 ) -> S:
     """The network of a configuration, of which one block at a time is in memory.
 
@@ -201,11 +205,14 @@ def build_streamed(
         checkpoints: where blocks rest, unless `streaming` lets them rest in host memory.
         make: makes the network, as `Streamed` does.
         keep: complete chunks that stay in files.
+        trains: whether it is trained, and not only looked at.
 
     Raises:
         InputError: the cut is to be measured, which needs the whole network; and as `Streamed`.
     """
     assert streaming.visit is not None
+    if trains:  # before anything is built
+        check_rule(RULES.get(config.learning.rule), config.learning.scope)
 
     network = make(
         lambda: cut_on_meta(config, facts, starts),
@@ -215,6 +222,7 @@ def build_streamed(
         most=streaming.blocks_in_memory,
         device=device,
         keep=keep,
+        trains=trains,
     )
     check_savable(network.learners)
     prepare_for_device(network, config, device)
@@ -300,9 +308,22 @@ def prepare_for_device(network: Neighbours, config: Config, device: torch.device
     network.autocast(precision_of(config, device))
 
 
+def compile_for_training(network: Neighbours, config: Config, device: torch.device) -> None:
+    """Compile the blocks, or a process's share of them, where the settings ask for it.
+
+    Raises:
+        InputError: torch.compile does not work here, or not with the rule.
+    """
+    if config.machine.compile:
+        check_compiler(device)
+        compile_learners(network.learners, network.rule)
+
+
 def precision_of(config: Config, device: torch.device) -> torch.dtype | None:
     """Of the blocks' operations; None: as the parameters are."""
     wanted = config.machine.precision
+    if wanted == "float16":
+        return torch.float16
     return torch.bfloat16 if wanted == "bfloat16" or (wanted == "auto" and device.type == "cuda") else None
 
 
@@ -407,9 +428,12 @@ def open_session(
     config, facts = suited(config, data), DatasetInfo.of(data)
     batches = training_batches(config, data, device)
     if streaming is not None and streaming.wanted:
+        if config.machine.compile:
+            raise InputError("blocks that come and go are not compiled: leave out --compile, or --visit and --memory.")
         streamed = build_streamed(config, facts, device, starts, streaming, checkpoints)
         return RunContext(config, data, facts, streamed, batches, device, threads)
     check_memory_for(config, facts, min(config.data.batch_size, len(data.train)), device)
     fits = device.type == "cpu"  # else it was the device's memory that was looked at
     network = build_network(config, facts, device, starts, fits=fits)
+    compile_for_training(network, config, device)
     return RunContext(config, data, facts, network, batches, device, threads)

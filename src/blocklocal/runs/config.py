@@ -11,7 +11,10 @@ import msgspec
 
 from blocklocal._common.choices import (
     BalanceName,
+    DecayName,
     ImagesIn,
+    KeepName,
+    LoggerName,
     ModelName,
     OptimizerName,
     PrecisionName,
@@ -19,23 +22,39 @@ from blocklocal._common.choices import (
     TargetKind,
     check_choices,
     is_choice,
+    values,
 )
 from blocklocal._common.errors import InputError, shown, unknown
 from blocklocal._common.files import is_there, write_text
-from blocklocal._common.ranges import COUNT, IMAGE_SIZE, MANY, SEED, THREADS, WIDTH, Range, check_settings, whole
-from blocklocal.block.optim import Optimizer
+from blocklocal._common.ranges import (
+    COUNT,
+    FROM_ONE,
+    IMAGE_SIZE,
+    MANY,
+    SEED,
+    THREADS,
+    WIDTH,
+    Range,
+    check_settings,
+    whole,
+)
+from blocklocal.block.optim import WARMUP, WARMUPS, Optimizer, Schedule, warmup_cosine
 from blocklocal.network.settings import Learning
 from blocklocal.schemas import Text, check, read_json
 from blocklocal.schemas.run import check_settings_there
 
+LOGGERS = values(LoggerName)
 RANGES = {
-    **dict.fromkeys(("train_size", "test_size", "batch_size", "epochs", "checkpoint_every"), COUNT),
+    **dict.fromkeys(("train_size", "test_size", "batch_size", "epochs", "checkpoint_every", "patience"), COUNT),
     "validation": Range(0, MANY),
     "image_size": IMAGE_SIZE,
     **dict.fromkeys(("seed", "split_seed"), SEED),
     "width": WIDTH,
     "blocks": whole(1, 10_000),
     "threads": THREADS,
+    "warmup": WARMUPS,
+    "accumulate": FROM_ONE,
+    "ema": Range(0, 1, above=True, below=True),
 }
 
 
@@ -128,11 +147,23 @@ class Optimisation:
     momentum: float = 0.9
     """Momentum of sgd."""
     weight_decay: float = 5e-4
-    """Weight decay, on everything."""
+    """Weight decay."""
+    decay: DecayName = "auto"
+    """What weight decay is on: all; matrices: not biases and norms; auto: matrices under adamw in blocks with a
+    LayerNorm or an RMSNorm, else all."""
     clip: float | None = None
     """Largest gradient norm per block; default: no clipping."""
     schedule: ScheduleName = "one-cycle"
     """Learning-rate schedule, per training step."""
+    warmup: float = WARMUP
+    """Of warmup-cosine: share of the steps in which the learning rate rises."""
+    accumulate: int = 1
+    """Batches whose gradients every block adds up before it updates."""
+    ema: float | None = None
+    """Keep a running mean of the weights, of which so much stays at an update (0.999); it is what is evaluated, used to
+    predict and exported. Default: none."""
+    patience: int | None = None
+    """Stop where so many epochs in a row were not better on validation than the best one before. Default: never."""
 
     def __post_init__(self) -> None:
         check_settings(self, RANGES)
@@ -140,7 +171,11 @@ class Optimisation:
         self.build()
 
     def build(self) -> Optimizer:
-        return Optimizer(self.optimizer, self.lr, self.momentum, self.weight_decay, self.clip)
+        given = self.optimizer, self.lr, self.momentum, self.weight_decay, self.clip
+        return Optimizer(*given, decay=self.decay, ema=self.ema)
+
+    def build_schedule(self) -> Schedule:
+        return warmup_cosine(self.warmup) if self.schedule == "warmup-cosine" else self.schedule
 
 
 @dataclass(frozen=True)
@@ -154,17 +189,28 @@ class Machine:
     threads: int | None = None
     """CPU threads; default: torch's own choice (all cores, or OMP_NUM_THREADS)."""
     precision: PrecisionName = "auto"
-    """float32, bfloat16 (autocast), or auto: bfloat16 on CUDA, float32 on CPU."""
+    """float32, bfloat16 or float16 (autocast; in float16 every block scales its loss), or auto: bfloat16 on CUDA,
+    float32 on CPU."""
+    compile: bool = False
+    """Compile every block for training (torch.compile); it needs a C++ compiler, and takes its time at the start."""
     channels_last: bool = True
     """Memory layout of convolutions."""
     checkpoint_every: int | None = None
     """Steps between checkpoints; default: one per epoch."""
+    keep: KeepName = "newest"
+    """What is evaluated at the end, predicts and is exported: newest, the last epoch; or best, the epoch with the best
+    validation accuracy, whose weights are kept in the run's folder best."""
     tensorboard: bool = True
     """Write TensorBoard events."""
+    loggers: tuple[str, ...] = ()
+    """Send the figures of every epoch to wandb (Weights & Biases), to mlflow, or to both."""
 
     def __post_init__(self) -> None:
         check_settings(self, RANGES)
         check_choices(self)
+        for name in self.loggers:
+            if name not in LOGGERS:
+                raise unknown("logger", name, LOGGERS)
 
 
 @dataclass(frozen=True)

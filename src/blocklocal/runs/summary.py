@@ -9,6 +9,7 @@ import torch
 from blocklocal.data import Images
 from blocklocal.data.samples import Samples
 from blocklocal.runs.build import RunContext, evaluation_batches
+from blocklocal.training.best import best_epoch, out_of_patience
 from blocklocal.training.evaluation import Evaluation, evaluate
 from blocklocal.training.loop import Trainer
 
@@ -47,6 +48,8 @@ def summarise(session: RunContext, trainer: Trainer) -> tuple[dict[str, Any], di
         "test_size": len(data.test),
         "skipped": data.skipped,
         "epochs": config.optimisation.epochs,
+        "kept_epoch": _kept(session, trainer),
+        "stopped": _stopped(session, trainer),
         "seed": config.machine.seed,
         "threads": session.threads,
         "device": str(session.device),
@@ -65,6 +68,19 @@ def summarise(session: RunContext, trainer: Trainer) -> tuple[dict[str, Any], di
         "finished": True,
     }
     return summary, confusion
+
+
+def _kept(session: RunContext, trainer: Trainer) -> int | None:
+    """The epoch, from 1, whose weights these are, where the best one was kept."""
+    keeps = session.config.machine.keep == "best" and trainer.records
+    return best_epoch(trainer.records) + 1 if keeps else None
+
+
+def _stopped(session: RunContext, trainer: Trainer) -> str | None:
+    """Why there are fewer epochs than were asked for."""
+    patience, first = session.config.optimisation.patience, trainer.first_epoch
+    short = len(trainer.records) < session.config.optimisation.epochs
+    return out_of_patience(trainer.records, patience, first) if short and patience is not None else None
 
 
 def _evaluate(session: RunContext, images: Images | Samples) -> Evaluation:

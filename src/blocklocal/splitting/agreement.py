@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from blocklocal._common.errors import InputError, first_line
 from blocklocal._common.group_norm import guarded
+from blocklocal._common.message import Input, Message, call, hidden_of, lead, map_message
 from blocklocal._common.modes import kept_buffers
 from blocklocal._common.seeds import generator, seeded
 from blocklocal.splitting.contexts import ordinary
@@ -22,7 +23,7 @@ _CLOSE = 1e-3  # of the largest value: two ways to compute the same thing differ
 _GROWING = (dict, list, set)  # what a forward may add to
 
 
-def check_agreement(model: nn.Module, blocks: Sequence[nn.Module], example: Tensor) -> list[nn.Parameter]:
+def check_agreement(model: nn.Module, blocks: Sequence[nn.Module], example: Input) -> list[nn.Parameter]:
     """Raise InputError where `model` and its blocks in order differ on the first samples of `example`, [B, …].
 
     On the meta device, where tensors have no values, only shapes are compared, and which parameters get a gradient.
@@ -30,9 +31,9 @@ def check_agreement(model: nn.Module, blocks: Sequence[nn.Module], example: Tens
     Returns:
         The parameters that require a gradient and get none, as far as that can be seen.
     """
-    if not example.numel() or kind_of_library(model):
+    if not lead(example).numel() or kind_of_library(model):
         return []
-    x, kind = _samples(example), type(model).__name__
+    x, kind = map_message(_samples, example), type(model).__name__
     wanted, wanted_gradients = _outcome(f"{kind} cannot run on the example", model, model, x)
     found, gradients = _outcome(f"the blocks of {kind} cannot run on what it can", nn.Sequential(*blocks), model, x)
     if wanted.shape != found.shape:
@@ -84,18 +85,21 @@ def _samples(example: Tensor) -> Tensor:
 
 
 def _outcome(
-    trouble: str, module: nn.Module, model: nn.Module, x: Tensor
+    trouble: str, module: nn.Module, model: nn.Module, x: Input
 ) -> tuple[Tensor, Sequence[Tensor | None] | None]:
     """The output for x, and the gradients of the parameters of `model` that get one; None: they cannot be taken."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     try:
-        with ordinary(autocast=False), undisturbed(module), guarded(x.device), seeded("agreement"):
-            output = module(x.clone())
+        with ordinary(autocast=False), undisturbed(module), guarded(lead(x).device), seeded("agreement"):
+            given = map_message(Tensor.clone, x)
+            output = call(module, given) if module is model else module(given)
     except Exception as reason:  # the user's own forward
         raise InputError(
-            f"{trouble} of shape {list(x.shape)}, {x.dtype}: {type(reason).__name__}: {first_line(reason)}. Give "
-            "inputs that the model takes, or build it for these."
+            f"{trouble} of shape {list(lead(x).shape)}, {lead(x).dtype}: {type(reason).__name__}: {first_line(reason)}."
+            " Give inputs that the model takes, or build it for these."
         ) from reason
+    if isinstance(output, Message):
+        output = hidden_of(output)
     if not isinstance(output, Tensor):
         raise InputError(f"{type(model).__name__} gives {type(output).__name__}: its output must be one tensor.")
     if not parameters or not output.requires_grad or not output.is_floating_point():

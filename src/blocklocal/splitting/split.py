@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import chain, pairwise
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parameter import is_lazy
 
 from blocklocal._common.choices import BalanceName
 from blocklocal._common.errors import InputError, unknown
+from blocklocal._common.message import Input, as_input
 from blocklocal._common.ranges import FROM_ONE, check_range
 from blocklocal.splitting.agreement import check_agreement
 from blocklocal.splitting.chains import Chain, flat_layers, is_sequential, piece_starts
@@ -49,7 +50,7 @@ class Split:
         """
         return copy_in_mode(self.model, training=False)
 
-    def check(self, example: Tensor) -> list[nn.Parameter]:
+    def check(self, example: Input) -> list[nn.Parameter]:
         """Compare the blocks in order with the model, on two samples of `example`, [B, …].
 
         Returns:
@@ -70,7 +71,7 @@ def split(
     *,
     at: Sequence[str] | None = None,
     balance: BalanceName = "count",
-    example: Tensor | None = None,
+    example: Input | None = None,
     starts: Sequence[int] | None = None,
 ) -> Split:
     """Cut `model` into blocks.
@@ -117,8 +118,9 @@ def split(
         after_activation=[plan.after_activation(start) for start in starts[1:]],
         starts=list(starts),
     )
-    if isinstance(example, Tensor) and not any(is_lazy(p) for p in chain(model.parameters(), model.buffers())):
-        found.check(example)
+    known = as_input(example)
+    if known is not None and not any(is_lazy(p) for p in chain(model.parameters(), model.buffers())):
+        found.check(known)
     return found
 
 
@@ -131,7 +133,7 @@ def _check_starts(starts: Sequence[int], plan: _Plan) -> None:
         )
 
 
-def _check_request(blocks: int | None, at: Sequence[str] | None, balance: BalanceName, example: Tensor | None) -> None:
+def _check_request(blocks: int | None, at: Sequence[str] | None, balance: BalanceName, example: Input | None) -> None:
     if (blocks is None) == (at is None):
         raise InputError(f"give either blocks (how many) or at (names), not blocks={blocks!r} and at={at!r}.")
     if blocks is not None:
@@ -142,7 +144,7 @@ def _check_request(blocks: int | None, at: Sequence[str] | None, balance: Balanc
         raise unknown("balance", balance, ("count", *COSTS))
     if balance != "count" and at is not None:
         raise InputError(f"balance={balance!r} chooses the cuts itself: give blocks=, not at=.")
-    if balance != "count" and not isinstance(example, Tensor):
+    if balance != "count" and as_input(example) is None:
         raise InputError(f"balance={balance!r} is measured: give example=, a training batch.")
 
 
@@ -199,7 +201,7 @@ def _named_starts(plan: _Plan, model: nn.Module, at: Sequence[str]) -> list[int]
     return [0, *sorted(positions)]
 
 
-def _even_starts(plan: _Plan, blocks: int, balance: BalanceName, example: Tensor | None) -> list[int]:
+def _even_starts(plan: _Plan, blocks: int, balance: BalanceName, example: Input | None) -> list[int]:
     edges = [*plan.piece_starts, plan.length]
     count = len(plan.piece_starts)
     if blocks > count:

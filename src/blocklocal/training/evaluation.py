@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,7 +42,7 @@ class Evaluation:
 @torch.no_grad()
 def block_accuracy(
     network: Neighbours,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[Any],
     look: Callable[[list[Tensor | None], Tensor], None] | None = None,
 ) -> list[float | None]:
     """Percent correct of every block in evaluation mode, None where it cannot predict.
@@ -83,7 +84,7 @@ def _percent(pairs: list[Tensor | None]) -> float | None:
     return 100.0 * right / total
 
 
-def evaluate(network: Neighbours, batches: Iterable[tuple[Tensor, Tensor]]) -> Evaluation:
+def evaluate(network: Neighbours, batches: Iterable[Any]) -> Evaluation:
     """Measure a network in evaluation mode. It works before any training too.
 
     The mode of every part of the network is put back afterwards, also after an error: a BatchNorm that was in
@@ -109,8 +110,9 @@ def evaluate(network: Neighbours, batches: Iterable[tuple[Tensor, Tensor]]) -> E
     def look(scores: list[Tensor | None], y: Tensor) -> None:
         output = scores[-1]
         assert output is not None  # the output block always predicts
-        logits.append(output.float().cpu())
-        wanted.append(y.cpu())
+        flat = output.dim() == 3  # positions one by one: sequences may differ in length
+        logits.append((output.flatten(0, 1) if flat else output).float().cpu())
+        wanted.append((y.flatten() if flat else y).cpu())
         of_all = combined(network.targets, scores)
         together.append(None if of_all is None else torch.stack(network.targets.correct(of_all, y)))
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeGuard
 from torch import Tensor
 from torch.utils.data import SequentialSampler
 
+from blocklocal._common.message import Input
 from blocklocal.network.edge import pair
 from blocklocal.training.loaders import Loader, batches, knows_epochs
 from blocklocal.training.plain_state import from_plain, to_plain
@@ -38,7 +39,7 @@ class Feed:
         self._saved: Any = None  # what a checkpoint has kept of a loader
         self._told = False
 
-    def batches(self, train: Loader, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, train: Loader, epoch: int, start: int) -> Iterator[tuple[Input, Tensor]]:
         """The batches of an epoch from position `start`.
 
         Raises:

@@ -1,19 +1,17 @@
 """What a `Trainer` takes batches from, and what it asks of it."""
 
 import inspect
-from collections.abc import Iterable, Iterator
-from typing import Protocol, TypeGuard
-
-from torch import Tensor
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Protocol, TypeGuard
 
 from blocklocal._common.errors import InputError
-from blocklocal.network.edge import pair
+from blocklocal.network.edge import Pair, pair
 
 
 class Loader(Protocol):
-    """(x, y) batches with a length."""
+    """Batches with a length: (x, y), or tensors by name with `labels` among them (`network.edge.pair`)."""
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
+    def __iter__(self) -> Iterator[Pair | Mapping[str, Any]]: ...
 
     def __len__(self) -> int: ...
 
@@ -21,10 +19,10 @@ class Loader(Protocol):
 class Epochs(Protocol):
     """A loader that knows its epochs by number, as `Batches` does: the batches of one, from step `start` on."""
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]: ...
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Pair | Mapping[str, Any]]: ...
 
 
-def batches(train: Loader, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(train: Loader, epoch: int, start: int) -> Iterator[Pair]:
     """The batches of an epoch from position `start`: by number from `Epochs`, by skipping from any other loader."""
     if knows_epochs(train):
         yield from map(pair, train.epoch(epoch, start))
@@ -83,7 +81,7 @@ def _kind(loader: object) -> str:
     return "None" if loader is None else f"of the kind {type(loader).__name__}"
 
 
-def first_batch(train: Loader) -> tuple[Tensor, Tensor]:
+def first_batch(train: Loader) -> Pair:
     """The batch that shapes are read off."""
     for batch in train:
         return pair(batch)
