@@ -131,6 +131,7 @@ def load_data(config: Config) -> AnySet:
         split_seed=d.split_seed,
         skip_bad=d.skip_bad,
         label=d.target[0] if d.target else "",
+        stream=d.stream,
         images_in=d.images_in,
     )
 

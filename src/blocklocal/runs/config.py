@@ -90,6 +90,8 @@ class Data:
     """classes, values, or auto: values for numbers other than a few different whole ones."""
     categories: tuple[str, ...] = ()
     """Columns of a table whose numbers are categories."""
+    stream: bool = False
+    """Read a set from the hub as it comes: the decoded images are kept, and no copy of the download."""
     images_in: ImagesIn = "auto"
     """Where decoded images are: memory; disk, read batch by batch; or auto: in memory where they take at most half of
     what is free. The pictures are the same."""
