@@ -81,8 +81,9 @@ def _download(name: str, stream: bool) -> DatasetDict | IterableDatasetDict:
 
         base, _, configuration = name.partition(":")
         with _quiet():
-            given = (base, configuration) if configuration else (base,)
-            return datasets.load_dataset(*given, **({"streaming": True} if stream else {}))
+            given: Any = (base, configuration) if configuration else (base,)
+            options: Any = {"streaming": True} if stream else {}
+            return datasets.load_dataset(*given, **options)
     # Hub, HTTP, builder and script errors come from five libraries and share no base class.
     except Exception as error:
         raise _refused(name, error) from error
@@ -131,7 +132,7 @@ def _labels(dataset: Dataset | IterableDataset, where: str, role: str) -> column
     return columns.read_labels(column, getattr(dataset.features[label], "names", None), where)
 
 
-def _streamed(dataset: IterableDataset, name: str) -> pa.ChunkedArray:
+def _streamed(dataset: Any, name: str) -> pa.ChunkedArray:
     """One column of a set that is read as it comes."""
     import pyarrow as pa
 
@@ -142,7 +143,7 @@ def _encoded(dataset: Dataset | IterableDataset, labels: Tensor, where: str, not
     def images() -> Iterator[tuple[str, bytes | Path | None]]:
         import datasets
 
-        name, _ = columns.find_columns(dataset.column_names, where)
+        name, _ = columns.find_columns(dataset.column_names or (), where)
         plain: Any = dataset.select_columns([name]).cast_column(name, datasets.Image(decode=False))
         row = 0
         for table in plain.with_format("arrow").iter(columns.BATCH_ROWS):
