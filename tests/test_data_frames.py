@@ -9,11 +9,14 @@ import torch
 
 from blocklocal import build_model
 from blocklocal._common.errors import InputError
+from blocklocal.block.targets import Classes
 from blocklocal.data.features import ABSENT, UNSEEN
 from blocklocal.data.frame import read_frame
 from blocklocal.data.samples import SampleBatches
 from blocklocal.data.table_set import load_table
+from blocklocal.network.network import Prediction
 from blocklocal.runs.build import DatasetInfo
+from blocklocal.runs.predict import Said, describe_prediction
 from blocklocal.schemas import read_json
 
 pa = pytest.importorskip("pyarrow")
@@ -219,3 +222,19 @@ def test_dates_and_truth_values_are_numbers(tmp_path):
     data = load_table(table, "y", validation=0)
     assert [column.name for column in data.features.numbers] == ["day", "flag"]
     assert data.features.numbers[0].std == pytest.approx(np.std(np.arange(30)), rel=0.2)
+
+
+def test_values_are_told_by_name_where_classes_have_a_label(tmp_path):
+    table = write(tmp_path / "t.csv", "a,price,size", [f"{i / 7},{i / 3},{i / 2}" for i in range(60)])
+    facts = DatasetInfo.of(load_table(table, ["price", "size"]))
+    said = Prediction(torch.tensor([[1.5, 2.0]]), Classes(2), blocks=(None,))
+    assert describe_prediction(said, 0, facts) == "price 1.5  size 2"
+    each = Said("row", 1, said, 0, facts, ["the only block"])
+    assert each.row() == {"row": 1, "price": 1.5, "size": 2.0}
+    assert each.entry() == {"row": 1, "price": 1.5, "size": 2.0, "others": {}}
+
+
+def test_a_run_on_values_is_refused_with_what_to_do(tmp_path):
+    table = write(tmp_path / "t.csv", "a,y", [f"{i / 7},{i / 3}" for i in range(60)])
+    with pytest.raises(InputError, match="the target y holds values"):
+        DatasetInfo.of(load_table(table, "y")).asked()

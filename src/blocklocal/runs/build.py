@@ -78,13 +78,18 @@ class DatasetInfo:
         sizes = {"table": (self.width,), "series": (self.channels, self.width)}
         return sizes.get(self.kind, (self.channels, self.height, self.width))
 
+    @property
+    def predicts_values(self) -> bool:
+        """Whether `classes` are the names of values."""
+        return self.answers is not None and self.answers.kind == "values"
+
     def asked(self) -> dict[str, Any]:
         """What a network is asked for, as `BlockLocal` takes it.
 
         Raises:
             InputError: values, which it does not take yet.
         """
-        if self.answers is not None and self.answers.kind == "values":
+        if self.predicts_values:
             raise InputError(
                 f"the target {few(self.classes)} holds values, and runs predict classes so far: give --target-is "
                 "classes if these are classes. (In Python, load_table gives the values with their mean and std.)"
