@@ -83,6 +83,11 @@ class DatasetInfo:
         """Whether `classes` are the names of values."""
         return self.answers is not None and self.answers.kind == "values"
 
+    @property
+    def predicts_labels(self) -> bool:
+        """Whether `classes` are the names of binary labels."""
+        return self.answers is not None and self.answers.kind == "labels"
+
     def asked(self) -> dict[str, Any]:
         """What a network is asked for, as `BlockLocal` takes it.
 
@@ -94,7 +99,7 @@ class DatasetInfo:
                 f"the target {few(self.classes)} holds values, and runs predict classes so far: give --target-is "
                 "classes if these are classes. (In Python, load_table gives the values with their mean and std.)"
             )
-        return {"classes": len(self.classes)}
+        return {"labels" if self.predicts_labels else "classes": len(self.classes)}
 
     def flat(self) -> dict[str, Any]:
         known = {name: value for name, value in asdict(self).items() if value is not None}

@@ -149,6 +149,10 @@ class Said:
     def _answer(self, prediction: Prediction) -> dict[str, Any]:
         if self.facts.predicts_values:
             return dict(zip(self.facts.classes, prediction.probabilities[self.i].tolist(), strict=True))
+        if self.facts.predicts_labels:
+            labels, sure = (t[self.i].tolist() for t in (prediction.label, prediction.confidence))
+            named = zip(self.facts.classes, labels, sure, strict=True)
+            return {key: value for name, y, p in named for key, value in ((name, y), (f"{name} confidence", p))}
         label, confidence = int(prediction.label[self.i]), prediction.confidence[self.i].item()
         return {"label": self.facts.classes[label], "confidence": confidence}
 
@@ -205,6 +209,9 @@ def check_numbers(prediction: Prediction, run: Path) -> None:
 
 def describe_prediction(prediction: Prediction, i: int, facts: DatasetInfo) -> str:
     """`shirt  87.3 %`, or the values by name."""
+    if facts.predicts_labels:
+        named = zip(facts.classes, prediction.label[i].tolist(), prediction.confidence[i].tolist(), strict=True)
+        return "  ".join(f"{name} {'yes' if y else 'no'} {100 * p:.1f} %" for name, y, p in named)
     if facts.predicts_values:
         values = zip(facts.classes, prediction.probabilities[i].tolist(), strict=True)
         return "  ".join(f"{name} {value:.6g}" for name, value in values)
