@@ -83,17 +83,29 @@ class DatasetInfo:
         sizes = {"table": (self.width,), "series": (self.channels, self.width)}
         return sizes.get(self.kind, (self.channels, self.height, self.width))
 
+    @property
+    def predicts_values(self) -> bool:
+        """Whether `classes` are the names of values."""
+        return self.answers is not None and self.answers.kind == "values"
+
+    @property
+    def predicts_labels(self) -> bool:
+        """Whether `classes` are the names of binary labels."""
+        return self.answers is not None and self.answers.kind == "labels"
+
     def asked(self) -> dict[str, Any]:
         """What a network is asked for, as `BlockLocal` takes it.
 
         Raises:
             InputError: values, which it does not take yet.
         """
-        if self.answers is not None and self.answers.kind == "values":
+        if self.predicts_values:
             raise InputError(
                 f"the target {few(self.classes)} holds values, and runs predict classes so far: give --target-is "
                 "classes if these are classes. (In Python, load_table gives the values with their mean and std.)"
             )
+        if self.predicts_labels:
+            return {"labels": len(self.classes)}
         return {"classes": len(self.classes), "class_weights": self.class_weights}
 
     def weighted(self, config: Config, data: AnySet) -> "DatasetInfo":
@@ -141,6 +153,7 @@ def load_data(config: Config) -> AnySet:
         split_seed=d.split_seed,
         skip_bad=d.skip_bad,
         label=d.target[0] if d.target else "",
+        stream=d.stream,
         images_in=d.images_in,
     )
 

@@ -80,7 +80,8 @@ class Data:
     batch_size: int = 128
     """Images per training step."""
     augment: str = ""
-    """Augmentation of training images, by commas: crop, reflect, flip, cutout; with a size in pixels: crop:4."""
+    """Augmentation of training images, by commas: crop, reflect, flip, cutout, with a size in pixels where wanted
+    (crop:4); resized, with the smallest area in percent (resized:25); randaugment, with a strength up to 30."""
     skip_bad: bool = False
     """Leave out images that cannot be decoded (counted) instead of stopping."""
     target: tuple[str, ...] = ()
@@ -90,6 +91,8 @@ class Data:
     """classes, values, or auto: values for numbers other than a few different whole ones."""
     categories: tuple[str, ...] = ()
     """Columns of a table whose numbers are categories."""
+    stream: bool = False
+    """Read a set from the hub as it comes: the decoded images are kept, and no copy of the download."""
     images_in: ImagesIn = "auto"
     """Where decoded images are: memory; disk, read batch by batch; or auto: in memory where they take at most half of
     what is free. The pictures are the same."""

@@ -30,7 +30,7 @@ from blocklocal.schemas.run import check_run_folder
 log = logging.getLogger("blocklocal")
 
 ORIGIN = "origin.json"
-FREE = ("tensorboard", "checkpoint_every", "images_in", "device", "keep", "loggers")
+FREE = ("tensorboard", "checkpoint_every", "images_in", "stream", "device", "keep", "loggers")
 """Settings on which no weight depends; the device counts by itself."""
 WHAT = "what a run was started with, as training writes it"
 
