@@ -14,6 +14,7 @@ from blocklocal._common.errors import InputError, unknown
 from blocklocal._common.ranges import MOST_CLASSES
 from blocklocal._common.seeds import seeded
 from blocklocal.adapters import build_named, is_named
+from blocklocal.block.values import Values
 from blocklocal.data import Batches, Images, ImageSet, load_images
 from blocklocal.data.answers import Answers
 from blocklocal.data.arrays import is_arrays, load_arrays
@@ -29,7 +30,7 @@ from blocklocal.network.neighbours import Neighbours
 from blocklocal.network.network import BlockLocal
 from blocklocal.rules import RULES
 from blocklocal.runs.class_weights import class_weights_of
-from blocklocal.runs.config import Config, Model
+from blocklocal.runs.config import Config, Model, Optimisation
 from blocklocal.runs.fits import check_fits
 from blocklocal.schemas import Number, Text
 from blocklocal.splitting import freeze, split
@@ -44,6 +45,7 @@ S = TypeVar("S", bound=Streamed)
 AnySet: TypeAlias = ImageSet | SampleSet
 AnyBatches: TypeAlias = Batches | SampleBatches
 EVALUATION_BATCH = 500
+ROWS: dict[str, Any] = {"optimizer": "adamw", "lr": 3e-3}  # how rows of tables and series are trained
 MEASURE_BATCH = 32  # images for measuring the cost of pieces
 Side = Annotated[int, Meta(ge=1, le=100_000)]
 """Pixels; the bounds in `DatasetInfo` are for what is read from a file (`training.saved`)."""
@@ -94,16 +96,9 @@ class DatasetInfo:
         return self.answers is not None and self.answers.kind == "labels"
 
     def asked(self) -> dict[str, Any]:
-        """What a network is asked for, as `BlockLocal` takes it.
-
-        Raises:
-            InputError: values, which it does not take yet.
-        """
-        if self.predicts_values:
-            raise InputError(
-                f"the target {few(self.classes)} holds values, and runs predict classes so far: give --target-is "
-                "classes if these are classes. (In Python, load_table gives the values with their mean and std.)"
-            )
+        """What a network is asked for, as `BlockLocal` takes it."""
+        if self.predicts_values and self.answers is not None:
+            return {"values": Values(len(self.classes), mean=self.answers.mean, std=self.answers.std)}
         if self.predicts_labels:
             return {"labels": len(self.classes)}
         return {"classes": len(self.classes), "class_weights": self.class_weights}
@@ -322,11 +317,14 @@ def plain_model(config: Config, facts: DatasetInfo) -> nn.Module:
 
 
 def suited(config: Config, data: AnySet) -> Config:
-    """The settings with a model that reads such data, where they name the usual one, which reads images."""
+    """The settings with what is usual for such data, where they have the usual model or optimiser of images."""
     usual = {"table": "mlp", "series": "conv1d"}.get(DatasetInfo.of(data).kind)
-    if usual is None or config.model.model != Model.model:
+    if usual is None:
         return config
-    return config.edit(model=usual)
+    o = config.optimisation
+    if config.model.model == Model.model:
+        config = config.edit(model=usual)
+    return config.edit(**ROWS) if (o.optimizer, o.lr) == (Optimisation.optimizer, Optimisation.lr) else config
 
 
 def check_memory_for(config: Config, facts: DatasetInfo, batch: int = 0, device: torch.device | None = None) -> None:
