@@ -27,7 +27,7 @@ def test_a_wrong_name_is_answered_with_the_nearest(wrong, message):
 
 @pytest.mark.parametrize("given", [{}, {"classes": 5, "labels": 5}])
 def test_classes_or_labels_but_not_both_or_neither(given):
-    with pytest.raises(InputError, match=r"either classes= .* or labels="):
+    with pytest.raises(InputError, match=r"either classes= .* or values="):
         BlockLocal(split(build("mlp"), 2), **given)
 
 

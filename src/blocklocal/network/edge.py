@@ -5,6 +5,7 @@ What fails here has changed nothing: no weight, no statistic of a norm, no step 
 
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 from blocklocal._common.errors import InputError
 from blocklocal.block.targets import Asked, Target, Targets, values_of
 
-Pair = tuple[Tensor, Asked]
+Pair = tuple[Tensor, Any]
+Given = tuple[Tensor, Any] | tuple[Tensor, Any, Tensor]  # with a weight per sample
 
 
 def pair(batch: object) -> Pair:

@@ -177,6 +177,8 @@ class BlockLocal(Neighbours):
         example = example.detach()[:2].clone()
         with explained(self.split.blocks, example):
             learners = build_learners(self.split, example, self.targets, self.learning, self.seed, self._own_loss)
+        assert learners[-1].local is not None
+        self.targets = learners[-1].local.targets
         resting = [part for block in self.split.blocks for part in block.modules() if not part.training]
         self._learners = nn.ModuleList(learners).train(self.training)
         for part in resting:
@@ -185,11 +187,15 @@ class BlockLocal(Neighbours):
         self.register_buffer("_rows", target_rows(self.targets, example.device), persistent=False)
         self.configure(*self._optimisation)
         self.autocast(self._autocast)
-        self.target_shape = self.targets.shape(self.output_shape(example.repeat_interleave(2, 0)))
+        self.target_shape = self._target_shape(self.output_shape(example.repeat_interleave(2, 0)))
 
     def output_shape(self, x: Tensor, *, training: bool = True) -> torch.Size:
         """The shape of the network's output for one sample of a batch like x; a new kind of batch is tried first."""
         return self._trials.output(self.learners, x, self._rows, training=training)
+
+    def _target_shape(self, output: torch.Size) -> torch.Size:
+        """Of one sample, where the network gives this output for it."""
+        return self.targets.shape(self.targets.answer(torch.Size((1, *output)))[1:])
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile what `step` and `predict` run of every block, by `torch.compile` with these arguments.
@@ -218,7 +224,7 @@ class BlockLocal(Neighbours):
 
     def prepare(self, x: Tensor, y: Asked) -> None:
         self.materialize(x)
-        self.targets.fit(y, torch.Size((len(x), *self.targets.shape(self.output_shape(x)))))
+        self.targets.fit(y, torch.Size((len(x), *self._target_shape(self.output_shape(x)))))
 
     def check_input(self, x: Tensor) -> None:
         check_tensor("x", x, self.device)
@@ -288,7 +294,7 @@ def predictions(targets: Targets, logits: list[Tensor | None]) -> Prediction:
 def _comparable(targets: Targets, logits: list[Tensor | None]) -> list[Tensor | None]:
     """The blocks' logits in the resolution of the output's; None where an output answers no targets."""
     last = logits[-1]
-    if last is None or not targets.answered(last):
+    if last is None or targets.hidden:
         return [None for _ in logits]
     return [None if each is None else targets.resized(each, last) for each in logits]
 

@@ -175,7 +175,7 @@ def _looked_at(
         output = given
         for learner in learners:
             output = learner(output)
-    shape = (len(x), *network.targets.shape(output.shape[1:]))
+    shape = (len(x), *network.targets.shape(network.targets.answer(output.shape)[1:]))
     y = torch.empty(shape, dtype=torch.float32 if isinstance(network.targets, Values) else torch.int64)
     batch = Batch(given, y, rows, StepContext())
     blocks, a, known = [], given, dict[Hashable, tuple[Footprint, Tensor]]()

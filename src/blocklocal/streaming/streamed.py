@@ -233,7 +233,7 @@ class Streamed(Neighbours):
     # --- training
 
     @taking_gradients()
-    def step(self, x: Tensor, y: Asked, weight: Tensor | None = None) -> list[LocalResult | None]:
+    def step(self, x: Tensor, y: Any, weight: Tensor | None = None) -> list[LocalResult | None]:
         """One training step, which reads and writes all blocks: `walk` does it once per N steps."""
         (stepped,) = self.walk([(x, y if weight is None else Target(y, weight))])
         return stepped.results

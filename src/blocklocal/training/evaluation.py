@@ -10,7 +10,7 @@ from blocklocal._common.errors import InputError
 from blocklocal._common.modes import kept_modes
 from blocklocal.block.loss import OutputLoss
 from blocklocal.block.targets import MISSING, Asked, Classes, Targets, Values, combined, measured, values_of
-from blocklocal.network.edge import Pair, check_asked, pair
+from blocklocal.network.edge import Given, check_asked, pair
 from blocklocal.network.neighbours import Neighbours, check_network
 from blocklocal.training.confusion import Counts, confusion_counts
 from blocklocal.training.loaders import check_loader
@@ -55,7 +55,7 @@ Look = Callable[[list[Tensor | None], Asked], None]
 
 @torch.no_grad()
 def measure_blocks(
-    network: Neighbours, batches: Iterable[Pair], look: Look | None = None, metrics: Metrics | None = None
+    network: Neighbours, batches: Iterable[Given], look: Look | None = None, metrics: Metrics | None = None
 ) -> tuple[dict[str, list[float | None]], dict[str, float]]:
     """How good every block is in evaluation mode, by the name of the measure; None where it cannot predict.
 
@@ -83,8 +83,10 @@ def measure_blocks(
             y = check_asked(given, targets, network.device)
             if not sums or not y.is_cuda:
                 targets.check(y)
-            sums.append([measured(targets, each, y) for each in scores])
-            if _has_output(network) and scores[-1] is not None:
+            has_output = _has_output(network)
+            answers = [*scores[:-1], None] if has_output and targets.hidden else scores
+            sums.append([measured(targets, each, y) for each in answers])
+            if has_output and scores[-1] is not None:
                 own.add(scores[-1], given)
             if look is not None:
                 look(scores, y)
@@ -109,7 +111,7 @@ def _total(sums: list[Tensor | None]) -> Tensor | None:
     return total
 
 
-def evaluate(network: Neighbours, batches: Iterable[Pair], *, metrics: Metrics | None = None) -> Evaluation:
+def evaluate(network: Neighbours, batches: Iterable[Given], *, metrics: Metrics | None = None) -> Evaluation:
     """Measure a network in evaluation mode. It works before any training too.
 
     The mode of every part of the network is put back afterwards, also after an error: a BatchNorm that was in
@@ -153,7 +155,7 @@ class _Output:
 
     def add(self, scores: list[Tensor | None], y: Asked) -> None:
         output, wanted = scores[-1], values_of(y)
-        if output is None or not self.targets.answered(output):
+        if output is None or self.targets.hidden:
             return
         self.counts.append(measured(self.targets, combined(self.targets, scores), y))
         if output.dim() < 4:

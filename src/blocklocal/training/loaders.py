@@ -5,13 +5,13 @@ from collections.abc import Iterable, Iterator
 from typing import Protocol, TypeGuard
 
 from blocklocal._common.errors import InputError
-from blocklocal.network.edge import Pair, pair
+from blocklocal.network.edge import Given, Pair, pair
 
 
 class Loader(Protocol):
     """(x, y) batches with a length."""
 
-    def __iter__(self) -> Iterator[Pair]: ...
+    def __iter__(self) -> Iterator[Given]: ...
 
     def __len__(self) -> int: ...
 
@@ -19,7 +19,7 @@ class Loader(Protocol):
 class Epochs(Protocol):
     """A loader that knows its epochs by number, as `Batches` does: the batches of one, from step `start` on."""
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Pair]: ...
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Given]: ...
 
 
 def batches(train: Loader, epoch: int, start: int) -> Iterator[Pair]:

@@ -12,7 +12,7 @@ from blocklocal._common.errors import InputError, shown
 from blocklocal._common.modes import kept_modes
 from blocklocal._common.ranges import FROM_ONE, check_range, whole
 from blocklocal.block.optim import Optimizer, OptimizerFactory, Schedule, as_optimizer, as_schedule
-from blocklocal.network.edge import Pair, pair
+from blocklocal.network.edge import Given, Pair, pair
 from blocklocal.network.neighbours import Neighbours, Stepped, check_network
 from blocklocal.training.callbacks import Callback, Record, check_callbacks, running
 from blocklocal.training.evaluation import measure_blocks
@@ -123,7 +123,7 @@ class Trainer:
         """Training steps taken so far."""
         return self.network.steps
 
-    def fit(self, train: Loader, validation: Iterable[Pair] | None = None) -> list[Record]:
+    def fit(self, train: Loader, validation: Iterable[Given] | None = None) -> list[Record]:
         """Train to the last epoch, from where training stands.
 
         Args:
@@ -146,7 +146,7 @@ class Trainer:
                 self._run(train, validation)
         return self.records
 
-    def _run(self, train: Loader, validation: Iterable[Pair] | None) -> None:
+    def _run(self, train: Loader, validation: Iterable[Given] | None) -> None:
         for epoch in range(self.epoch, self.epochs):
             self.epoch = self.network.epoch = epoch
             record = self._run_epoch(train)
@@ -328,7 +328,7 @@ class Trainer:
         for callback in self.callbacks:
             callback.step(self, losses)
 
-    def _validate(self, validation: Iterable[Pair] | None) -> Record:
+    def _validate(self, validation: Iterable[Given] | None) -> Record:
         if validation is None:
             unknown: list[float | None] = [None] * len(self.network.learners)
             return {f"validation_{name}": unknown for name in self.network.targets.measures}
@@ -340,7 +340,7 @@ class Trainer:
         learners = self.network.learners
         return Tally(len(learners), self.network.targets, first=learners[0].index)
 
-    def _moved(self, given: Iterable[Pair]) -> Iterator[Pair]:
+    def _moved(self, given: Iterable[Given]) -> Iterator[Pair]:
         for x, y in map(pair, given):
             yield self._to_device(x), y.to(self.network.device, non_blocking=True)
 
