@@ -154,7 +154,12 @@ def of_samples(weight: Tensor, real: Tensor | None = None) -> Tensor:
 
 @dataclass(frozen=True)
 class Targets(ABC):
-    """What a network is asked for. `read` takes y and gives the targets of the hidden blocks, where y is not them.
+    """What a network is asked for.
+
+    Attributes:
+        read: takes y and gives the targets of the hidden blocks, where y is not them.
+        hidden: whether the hidden blocks alone answer, because the output is for the user's own loss; the targets are
+            then one per sample.
 
     Scores have their units last: [B, R], [B, T, R], or [B, H, W, R] where every pixel has a target.
     """
@@ -162,6 +167,7 @@ class Targets(ABC):
     count: int
 
     read: Callable[[Any], Tensor] | None = field(default=None, kw_only=True)
+    hidden: bool = field(default=False, kw_only=True)
 
     measures: ClassVar[tuple[str, ...]] = ("top1",)  # the names of `figures`; the first is the one that counts
 
@@ -178,9 +184,9 @@ class Targets(ABC):
     def check(self, target: Asked) -> None:
         """Refuse targets that cannot be right."""
 
-    def answered(self, scores: Tensor) -> bool:
-        """Whether scores are of the rows, or an output's own; else they mean nothing for these targets."""
-        return scores.dim() > 1 and scores.shape[-1] in (self.rows, self.count)
+    def answer(self, output: torch.Size) -> torch.Size:
+        """The shape of the answer to these targets, [B, …]: the output's own, or one per sample."""
+        return torch.Size((output[0], self.count)) if self.hidden else output
 
     @abstractmethod
     def misfit(self, output: torch.Size) -> str | None:

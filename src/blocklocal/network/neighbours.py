@@ -298,9 +298,7 @@ class Neighbours(nn.Module, ABC):
     # --- what they do
 
     @taking_gradients()
-    def step(
-        self, x: Input, y: Asked, weight: Tensor | None = None, *, update: bool = True
-    ) -> list[LocalResult | None]:
+    def step(self, x: Input, y: Any, weight: Tensor | None = None, *, update: bool = True) -> list[LocalResult | None]:
         """One training step: every block takes its local loss and updates itself.
 
         It takes its own gradients under the caller's `torch.no_grad()` and `torch.inference_mode()` too. A network in

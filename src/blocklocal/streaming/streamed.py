@@ -244,9 +244,7 @@ class Streamed(Looking):
     # --- training
 
     @taking_gradients()
-    def step(
-        self, x: Input, y: Asked, weight: Tensor | None = None, *, update: bool = True
-    ) -> list[LocalResult | None]:
+    def step(self, x: Input, y: Any, weight: Tensor | None = None, *, update: bool = True) -> list[LocalResult | None]:
         """One training step, which reads and writes all blocks: `walk` does it once per N steps.
 
         Raises:
