@@ -135,10 +135,10 @@ def weighted_mean(each: Tensor, weight: Tensor) -> Tensor:
 
 
 def mean_of_real(each: Tensor, mask: Tensor | None) -> Tensor:
-    """The mean over positions, [B, P, …] → [B, …]; with a mask [B, P], over those that it says are real."""
+    """The mean over positions, [B, P, …] → [B, …]; with a mask, [B, P] or of more axes, over those that are real."""
     if mask is None:
         return each.mean(1)
-    real = mask.view(*mask.shape, *(1 for _ in each.shape[2:]))
+    real = mask.view(*mask.shape, *(1 for _ in each.shape[mask.dim() :]))
     return torch.where(real, each, 0).sum(1) / real.sum(1).clamp(min=1)
 
 
