@@ -4,10 +4,9 @@
     python benchmarks/data.py --size full --check      # 100,000 files; exits 1 and names what falls short
     python benchmarks/data.py --json rows.json
 
-JPEG files in class folders are made first (kept with --folder). Every measurement is a process of its own, which loads
-the set from the cache and trains one model; memory and disk take turns, and a ratio compares two of one round. The
-first process decodes the files; its peak and time are a row of their own. Peaks are `VmHWM`, the most that the process
-ever had in memory at once.
+JPEG files in class folders are made first (kept with --folder). Peaks are `VmHWM`, the most that a process ever had in
+memory at once: of one that decodes the files and trains, and of one each that trains from the cache. Images per second
+are measured in a further process, where memory and disk train one network in turns; a ratio compares two of one round.
 """
 
 import argparse
@@ -32,6 +31,7 @@ import blocklocal as bl
 
 FILES = {"small": 4_000, "full": 100_000}
 CLASSES, SIDE = 10, 64
+PLACES = ("memory", "disk")
 LEAST_RATIO, MOST_MEMORY = 0.9, 2 * 2**30
 QUALITY = 85
 
@@ -65,38 +65,59 @@ def forever(batches: bl.Batches) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         yield from batches
 
 
-def one(arguments: argparse.Namespace) -> dict:
-    """Load and train, in this process."""
-    torch.set_num_threads(arguments.threads or torch.get_num_threads())
+def training(arguments: argparse.Namespace, where: str) -> tuple[bl.ImageSet, Iterator, float]:
+    """(the set, its endless training batches, seconds that loading took)."""
     started = time.perf_counter()
-    data = bl.load_images(str(arguments.folder), images_in=arguments.one, validation=0)
+    data = bl.load_images(str(arguments.folder), images_in=where, validation=0)  # type: ignore[arg-type]
     loaded = time.perf_counter() - started
     batches = bl.Batches(
         data.train, batch_size=arguments.batch, mean=data.mean, std=data.std, shuffle=True, augment="crop,flip"
     )
+    return data, forever(batches), loaded
+
+
+def build(arguments: argparse.Namespace) -> bl.BlockLocal:
+    torch.manual_seed(0)
     model = bl.build_model(arguments.model, classes=CLASSES, channels=3, image_size=(SIDE, SIDE), width=arguments.width)
-    network = bl.BlockLocal(bl.split(model, 4), classes=CLASSES, optimizer=bl.sgd(0.01))
-    steps = forever(batches)
-    for x, y in islice(steps, 3):
-        network.step(x, y)
-    started = time.perf_counter()
-    for x, y in islice(steps, arguments.steps):
-        network.step(x, y)
-    seconds = time.perf_counter() - started
-    return {
-        "images_per_second": arguments.steps * arguments.batch / seconds,
-        "peak_bytes": peak(),
-        "load_seconds": loaded,
-        "images": len(data.train) + len(data.test),
-    }
+    return bl.BlockLocal(bl.split(model, 4), classes=CLASSES, optimizer=bl.sgd(0.01))
 
 
-def start(arguments: argparse.Namespace, where: str, cache: Path) -> dict:
-    """`one` in a new process."""
-    given = [f"--{name}={getattr(arguments, name)}" for name in ("folder", "model", "width", "batch", "steps")]
+def speed(network: bl.BlockLocal, batches: Iterator, steps: int) -> float:
+    """Images per second."""
+    started, images = time.perf_counter(), 0
+    for x, y in islice(batches, steps):
+        network.step(x, y)
+        images += len(y)
+    return images / (time.perf_counter() - started)
+
+
+def alone(arguments: argparse.Namespace) -> dict:
+    """Load and train, in this process."""
+    data, batches, loaded = training(arguments, arguments.one)
+    speed(build(arguments), batches, arguments.steps)
+    return {"peak_bytes": peak(), "load_seconds": loaded, "images": len(data.train) + len(data.test)}
+
+
+def turns(arguments: argparse.Namespace) -> dict:
+    """Both ways in this process, with one network: images per second of every round."""
+    network = build(arguments)
+    ways = {where: training(arguments, where)[1] for where in PLACES}
+    found: dict[str, list[float]] = {where: [] for where in PLACES}
+    for batches in ways.values():
+        speed(network, batches, 2)  # warms up
+    for _ in range(arguments.rounds):
+        for where, batches in ways.items():
+            found[where].append(speed(network, batches, arguments.steps))
+    return found
+
+
+def start(arguments: argparse.Namespace, what: str, cache: Path) -> dict:
+    """`alone` or `turns` in a new process."""
+    names = ("folder", "model", "width", "batch", "steps", "rounds")
+    given = [f"--{name}={getattr(arguments, name)}" for name in names]
     given += [f"--threads={arguments.threads}"] if arguments.threads else []
     ran = subprocess.run(
-        [sys.executable, __file__, "--one", where, *given],
+        [sys.executable, __file__, "--one", what, *given],
         env={**os.environ, "BLOCKLOCAL_CACHE": str(cache)},
         capture_output=True,
         text=True,
@@ -115,16 +136,16 @@ def measure(arguments: argparse.Namespace) -> list[dict]:
             make_files(arguments.folder, FILES[arguments.size])
         cache = Path(own) / "cache"
         rows = [{"images in": "disk, decoded first", **start(arguments, "disk", cache)}]
-        rounds = [{w: start(arguments, w, cache) for w in ("memory", "disk")} for _ in range(arguments.rounds)]
-    for where in ("memory", "disk"):
-        ratios = [each[where]["images_per_second"] / each["memory"]["images_per_second"] for each in rounds]
-        row = {name: statistics.median(each[where][name] for each in rounds) for name in rounds[0][where]}
+        rows += [{"images in": where, **start(arguments, where, cache)} for where in PLACES]
+        speeds = start(arguments, "turns", cache)
+    for row in rows[1:]:
+        ratios = [a / b for a, b in zip(speeds[row["images in"]], speeds["memory"], strict=True)]
+        row["images_per_second"] = statistics.median(speeds[row["images in"]])
         row |= {
             "speed_ratio": statistics.median(ratios),
             "speed_ratio_min": min(ratios),
             "speed_ratio_max": max(ratios),
         }
-        rows.append({"images in": where, **row})
     of = {"model": f"{arguments.model} width {arguments.width}", "batch": arguments.batch, "cores": os.cpu_count()}
     return [row | of | conditions(arguments) for row in rows]
 
@@ -152,23 +173,25 @@ def show(rows: list[dict]) -> None:
         ratio = ""
         if "speed_ratio" in row:
             ratio = f"{row['speed_ratio']:.3f} ({row['speed_ratio_min']:.2f}–{row['speed_ratio_max']:.2f})"
+        each = f"{row['images_per_second']:.0f}" if ratio else ""
         print(
-            f"{row['images in']:20} {row['images_per_second']:9.0f}  {ratio:>18}  "
+            f"{row['images in']:20} {each:>9}  {ratio:>18}  "
             f"{row['peak_bytes'] / 2**20:8.0f}  {row['load_seconds']:7.1f}"
         )
 
 
 def main() -> int:
-    flags = parser(__doc__, rounds=3, steps=30)
+    flags = parser(__doc__, rounds=7, steps=8)
     flags.add_argument("--size", choices=sorted(FILES), default="small")
     flags.add_argument("--folder", type=Path, help="of the images; made where it is not there, and kept")
-    flags.add_argument("--batch", type=int, default=128, help="images per step")
+    flags.add_argument("--batch", type=int, default=64, help="images per step")
     flags.add_argument("--model", default="resnet20")
-    flags.add_argument("--width", type=int, default=8)
-    flags.add_argument("--one", choices=("memory", "disk"), help=argparse.SUPPRESS)
+    flags.add_argument("--width", type=int, default=4)
+    flags.add_argument("--one", choices=(*PLACES, "turns"), help=argparse.SUPPRESS)
     arguments = flags.parse_args()
+    torch.set_num_threads(arguments.threads or torch.get_num_threads())
     if arguments.one:
-        print(json.dumps(one(arguments)))
+        print(json.dumps((turns if arguments.one == "turns" else alone)(arguments)))
         return 0
     rows = measure(arguments)
     show(rows)

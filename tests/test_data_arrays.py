@@ -89,3 +89,28 @@ def test_a_convolutional_network_reads_series_of_any_length():
         assert model(torch.randn(5, 2, steps)).shape == (5, 3)
     with pytest.raises(InputError, match="kernel must be odd"):
         build_model("conv1d", classes=3, input_shape=(2, 8), kernel=4)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_parquet_file_with_a_column_of_lists_is_the_same_set(tmp_path, channels):
+    pa = pytest.importorskip("pyarrow")
+    x, y = series(channels=channels)
+    x = x.astype(np.float32)
+    np.savez(tmp_path / "set.npz", x=x, y=y)
+    rows = [
+        {"sound": (each[0] if channels == 1 else each).tolist(), "y": int(label)}
+        for each, label in zip(x, y, strict=True)
+    ]
+    file = tmp_path / "set.parquet"
+    pytest.importorskip("pyarrow.parquet").write_table(pa.Table.from_pylist(rows), file)
+    assert is_arrays(str(file))
+    assert load_arrays(file).fingerprint() == load_arrays(tmp_path / "set.npz").fingerprint()
+
+
+def test_series_of_different_lengths_are_refused(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    file = tmp_path / "set.parquet"
+    rows = [{"x": [1.0] * (i + 1), "y": i % 2} for i in range(4)]
+    pytest.importorskip("pyarrow.parquet").write_table(pa.Table.from_pylist(rows), file)
+    with pytest.raises(InputError, match="not of one length"):
+        load_arrays(file)

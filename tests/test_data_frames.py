@@ -9,11 +9,15 @@ import torch
 
 from blocklocal import build_model
 from blocklocal._common.errors import InputError
+from blocklocal.block.targets import Classes
+from blocklocal.cli import main
 from blocklocal.data.features import ABSENT, UNSEEN
 from blocklocal.data.frame import read_frame
 from blocklocal.data.samples import SampleBatches
 from blocklocal.data.table_set import load_table
+from blocklocal.network.network import Prediction
 from blocklocal.runs.build import DatasetInfo
+from blocklocal.runs.predict import Said, describe_prediction
 from blocklocal.schemas import read_json
 
 pa = pytest.importorskip("pyarrow")
@@ -219,3 +223,47 @@ def test_dates_and_truth_values_are_numbers(tmp_path):
     data = load_table(table, "y", validation=0)
     assert [column.name for column in data.features.numbers] == ["day", "flag"]
     assert data.features.numbers[0].std == pytest.approx(np.std(np.arange(30)), rel=0.2)
+
+
+def test_values_are_told_by_name_where_classes_have_a_label(tmp_path):
+    table = write(tmp_path / "t.csv", "a,price,size", [f"{i / 7},{i / 3},{i / 2}" for i in range(60)])
+    facts = DatasetInfo.of(load_table(table, ["price", "size"]))
+    said = Prediction(torch.tensor([[1.5, 2.0]]), Classes(2), blocks=(None,))
+    assert describe_prediction(said, 0, facts) == "price 1.5  size 2"
+    each = Said("row", 1, said, 0, facts, ["the only block"])
+    assert each.row() == {"row": 1, "price": 1.5, "size": 2.0}
+    assert each.entry() == {"row": 1, "price": 1.5, "size": 2.0, "others": {}}
+
+
+def test_a_run_on_values_is_refused_with_what_to_do(tmp_path):
+    table = write(tmp_path / "t.csv", "a,y", [f"{i / 7},{i / 3}" for i in range(60)])
+    with pytest.raises(InputError, match="the target y holds values"):
+        DatasetInfo.of(load_table(table, "y")).asked()
+
+
+def test_several_columns_of_0_and_1_are_binary_labels_and_train_as_such(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rows = [f"{i},{int(i % 2 == 0)},{'' if i == 3 else ('true', 'false')[i % 3 > 0]}" for i in range(60)]
+    write(tmp_path / "t.csv", "a,even,third", rows)
+    data = load_table("t.csv", ["even", "third"], validation=0)
+    assert data.answers.kind == "labels"
+    assert sorted(data.train.labels.unique().tolist() + data.test.labels.unique().tolist())[0] == -100
+    size = ["--epochs", "1", "--blocks", "2", "--width", "4", "--batch-size", "16", "--no-tensorboard"]
+    assert main(["train", "--data", "t.csv", "--target", "even", "third", *size, "--output", "run"]) == 0
+    capsys.readouterr()
+    assert main(["predict", "run", "t.csv"]) == 0
+    assert "even" in capsys.readouterr().out
+    assert json.loads((tmp_path / "run" / "confusion.json").read_text())["of"] == "labels"
+
+
+def test_a_table_is_measured_and_resumed_and_other_rows_are_read_as_it_was(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    animals(tmp_path / "animals.csv", 60)
+    size = ["--epochs", "1", "--blocks", "2", "--width", "4", "--batch-size", "16", "--no-tensorboard"]
+    assert main(["train", "--data", "animals.csv", "--target", "kind", *size, "--output", "run"]) == 0
+    assert main(["train", "--resume", "run", "--epochs", "2"]) == 0
+    write(tmp_path / "other.csv", "colour,age,kind", ["violet,3,cat", ",,dog", "red,9,cat"])
+    capsys.readouterr()
+    assert main(["evaluate", "run", "--data", "other.csv"]) == 0
+    assert "top-1" in capsys.readouterr().out
+    assert main(["evaluate", "run"]) == 0

@@ -174,3 +174,18 @@ def test_the_next_item_is_made_while_one_is_used_and_an_error_comes_in_its_place
 def test_a_process_that_decodes_loads_no_torch():
     code = "import sys, blocklocal.data.worker; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_a_set_of_the_hub_is_the_same_streamed_and_downloaded(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    root, real, asked = parquet_set(tmp_path / "set"), datasets.load_dataset, []
+
+    def from_here(name, **options):
+        asked.append(options)
+        return real(str(root), cache_dir=str(tmp_path / "hub"), **options)
+
+    monkeypatch.setattr(datasets, "load_dataset", from_here)
+    downloaded = load_images("owner/name", cache=False, validation=0)
+    streamed = load_images("owner/name", cache=False, validation=0, stream=True, images_in="disk")
+    assert equal(downloaded, streamed)
+    assert asked == [{}, {"streaming": True}]

@@ -31,8 +31,10 @@ __all__ = [
     "load_arrays",
     "load_images",
     "load_table",
+    "randaugment",
     "random_crop",
     "random_flip",
+    "random_resized_crop",
 ]
 
 _HOMES = {
@@ -42,6 +44,7 @@ _HOMES = {
     "cache": ("default_cache_dir",),
     "images": ("ImageSet", "Images", "channel_statistics"),
     "load": ("load_images",),
+    "randaugment": ("randaugment",),
     "table_set": ("load_table",),
     "samples": ("SampleBatches", "SampleSet", "Samples"),
 }

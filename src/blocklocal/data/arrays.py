@@ -1,4 +1,4 @@
-"""`load_arrays`: series of numbers [N, C, T] with labels, from .npy, .npz and parquet files."""
+"""`load_arrays`: series of numbers [N, C, T] with labels, from .npy, .npz and parquet files (a column of lists)."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from blocklocal._common.extras import needs
 from blocklocal._common.limits import check_memory
 from blocklocal._common.ranges import FROM_ONE, check_range
 from blocklocal.data.answers import Answers
+from blocklocal.data.lists import list_columns, read_lists
 from blocklocal.data.names import check_count, few, in_order, many
 from blocklocal.data.parts import Wanted, divide
 from blocklocal.data.samples import Samples, SampleSet
@@ -34,7 +35,7 @@ def is_arrays(data: str) -> bool:
     path = Path(os.path.expanduser(data))
     if path.is_dir():
         return any((path / f"{name}.npy").is_file() for name in ("x", "x_train"))
-    return data.lower().endswith(SUFFIXES) and path.is_file()
+    return path.is_file() and (data.lower().endswith(SUFFIXES) or bool(list_columns(path)))
 
 
 @needs("data")
@@ -50,8 +51,9 @@ def load_arrays(
     """Load series [N, C, T] (or [N, T]: one channel) and their classes.
 
     Args:
-        data: a .npz file with arrays x and y; x.npy or a folder of x.npy and y.npy; with splits x_train, x_test and
-            perhaps x_validation, and the same of y. Without splits a fixed fifth of every class is the test split.
+        data: a .npz file with arrays x and y; a parquet file with one column of lists; x.npy, or a folder of x.npy and
+            y.npy; with splits x_train, x_test and perhaps x_validation, and the same of y. Without splits a fixed fifth
+            of every class is the test split.
         labels: what the array of labels is called.
         train_size, test_size: how many series to use; None for all.
         validation: a count, or a share of the training series, drawn with `split_seed`.
@@ -103,13 +105,15 @@ def load_series(path: Path) -> Tensor:
     Raises:
         InputError: it cannot be read, or holds something else.
     """
-    if path.suffix.lower() not in SUFFIXES:
+    if path.suffix.lower() not in SUFFIXES and not list_columns(path):
         raise InputError(f"{path} holds no arrays: give a file with a name that ends in {' or '.join(SUFFIXES)}.")
     return _series(_named(_read(path, ""), "x", path), str(path))
 
 
 def _read(path: Path, labels: str) -> dict[str, np.ndarray]:
     """All arrays, by name."""
+    if list_columns(path):
+        return read_lists(path, labels)
     try:
         if path.suffix.lower() == ".npz":
             with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:

@@ -50,6 +50,7 @@ def load_images(
     cache: bool = True,
     cache_dir: Path | None = None,
     label: str = "",
+    stream: bool = False,
     images_in: ImagesIn = "auto",
     workers: int | None = None,
 ) -> ImageSet:
@@ -75,6 +76,7 @@ def load_images(
             else ~/.cache).
         label: the column of labels in a table of images that is given by its path (a CSV, JSON lines or parquet file
             with a column of paths beside it); "" for one with a usual name.
+        stream: of a set on the hub, keep the decoded images alone and no copy of what is downloaded.
         images_in: "memory"; "disk", where batches are read from the cache's file; or "auto": in memory where they take
             at most half of what is free. Batches are the same.
         workers: processes that decode the images; 0 for none, None for one per CPU where the work is worth it.
@@ -92,7 +94,7 @@ def load_images(
     check_validation(validation)
     if data == "digits":
         return split(read_digits(image_size), data, train_size, validation, test_size, split_seed)
-    name, identity, find = _locate(data, label)
+    name, identity, find = _locate(data, label, stream)
     folder = cache_dir or default_cache_dir()
     room = Room(images_in, folder)
 
@@ -136,7 +138,7 @@ def _check_learnable(labels: Tensor, classes: tuple[str, ...], name: str) -> Non
         )
 
 
-def _locate(data: str, label: str) -> tuple[str, list, Callable[[], Source]]:
+def _locate(data: str, label: str, stream: bool) -> tuple[str, list, Callable[[], Source]]:
     """(name, what the cache knows the set by, a call that opens it). The hub is asked only when that call is made."""
     path = Path(os.path.expanduser(data))
     if data and os.path.isdir(path):
@@ -153,7 +155,7 @@ def _locate(data: str, label: str) -> tuple[str, list, Callable[[], Source]]:
         )
     if is_plain(data) or not looks_like_hub_name(data):
         raise InputError(f"there is no folder {data!r}.{_near(path)} {_KINDS}")
-    return data, ["hub", data], lambda: open_hub(data)
+    return data, ["hub", data], lambda: open_hub(data, stream=stream)
 
 
 def _near(path: Path) -> str:

@@ -57,6 +57,7 @@ def names_images(path: Path) -> bool:
 
 
 def _first_rows(path: Path) -> Table:
+    """The first row of a parquet file; none of one that cannot be read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -66,8 +67,8 @@ def _first_rows(path: Path) -> Table:
             found = find_column(FILE_COLUMNS, columns)
             batch = next(file.iter_batches(1, columns=[found]), None) if found else None
             cells = [] if batch is None else batch.to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"cannot read {path} as parquet: {error}. Write it again.") from error
+    except (pa.ArrowException, OSError):
+        return Table(path, (), [])
     return Table(path, columns, [(1, row) for row in cells])
 
 

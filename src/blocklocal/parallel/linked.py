@@ -1,6 +1,6 @@
 """What every run of learners with links at its edges does, however its own blocks come into memory."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -13,6 +13,7 @@ from blocklocal.data import Batches
 from blocklocal.data.samples import SampleBatches
 from blocklocal.network.edge import check_batch, check_finite, check_x
 from blocklocal.network.neighbours import Neighbours
+from blocklocal.network.network import BlockLocal
 from blocklocal.parallel.link_edges import LinkEdges
 from blocklocal.parallel.processes import Processes
 from blocklocal.timeline.recorder import Recorder
@@ -75,6 +76,29 @@ class Linked(Neighbours):
     def announced(self, batches: Batches | SampleBatches, *, training: bool) -> "Announced":
         """The batches, told to the links epoch by epoch, so that messages are received ahead."""
         return Announced(self, batches, training)
+
+    def gather(self, build: Callable[[], BlockLocal]) -> BlockLocal | None:
+        """The whole network with what all processes have trained, in the first process: to evaluate, save, export.
+
+        Every process must call it, after `finish`. Optimisers stay where they are.
+
+            stage.finish()
+            whole = stage.gather(build)
+            if whole is not None:
+                print(evaluate(whole, test).top1)
+
+        Args:
+            build: makes the network, as before training. Only the first process calls it.
+
+        Returns:
+            The network in the first process, None in the others.
+
+        Raises:
+            InputError: `build` makes another network.
+        """
+        from blocklocal.parallel.gather import gather
+
+        return gather(self, build)
 
     def finish(self, *, stop: bool = False) -> None:
         """Hear that no message follows, and tell the next stage.

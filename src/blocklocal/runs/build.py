@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from blocklocal._common.errors import InputError, unknown
 from blocklocal._common.ranges import MOST_CLASSES
 from blocklocal._common.seeds import seeded
+from blocklocal.adapters import build_named, is_named
 from blocklocal.data import Batches, Images, ImageSet, load_images
 from blocklocal.data.answers import Answers
 from blocklocal.data.arrays import is_arrays, load_arrays
@@ -31,7 +32,7 @@ from blocklocal.runs.class_weights import class_weights_of
 from blocklocal.runs.config import Config, Model
 from blocklocal.runs.fits import check_fits
 from blocklocal.schemas import Number, Text
-from blocklocal.splitting import split
+from blocklocal.splitting import freeze, split
 from blocklocal.streaming.place import RAM
 from blocklocal.streaming.settings import Streaming
 from blocklocal.streaming.streamed import Streamed
@@ -82,17 +83,29 @@ class DatasetInfo:
         sizes = {"table": (self.width,), "series": (self.channels, self.width)}
         return sizes.get(self.kind, (self.channels, self.height, self.width))
 
+    @property
+    def predicts_values(self) -> bool:
+        """Whether `classes` are the names of values."""
+        return self.answers is not None and self.answers.kind == "values"
+
+    @property
+    def predicts_labels(self) -> bool:
+        """Whether `classes` are the names of binary labels."""
+        return self.answers is not None and self.answers.kind == "labels"
+
     def asked(self) -> dict[str, Any]:
         """What a network is asked for, as `BlockLocal` takes it.
 
         Raises:
             InputError: values, which it does not take yet.
         """
-        if self.answers is not None and self.answers.kind == "values":
+        if self.predicts_values:
             raise InputError(
                 f"the target {few(self.classes)} holds values, and runs predict classes so far: give --target-is "
                 "classes if these are classes. (In Python, load_table gives the values with their mean and std.)"
             )
+        if self.predicts_labels:
+            return {"labels": len(self.classes)}
         return {"classes": len(self.classes), "class_weights": self.class_weights}
 
     def weighted(self, config: Config, data: AnySet) -> "DatasetInfo":
@@ -140,6 +153,7 @@ def load_data(config: Config) -> AnySet:
         split_seed=d.split_seed,
         skip_bad=d.skip_bad,
         label=d.target[0] if d.target else "",
+        stream=d.stream,
         images_in=d.images_in,
     )
 
@@ -259,7 +273,7 @@ def _cut(model: nn.Module, config: Config, facts: DatasetInfo, starts: Sequence[
     m = config.model
     example = torch.zeros(MEASURE_BATCH, *facts.shape)
     if starts is not None:
-        cut = split(model, starts=starts)
+        cut = split(model, starts=starts, example=example)
     elif m.at:
         cut = split(model, at=m.at, example=example)
     else:
@@ -286,12 +300,25 @@ def plain_model(config: Config, facts: DatasetInfo) -> nn.Module:
     """The module that a configuration names, not cut yet."""
     m = config.model
     options: dict[str, Any] = {name: _option(value) for name, value in m.model_options.items()}
-    if facts.features is not None and facts.features.sizes:
-        options["categories"] = facts.features.sizes
-    shape: dict[str, Any] = {"channels": facts.channels, "image_size": (facts.height, facts.width)}
-    if facts.kind != "images":
-        shape = {"input_shape": facts.shape}
-    return build_model(m.model, classes=len(facts.classes), width=m.width, **shape, **options)
+    options["classes"] = len(facts.classes)
+    images: dict[str, Any] = {"channels": facts.channels, "image_size": (facts.height, facts.width)}
+    if is_named(m.model):
+        if facts.kind != "images":
+            raise InputError(
+                f"--model {m.model} is built for images, and the data are a {facts.kind}: give another one."
+            )
+        if m.width is not None:
+            raise InputError(f"--width is for models of blocklocal; {m.model} has --model-options of its own.")
+        model = build_named(m.model, pretrained=m.pretrained, **images, **options)
+    elif m.pretrained:
+        raise InputError(f"--pretrained is for hf:, timm: and torchvision: models, and --model is {m.model}.")
+    else:
+        if facts.features is not None and facts.features.sizes:
+            options["categories"] = facts.features.sizes
+        shape = images if facts.kind == "images" else {"input_shape": facts.shape}
+        model = build_model(m.model, width=m.width, **shape, **options)
+    freeze(model, m.freeze)
+    return model
 
 
 def suited(config: Config, data: AnySet) -> Config:

@@ -80,7 +80,8 @@ class Data:
     batch_size: int = 128
     """Images per training step."""
     augment: str = ""
-    """Augmentation of training images, by commas: crop, reflect, flip, cutout; with a size in pixels: crop:4."""
+    """Augmentation of training images, by commas: crop, reflect, flip, cutout, with a size in pixels where wanted
+    (crop:4); resized, with the smallest area in percent (resized:25); randaugment, with a strength up to 30."""
     skip_bad: bool = False
     """Leave out images that cannot be decoded (counted) instead of stopping."""
     target: tuple[str, ...] = ()
@@ -90,6 +91,8 @@ class Data:
     """classes, values, or auto: values for numbers other than a few different whole ones."""
     categories: tuple[str, ...] = ()
     """Columns of a table whose numbers are categories."""
+    stream: bool = False
+    """Read a set from the hub as it comes: the decoded images are kept, and no copy of the download."""
     images_in: ImagesIn = "auto"
     """Where decoded images are: memory; disk, read batch by batch; or auto: in memory where they take at most half of
     what is free. The pictures are the same."""
@@ -120,11 +123,16 @@ class Model:
     """Which network, and where it is cut."""
 
     model: ModelName | str = "resnet18"
-    """A model of the library, or a function of your own: path/to/file.py:function."""
+    """A model of the library; hf:FOLDER_OR_NAME, timm:NAME or torchvision:NAME; or a function of your own:
+    path/to/file.py:function."""
     width: int | None = None
     """Channels (or units) of the first layer; default: the model's usual width."""
     model_options: dict[str, str] = field(default_factory=dict)
     """Options of the model's own, such as stem large (ResNets), depth 3 (mlp) or dropout 0.1 (vgg8b)."""
+    pretrained: bool = False
+    """Start from the published weights of hf:, timm: and torchvision: models."""
+    freeze: tuple[str, ...] = ()
+    """Patterns of names of weights that are not trained: '*embeddings*'."""
     blocks: int = 4
     """Number of blocks."""
     at: tuple[str, ...] = ()

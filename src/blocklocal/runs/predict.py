@@ -140,11 +140,19 @@ class Said:
     def entry(self) -> dict[str, Any]:
         """For JSON: as `row`, nested, with the probabilities of all classes."""
         others = {name: self._answer(block) for name, block in self._others()}
+        if self.facts.predicts_values:
+            return {self.kind: self.name, **self._answer(self.prediction), "others": others}
         probabilities = dict(zip(self.facts.classes, self.prediction.probabilities[self.i].tolist(), strict=True))
         said = {self.kind: self.name, **self._answer(self.prediction)}
         return {**said, "probabilities": probabilities, "others": others}
 
     def _answer(self, prediction: Prediction) -> dict[str, Any]:
+        if self.facts.predicts_values:
+            return dict(zip(self.facts.classes, prediction.probabilities[self.i].tolist(), strict=True))
+        if self.facts.predicts_labels:
+            labels, sure = (t[self.i].tolist() for t in (prediction.label, prediction.confidence))
+            named = zip(self.facts.classes, labels, sure, strict=True)
+            return {key: value for name, y, p in named for key, value in ((name, y), (f"{name} confidence", p))}
         label, confidence = int(prediction.label[self.i]), prediction.confidence[self.i].item()
         return {"label": self.facts.classes[label], "confidence": confidence}
 
@@ -200,7 +208,13 @@ def check_numbers(prediction: Prediction, run: Path) -> None:
 
 
 def describe_prediction(prediction: Prediction, i: int, facts: DatasetInfo) -> str:
-    """`shirt  87.3 %`."""
+    """`shirt  87.3 %`, or the values by name."""
+    if facts.predicts_labels:
+        named = zip(facts.classes, prediction.label[i].tolist(), prediction.confidence[i].tolist(), strict=True)
+        return "  ".join(f"{name} {'yes' if y else 'no'} {100 * p:.1f} %" for name, y, p in named)
+    if facts.predicts_values:
+        values = zip(facts.classes, prediction.probabilities[i].tolist(), strict=True)
+        return "  ".join(f"{name} {value:.6g}" for name, value in values)
     return f"{facts.classes[int(prediction.label[i])]}  {100 * prediction.confidence[i].item():.1f} %"
 
 

@@ -28,7 +28,8 @@ def summarise(session: RunContext, trainer: Trainer) -> tuple[dict[str, Any], di
     test = _evaluate(session, data.test)
     train = _evaluate(session, data.train.subset(slice(0, len(data.test))))
     last = trainer.records[-1] if trainer.records else {}
-    confusion = {"of": "classes", "names": list(data.classes), "counts": test.confusion}
+    kind = "labels" if session.facts.predicts_labels else "classes"
+    confusion = {"of": kind, "names": list(data.classes), "counts": test.confusion}
     losses = [learner.local for learner in network.learners]
     summary = {
         "rule": config.learning.rule,

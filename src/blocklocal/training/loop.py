@@ -22,6 +22,7 @@ from blocklocal.training.evaluation import measure_blocks
 from blocklocal.training.feed import Feed
 from blocklocal.training.loaders import Loader, check_loader, first_batch, nothing_came, steps_of
 from blocklocal.training.metrics import Metrics, check_metrics
+from blocklocal.training.notebook import Shown, in_notebook
 from blocklocal.training.tally import NotFinite, Tally
 
 logger = logging.getLogger("blocklocal")
@@ -84,6 +85,8 @@ class Trainer:
             at updates alone.
         ema: how much of the running mean of the weights stays at an update, such as 0.999. Validation is of that mean;
             see `BlockLocal.averaged`. Training goes on with the weights themselves.
+        show: whether every epoch is shown: in a notebook as a table and a curve, elsewhere as a line; default: in a
+            notebook alone.
         first_epoch: the epoch, counted from 0, in which the schedule begins. Where training goes on after the end of an
             earlier schedule, `restore` begins a new one there, for the epochs that are left; momenta are kept.
         metrics: your own measures of the output on the validation batches, by name: functions (output, y) → one
@@ -106,6 +109,7 @@ class Trainer:
         look_every: int = CHECK_EVERY,
         accumulate: int = 1,
         ema: float | None = None,
+        show: bool | None = None,
         first_epoch: int = 0,
         metrics: Metrics | None = None,
     ):
@@ -125,6 +129,8 @@ class Trainer:
         self.look_every, self.accumulate = look_every, accumulate
         self.callbacks = [*check_callbacks(callbacks), *check_callbacks(observers)]
         self.metrics = check_metrics(metrics)
+        if in_notebook() if show is None else show:
+            self.callbacks.append(Shown())
         self.should_stop = should_stop or (lambda: False)
         self.epoch, self.step_in_epoch = 0, 0
         self.whole = True  # whether all blocks have taken the same steps: see `Stepped`
