@@ -1,11 +1,12 @@
 """Two ways to ask hidden blocks for values, beside backprop and the frozen control: `python -m benchmarks.values`.
 
-Rows: what the library does (`block/values.py`). Linear: a message linear in the value, whose evidence is, to first order
-in the message, the squared error of a linear readout. Test RMSE of the output, and of every hidden block.
+Rows: what the library does (`block/values.py`). Linear: a message linear in the value, whose evidence is, to first
+order in the message, the squared error of a linear readout. Test RMSE of every block; the last is the output.
 """
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -66,9 +67,7 @@ def errors(x: Tensor, y: Tensor, way: str, blocks: int, **settings: object) -> l
     torch.manual_seed(0)
     widths = [x.shape[1], *[WIDTH] * 4]
     layers = [
-        part
-        for given, made in zip(widths, widths[1:], strict=False)
-        for part in (nn.Linear(given, made), nn.BatchNorm1d(made), nn.ReLU())
+        part for given, made in pairwise(widths) for part in (nn.Linear(given, made), nn.BatchNorm1d(made), nn.ReLU())
     ]
     cut = bl.split(nn.Sequential(*layers, nn.Linear(WIDTH, 1)), at=CUTS[blocks])
     kind = (Linear if way == "linear" else bl.Values).of(y[:training])

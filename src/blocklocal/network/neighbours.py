@@ -20,6 +20,7 @@ from blocklocal.block.learner import BlockLearner, StepContext
 from blocklocal.block.loss import LocalResult
 from blocklocal.block.objectives import mixing
 from blocklocal.block.optim import Optimizer, OptimizerFactory, Schedule, as_optimizer, as_schedule
+from blocklocal.block.target import Wanted
 from blocklocal.block.targets import Asked, Target, Targets
 from blocklocal.network.edge import taking_gradients
 from blocklocal.network.settings import Learning
@@ -234,7 +235,7 @@ class Neighbours(nn.Module, ABC):
     # --- what they do
 
     @taking_gradients()
-    def step(self, x: Tensor, y: Any, weight: Tensor | None = None) -> list[LocalResult | None]:
+    def step(self, x: Tensor, y: Wanted, weight: Tensor | None = None) -> list[LocalResult | None]:
         """One training step: every block takes its local loss and updates itself.
 
         It takes its own gradients under the caller's `torch.no_grad()` and `torch.inference_mode()` too. A network in
@@ -252,15 +253,16 @@ class Neighbours(nn.Module, ABC):
             InputError: for a batch that cannot be right (`edge.check_batch` says what is looked at when) or on which a
                 block does not run. It has changed nothing then.
         """
-        x, y = self.check(x, y if weight is None else Target(y, weight))
+        asked = y if isinstance(y, Tensor | Target) and weight is None else Target(y, weight)
+        x, wanted = self.check(x, asked)
         if not self.training:
             self.train()
         self.begin()
-        self.prepare(x, y)
+        self.prepare(x, wanted)
         context, before = StepContext(self.stream, self.steps, mixing(self.learning.tau, self.epoch)), self.steps
         try:
             walk = self.rule.step_function(self.learning.scope)
-            results = walk(self.learners, Batch(x, y, self._rows, context, self.edges))
+            results = walk(self.learners, Batch(x, wanted, self._rows, context, self.edges))
             self.steps += 1
             self.after_step()
         finally:

@@ -39,8 +39,8 @@ def direct_feedback_step(learners: Sequence[BlockLearner], batch: Batch) -> list
 def _check_error(last: BlockLearner, error: Tensor) -> None:
     if last.local is not None and last.local.targets.hidden:
         raise InputError(
-            "direct-feedback-alignment projects the error of every target, and with this output_loss the output answers "
-            "none: give another rule, or a model with one output per target."
+            "direct-feedback-alignment projects the error of every target, and with this output_loss the output "
+            "answers none: give another rule, or a model with one output per target."
         )
     if error.dim() > 3:
         raise InputError(

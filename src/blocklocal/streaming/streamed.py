@@ -25,6 +25,7 @@ from blocklocal.block.learner import BlockLearner, StepContext
 from blocklocal.block.loss import LocalResult
 from blocklocal.block.objectives import mixing
 from blocklocal.block.optim import Optimizer, OptimizerFactory, Schedule, as_optimizer, as_schedule
+from blocklocal.block.target import Wanted
 from blocklocal.block.targets import Asked, Target, target_rows
 from blocklocal.network.edge import check_batch, check_finite, check_tensor, taking_gradients
 from blocklocal.network.neighbours import Kept, Neighbours, Stepped
@@ -233,9 +234,9 @@ class Streamed(Neighbours):
     # --- training
 
     @taking_gradients()
-    def step(self, x: Tensor, y: Any, weight: Tensor | None = None) -> list[LocalResult | None]:
+    def step(self, x: Tensor, y: Wanted, weight: Tensor | None = None) -> list[LocalResult | None]:
         """One training step, which reads and writes all blocks: `walk` does it once per N steps."""
-        (stepped,) = self.walk([(x, y if weight is None else Target(y, weight))])
+        (stepped,) = self.walk([(x, y if isinstance(y, Tensor | Target) and weight is None else Target(y, weight))])
         return stepped.results
 
     def walk(self, batches: Iterable[tuple[Tensor, Asked]]) -> Iterator[Stepped]:
