@@ -120,6 +120,8 @@ def check_asked(y: object, targets: Targets, device: torch.device) -> Asked:
     if not isinstance(y, Target):
         y = Target(y) if _is_asked(y) and not isinstance(y, Tensor) else y
     if isinstance(y, Target):
+        if not _is_asked(y.y):
+            check_tensor("y", y.y, device)
         for name, t in (("y", y.first), ("the weights", y.weight)):
             if t is not None:
                 check_tensor(name, t, device)
