@@ -22,13 +22,13 @@ def layer(given: int, made: int, stride: int = 1) -> list[nn.Module]:
 
 def main() -> bl.Evaluation:
     torch.manual_seed(0)
-    x, y = shapes(640)
+    x, y = shapes(256)
     up = nn.Upsample(scale_factor=2, mode="bilinear")
     model = nn.Sequential(*layer(1, 16), *layer(16, 32, stride=2), *layer(32, 32), up, nn.Conv2d(32, 3, 3, padding=1))
     network = bl.BlockLocal(bl.split(model, at=["3", "6"]), classes=3, example=x[:2], optimizer=bl.adam(lr=3e-3))
-    train = [(x[i : i + 32], y[i : i + 32]) for i in range(0, 512, 32)]
-    bl.Trainer(network, optimizer=bl.adam(lr=3e-3), epochs=6).fit(train)
-    return bl.evaluate(network, [(x[512:], y[512:])])
+    train = [(x[i : i + 32], y[i : i + 32]) for i in range(0, 192, 32)]
+    bl.Trainer(network, optimizer=bl.adam(lr=3e-3), epochs=10).fit(train)
+    return bl.evaluate(network, [(x[192:], y[192:])])
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ a loss of the user's own and the targets of the hidden blocks are read off it.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -75,6 +75,15 @@ class Target:
 
 
 Asked = Tensor | Target
+Wanted = Tensor | Target | Mapping[str, Tensor] | Sequence[Tensor]
+"""What a loader may give as targets: several tensors where `targets=` reads them."""
+
+
+def with_weight(y: Wanted, weight: Tensor | None) -> Asked:
+    """Targets as a loader gives them, with the weights of samples or positions, where there are any."""
+    if isinstance(y, Target):
+        return y if weight is None else replace(y, weight=weight)
+    return y if isinstance(y, Tensor) and weight is None else Target(y, weight)
 
 
 def values_of(target: Asked) -> Tensor:
