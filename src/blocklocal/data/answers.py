@@ -81,8 +81,8 @@ def find_answers(frame: Frame, target: Sequence[str], kind: TargetKind) -> tuple
         return Answers("values", tuple(target)), "as asked" if kind == "values" else "several columns of numbers"
     if len(target) > 1:
         raise InputError(
-            f"several targets ({few(target)}) are binary labels, so 0 and 1, or values, so numbers. For classes, give one "
-            "--target."
+            f"several targets ({few(target)}) are binary labels, so 0 and 1, or values, so numbers. For classes, give "
+            "one --target."
         )
     texts = texts_of(frame, target[0])
     if texts is None:

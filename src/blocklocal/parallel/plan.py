@@ -142,7 +142,9 @@ def make_plan(
         check_free(folder)
         check_new_store(request.streaming.store)
     data = load_data(config)
-    config, facts = suited(config, data), DatasetInfo.of(data)
+    facts = DatasetInfo.of(data)
+    config = suited(config, facts)
+    request = replace(request, config=config)
     starts = load_cuts(folder) if resume else None
     if not request.streaming.wanted:
         check_memory_for(config, facts, config.data.batch_size // processes.replicas, device)

@@ -296,9 +296,9 @@ def plain_model(config: Config, facts: DatasetInfo) -> nn.Module:
     return build_model(m.model, classes=len(facts.classes), width=m.width, **shape, **options)
 
 
-def suited(config: Config, data: AnySet) -> Config:
+def suited(config: Config, facts: DatasetInfo) -> Config:
     """The settings with a model that reads such data, where they name the usual one, which reads images."""
-    usual = {"table": "mlp", "series": "conv1d"}.get(DatasetInfo.of(data).kind)
+    usual = {"table": "mlp", "series": "conv1d"}.get(facts.kind)
     if usual is None or config.model.model != Model.model:
         return config
     return config.edit(model=usual)
@@ -436,7 +436,8 @@ def open_session(
     """
     threads, device = set_threads(config.machine.threads), find_device(config.machine.device)
     data = data or load_data(config)
-    config, facts = suited(config, data), DatasetInfo.of(data)
+    facts = DatasetInfo.of(data)
+    config = suited(config, facts)
     batches = training_batches(config, data, device)
     if streaming is not None and streaming.wanted:
         if config.machine.compile:
