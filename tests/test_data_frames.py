@@ -1,6 +1,8 @@
 """Tables of numbers: what a column is, what it becomes, and what is refused."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -267,3 +269,17 @@ def test_a_table_is_measured_and_resumed_and_other_rows_are_read_as_it_was(tmp_p
     assert main(["evaluate", "run", "--data", "other.csv"]) == 0
     assert "top-1" in capsys.readouterr().out
     assert main(["evaluate", "run"]) == 0
+
+
+@pytest.mark.slow
+def test_a_table_trains_over_processes_bit_for_bit_as_in_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    animals(tmp_path / "animals.csv", 60)
+    size = ["--epochs", "1", "--blocks", "2", "--width", "4", "--batch-size", "16", "--no-tensorboard"]
+    for output, more in (("one", []), ("two", ["--processes", "2"])):
+        command = ["train", "--data", "animals.csv", "--target", "kind", *size, "--output", output, *more]
+        whole = [sys.executable, "-m", "blocklocal", *command]
+        done = subprocess.run(whole, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    a, b = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("one", "two"))
+    assert a["test_nll"] == b["test_nll"]

@@ -237,6 +237,8 @@ def _place(
         return Placement(given, tuple(sizes)) if given else place(sizes, processes.stages)
     size = max(2, config.data.batch_size // processes.replicas)
     x = torch.randn(size, *facts.shape, device=device)
+    if facts.features is not None:
+        x[:, facts.width - len(facts.features.sizes) :] = 0  # a code that there always is
     if config.machine.channels_last and x.dim() == 4:
         x = x.contiguous(memory_format=torch.channels_last)
     y = torch.randint(len(facts.classes), (size,), device=device)
