@@ -6,7 +6,8 @@ import torch
 from rule_helpers import ARCHITECTURES, CLASSES, build, side
 from torch import nn
 
-from blocklocal import BlockLocal, adam, sgd, split
+from blocklocal import BlockLocal, Values, adam, sgd, split
+from blocklocal.block.target import Target
 from blocklocal.network.settings import Learning
 from blocklocal.rules import RULES
 
@@ -25,6 +26,8 @@ CASES: dict[str, tuple[str, dict, dict]] = {
     "parts of the input": ("resnet20", {}, {**PARTS, "reconstruct": "input"}),
     "parts of the image": ("resnet20", {}, {**PARTS, "reconstruct": "image"}),
     "variational": ("resnet20", {}, {"objective": "variational", "family": "bernoulli", "tau": 0.5}),
+    "weights of the image": ("resnet20", {}, {**PARTS, "class_weights": [0.5 + k for k in range(CLASSES)]}),
+    "values": ("resnet20", {}, {"classes": None, "values": Values(CLASSES, (1.0,) * CLASSES, (2.0,) * CLASSES)}),
     "bfloat16": ("resnet20", {}, {"readout": 1}),
     "channels last, mirrored": ("resnet20", {}, {"twin": "mirrored", "message_delay": 1}),
     "normalised": ("resnet20", {}, {"normalise": "batch"}),
@@ -62,7 +65,7 @@ def make(case: str, seed: int = 0) -> BlockLocal:
     example = torch.zeros(2, 1, side(architecture), side(architecture))
     cut = split(model, BLOCKS)
     made = BlockLocal(
-        cut, classes=CLASSES, seed=seed, example=example, optimizer=adam(lr=1e-2), **{"readout": 0, **settings}
+        cut, seed=seed, example=example, optimizer=adam(lr=1e-2), **{"classes": CLASSES, "readout": 0, **settings}
     )
     if case == "bfloat16":
         made.autocast(torch.bfloat16)
@@ -71,12 +74,19 @@ def make(case: str, seed: int = 0) -> BlockLocal:
     return made
 
 
-def batches(case: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def _asked(case: str, y: torch.Tensor) -> torch.Tensor | Target:
+    if case == "values":
+        return 3 * torch.nn.functional.one_hot(y, CLASSES).float()
+    return Target(y, torch.linspace(0, 2, len(y))) if case.startswith("weights") else y
+
+
+def batches(case: str) -> list[tuple[torch.Tensor, torch.Tensor | Target]]:
     pixels, generator = side(CASES[case][0]), torch.Generator().manual_seed(3)
     made = []
     for size in SIZES:
         x = torch.randn(size, 1, pixels, pixels, generator=generator)
         if case.startswith("channels last"):
             x = x.contiguous(memory_format=torch.channels_last)
-        made.append((x, torch.randint(0, CLASSES, (size,), generator=generator)))
+        y = torch.randint(0, CLASSES, (size,), generator=generator)
+        made.append((x, _asked(case, y)))
     return made

@@ -20,7 +20,7 @@ from blocklocal.parallel import Address, Processes, Stage, join
 from blocklocal.parallel.layout import is_dense
 from blocklocal.parallel.links import STOP, Inbox, Outbox
 from blocklocal.training.checkpoint import Saved
-from blocklocal.training.evaluation import block_accuracy
+from blocklocal.training.evaluation import measure_blocks
 
 MISFITS = ("mlp", "copies read sequences", "chain, 1 late")
 PLACEMENTS = {1: (4,), 2: (1, 3), 3: (1, 2, 1), 4: (1, 1, 1, 1)}
@@ -164,7 +164,7 @@ def several(processes: Processes, folder: Path) -> None:
         stage = Stage(build(), processes, {2: (2, 2), 3: (1, 2, 1)}[processes.stages])
         stage.configure(stage.optimizer)
         losses = [[r.loss for r in stage.step(x, y)] for x, y in given]
-        top1 = block_accuracy(stage, given)
+        top1 = measure_blocks(stage, given)[0]["top1"]
         stage.finish()
         weights = {learner.index: learner.state_dict() for learner in stage.learners}
         torch.save({"losses": losses, "top1": top1, "weights": weights}, folder / f"{kind}.{processes.address.rank}")

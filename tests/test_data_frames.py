@@ -237,10 +237,18 @@ def test_values_are_told_by_name_where_classes_have_a_label(tmp_path):
     assert each.entry() == {"row": 1, "price": 1.5, "size": 2.0, "others": {}}
 
 
-def test_a_run_on_values_is_refused_with_what_to_do(tmp_path):
-    table = write(tmp_path / "t.csv", "a,y", [f"{i / 7},{i / 3}" for i in range(60)])
-    with pytest.raises(InputError, match="the target y holds values"):
-        DatasetInfo.of(load_table(table, "y")).asked()
+def test_values_train_are_measured_and_predicted_in_their_own_units(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "t.csv", "a,y", [f"{i / 7},{1000 + i}" for i in range(80)])
+    size = ["--epochs", "3", "--blocks", "2", "--width", "8", "--batch-size", "16", "--no-tensorboard"]
+    assert main(["train", "--data", "t.csv", "--target", "y", *size, "--output", "run"]) == 0
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["test_rmse"] < 100
+    assert main(["evaluate", "run"]) == 0
+    capsys.readouterr()
+    assert main(["predict", "run", "t.csv"]) == 0
+    header, first = capsys.readouterr().out.splitlines()[:2]
+    assert header.split(",")[:2] == ["row", "y"]
+    assert 900 < float(first.split(",")[1]) < 1200
 
 
 def test_several_columns_of_0_and_1_are_binary_labels_and_train_as_such(tmp_path, monkeypatch, capsys):

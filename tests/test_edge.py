@@ -49,7 +49,7 @@ WRONG = {
     "float targets": (X, Y.float(), r"whole numbers \(int64\), not torch.float32"),
     "complex targets": (X, Y.to(torch.complex64), "not torch.complex64"),
     "truth values for classes": (X, Y.bool(), "not torch.bool; for labels use labels="),
-    "one-hot targets": (X, torch.eye(3)[Y], r"whole numbers"),
+    "shares of more than one": (X, 2 * torch.eye(3)[Y], r"shares of the classes"),
     "too large": (X, Y + 1, "target 3 is outside the classes"),
     "negative": (X, Y - 1, "target -1 is outside the classes"),
     "array": (X.numpy(), Y, r"x must be a tensor, not ndarray: give torch.as_tensor\(x\)"),

@@ -27,6 +27,14 @@ def test_an_example_ends_with_blocks_far_above_chance(name: str, chance: float) 
     assert float(found[1].split(",")[-1]) > min(2 * chance, 90)
 
 
+@pytest.mark.parametrize("library", ["lightning", "accelerate"])
+def test_the_example_inside_another_library_learns(library: str) -> None:
+    pytest.importorskip(library, reason=f"{library} is not installed")
+    found = re.search(r"in percent: \[(.*)\]", output_of(f"in_{library}.py", subprocess.run))
+    assert found is not None
+    assert float(found[1]) > 80
+
+
 @pytest.mark.xdist_group("processes")
 def test_the_example_of_several_processes_ends_with_the_weights_of_one() -> None:
     assert "the same weights: True" in output_of("several_processes.py", subprocess.run)

@@ -67,7 +67,7 @@ def test_padding_changes_no_loss_no_gradient_and_no_accuracy(rule, objective, pe
         network = reader(per_position=per_position, rule=rule, objective=objective, similarity=0.5, family="gaussian")
         x, y = sentences([4, 2, 4], longest, per_position=per_position)
         results = network.step(x, y)
-        scored = [None if r is None else r.counted(network.targets, y).right for r in results]
+        scored = [None if r is None else r.counted(network.targets, y).sums for r in results]
         losses = [None if r is None else r.loss for r in results]
         found.append((losses, scored, network.state_dict(), bl.evaluate(network, [(x, y)]).block_top1))
     for one, other in zip(*found, strict=True):
@@ -97,7 +97,7 @@ def test_a_padded_batch_teaches_what_its_sentences_teach_one_by_one(rule):
 def test_padded_positions_count_in_no_accuracy():
     network = reader(per_position=True)
     x, y = sentences([4, 2], 6, per_position=True)
-    right = network.step(x, y)[-1].counted(network.targets, y).right
+    right = network.step(x, y)[-1].counted(network.targets, y).sums
     assert right[1] == 6
 
 
@@ -167,7 +167,7 @@ def test_inputs_that_do_not_fit_together_are_refused_and_nothing_changes(x, mess
     assert same(before, network.state_dict())
 
 
-@pytest.mark.parametrize("batch", [(torch.zeros(2), torch.zeros(2), torch.zeros(2)), {"a": torch.zeros(2)}, [], 3])
+@pytest.mark.parametrize("batch", [(torch.zeros(2), torch.zeros(2), torch.arange(2)), {"a": torch.zeros(2)}, [], 3])
 def test_what_is_no_batch_is_named(batch):
     with pytest.raises(bl.InputError, match="a batch must be"):
         pair(batch)

@@ -12,7 +12,7 @@ from run_helpers import equal
 
 from blocklocal._common.message import Message, tensors_of
 from blocklocal.parallel.layout import Layout, is_dense
-from blocklocal.training.evaluation import block_accuracy
+from blocklocal.training.evaluation import measure_blocks
 
 pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.timeout(180)]
 
@@ -125,7 +125,7 @@ def test_messages_of_several_tensors_and_of_varying_length_teach_what_they_teach
         for step, (x, y) in enumerate(given):
             losses = [loss for share in shares for loss in share["losses"][step]]
             assert losses == [r.loss for r in whole.step(x, y)], (kind, step)
-        assert block_accuracy(whole, given) == [top1 for share in shares for top1 in share["top1"]], kind
+        assert measure_blocks(whole, given)[0]["top1"] == [top1 for share in shares for top1 in share["top1"]], kind
         for share in shares:
             for k, weights in share["weights"].items():
                 assert equal(weights, whole.learners[k].state_dict()), (kind, k)

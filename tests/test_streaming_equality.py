@@ -113,6 +113,36 @@ def yes_or_no() -> list[st.Batch]:
     return [(x, nn.functional.one_hot(y, st.CLASSES)) for x, y in st.batches()]
 
 
+def numbers() -> list[tuple[Tensor, ...]]:
+    """Two values per sample, one of them unknown, and a weight per sample."""
+    made = [(x, x[:, :2] * 3 - 1, torch.linspace(0.5, 2, len(x))) for x, _ in st.batches()]
+    made[0][1][0, 1] = torch.nan
+    return made
+
+
+def pictures() -> list[st.Batch]:
+    """A class per pixel, some of them unknown."""
+    return [(x, (x[:, 0] > 0.5).long().masked_fill(x[:, 1] > 0.9, -100)) for x, _ in st.batches(shape=st.MAPS)]
+
+
+def mixed() -> list[tuple[Tensor, ...]]:
+    return [
+        (x, nn.functional.one_hot(y, st.CLASSES) * 0.7 + 0.1, torch.linspace(0, 2, len(x))) for x, y in st.batches()
+    ]
+
+
+def regression() -> nn.Module:
+    return nn.Sequential(*list(st.dense())[:-1], nn.Linear(st.FEATURES, 2))
+
+
+def segmentation() -> nn.Module:
+    return nn.Sequential(*list(st.maps())[:2], nn.Conv2d(4, st.CLASSES, 1))
+
+
+def twice(output: Tensor, y: Tensor) -> Tensor:
+    return 2 * nn.functional.cross_entropy(output, y)
+
+
 def flat() -> list[st.Batch]:
     return st.batches()
 
@@ -158,6 +188,10 @@ KINDS = {
     "augmentation": Kind(of_maps(), images),
     "sequences": Kind(st.made(words, 3, (5,), example=torch.zeros(2, 5, dtype=torch.long), readout=1), sequences),
     "labels": Kind(labelled(), yes_or_no),
+    "values with weights": Kind(st.made(regression, classes=None, values=bl.Values(2, (0, 1), (2, 3))), numbers),
+    "pixels": Kind(st.made(segmentation, shape=st.MAPS, class_weights=[1, 2, 1]), pictures),
+    "soft targets with weights": Kind(dense(class_weights=[1, 2, 3], similarity=0.1), mixed),
+    "own loss": Kind(dense(output_loss=twice)),
     "cosine": Kind(dense(), training={"schedule": "cosine", "optimizer": bl.sgd(lr=0.05, weight_decay=1e-3)}),
     "constant": Kind(dense(), training={"schedule": "constant", "optimizer": bl.adam(lr=0.01)}),
     "factories": Kind(dense(), training={"schedule": step_lr, "optimizer": torch.optim.RMSprop}),

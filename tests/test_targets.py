@@ -236,8 +236,8 @@ def test_samples_without_a_target_do_not_change_what_the_others_teach():
         (torch.tensor([156], dtype=torch.uint8), r"target 156 is outside"),  # the same bits as -100
         (torch.tensor([0.0, 1.0]), r"whole numbers \(int64\), not torch.float32"),
         (torch.tensor([True, False]), r"not torch.bool; for labels use labels="),
-        (torch.tensor(1), r"shape \[B\] or \[B, T\], not \[\]"),
-        (torch.zeros(2, 3, 4, dtype=torch.int64), r"not \[2, 3, 4\]"),
+        (torch.tensor(1), r"shape \[B\], \[B, T\] or \[B, H, W\], not \[\]"),
+        (torch.zeros(2, 3, 4, 5, 6, dtype=torch.int64), r"not \[2, 3, 4, 5, 6\]"),
     ],
     ids=["above", "negative", "uint8", "floats", "bools", "scalar", "cube"],
 )

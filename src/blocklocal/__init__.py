@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from blocklocal._common.errors import InputError
     from blocklocal._common.message import Message
+    from blocklocal.block.classes import balanced
     from blocklocal.block.objectives import OBJECTIVES
     from blocklocal.block.optim import Optimizer, adam, adamw, sgd, warmup_cosine
+    from blocklocal.block.values import Values
     from blocklocal.data import Batches, Images, ImageSet, load_images
     from blocklocal.families import FAMILIES, Family, family
     from blocklocal.models import MODELS, build_model
@@ -61,9 +63,11 @@ __all__ = [
     "Streamed",
     "TensorBoard",
     "Trainer",
+    "Values",
     "WeightsAndBiases",
     "adam",
     "adamw",
+    "balanced",
     "build_model",
     "evaluate",
     "family",
@@ -82,8 +86,10 @@ _HOMES = {
     "families": ("FAMILIES", "Family", "family"),
     "models": ("MODELS", "build_model"),
     "network.network": ("BlockLocal", "Prediction"),
+    "block.classes": ("balanced",),
     "block.objectives": ("OBJECTIVES",),
     "block.optim": ("Optimizer", "adam", "adamw", "sgd", "warmup_cosine"),
+    "block.values": ("Values",),
     "rules": ("RULES",),
     "network.settings": ("Learning",),
     "splitting": ("Split", "split"),

@@ -32,6 +32,7 @@ from blocklocal.block.loss import HiddenLoss, LocalResult, OutputLoss
 from blocklocal.block.normalisation import one_value
 from blocklocal.block.optim import Optimizer, Schedule, build_schedule
 from blocklocal.block.scaling import LossScale
+from blocklocal.block.targets import Asked
 from blocklocal.block.twin import Twin
 
 if TYPE_CHECKING:
@@ -211,7 +212,7 @@ class BlockLearner(nn.Module):
     def receive(
         self,
         a: Given,
-        target: Tensor,
+        target: Asked,
         message: Tensor | None,
         *,
         context: StepContext,
@@ -250,7 +251,7 @@ class BlockLearner(nn.Module):
         return BlockPass(output, source, result)
 
     def learn(
-        self, a: Given, target: Tensor, message: Tensor | None, wanted: Mapping[str, Tensor], mix: float
+        self, a: Given, target: Asked, message: Tensor | None, wanted: Mapping[str, Tensor], mix: float
     ) -> tuple[Forward, LocalResult | None]:
         """The output and the local loss (None without one), with their graph."""
         output = self(a)

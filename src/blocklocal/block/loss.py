@@ -4,18 +4,20 @@ A hidden block owns a twin, perhaps a readout and a decoder, and matches message
 posterior is the target itself, so its loss is the ordinary cross-entropy (method §2).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn as nn
 from torch import Tensor
 
+from blocklocal._common.errors import InputError, shown
 from blocklocal.block.auxiliary import Decoder, similarity
 from blocklocal.block.objectives import Objective, Terms, scores
 from blocklocal.block.shapes import Layout, to_positions
-from blocklocal.block.targets import Targets, mean_of_real, without_padding
+from blocklocal.block.target import given_of, mean_of_real, weight_of
+from blocklocal.block.targets import Asked, Targets, measured, units_last
 from blocklocal.block.twin import Twin
 from blocklocal.families import Family
 
@@ -28,33 +30,43 @@ class LocalResult:
     parts: dict[str, Tensor] = field(default_factory=dict)
     scores: Tensor | None = None  # [B, rows] or [B, T, rows]: the block's own logits, detached
     message_size: Tensor | None = None  # mean |b|
-    right: Tensor | None = None  # [2]: (number right, number of targets), in the place of the scores
-    mask: Tensor | None = None  # [B, T]: the positions that count; None for all
+    sums: Tensor | None = None  # of which figures are made (`Targets.measure`), in the place of the scores
+    mask: Tensor | None = None  # [B, T]: the positions that are real; None where all are
 
-    def counted(self, targets: Targets, y: Tensor) -> "LocalResult":
-        """The same with the scores counted against the targets y, which takes two numbers instead of [B, …, rows]."""
+    def counted(self, targets: Targets, y: Asked) -> "LocalResult":
+        """The same with the scores measured against the targets y: a few sums instead of [B, …, rows]."""
         if self.scores is None:
             return self
-        right = targets.correct(self.scores, without_padding(targets, y, self.mask))
-        return replace(self, scores=None, mask=None, right=torch.stack(right))
+        sums = measured(targets, self.scores, targets.without_padding(targets.asked(y), self.mask))
+        return replace(self, scores=None, mask=None, sums=sums)
+
+
+OwnLoss = Callable[[Any, Any], Tensor]
+"""A user's own loss: (output, y as the loader gave it) → one number with its graph."""
 
 
 class OutputLoss(nn.Module):
-    """Cross-entropy of the last block's logits with the target."""
+    """The loss of the last block: of its targets (cross-entropy, squared error), or the user's `own`."""
 
     learns = predicts = True
 
-    def __init__(self, targets: Targets, smoothing: float):
+    def __init__(self, targets: Targets, smoothing: float, own: OwnLoss | None = None):
         super().__init__()
-        self.targets, self.smoothing = targets, smoothing
+        self.targets, self.smoothing, self.own = targets, smoothing, own
 
-    def forward(self, a: Tensor, target: Tensor, *, mask: Tensor | None = None, **_: object) -> LocalResult:
-        target = without_padding(self.targets, target, mask)
-        loss = self.targets.loss(a.float(), target, self.smoothing)
-        return LocalResult(loss, {"cross-entropy": loss.detach()}, a.detach(), mask=mask)
+    def forward(self, a: Tensor, target: Asked, *, mask: Tensor | None = None, **_: object) -> LocalResult:
+        if self.own is None:
+            target = self.targets.without_padding(target, mask)
+            name, loss = self.targets.output_name, self.targets.output_loss(a.float(), target, self.smoothing)
+        else:
+            name, loss = "own loss", self.own(a.float(), given_of(target))
+            if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.is_floating_point():
+                raise InputError(f"output_loss must give one number, a tensor with its graph, not {shown(loss)}.")
+            loss = loss.reshape(())
+        return LocalResult(loss, {name: loss.detach()}, units_last(a.detach()), mask=mask)
 
     def scores(self, a: Tensor, message: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        return a
+        return units_last(a)
 
 
 class HiddenLoss(nn.Module):
@@ -101,8 +113,17 @@ class HiddenLoss(nn.Module):
 
     def latent(self, a: Tensor, features: Tensor) -> Tensor:
         """Natural parameters [B, P, U, …] of the forward message: of a_k itself, or of the readout of its features."""
+        return self.latent_on_grid(a, features)[0]
+
+    def latent_on_grid(self, a: Tensor, features: Tensor) -> tuple[Tensor, torch.Size]:
+        """The forward message, of a_k itself or of the readout of its features, and where its positions lie.
+
+        Returns:
+            Natural parameters [B, P, U, …]; and the grid of the positions: (), (T,) or (H, W).
+        """
         raw = a if self.readout is None else self.readout(features)
-        return self.family.natural(self.family.group(to_positions(raw).float()))
+        grid = raw.shape[2:] if raw.dim() > 3 else raw.shape[1:-1]
+        return self.family.natural(self.family.group(to_positions(raw).float())), grid
 
     def features(self, a: Tensor) -> Tensor:
         """What readout and parts read, as the next block does: the mean of the forward message, in a_k's own layout.
@@ -133,7 +154,12 @@ class HiddenLoss(nn.Module):
     def scores(self, a: Tensor, message: Tensor | None, mask: Tensor | None = None) -> Tensor:
         """The evidence of every target row, [B, R] (or a greedy block's logits): this block's own prediction."""
         a = self.read(a)
-        return self._scores(self.latent(a, self.features(a)), message, replace(self.terms, mask=mask))
+        phi, grid = self.latent_on_grid(a, self.features(a))
+        return self._placed(self._scores(phi, message, replace(self.terms, mask=mask)), grid)
+
+    def _placed(self, scores: Tensor, grid: torch.Size) -> Tensor:
+        """Where pixels have targets, the scores of all positions where they lie: [B, P, R] → [B, H, W, R]."""
+        return scores.reshape(len(scores), *grid, scores.shape[-1]) if self.terms.pixels else scores
 
     def _scores(self, phi: Tensor, message: Tensor | None, terms: Terms) -> Tensor:
         if self.classifier is not None:
@@ -145,7 +171,7 @@ class HiddenLoss(nn.Module):
     def forward(
         self,
         a: Tensor,
-        target: Tensor,
+        target: Asked,
         *,
         message: Tensor | None,
         wanted: Mapping[str, Tensor],
@@ -161,22 +187,27 @@ class HiddenLoss(nn.Module):
             mix: the data-mixing weight m (`mixing`).
             mask: of a sequence [B, T, D] the positions that are real, [B, T]; None where all are.
         """
-        a, target = self.read(a), without_padding(self.targets, target, mask)
+        a = self.read(a)
         features = self.features(a)
-        phi, terms = self.latent(a, features), replace(self.terms, mix=mix, mask=mask)
+        (phi, grid), terms = self.latent_on_grid(a, features), replace(self.terms, mix=mix, mask=mask)
+        weight, target = weight_of(target), self.targets.at(self.targets.without_padding(target, mask), grid)
         name, loss, logits = self._match(phi, message, target, terms)
         parts = {name: loss}
         if "similarity" in self.weights:
-            parts["similarity"] = self.weights["similarity"] * similarity(features, self.targets.one_hot(target), mask)
+            parts["similarity"] = self.weights["similarity"] * similarity(
+                features, self.targets.one_hot(target), mask, self.targets.weights(target)
+            )
         for name, decoder in self.decoders.items():
-            seen = self._seen(name, wanted[name])
-            parts[name] = self.weights[name] * cast(Decoder, decoder).loss(features, seen, mask)
+            parts[name] = self.weights[name] * cast(Decoder, decoder).loss(
+                features, self._seen(name, wanted[name]), mask, weight
+            )
         total = torch.stack(list(parts.values())).sum()
         detached = {name: part.detach() for name, part in parts.items()}
         size = None if message is None else message.detach().abs().mean()
-        return LocalResult(total, detached, None if logits is None else logits.detach(), size, mask=mask)
+        scores = None if logits is None else self._placed(logits.detach(), grid)
+        return LocalResult(total, detached, scores, size, mask=mask)
 
-    def _match(self, phi: Tensor, message: Tensor | None, target: Tensor, terms: Terms) -> tuple:
+    def _match(self, phi: Tensor, message: Tensor | None, target: Asked, terms: Terms) -> tuple:
         if self.objective is None:
             logits = self._scores(phi, message, terms)
             return "greedy", self.targets.loss(logits, target, terms.smoothing), logits

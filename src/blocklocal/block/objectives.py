@@ -18,7 +18,8 @@ from torch import Tensor
 from blocklocal._common.choices import OrderName, values
 from blocklocal._common.errors import InputError
 from blocklocal._common.registry import Registry
-from blocklocal.block.targets import Targets, mean_of_real
+from blocklocal.block.target import mean_of_real, spread
+from blocklocal.block.targets import Asked, Targets, values_of
 from blocklocal.families import Family
 
 ORDERS = values(OrderName)
@@ -32,12 +33,13 @@ class Terms:
     temperature: float = 1.0  # divides the evidence before the softmax
     smoothing: float = 0.0  # label smoothing
     mix: float = 1.0  # m of Eq. 9; the evidence always uses m = 1
-    per_position: bool = False  # targets [B, P] rather than [B]: a sequence with one target per position
+    per_position: bool = False  # targets [B, P] rather than [B]: a sequence with one target per position, or pixels
+    pixels: bool = False  # whether the positions are those of pictures
     mask: Tensor | None = None  # [B, P], true where a position is real; None where all are
 
 
 # (family, phi, table, targets, y, terms) → (loss, the scores [B, R] it made on the way, where it made any)
-Compute = Callable[[Family, Tensor, Tensor, Targets, Tensor, Terms], tuple[Tensor, Tensor | None]]
+Compute = Callable[[Family, Tensor, Tensor, Targets, Asked, Terms], tuple[Tensor, Tensor | None]]
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ def _evidence_by_broadcast(
 
 
 def _evidence_loss(
-    family: Family, phi: Tensor, table: Tensor, targets: Targets, y: Tensor, terms: Terms
+    family: Family, phi: Tensor, table: Tensor, targets: Targets, y: Asked, terms: Terms
 ) -> tuple[Tensor, Tensor | None]:
     """−log softmax_y(e): the negative log of p(y | z_k, x), normalised over the possible targets (method §3)."""
     logits = scores(family, phi, table, terms)
@@ -140,34 +142,31 @@ def scores(family: Family, phi: Tensor, table: Tensor, terms: Terms) -> Tensor:
     return evidence(family, phi, table, terms.order, terms.per_position, terms.mask) / terms.temperature
 
 
-def _own_message(phi: Tensor, table: Tensor, targets: Targets, y: Tensor) -> Tensor:
+def _own_message(phi: Tensor, table: Tensor, targets: Targets, y: Asked) -> Tensor:
     """b of every sample's own target, [B, P, U, …]."""
     own = targets.pick(table, y)
     if len(own) != len(phi) or own.shape[1] not in (1, phi.shape[1]):
         raise InputError(
-            f"targets of shape {list(y.shape)} do not fit {len(phi)} samples with {phi.shape[1]} positions each: "
-            "give one target per sample, or one per position where the network answers at every position."
+            f"targets of shape {list(values_of(y).shape)} do not fit {len(phi)} samples with {phi.shape[1]} positions "
+            "each: give one target per sample, or one per position where the network answers at every position."
         )
     return own.expand_as(phi)
 
 
-def _mean(each: Tensor, targets: Targets, y: Tensor, terms: Terms) -> Tensor:
-    """The mean of a divergence [B, P, …] over what has a target and is no padding.
+def _mean(each: Tensor, targets: Targets, y: Asked, terms: Terms) -> Tensor:
+    """The mean of a loss [B, P, …] over positions and units, and over samples as much as their targets count.
 
-    Without a target it is 0, so a mean over all is scaled (by exactly 1 where none is missing).
+    Every term counts as its part of the mean weight, which is exactly 1 where all targets count the same.
     """
-    there = targets.there(y)
-    if terms.mask is None:
-        return each.mean() * (there.numel() / there.sum().clamp(min=1)).to(each.dtype)
-    rows = each if each.dim() == 2 else each.flatten(2).mean(-1)
-    if not terms.per_position:
-        return torch.where(there, mean_of_real(rows, terms.mask), 0).sum() / there.sum().clamp(min=1)
-    counts = there & terms.mask
-    return torch.where(counts, rows, 0).sum() / counts.sum().clamp(min=1)
+    weights = targets.weights(y)
+    if terms.mask is not None and weights.dim() == 1:
+        each = mean_of_real(each, terms.mask)
+    mean = weights.mean()
+    return (each * spread(weights / torch.where(mean > 0, mean, 1.0), each)).mean()
 
 
 def _variational_loss(
-    family: Family, phi: Tensor, table: Tensor, targets: Targets, y: Tensor, terms: Terms
+    family: Family, phi: Tensor, table: Tensor, targets: Targets, y: Asked, terms: Terms
 ) -> tuple[Tensor, Tensor | None]:
     """D_KL(ρ ‖ α), γ = a + m·b (Eq. 7, 9): the mean over units and positions."""
     gamma = family.product(phi, terms.mix * _own_message(phi, table, targets, y))
@@ -175,7 +174,7 @@ def _variational_loss(
 
 
 def _printed_eq8(
-    family: Family, phi: Tensor, table: Tensor, targets: Targets, y: Tensor, terms: Terms
+    family: Family, phi: Tensor, table: Tensor, targets: Targets, y: Asked, terms: Terms
 ) -> tuple[Tensor, Tensor | None]:
     """The update as the paper prints it for Bernoulli units (Eq. 8): (ρ − α) ∂a − ρ(1 − ρ) b (∂a + ∂b).
 
@@ -192,7 +191,7 @@ def _printed_eq8(
 
 
 def _projection_loss(
-    family: Family, phi: Tensor, table: Tensor, targets: Targets, y: Tensor, terms: Terms
+    family: Family, phi: Tensor, table: Tensor, targets: Targets, y: Asked, terms: Terms
 ) -> tuple[Tensor, Tensor | None]:
     """−⟨μ(α), b_y⟩: the expected log-likelihood of the target alone, unnormalised (meant for a fixed, random b).
 

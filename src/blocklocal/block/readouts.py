@@ -21,7 +21,9 @@ from blocklocal.splitting.layers import is_weighted
 WIDEST = 512  # channels of a map readout at most: a wide network's readout must not outgrow the network
 
 
-def readout(shape: torch.Size, layers: int, reader: nn.Module | None = None, line: bool = False) -> nn.Module:
+def readout(
+    shape: torch.Size, layers: int, reader: nn.Module | None = None, line: bool = False, keep: bool = False
+) -> nn.Module:
     """A readout for outputs of `shape` [B, …]; it ends before its last nonlinearity.
 
     Maps [B, C, H, W], volumes [B, C, D, H, W] and lines [B, C, L, 1] get pairs of convolutions, see `_map_readout`.
@@ -32,9 +34,11 @@ def readout(shape: torch.Size, layers: int, reader: nn.Module | None = None, lin
     Args:
         reader: a layer of the next block (see `reading_layer`).
         line: maps are lines, one pixel wide.
+        keep: maps keep their resolution and channels, because every pixel has a target.
     """
     if is_map(shape):
-        return _map_readout(units_of(shape), shape[2] if line else min(shape[2:]), layers, space_of(shape, line))
+        side = 1 if keep else shape[2] if line else min(shape[2:])
+        return _map_readout(units_of(shape), side, layers, space_of(shape, line))
     if len(shape) == 3 and reader is not None:
         copies = [copy_module(reader).requires_grad_() for _ in range(layers)]
         return nn.Sequential(*copies, nn.LayerNorm(units_of(shape)))

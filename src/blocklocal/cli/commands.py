@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from blocklocal._common.errors import InputError, Interrupted, unknown
 from blocklocal._common.limits import check_memory
+from blocklocal._common.measures import MEASURES, main_of
 from blocklocal._common.screen import console
 from blocklocal._common.written import check_target, signed_json, write_file
 from blocklocal.cli.arguments import (
@@ -27,10 +28,13 @@ from blocklocal.runs.recipes import RECIPES
 from blocklocal.streaming.settings import Streaming
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from blocklocal.data import ImageSet
     from blocklocal.data.samples import SampleSet
     from blocklocal.parallel.address import Address
     from blocklocal.runs.build import DatasetInfo
+    from blocklocal.training.evaluation import Evaluation
 
 PROCESS_BYTES = 100 * 2**20  # of a process's own, before it has any data
 
@@ -68,13 +72,15 @@ def train(arguments: list[str]) -> None:
             timeline=steps,
             choose_blocks=chooses_blocks(arguments),
         )
-    blocks = "  ".join(f"{accuracy:.1f}" for accuracy in summary["block_test_top1"])
-    together = summary["combined_test_top1"]
-    of_all = "" if together is None else f"; ensemble: {together:.1f}"
+    main = main_of([summary], "test_")
+    blocks = "  ".join(f"{value:.{main.digits}f}" for value in summary[f"block_test_{main.name}"])
+    together = summary.get(f"combined_test_{main.name}")
+    of_all = "" if together is None else f"; ensemble: {together:.{main.digits}f}"
     ece = "" if summary["test_ece"] is None else f"  ECE {summary['test_ece']:.3f}"
     if summary["stopped"] is not None:
         print(f"stopped early: {summary['stopped']}")
-    print(f"test accuracy {summary['test_top1']:.2f} %  (per block: {blocks}{of_all}){ece}")
+    said, digits = "accuracy" if main.percent else main.title, 2 if main.percent else main.digits
+    print(f"test {said} {summary[f'test_{main.name}']:.{digits}f}{main.unit}  (per block: {blocks}{of_all}){ece}")
     print(f"report: {folder / 'report.html'}")
 
 
@@ -236,16 +242,32 @@ def evaluate(arguments: list[str]) -> None:
         _check_same_kind(data, facts)
         samples = getattr(data, given.split)
     result = measure(network, evaluation_batches(config, samples, facts, network.device))
-    for name, accuracy in zip(block_names(network), result.block_top1, strict=True):
-        print(f"{name:32} {'  does not predict' if accuracy is None else f'{accuracy:6.2f} %'}")
-    if result.combined_top1 is not None:
-        print(f"{'ensemble':32} {result.combined_top1:6.2f} %")
-    top3 = "" if result.top3 is None else f"top-3 {result.top3:.2f} %  "
-    ece = "" if result.ece is None else f"  ECE {result.ece:.4f}"
-    print(f"{given.split}: top-1 {result.top1:.2f} %  {top3}NLL {result.nll:.4f}{ece}")
+    for line in evaluation_lines(given.split, block_names(network), result):
+        print(line)
     if given.json is not None:
         content = signed_json({"split": given.split, **asdict(result)}, indent=2)
         write_file(given.json, content, overwrite=given.overwrite)
+
+
+def evaluation_lines(split: str, names: "Sequence[str]", result: "Evaluation") -> list[str]:
+    """Every block, the ensemble, and all that is known of the output."""
+    main = main_of([{f"test_{name}": values for name, values in result.measured.items()}], "test_")
+    form = "{:6.2f} %" if main.percent else f"{{:8.{main.digits}f}}"
+    lines = [
+        f"{name:32} {'  does not predict' if value is None else form.format(value)}"
+        for name, value in zip(names, result.measured[main.name], strict=True)
+    ]
+    if main.name in result.combined:
+        lines.append(f"{'ensemble':32} {form.format(result.combined[main.name])}")
+    top3 = "" if result.top3 is None else f"top-3 {result.top3:.2f} %  "
+    nll = "" if result.nll is None or not main.percent else f"NLL {result.nll:.4f}"
+    ece = "" if result.ece is None else f"  ECE {result.ece:.4f}"
+    said = [
+        f"{MEASURES[name].title} {form.format(values[-1]).strip()}  "
+        for name, values in result.measured.items()
+        if values[-1] is not None
+    ]
+    return [*lines, f"{split}: {''.join(said)}{top3}{nll}{ece}".rstrip()]
 
 
 def _check_same_kind(data: "ImageSet | SampleSet", facts: "DatasetInfo") -> None:

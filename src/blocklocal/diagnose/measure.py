@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from blocklocal._common.errors import InputError
 from blocklocal._common.modes import kept_modes
-from blocklocal.block.targets import Targets, target_rows
+from blocklocal.block.targets import Classes, Targets, target_rows
 from blocklocal.diagnose.outputs import as_read, block_outputs
 from blocklocal.diagnose.probes import probe_accuracy, probe_features
 from blocklocal.diagnose.reconstruct import Moments, explained, rows
@@ -86,8 +87,10 @@ def measure(network: BlockLocal, family: Family, fit: Pairs, held: Pairs) -> Mea
         fit, held: batches (x [B, C, H, W], y [B]) to fit on and to score on.
 
     Raises:
-        InputError: outputs are sequences.
+        InputError: outputs are sequences, or the targets are not one class per image.
     """
+    if not isinstance(network.targets, Classes):
+        raise InputError("a diagnosis fits linear probes of classes, and this network is asked for something else.")
     middle = mean_image(fit)
     with kept_modes([network]):
         network.eval()

@@ -13,7 +13,7 @@ from blocklocal._common.seeds import seeded
 from blocklocal.block.auxiliary import Decoder
 from blocklocal.block.axes import followed
 from blocklocal.block.learner import BlockLearner
-from blocklocal.block.loss import HiddenLoss, OutputLoss
+from blocklocal.block.loss import HiddenLoss, OutputLoss, OwnLoss
 from blocklocal.block.normalisation import normaliser
 from blocklocal.block.objectives import OBJECTIVES, Terms
 from blocklocal.block.readouts import reading_layer, readout
@@ -26,12 +26,15 @@ from blocklocal.rules import RULES, Rule
 from blocklocal.splitting import Split
 
 
-def build_learners(split: Split, example: Input, targets: Targets, learning: Learning, seed: int) -> list[BlockLearner]:
+def build_learners(
+    split: Split, example: Input, targets: Targets, learning: Learning, seed: int, own: OwnLoss | None = None
+) -> list[BlockLearner]:
     """One learner per block, or one for all where the rule is end to end.
 
     Args:
         example: a batch [B, …], which gives shapes and device.
         seed: of the weights of twins, readouts and decoders.
+        own: the user's loss of the last block.
     """
     rule = RULES.get(learning.rule)
     modules = [Whole(*split.blocks)] if rule.whole and len(split.blocks) > 1 else list(split.blocks)
@@ -40,7 +43,8 @@ def build_learners(split: Split, example: Input, targets: Targets, learning: Lea
     shapes, device = [lead(example).shape, *(hidden_of(a).shape for a in made)], lead(example).device
     idle = {id(p) for p in split.check(example)}
     check_batch_first(shapes)
-    _check_output(shapes[-1], axes[-1], targets)
+    if own is None:
+        _check_output(shapes[-1], axes[-1], targets)
     seen = Seen(shapes, axes, getattr(split.model, "unit_axis", None))
     if rule.own_losses:
         _check_parts(learning, example, made, seen)
@@ -50,7 +54,7 @@ def build_learners(split: Split, example: Input, targets: Targets, learning: Lea
     for module, each in zip(modules, around, strict=True):
         if each is not None:
             each.check(module, example)
-    losses = [*hidden, OutputLoss(targets, learning.label_smoothing)]
+    losses = [*hidden, OutputLoss(targets, learning.label_smoothing, own)]
     learners = [
         BlockLearner(module, losses[k], index=k, trains=rule.trains(k, len(modules)), forward_context=around[k])
         for k, module in enumerate(modules)
@@ -120,7 +124,11 @@ class _Assembly:
             return None
         layers_read = len(shape) == 3 and mask_of(self.made[k]) is None  # a copy of one would read padding
         reader = reading_layer(self.modules[k + 1], self.made[k]) if layers_read else None
-        return readout(shape, layers, reader, self.seen.layout(k + 1).line)
+        return readout(shape, layers, reader, self.seen.layout(k + 1).line, keep=self._pixels)
+
+    @property
+    def _pixels(self) -> bool:
+        return len(self.seen.shapes[-1]) > 3
 
     def _twins(self, latents: Sequence[torch.Size]) -> Sequence[Twin | None]:
         kind = self.rule.twin_of(self.learning.twin)
@@ -152,7 +160,8 @@ class _Assembly:
                 order=self._order(k, h),
                 temperature=learning.temperature,
                 smoothing=learning.label_smoothing,
-                per_position=len(self.seen.shapes[-1]) == 3,
+                per_position=len(self.seen.shapes[-1]) > 2,
+                pixels=self._pixels,
             ),
             message_scale=1.0 if is_map(latent) else units_of(latent) ** -0.5,
             normaliser=normaliser(learning.normalise, self._shape(k)) if self.rule.parts else None,
@@ -211,11 +220,9 @@ def _check_output(shape: torch.Size, axis: int | None, targets: Targets) -> None
             f"the last block gives channels first, {list(shape)}; with one target per position it must give "
             "[B, T, classes]: end the model with a transpose(1, 2), or with pooling for one target per sample."
         )
-    if shape[-1] != targets.count or len(shape) not in (2, 3):
-        raise InputError(
-            f"the last block gives {list(shape[1:])} values per sample, but there are {targets.count} targets: "
-            f"end the model with a layer of {targets.count} outputs, or give classes={shape[-1]}."
-        )
+    reason = targets.misfit(shape)
+    if reason is not None:
+        raise InputError(reason)
 
 
 def _check_family(family: Family, latent: torch.Size) -> None:

@@ -11,27 +11,29 @@ from torch import Tensor, nn
 
 from blocklocal._common.errors import InputError
 from blocklocal._common.message import Input, as_input, lead, map_message, named_tensors, tensors_of
-from blocklocal.block.targets import Targets
+from blocklocal.block.targets import Asked, Target, Targets, values_of
 
-Pair = tuple[Input, Tensor]
+Pair = tuple[Input, Asked]
 LABELS = "labels"  # the targets in a batch by name, as Hugging Face libraries give them
 
 
 def pair(batch: object) -> Pair:
-    """(x, y) of what a loader gave: of a pair, or of tensors by name, whose `labels` are y and all others x.
+    """(x, y) of what a loader gave: of a pair, of (x, y, weight), or of tensors by name, whose `labels` are y.
 
-    x is one tensor, a tuple of tensors, or a dictionary of them.
+    x is one tensor, a tuple of tensors, or a dictionary of them. So is y, where a function reads the targets off it.
 
     Raises:
         InputError: it gave anything else; the message says what.
     """
-    x, y = batch if isinstance(batch, tuple | list) and len(batch) == 2 else (None, None)
-    if isinstance(batch, Mapping) and LABELS in batch:
+    x, y, weight = None, None, None
+    if isinstance(batch, tuple | list) and len(batch) in (2, 3):
+        x, y, weight = (*batch, None)[:3]
+    elif isinstance(batch, Mapping) and LABELS in batch:
         x, y = {name: t for name, t in batch.items() if name != LABELS}, batch[LABELS]
-    known = as_input(x)
-    if known is not None and isinstance(y, Tensor):
-        return known, y
-    advice = "Give a loader that gives such pairs"
+    known, asked = as_input(x), _asked(y, weight)
+    if known is not None and asked is not None:
+        return known, asked
+    advice = "Give a loader that gives such pairs, or (x, y, weight) with a float weight per sample"
     if isinstance(batch, Mapping):
         advice += ' (in a DataLoader, let collate_fn end with: return batch["image"], batch["label"], by your names)'
     elif isinstance(batch, tuple | list) and len(batch) > 2:
@@ -40,6 +42,24 @@ def pair(batch: object) -> Pair:
         f"a batch must be (x, y), two tensors, input and targets, or tensors by name, {LABELS!r} among them; what came "
         f"is {_came(batch)}. {advice}."
     )
+
+
+def _asked(y: object, weight: object) -> Asked | None:
+    """The targets of a batch with its weights; None where they are none."""
+    if isinstance(y, Target):
+        return y if weight is None else None
+    # Whole numbers may be the index of every sample, which some data sets give as well: they are no weights.
+    if not _is_asked(y) or not (weight is None or (isinstance(weight, Tensor) and weight.is_floating_point())):
+        return None
+    return y if isinstance(y, Tensor) and weight is None else Target(y, weight)
+
+
+def _is_asked(y: object) -> bool:
+    """Whether it can be the targets of a batch: a tensor, or several, which `targets=` reads."""
+    if isinstance(y, Tensor):
+        return True
+    parts = list(y.values()) if isinstance(y, Mapping) else y if isinstance(y, tuple | list) else []
+    return len(parts) > 0 and all(isinstance(part, Tensor) for part in parts)
 
 
 def _came(batch: object) -> str:
@@ -107,9 +127,7 @@ def _check_finite(x: Tensor) -> None:
     )
 
 
-def check_batch(
-    x: Input, y: Tensor, targets: Targets, device: torch.device, *, first: bool, reads: bool = True
-) -> Pair:
+def check_batch(x: Input, y: Asked, targets: Targets, device: torch.device, *, first: bool, reads: bool = True) -> Pair:
     """A training batch as it may be used: targets without a graph, both out of inference mode.
 
     Types, shapes and devices are checked at every step. The values, finite inputs and targets in their range, too on
@@ -124,7 +142,7 @@ def check_batch(
     """
     if reads:
         x = check_x(x, device)
-    check_tensor("y", y, device)
+    y = check_asked(y, targets, device)
     if reads and y.shape[:1] != lead(x).shape[:1]:
         raise InputError(
             f"targets of shape {list(y.shape)} for {len(lead(x))} samples: give one target (or row of them) per sample."
@@ -133,7 +151,22 @@ def check_batch(
         targets.check(y)
     if reads and (first or not lead(x).is_cuda):
         check_finite(x)
-    return map_message(_usable, x), _usable(y)
+    return map_message(_usable, x), y.map(_usable) if isinstance(y, Target) else _usable(y)
+
+
+def check_asked(y: object, targets: Targets, device: torch.device) -> Asked:
+    """The targets of a batch in the form that losses take; refused where they are no tensors on the device."""
+    if not isinstance(y, Target):
+        y = Target(y) if _is_asked(y) and not isinstance(y, Tensor) else y
+    if isinstance(y, Target):
+        for name, t in (("y", y.first), ("the weights", y.weight)):
+            if t is not None:
+                check_tensor(name, t, device)
+    elif targets.read is None:
+        check_tensor("y", y, device)
+    found = targets.asked(y)
+    check_tensor("y", values_of(found), device)
+    return found
 
 
 def _usable(t: Tensor) -> Tensor:

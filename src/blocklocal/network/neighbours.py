@@ -22,8 +22,8 @@ from blocklocal.block.learner import BlockLearner, StepContext
 from blocklocal.block.loss import LocalResult
 from blocklocal.block.objectives import mixing
 from blocklocal.block.optim import Optimizer, OptimizerFactory, Schedule, as_optimizer, as_schedule
-from blocklocal.block.targets import Targets, without_padding
-from blocklocal.network.edge import taking_gradients
+from blocklocal.block.targets import Asked, Target, Targets
+from blocklocal.network.edge import check_asked, taking_gradients
 from blocklocal.network.settings import Learning
 from blocklocal.network.updates import with_updates
 from blocklocal.rules import RULES
@@ -42,7 +42,7 @@ class Stepped(NamedTuple):
         whole: whether no block has taken a later step, so that the network may be saved and training stopped.
     """
 
-    y: Tensor
+    y: Asked
     results: list[LocalResult | None]
     whole: bool = True
 
@@ -115,7 +115,7 @@ class Neighbours(nn.Module, ABC):
         self._autocast: torch.dtype | None = None
 
     @abstractmethod
-    def check(self, x: Input, y: Tensor) -> tuple[Input, Tensor]:
+    def check(self, x: Input, y: Asked) -> tuple[Input, Asked]:
         """A training batch as it may be used.
 
         Raises:
@@ -123,7 +123,7 @@ class Neighbours(nn.Module, ABC):
         """
 
     @abstractmethod
-    def prepare(self, x: Input, y: Tensor) -> None:
+    def prepare(self, x: Input, y: Asked) -> None:
         """Be ready for a checked batch: the learners are there, they run on it, and its messages are expected."""
 
     @abstractmethod
@@ -233,7 +233,7 @@ class Neighbours(nn.Module, ABC):
 
     # --- walks over pairs (block, step)
 
-    def walk(self, batches: Iterable[tuple[Input, Tensor]]) -> Iterator["Stepped"]:
+    def walk(self, batches: Iterable[tuple[Input, Asked]]) -> Iterator["Stepped"]:
         """Train on batches, step by step: for every step, for every block.
 
         Another order of the pairs (block, step) gives the same weights as long as (k − 1, t) and (k, t − 1) come before
@@ -253,14 +253,18 @@ class Neighbours(nn.Module, ABC):
         """
         return [do(learner) for learner in self.learners]
 
-    def look(self, batches: Iterable[tuple[Input, Tensor]]) -> Iterator[tuple[Tensor, list[Tensor | None]]]:
+    def look(self, batches: Iterable[tuple[Input, Asked]]) -> Iterator[tuple[Asked, list[Tensor | None]]]:
         """(y, the blocks' own logits as `block_logits` gives them) for every batch, in order.
 
-        Targets of padded positions are missing in y.
+        The targets are those of a loss (`Targets.asked`), and of padded positions they are missing.
         """
         for x, y in batches:
             logits, mask = self._logits(self.check_input(x))
-            yield without_padding(self.targets, y, mask), logits
+            yield self.looked_for(y, mask), logits
+
+    def looked_for(self, y: Asked, mask: Tensor | None) -> Asked:
+        """The targets of a batch that was looked at, missing where its positions are not real."""
+        return self.targets.without_padding(check_asked(y, self.targets, self.device), mask)
 
     def commit(self, state: Callable[[], dict[str, Any]]) -> None:
         """All blocks have taken the same steps, and training stands at `state`. Where blocks rest in files, keep it."""
@@ -294,7 +298,9 @@ class Neighbours(nn.Module, ABC):
     # --- what they do
 
     @taking_gradients()
-    def step(self, x: Input, y: Tensor, *, update: bool = True) -> list[LocalResult | None]:
+    def step(
+        self, x: Input, y: Asked, weight: Tensor | None = None, *, update: bool = True
+    ) -> list[LocalResult | None]:
         """One training step: every block takes its local loss and updates itself.
 
         It takes its own gradients under the caller's `torch.no_grad()` and `torch.inference_mode()` too. A network in
@@ -302,7 +308,8 @@ class Neighbours(nn.Module, ABC):
 
         Args:
             x: the batch [B, …]: a tensor, or a tuple or dictionary of tensors, as the first block reads it.
-            y: its targets, [B] (or [B, T], [B, L]).
+            y: its targets, [B] (or [B, T], [B, H, W], [B, L], [B, V]; or soft ones, [B, C]).
+            weight: how much every sample counts in every loss, [B]; or every position.
             update: False: the blocks keep their gradients, and a later step with an update takes the mean over all of
                 these steps (gradient accumulation). Where a block fails on a batch, all that they kept is dropped.
 
@@ -314,7 +321,7 @@ class Neighbours(nn.Module, ABC):
                 block does not run. It has changed nothing then.
         """
         self.check_trainable()
-        x, y = self.check(x, y)
+        x, y = self.check(x, y if weight is None else Target(y, weight))
         if not self.training:
             self.train()
         self.begin()

@@ -1,6 +1,6 @@
 """A whole network of block learners as one module: training steps, and a prediction from every block."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -17,9 +17,11 @@ from blocklocal._common.message import Input, as_input, hidden_of, lead, map_mes
 from blocklocal._common.modes import kept_modes
 from blocklocal._common.ranges import SEED, check_range
 from blocklocal.block.edges import OPEN
+from blocklocal.block.loss import OwnLoss
 from blocklocal.block.optim import Optimizer, OptimizerFactory, as_optimizer, sgd
-from blocklocal.block.targets import Classes, Labels, Targets, check_shape, combined, target_rows
+from blocklocal.block.targets import Asked, Targets, Values, combined, target_rows
 from blocklocal.models.base import check_input, input_shape
+from blocklocal.network.asked import ClassWeights, asked_for, check_goes_with
 from blocklocal.network.assembly import build_learners
 from blocklocal.network.compiling import compile_learners
 from blocklocal.network.edge import check_batch, check_finite, check_x, explained, taking_gradients
@@ -35,7 +37,8 @@ class Prediction:
     """What a network says of a batch.
 
     Attributes:
-        probabilities: [B, C] of the classes ([B, T, C] for sequences); for binary labels [B, L], of every "yes".
+        probabilities: [B, C] of the classes ([B, T, C] for sequences, [B, C, H, W] for pixels); for binary labels
+            [B, L], of every "yes". Of a network that predicts values they are the `values`.
         blocks: the same from every block, None where a block cannot predict.
         combined: what all of them say together (their normalised geometric mean), None where only the output predicts.
         label, confidence: [B] (or [B, T]), the most probable class and its probability; for binary labels [B, L], 0 or
@@ -46,6 +49,17 @@ class Prediction:
     targets: Targets
     blocks: Sequence["Prediction | None"] = ()
     combined: "Prediction | None" = None
+
+    @property
+    def values(self) -> Tensor:
+        """The predicted values [B, V], in their own units.
+
+        Raises:
+            InputError: the network does not predict values.
+        """
+        if not isinstance(self.targets, Values):
+            raise InputError("this network predicts classes or labels, not values: read .label or .probabilities.")
+        return self.probabilities
 
     @property
     def label(self) -> Tensor:
@@ -74,7 +88,12 @@ class BlockLocal(Neighbours):
     Args:
         blocks: a network cut by `split`.
         classes: number of classes; or
-        labels: number of binary labels per sample.
+        labels: number of binary labels per sample; or
+        values: numbers per sample, which are standardised already; or `Values.of(y)` of the training part.
+        class_weights: how much every class counts in every loss; `balanced(y, classes)` makes them.
+        output_loss: a loss of your own for the last block, a function (output, y) → one number; hidden blocks keep
+            theirs.
+        targets: a function that gives the targets of the hidden blocks, where a loader's y is something else.
         learning: rule and local losses as one value; `settings` change it.
         optimizer: of every block: `sgd()`, a class of `torch.optim`, or any function of a list of parameters.
         example: a batch [B, …]: a tensor, or a tuple or dictionary of tensors, as the first block reads it.
@@ -93,22 +112,29 @@ class BlockLocal(Neighbours):
         *,
         classes: int | None = None,
         labels: int | None = None,
+        values: int | Values | None = None,
+        class_weights: ClassWeights = None,
+        output_loss: OwnLoss | None = None,
+        targets: Callable[[Any], Tensor] | None = None,
         learning: Learning | None = None,
         optimizer: Optimizer | OptimizerFactory | None = None,
         example: Input | None = None,
         seed: int = 0,
         **settings: Unpack[LearningSettings],
     ):
-        if (classes is None) == (labels is None):
-            raise InputError("give either classes= (one of several) or labels= (several yes/no answers).")
         if not isinstance(blocks, Split):
             raise InputError(
                 f"BlockLocal takes a network that is cut already, not {type(blocks).__name__}: "
                 "give split(model, blocks=4), or split(model, at=[...])."
             )
         check_range("seed", seed, SEED)
-        targets = Classes(classes) if classes is not None else Labels(labels or 0)
-        super().__init__(targets, _learning(learning, settings), as_optimizer(optimizer or sgd()), seed)
+        chosen = _learning(learning, settings)
+        asked = asked_for(classes, labels, values, class_weights, targets)
+        check_goes_with(asked, chosen)
+        if output_loss is not None and not callable(output_loss):
+            raise InputError(f"output_loss must be a function (output, y) → one number, not {shown(output_loss)}.")
+        super().__init__(asked, chosen, as_optimizer(optimizer or sgd()), seed)
+        self._own_loss = output_loss
         self.edges, self.split, self._trials = OPEN, blocks, Trials()
         if not blocks.model.training:  # as a whole: a part that is in evaluation mode by itself stays there
             for block in blocks.blocks:
@@ -155,7 +181,7 @@ class BlockLocal(Neighbours):
             )
         example = map_message(_two_samples, example)
         with explained(self.split.blocks, example):
-            learners = build_learners(self.split, example, self.targets, self.learning, self.seed)
+            learners = build_learners(self.split, example, self.targets, self.learning, self.seed, self._own_loss)
         own = {id(p): name for name, p in self.split.model.named_parameters()}
         for learner in learners:
             learner.names = {name: own[id(p)] for name, p in learner.named_parameters() if id(p) in own}
@@ -185,14 +211,14 @@ class BlockLocal(Neighbours):
 
     # --- what is asked of neighbours
 
-    def check(self, x: Input, y: Tensor) -> tuple[Input, Tensor]:
+    def check(self, x: Input, y: Asked) -> tuple[Input, Asked]:
         x = check_x(x, self.device)
         check_input(self.split.model, x)  # first: for a sample without a batch axis this message tells more
         return check_batch(x, y, self.targets, self.device, first=self.steps == 0)
 
-    def prepare(self, x: Input, y: Tensor) -> None:
+    def prepare(self, x: Input, y: Asked) -> None:
         self.materialize(x)
-        check_shape(y, torch.Size((len(lead(x)), *self.targets.shape(self.output_shape(x)))))
+        self.targets.fit(y, torch.Size((len(lead(x)), *self.targets.shape(self.output_shape(x)))))
 
     def check_input(self, x: Input) -> Input:
         x = check_x(x, self.device)
@@ -286,10 +312,19 @@ def predictions(targets: Targets, logits: list[Tensor | None]) -> Prediction:
     """What the blocks' logits (`block_logits`) say."""
     *blocks, together = [
         None if scores is None else Prediction(targets.probabilities(scores), targets)
-        for scores in (*logits, combined(targets, logits))
+        for scores in (*_comparable(targets, logits), combined(targets, logits))
     ]
-    assert blocks[-1] is not None
+    if blocks[-1] is None:
+        raise InputError("the output answers no targets, it is for output_loss= alone: call the network itself.")
     return replace(blocks[-1], blocks=tuple(blocks), combined=together)
+
+
+def _comparable(targets: Targets, logits: list[Tensor | None]) -> list[Tensor | None]:
+    """The blocks' logits in the resolution of the output's; None where an output answers no targets."""
+    last = logits[-1]
+    if last is None or not targets.answered(last):
+        return [None for _ in logits]
+    return [None if each is None else targets.resized(each, last) for each in logits]
 
 
 def _known(example: Input) -> Input:

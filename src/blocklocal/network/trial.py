@@ -28,7 +28,7 @@ from blocklocal.block.loss import HiddenLoss
 from blocklocal.block.normalisation import one_value
 from blocklocal.network.edge import explained
 from blocklocal.rules.base import target_messages
-from blocklocal.splitting.agreement import undisturbed
+from blocklocal.splitting.undisturbed import undisturbed
 
 Kind = tuple[Any, ...]
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)

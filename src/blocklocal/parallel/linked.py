@@ -1,6 +1,6 @@
 """What every run of learners with links at its edges does, however its own blocks come into memory."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -8,11 +8,12 @@ from torch import Tensor
 
 from blocklocal._common.message import Input, lead
 from blocklocal.block.loss import HiddenLoss
-from blocklocal.block.targets import Classes, check_shape
+from blocklocal.block.targets import Asked, Classes, values_of
 from blocklocal.data import Batches
 from blocklocal.data.samples import SampleBatches
 from blocklocal.network.edge import check_batch, check_finite, check_x
 from blocklocal.network.neighbours import Neighbours
+from blocklocal.network.network import BlockLocal
 from blocklocal.parallel.link_edges import LinkEdges
 from blocklocal.parallel.processes import Processes
 from blocklocal.timeline.recorder import Recorder
@@ -35,18 +36,19 @@ class Linked(Neighbours):
 
     # --- what is asked of neighbours
 
-    def check(self, x: Input, y: Tensor) -> tuple[Input, Tensor]:
+    def check(self, x: Input, y: Asked) -> tuple[Input, Asked]:
         """As of a whole network. Only the last stage has the output, and all refuse targets that do not fit it.
 
         Of sequences, whose length may vary, the number of axes is looked at here.
         """
         x, y = check_batch(x, y, self.targets, self.device, first=self.steps == 0, reads=self.reads_images)
-        lengths = y.shape[1:] if len(self._target_shape) == 1 and isinstance(self.targets, Classes) else ()
+        hard = isinstance(self.targets, Classes) and not values_of(y).is_floating_point()
+        lengths = y.shape[1:] if len(self._target_shape) == 1 and hard else ()
         expected = lengths if len(lengths) == 1 else self._target_shape
-        check_shape(y, torch.Size((len(y), *expected)))
+        self.targets.fit(y, torch.Size((len(y), *expected)))
         return x, y
 
-    def prepare(self, x: Input, y: Tensor) -> None:
+    def prepare(self, x: Input, y: Asked) -> None:
         self.edges.announce([len(y)], training=True)
 
     def check_input(self, x: Input) -> Input:
@@ -74,6 +76,29 @@ class Linked(Neighbours):
     def announced(self, batches: Batches | SampleBatches, *, training: bool) -> "Announced":
         """The batches, told to the links epoch by epoch, so that messages are received ahead."""
         return Announced(self, batches, training)
+
+    def gather(self, build: Callable[[], BlockLocal]) -> BlockLocal | None:
+        """The whole network with what all processes have trained, in the first process: to evaluate, save, export.
+
+        Every process must call it, after `finish`. Optimisers stay where they are.
+
+            stage.finish()
+            whole = stage.gather(build)
+            if whole is not None:
+                print(evaluate(whole, test).top1)
+
+        Args:
+            build: makes the network, as before training. Only the first process calls it.
+
+        Returns:
+            The network in the first process, None in the others.
+
+        Raises:
+            InputError: `build` makes another network.
+        """
+        from blocklocal.parallel.gather import gather
+
+        return gather(self, build)
 
     def finish(self, *, stop: bool = False) -> None:
         """Hear that no message follows, and tell the next stage.

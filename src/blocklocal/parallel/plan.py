@@ -142,7 +142,7 @@ def make_plan(
         check_free(folder)
         check_new_store(request.streaming.store)
     data = load_data(config)
-    facts = DatasetInfo.of(data)
+    facts = DatasetInfo.of(data).weighted(config, data)
     config = suited(config, facts)
     request = replace(request, config=config)
     starts = load_cuts(folder) if resume else None
@@ -244,6 +244,8 @@ def _place(
     y = torch.randint(len(facts.classes), (size,), device=device)
     if facts.predicts_labels:
         y = torch.randint(2, (size, len(facts.classes)), device=device)
+    if facts.predicts_values:
+        y = torch.randn(size, len(facts.classes), device=device)
     trial = copy_module(network)
     prepare_for_device(trial, config, device)
     seconds = step_seconds(trial, x, y)

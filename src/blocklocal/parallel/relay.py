@@ -24,7 +24,7 @@ from blocklocal.training.observers import check_finite, saves_now
 from blocklocal.training.progress import NullProgress, Progress
 from blocklocal.training.tally import merge
 
-PER_BLOCK = ("loss", "train_top1", "parts", "message", "validation_top1")
+PER_BLOCK = ("loss", "parts", "message")
 EpochPiece = dict[str, list[dict[str, int | float] | int | float | None]]
 T = TypeVar("T")
 GO_ON = "go on"
@@ -83,12 +83,13 @@ class Records(Callback):
         self.stage.after_epoch(record["epoch"])
         if self.stage.processes.replica > 0:  # what is reported is of the first replica's part of the batches
             return
-        piece = {name: record[name] for name in PER_BLOCK}
+        names = [name for name in record if name in PER_BLOCK or name.startswith(("train_", "validation_"))]
+        piece = {name: record[name] for name in names}
         if not self.stage.processes.last:
             self.relay.put(f"epoch {record['epoch']}", piece)
             return
         pieces = [*self.relay.gather(f"epoch {record['epoch']}", EpochPiece), piece]
-        record.update({name: [value for piece in pieces for value in piece[name]] for name in PER_BLOCK})
+        record.update({name: [value for piece in pieces for value in piece[name]] for name in names})
 
 
 class SharedConsole(Callback):

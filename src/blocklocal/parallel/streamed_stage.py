@@ -5,11 +5,11 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch.nn as nn
-from torch import Tensor
 
 from blocklocal._common.errors import InputError
 from blocklocal._common.message import Input
 from blocklocal.block.learner import BlockLearner
+from blocklocal.block.targets import Asked
 from blocklocal.network.network import BlockLocal
 from blocklocal.parallel.link_edges import LinkEdges
 from blocklocal.parallel.linked import Linked
@@ -73,7 +73,7 @@ class StreamedStage(Linked, Streamed):
             self._begun = True
             self.edges.begin(None)
 
-    def prepare(self, x: Input, y: Tensor) -> None:
+    def prepare(self, x: Input, y: Asked) -> None:
         """Nothing: the messages of a chunk are expected together."""
 
     def looking(self, x: Input) -> AbstractContextManager[None]:

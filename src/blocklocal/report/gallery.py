@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
+from blocklocal._common.measures import Measure, main_of
 from blocklocal.report import plots
 from blocklocal.report.read import Run
-from blocklocal.report.table import BACKPROP, condition, mean
+from blocklocal.report.table import BACKPROP, condition, mean, measure_of
 
 ONE_EPOCH = "One epoch is recorded, and a curve needs two."
 Picture = dict[str, str]
@@ -23,13 +24,15 @@ def learning_curves(run: Run, name: str, before: str = "") -> list[Picture]:
     """
     if len(run.epochs) < 2:
         return []
-    losses, accuracies = plots.block_curves(run, "loss"), plots.block_curves(run, "validation_top1")
+    measure = main_of(run.epochs)
+    key, limits = f"validation_{measure.name}", plots.PERCENT if measure.percent else plots.FREE
+    losses, accuracies = plots.block_curves(run, "loss"), plots.block_curves(run, key)
     loss = plots.line_plot(losses, "epoch", "local loss")
-    accuracy = plots.line_plot(accuracies, "epoch", "validation top-1 (%)", plots.PERCENT)
+    accuracy = plots.line_plot(accuracies, "epoch", f"validation {measure.heading}", limits)
     return _pictures(
         [
             (f"{name}-loss", loss, _sentence(f"{before}local loss of every block, mean over the epoch.")),
-            (f"{name}-validation_top1", accuracy, _sentence(f"{before}validation accuracy of every block.")),
+            (f"{name}-{key}", accuracy, _sentence(f"{before}validation {_word(measure)} of every block.")),
         ]
     )
 
@@ -63,7 +66,8 @@ def accuracy_by_depth(
     colours = plots.rule_colours(lines)
     curves = []
     for i, line in enumerate(lines):
-        tests = [row.get("block_test_top1") or [] for row, _ in pairs if condition(row) == line["condition"]]
+        key = f"block_test_{line['measure'].name}"
+        tests = [row.get(key) or [] for row, _ in pairs if condition(row) == line["condition"]]
         depth = max(map(len, tests), default=0)
         means = [mean(test[k] for test in tests if k < len(test)) for k in range(depth)]
         marker = plots.MARKERS[i % len(plots.MARKERS)]
@@ -74,14 +78,20 @@ def accuracy_by_depth(
         elif known:
             dashed = line["rule"] != BACKPROP
             curves.append(plots.Curve(line["label"], known, colour=colours[line["label"]], dashed=dashed))
-    figure = plots.line_plot([*curves, *levels], "block", "test top-1 (%)", plots.PERCENT)
-    return _pictures([("depth", figure, "Test accuracy of the prediction that every block makes by itself.")])
+    measure = measure_of(lines)
+    limits = plots.PERCENT if measure.percent else plots.FREE
+    figure = plots.line_plot([*curves, *levels], "block", f"test {measure.heading}", limits)
+    return _pictures([("depth", figure, f"Test {_word(measure)} of the prediction that every block makes by itself.")])
 
 
 def together_level(row: dict[str, Any]) -> list[plots.Curve]:
     """The ensemble as a level across the plot over depth."""
-    value = row.get("combined_test_top1")
+    value = row.get(f"combined_test_{main_of([row], 'test_').name}")
     return [] if value is None else [plots.Curve("ensemble", [value], colour="#009E73", dashed=True)]
+
+
+def _word(measure: Measure) -> str:
+    return "accuracy" if measure.name == "top1" else measure.title
 
 
 def _sentence(text: str) -> str:

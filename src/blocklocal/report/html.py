@@ -10,12 +10,13 @@ from typing import Any
 from blocklocal._common.errors import InputError
 from blocklocal._common.extras import needs
 from blocklocal._common.files import write_text
+from blocklocal._common.measures import main_of
 from blocklocal._common.screen import printable
 from blocklocal.report import gallery, plots, words
 from blocklocal.report.bars import accuracy_bars
 from blocklocal.report.classes import class_section
 from blocklocal.report.read import Run, read_comparison, read_run, run_folder
-from blocklocal.report.table import HEADINGS, NOTHING, aggregate, cells, condition, notes, number
+from blocklocal.report.table import NOTHING, aggregate, cells, condition, headings, measure_of, notes, number
 from blocklocal.report.tiles import rule_tiles, run_tiles
 from blocklocal.report.timeline_section import timeline_section
 from blocklocal.schemas.run import Example
@@ -86,17 +87,18 @@ def _siblings(folder: Path) -> list[dict[str, Any]]:
 def _run_page(run: Run, others: list[dict[str, Any]]) -> dict[str, Any]:
     row = {"rule": "this run", **run.row}
     # A run without a test accuracy has nothing to compare, and its settings may not be complete yet.
-    lines = aggregate([*others, row] if row.get("test_top1") is not None else others)
+    measure = main_of(run.epochs, "train_") if run.summary is None else main_of([row], "test_")
+    lines = aggregate([*others, row] if row.get(f"test_{measure.name}") is not None else others)
     own = next((line for line in lines if line["condition"] == condition(row)), None)
     verdict = words.verdict(own) if own else ""
     timeline = read_timeline(run.path)
-    last = run.epochs[-1]["validation_top1"][-1] if run.epochs else None
-    seconds, together = row.get("seconds"), run.row.get("combined_test_top1")
+    last = (run.epochs[-1].get(f"validation_{measure.name}") or [None])[-1] if run.epochs else None
+    seconds, together = row.get("seconds"), run.row.get(f"combined_test_{measure.name}")
     if seconds is None and run.epochs:
         seconds = sum(record.get("seconds") or 0.0 for record in run.epochs)
     return {
         "title": f"{row['rule']} on {row.get('data', 'unnamed data')}",
-        "headline": words.run_headline(row, len(run.epochs), last),
+        "headline": words.run_headline(row, len(run.epochs), last, measure),
         "verdicts": [verdict] if verdict else [],
         "conditions": words.conditions([{**row, "seconds": seconds}]),
         "figures": run_tiles(row),
@@ -106,7 +108,8 @@ def _run_page(run: Run, others: list[dict[str, Any]]) -> dict[str, Any]:
         "learning_missing": gallery.no_curves([run]),
         "depth": gallery.accuracy_by_depth([(row, run)], lines, [*plots.levels(own), *gallery.together_level(row)]),
         "blocks": _block_table(run),
-        "together": "" if together is None else number(together),
+        "together": "" if together is None else number(together, measure.digits),
+        "measured": "%" if measure.percent else measure.title,
         "classes": [("", found)] if (found := class_section(run.confusion)) else [],
         "messages": gallery.message_curves(run, "run"),
         "messages_missing": gallery.no_messages([run]),
@@ -138,6 +141,7 @@ def _comparison_page(folder: Path, rows: list[dict[str, Any]], runs: list[Run]) 
         "learning_missing": gallery.no_curves([run for _, run in shown]),
         "blocks": [],
         "together": "",
+        "measured": "%",
         "classes": [(name, found) for name, run in shown if (found := class_section(run.confusion))],
         "messages": _of_each(gallery.message_curves, shown),
         "messages_missing": gallery.no_messages([run for _, run in shown]),
@@ -156,10 +160,10 @@ def _of_each(curves: Callable[[Run, str, str], list[gallery.Picture]], shown: Se
 
 def _table(lines: list[dict[str, Any]]) -> dict[str, Any]:
     return {
-        "headings": HEADINGS,
+        "headings": headings(lines),
         "rows": [cells(line) for line in lines],
         "notes": notes(lines),
-        "bars": accuracy_bars(lines),
+        "bars": accuracy_bars(lines) if measure_of(lines).percent else [],
     }
 
 
@@ -167,11 +171,15 @@ def _block_table(run: Run) -> list[list[str]]:
     """A row per block: number, name, loss, its parts, training, validation and test accuracy, mean |b|; last epoch."""
     if not run.epochs:
         return []
-    last, tests = run.epochs[-1], run.row.get("block_test_top1") or []
+    measure = main_of(run.epochs, "train_")
+    last, tests = run.epochs[-1], run.row.get(f"block_test_{measure.name}") or []
+    unknown = [None] * run.blocks
+    train, validation = (last.get(f"{split}_{measure.name}") or unknown for split in ("train", "validation"))
     rows = []
     for k, name in enumerate(run.block_names):
-        accuracies = [last["train_top1"][k], last["validation_top1"][k], tests[k] if k < len(tests) else None]
-        figures = [number(last["loss"][k], 3), _parts(last, k), *map(number, accuracies), number(last["message"][k], 4)]
+        accuracies = [train[k], validation[k], tests[k] if k < len(tests) else None]
+        measured = [number(value, measure.digits) for value in accuracies]
+        figures = [number(last["loss"][k], 3), _parts(last, k), *measured, number(last["message"][k], 4)]
         rows.append([str(k + 1), name, *figures])
     return rows
 

@@ -18,7 +18,7 @@ from blocklocal._common.extras import needs
 from blocklocal._common.screen import printable
 from blocklocal.report.drawing import LONGEST, own_style
 from blocklocal.report.read import Run, read_run, run_folder
-from blocklocal.report.table import BACKPROP, CONTROL, aggregate
+from blocklocal.report.table import BACKPROP, CONTROL, aggregate, measure_of, number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -80,7 +80,7 @@ def block_curves(run: Run, key: str) -> list[Curve]:
     colours = block_colours(run.blocks)
     # A block count that changed on the way (a folder used twice) leaves gaps instead of wrong lines.
     named = _named(run.blocks)
-    columns = [[r[key][k] if k < len(r[key]) else None for r in run.epochs] for k in range(run.blocks)]
+    columns = [[r[key][k] if k < len(r.get(key, [])) else None for r in run.epochs] for k in range(run.blocks)]
     return [
         Curve(f"block {k + 1}" if k in named else "", column, epochs, colours[k], MARKERS[k % len(MARKERS)])
         for k, column in enumerate(columns)
@@ -189,6 +189,7 @@ def plot_comparison(rows: list[dict[str, Any]], path: Path, *, runs: Path | None
     known = [line for line in lines if line["tests"]]
     if not known:
         raise InputError("no row has a test accuracy. Expected summaries with test_top1: let one run finish.")
+    measure = measure_of(known)
     row = _row_to_draw(rows, known)
     path = Path(path)
     folder = run_folder(path.parent if runs is None else runs, row)
@@ -197,13 +198,15 @@ def plot_comparison(rows: list[dict[str, Any]], path: Path, *, runs: Path | None
             f"{folder} is not there, and the learning curves come from it. Give runs=, the compare folder."
         )
     run = read_run(folder)
-    key = "validation_top1" if any(_finite(v for r in run.epochs for v in r["validation_top1"])) else "train_top1"
+    key = f"validation_{measure.name}"
+    key = key if any(_finite(v for r in run.epochs for v in r.get(key, []))) else f"train_{measure.name}"
     figure = _figure((9.6, max(3.8, 1.8 + 0.45 * len(known))))
     # Subfigures, so that each half has a legend and a height of its own.
     left, right = (part.subplots() for part in figure.subfigures(1, 2, squeeze=False)[0])
-    kind = "validation" if key == "validation_top1" else "training"
-    _draw_lines(left, block_curves(run, key), "epoch", f"{kind} top-1 (%)")
-    left.set_ylim(*PERCENT)
+    kind = "validation" if key.startswith("validation") else "training"
+    _draw_lines(left, block_curves(run, key), "epoch", f"{kind} {measure.heading}")
+    if measure.percent:
+        left.set_ylim(*PERCENT)
     title = printable(f"{row['rule']}, seed {row.get('seed')}: every block")
     left.set_title(title[:LONGEST], fontsize=10, parse_math=False)
     _draw_dots(right, known)
@@ -278,13 +281,17 @@ def _draw_dots(axes: "Axes", lines: Sequence[dict[str, Any]]) -> None:
             axes.errorbar(
                 line["test_mean"], i, xerr=line["test_deviation"], color=colour, fmt="|", markersize=14, capsize=3
             )
-        text = f"{line['test_mean']:.1f}"
+        text = number(line["test_mean"], line["measure"].digits)
         axes.annotate(text, (line["test_mean"], i), (0, 8), textcoords="offset points", ha="center", fontsize=9)
     axes.set_yticks(range(len(lines)), [_escape("\n".join(textwrap.wrap(line["label"], 22))) for line in lines])
     axes.set_ylim(len(lines) - 0.5, -0.6)
-    axes.set_xlim(*PERCENT)
+    measure = measure_of(lines)
+    if measure.percent:
+        axes.set_xlim(*PERCENT)
     several = any(len(line["tests"]) > 1 for line in lines)
-    _style(axes, "test top-1 (%)" + ("\ndots: seeds; bar: mean ± deviation" if several else ", one seed each"), "")
+    _style(
+        axes, f"test {measure.heading}" + ("\ndots: seeds; bar: mean ± deviation" if several else ", one seed each"), ""
+    )
     axes.grid(False, axis="y")
 
 

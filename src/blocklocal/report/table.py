@@ -12,6 +12,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from blocklocal._common.errors import InputError
+from blocklocal._common.measures import TOP1, Measure, main_of
 from blocklocal.network.settings import Learning
 
 if TYPE_CHECKING:
@@ -39,11 +40,11 @@ def aggregate(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     What is not known is None; a gap is given only between lines with the same data, sizes, model, width and epochs.
 
     Returns:
-        Dicts with label, rule, condition, n (seeds counted), seeds, tests (test top-1 per seed, %), test_mean (%),
-        test_deviation (sample deviation over seeds, %; None for one seed), train_mean (%), ece_mean (0 to 1),
-        seconds_mean, backprop_mean and control_mean (%), gap_to_backprop and above_control (differences of means in
-        percentage points), unfinished (runs left out of the means), repeated (runs replaced by a later one of their
-        seed).
+        Dicts with label, rule, condition, measure, n (seeds counted), seeds, tests (test top-1 per seed in %, or
+        another measure), test_mean (%), test_deviation (sample deviation over seeds, %; None for one seed), train_mean
+        (%), ece_mean (0 to 1), seconds_mean, backprop_mean and control_mean (%), gap_to_backprop and above_control
+        (differences of means in percentage points, or in the unit of an error; above 0 is better), unfinished (runs
+        left out of the means), repeated (runs replaced by a later one of their seed).
 
     Raises:
         InputError: a row has no rule.
@@ -61,26 +62,30 @@ def aggregate(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     for line in lines:
         _refer(line, lines)
     ordered = sorted(
-        lines, key=lambda line: -math.inf if line["test_mean"] is None else line["test_mean"], reverse=True
+        lines,
+        key=lambda line: -math.inf if line["test_mean"] is None else _better(line, line["test_mean"]),
+        reverse=True,
     )
     return [{key: value for key, value in line.items() if key != "first"} for line in ordered]
 
 
 def _line(key: str, group: Sequence[dict[str, Any]]) -> dict[str, Any]:
     latest = list({row.get("seed", f"run {i}"): row for i, row in enumerate(group)}.values())
-    done = [row for row in latest if row.get("finished", True) and _known(row.get("test_top1"))]
-    tests = [float(row["test_top1"]) for row in done]
+    measure = main_of(latest, "test_")
+    done = [row for row in latest if row.get("finished", True) and _known(row.get(f"test_{measure.name}"))]
+    tests = [float(row[f"test_{measure.name}"]) for row in done]
     return {
         "label": group[0]["rule"],
         "rule": group[0]["rule"],
         "condition": key,
+        "measure": measure,
         "first": group[0],
         "n": len(done),
         "seeds": [row.get("seed") for row in done],
         "tests": tests,
         "test_mean": mean(tests),
         "test_deviation": statistics.stdev(tests) if len(tests) > 1 else None,
-        "train_mean": mean(row.get("train_top1") for row in done),
+        "train_mean": mean(row.get(f"train_{measure.name}") for row in done),
         "ece_mean": mean(row.get("test_ece") for row in done),
         "seconds_mean": mean(row.get("seconds") for row in done),
         "unfinished": len(latest) - len(done),
@@ -121,7 +126,23 @@ def _refer(line: dict[str, Any], lines: list[dict[str, Any]]) -> None:
         reference = _reference(line, lines, rule, keys)
         line[base] = reference
         known = reference is not None and line["test_mean"] is not None and line["rule"] != rule
-        line[gap] = line["test_mean"] - reference if known else None
+        line[gap] = _better(line, line["test_mean"] - reference) if known else None
+
+
+def _better(line: dict[str, Any], value: float) -> float:
+    """The figure, or difference, with the sign by which more is better."""
+    return value if line["measure"].higher else -value
+
+
+def measure_of(lines: Sequence[dict[str, Any]]) -> Measure:
+    """What the lines of a comparison were measured by."""
+    return next((line["measure"] for line in lines if line["tests"]), TOP1)
+
+
+def headings(lines: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    """Of the table: `HEADINGS`, with the name of another measure than the accuracy."""
+    measure = measure_of(lines)
+    return HEADINGS if measure.percent else tuple(text.replace("%", measure.title) for text in HEADINGS)
 
 
 def _reference(line: dict[str, Any], lines: list[dict[str, Any]], rule: str, keys: Sequence[str]) -> float | None:
@@ -154,17 +175,18 @@ def spread(line: dict[str, Any]) -> str:
     """`74.0 ± 0.5 (3 seeds)`; without a deviation for one seed, where there is none."""
     if not line["n"]:
         return f"{NOTHING} (not finished)"
-    return f"{mean_spread(line['tests'])} ({line['n']} {'seed' if line['n'] == 1 else 'seeds'})"
+    return f"{mean_spread(line['tests'], line['measure'].digits)} ({line['n']} {'seed' if line['n'] == 1 else 'seeds'})"
 
 
 def cells(line: dict[str, Any]) -> list[str]:
     """The text of one line of the table, in the order of `HEADINGS`."""
+    digits = line["measure"].digits
     return [
         line["label"],
         spread(line),
-        number(line["gap_to_backprop"], sign=True),
-        number(line["above_control"], sign=True),
-        number(line["train_mean"]),
+        number(line["gap_to_backprop"], digits, sign=True),
+        number(line["above_control"], digits, sign=True),
+        number(line["train_mean"], digits),
         number(line["ece_mean"], 3),
         number(line["seconds_mean"]),
     ]
@@ -184,7 +206,7 @@ def notes(lines: Iterable[dict[str, Any]]) -> list[str]:
 def markdown_table(rows: Iterable[dict[str, Any]]) -> str:
     """The comparison as a Markdown table (for a README), from run summaries."""
     lines = aggregate(rows)
-    table = markdown_lines(HEADINGS, [cells(line) for line in lines])
+    table = markdown_lines(headings(lines), [cells(line) for line in lines])
     return "\n\n".join([table, *notes(lines)]) + "\n"
 
 
@@ -203,7 +225,7 @@ def comparison_table(rows: Iterable[dict[str, Any]], console: "Console") -> None
     lines = aggregate(rows)
     narrow = console.width < NARROW
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
-    for i, heading in enumerate(HEADINGS):
+    for i, heading in enumerate(headings(lines)):
         text = heading.replace(" b", "\nb").replace(" c", "\nc") if narrow else heading
         table.add_column(text, justify="right" if i else "left", no_wrap=True)
     for line in lines:

@@ -6,6 +6,12 @@ from blocklocal.report.table import NOTHING, condition, mean_spread, number
 
 FIGURES = (
     ("test_top1", "test top-1", 1, " %"),
+    ("test_rmse", "test RMSE", 3, ""),
+    ("combined_test_rmse", "ensemble of all blocks, test RMSE", 3, ""),
+    ("test_mae", "test MAE", 3, ""),
+    ("test_r2", "test R²", 3, ""),
+    ("train_rmse", "training RMSE", 3, ""),
+    ("validation_rmse", "validation RMSE", 3, ""),
     ("combined_test_top1", "ensemble of all blocks, test top-1", 1, " %"),
     ("test_top3", "test top-3", 1, " %"),
     ("train_top1", "training top-1", 1, " %"),
@@ -33,8 +39,10 @@ def rule_tiles(lines: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[
     tiles = []
     for line in lines:
         own = [row for row in rows if condition(row) == line["condition"] and row.get("finished", True)]
-        together = mean_spread(row.get("combined_test_top1") for row in own)
-        note = "" if together == NOTHING else f"ensemble: {together} %".replace(" ±", "\u00a0±")
+        measure = line["measure"]
+        together = mean_spread((row.get(f"combined_test_{measure.name}") for row in own), measure.digits)
+        note = "" if together == NOTHING else f"ensemble: {together}{measure.unit}".replace(" ±", "\u00a0±")
         if line["n"]:
-            tiles.append((line["label"], f"{mean_spread(line['tests'])} %", note))
+            tests = mean_spread(line["tests"], measure.digits)
+            tiles.append((line["label"], f"{tests}{measure.unit}", note))
     return tiles

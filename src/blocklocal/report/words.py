@@ -4,7 +4,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from blocklocal.report.table import BACKPROP, CONTROL, NOTHING, number, spread
+from blocklocal._common.measures import TOP1, Measure
+from blocklocal.report.table import BACKPROP, CONTROL, NOTHING, measure_of, number, spread
 
 CONDITIONS = (
     ("data", "data {}"),
@@ -63,13 +64,16 @@ def _text(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) and value >= 10_000 else str(value)
 
 
-def run_headline(row: dict[str, Any], done: int, validation: float | None) -> str:
-    """The result of one run in one sentence; `done` epochs are recorded, `validation` (%) is the last one known."""
-    rule, accuracy = row.get("rule", "this run"), row.get("test_top1")
+def run_headline(row: dict[str, Any], done: int, validation: float | None, measure: Measure = TOP1) -> str:
+    """The result of one run in one sentence; `done` epochs are recorded, `validation` is the last one known."""
+    rule, accuracy = row.get("rule", "this run"), row.get(f"test_{measure.name}")
     if accuracy is not None:
         partly = "" if row.get("finished", True) else f", after {done} of {_total(row)} epochs"
-        return f"{rule}: {number(accuracy)} % test top-1{partly}."
-    so_far = f"; validation top-1 {number(validation)} % so far" if validation is not None else ""
+        figure = number(accuracy, measure.digits)
+        said = f"{figure} % test {measure.title}" if measure.percent else f"test {measure.title} {figure}"
+        return f"{rule}: {said}{partly}."
+    figure = f"validation {measure.title} {number(validation, measure.digits)}{measure.unit}"
+    so_far = f"; {figure} so far" if validation is not None else ""
     return f"{rule}: not finished, {done} of {_total(row)} epochs done{so_far}. The test set was not read yet."
 
 
@@ -79,7 +83,9 @@ def _total(row: dict[str, Any]) -> str:
 
 def comparison_headline(lines: Sequence[dict[str, Any]]) -> str:
     """Every rule with its test accuracy, in one sentence."""
-    return "Test top-1 in %: " + "; ".join(f"{line['label']} {spread(line)}" for line in lines) + "."
+    measure = measure_of(lines)
+    title = "Test top-1 in %" if measure.percent else f"Test {measure.title}"
+    return f"{title}: " + "; ".join(f"{line['label']} {spread(line)}" for line in lines) + "."
 
 
 def verdict(line: dict[str, Any]) -> str:
@@ -88,9 +94,9 @@ def verdict(line: dict[str, Any]) -> str:
         return ""
     parts = []
     if line["above_control"] is not None:
-        parts.append(f"{_distance(line['above_control'])} the frozen control ({number(line['control_mean'])} %)")
+        parts.append(f"{_distance(line, 'above_control')} the frozen control ({_figure(line, 'control_mean')})")
     if line["gap_to_backprop"] is not None:
-        parts.append(f"{_distance(line['gap_to_backprop'])} backprop ({number(line['backprop_mean'])} %)")
+        parts.append(f"{_distance(line, 'gap_to_backprop')} backprop ({_figure(line, 'backprop_mean')})")
     # The mean over seeds is compared, which is not the figure of the one run that a page may be about.
     text = f"{line['label']}, at {spread(line)}, is {' and '.join(parts)}." if parts else ""
     names = (("control_mean", "the frozen control"), ("backprop_mean", "backprop"))
@@ -100,8 +106,15 @@ def verdict(line: dict[str, Any]) -> str:
     return f"{text} No comparable run of {' or of '.join(missing)} is known beside {line['label']}.".strip()
 
 
-def _distance(points: float) -> str:
-    size = number(abs(points))
-    if size == number(0.0):
+def _figure(line: dict[str, Any], key: str) -> str:
+    return f"{number(line[key], line['measure'].digits)}{line['measure'].unit}"
+
+
+def _distance(line: dict[str, Any], key: str) -> str:
+    points, measure = line[key], line["measure"]
+    size = number(abs(points), measure.digits)
+    if size == number(0.0, measure.digits):
         return "level with"
+    if not measure.percent:
+        return f"{size} {'better' if points > 0 else 'worse'} than"
     return f"{size} points {'above' if points > 0 else 'below'}"

@@ -15,6 +15,7 @@ from blocklocal._common.registry import Registry
 from blocklocal.block.edges import OPEN, Edges
 from blocklocal.block.learner import BlockLearner, BlockPass, ForwardContext, StepContext
 from blocklocal.block.loss import LocalResult, OutputLoss
+from blocklocal.block.targets import Asked
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Batch:
     """
 
     x: Input
-    y: Tensor
+    y: Asked
     rows: Tensor
     context: StepContext
     edges: Edges = OPEN
@@ -207,7 +208,7 @@ def summary(pending: BlockPass) -> LocalResult | None:
     return replace(pending.result, loss=pending.result.loss.detach())
 
 
-def output_error(learner: BlockLearner, pending: BlockPass, target: Tensor) -> Tensor:
+def output_error(learner: BlockLearner, pending: BlockPass, target: Asked) -> Tensor:
     """∂L/∂logits of the output block, [B, C] (softmax − target over the batch size, for cross-entropy)."""
     assert isinstance(learner.local, OutputLoss)
     logits = hidden_of(pending.sent()).requires_grad_()

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from blocklocal._common.errors import InputError
 from blocklocal._common.message import hidden_of, mask_after
 from blocklocal.block.learner import BlockLearner
 from blocklocal.block.loss import HiddenLoss, LocalResult
@@ -23,6 +24,11 @@ def direct_feedback_step(learners: Sequence[BlockLearner], batch: Batch) -> list
         pendings.append(pending)
         a = pending.sent()
     error = output_error(learners[-1], pendings[-1], batch.y).float()
+    if error.dim() > 3:
+        raise InputError(
+            "direct-feedback-alignment projects one error per sample or per position of a sequence, and here every "
+            "pixel has one: give another rule."
+        )
     learners[-1].local_backward(pendings[-1])
     for learner, pending, message in zip(learners[:-1], pendings, messages, strict=False):
         assert isinstance(learner.local, HiddenLoss)

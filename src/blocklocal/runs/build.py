@@ -1,7 +1,7 @@
 """From a configuration to the things that train: device, data, batches, network."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from blocklocal._common.errors import InputError, unknown
 from blocklocal._common.ranges import MOST_CLASSES
 from blocklocal._common.seeds import seeded
+from blocklocal.adapters import build_named, is_named
+from blocklocal.block.values import Values
 from blocklocal.data import Batches, Images, ImageSet, load_images
 from blocklocal.data.answers import Answers
 from blocklocal.data.arrays import is_arrays, load_arrays
@@ -27,10 +29,11 @@ from blocklocal.network.compiling import check_compiler, compile_learners
 from blocklocal.network.neighbours import Neighbours
 from blocklocal.network.network import BlockLocal
 from blocklocal.rules import RULES
+from blocklocal.runs.class_weights import class_weights_of
 from blocklocal.runs.config import Config, Model
 from blocklocal.runs.fits import check_fits
 from blocklocal.schemas import Number, Text
-from blocklocal.splitting import split
+from blocklocal.splitting import freeze, split
 from blocklocal.streaming.place import RAM
 from blocklocal.streaming.settings import Streaming
 from blocklocal.streaming.streamed import Streamed
@@ -61,6 +64,9 @@ class DatasetInfo:
     """A row of a table has `width` numbers, a series `channels` and `width` steps."""
     answers: Answers | None = None
     features: Features | None = None
+    class_weights: Annotated[tuple[Number, ...], Meta(max_length=MOST_CLASSES)] | None = field(
+        default=None, compare=False
+    )
 
     @classmethod
     def of(cls, data: AnySet) -> "DatasetInfo":
@@ -89,17 +95,25 @@ class DatasetInfo:
         return self.answers is not None and self.answers.kind == "labels"
 
     def asked(self) -> dict[str, Any]:
-        """What a network is asked for, as `BlockLocal` takes it.
+        """What a network is asked for, as `BlockLocal` takes it."""
+        if self.answers is not None and self.answers.kind == "values":
+            return {"values": Values(len(self.classes), self.answers.mean, self.answers.std)}
+        if self.predicts_labels:
+            return {"labels": len(self.classes)}
+        return {"classes": len(self.classes), "class_weights": self.class_weights}
+
+    def weighted(self, config: Config, data: AnySet) -> "DatasetInfo":
+        """The same with the weights of the classes, fitted on the training split.
 
         Raises:
-            InputError: values, which it does not take yet.
+            InputError: weights are asked for, and there are no classes.
         """
-        if self.predicts_values:
-            raise InputError(
-                f"the target {few(self.classes)} holds values, and runs predict classes so far: give --target-is "
-                "classes if these are classes. (In Python, load_table gives the values with their mean and std.)"
-            )
-        return {"labels" if self.predicts_labels else "classes": len(self.classes)}
+        if self.predicts_labels or self.predicts_values:
+            if config.data.class_weights:
+                raise InputError("class_weights are for classes, and the target holds none: leave them out.")
+            return self
+        weights = class_weights_of(config.data.class_weights, data.train.labels, len(self.classes))
+        return replace(self, class_weights=weights)
 
     def flat(self) -> dict[str, Any]:
         known = {name: value for name, value in asdict(self).items() if value is not None}
@@ -261,7 +275,7 @@ def _cut(model: nn.Module, config: Config, facts: DatasetInfo, starts: Sequence[
     m = config.model
     example = torch.zeros(MEASURE_BATCH, *facts.shape)
     if starts is not None:
-        cut = split(model, starts=starts)
+        cut = split(model, starts=starts, example=example)
     elif m.at:
         cut = split(model, at=m.at, example=example)
     else:
@@ -288,12 +302,25 @@ def plain_model(config: Config, facts: DatasetInfo) -> nn.Module:
     """The module that a configuration names, not cut yet."""
     m = config.model
     options: dict[str, Any] = {name: _option(value) for name, value in m.model_options.items()}
-    if facts.features is not None and facts.features.sizes:
-        options["categories"] = facts.features.sizes
-    shape: dict[str, Any] = {"channels": facts.channels, "image_size": (facts.height, facts.width)}
-    if facts.kind != "images":
-        shape = {"input_shape": facts.shape}
-    return build_model(m.model, classes=len(facts.classes), width=m.width, **shape, **options)
+    options["classes"] = len(facts.classes)
+    images: dict[str, Any] = {"channels": facts.channels, "image_size": (facts.height, facts.width)}
+    if is_named(m.model):
+        if facts.kind != "images":
+            raise InputError(
+                f"--model {m.model} is built for images, and the data are a {facts.kind}: give another one."
+            )
+        if m.width is not None:
+            raise InputError(f"--width is for models of blocklocal; {m.model} has --model-options of its own.")
+        model = build_named(m.model, pretrained=m.pretrained, **images, **options)
+    elif m.pretrained:
+        raise InputError(f"--pretrained is for hf:, timm: and torchvision: models, and --model is {m.model}.")
+    else:
+        if facts.features is not None and facts.features.sizes:
+            options["categories"] = facts.features.sizes
+        shape = images if facts.kind == "images" else {"input_shape": facts.shape}
+        model = build_model(m.model, width=m.width, **shape, **options)
+    freeze(model, m.freeze)
+    return model
 
 
 def suited(config: Config, facts: DatasetInfo) -> Config:
@@ -436,7 +463,7 @@ def open_session(
     """
     threads, device = set_threads(config.machine.threads), find_device(config.machine.device)
     data = data or load_data(config)
-    facts = DatasetInfo.of(data)
+    facts = DatasetInfo.of(data).weighted(config, data)
     config = suited(config, facts)
     batches = training_batches(config, data, device)
     if streaming is not None and streaming.wanted:

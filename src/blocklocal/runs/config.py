@@ -40,6 +40,7 @@ from blocklocal._common.ranges import (
 )
 from blocklocal.block.optim import WARMUP, WARMUPS, Optimizer, Schedule, warmup_cosine
 from blocklocal.network.settings import Learning
+from blocklocal.runs.class_weights import check_class_weights
 from blocklocal.schemas import Text, check, read_json
 from blocklocal.schemas.run import check_settings_there
 
@@ -95,6 +96,9 @@ class Data:
     images_in: ImagesIn = "auto"
     """Where decoded images are: memory; disk, read batch by batch; or auto: in memory where they take at most half of
     what is free. The pictures are the same."""
+    class_weights: str = ""
+    """How much every class counts in every loss: balanced (each the same, by the training images), or one number per
+    class, by commas."""
 
     def __post_init__(self) -> None:
         if self.validation not in RANGES["validation"] or (self.validation >= 1 and self.validation % 1):
@@ -104,6 +108,7 @@ class Data:
             )
         check_settings(self, RANGES)
         check_choices(self)
+        check_class_weights(self.class_weights)
         if not self.data:
             raise InputError("data must be 'digits', a folder, a file or a hub name, not an empty string.")
 
@@ -118,11 +123,16 @@ class Model:
     """Which network, and where it is cut."""
 
     model: ModelName | str = "resnet18"
-    """A model of the library, or a function of your own: path/to/file.py:function."""
+    """A model of the library; hf:FOLDER_OR_NAME, timm:NAME or torchvision:NAME; or a function of your own:
+    path/to/file.py:function."""
     width: int | None = None
     """Channels (or units) of the first layer; default: the model's usual width."""
     model_options: dict[str, str] = field(default_factory=dict)
     """Options of the model's own, such as stem large (ResNets), depth 3 (mlp) or dropout 0.1 (vgg8b)."""
+    pretrained: bool = False
+    """Start from the published weights of hf:, timm: and torchvision: models."""
+    freeze: tuple[str, ...] = ()
+    """Patterns of names of weights that are not trained: '*embeddings*'."""
     blocks: int = 4
     """Number of blocks."""
     at: tuple[str, ...] = ()

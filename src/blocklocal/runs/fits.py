@@ -12,6 +12,7 @@ from torch import nn
 
 from blocklocal._common.errors import InputError
 from blocklocal._common.limits import available_bytes, check_memory
+from blocklocal.adapters import is_named
 from blocklocal.models.file import is_reference
 from blocklocal.network.network import BlockLocal
 from blocklocal.rules import RULES
@@ -39,7 +40,7 @@ def check_fits(
         network: cuts the model.
         example: the shape of a training batch [B, …]; without one (B = 0) only the weights count, as for a prediction.
     """
-    if is_reference(config.model.model):
+    if is_reference(config.model.model) or is_named(config.model.model):
         return
     free = _free(device)
     if free is None:

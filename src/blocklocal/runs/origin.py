@@ -130,6 +130,7 @@ def open_settings(folder: Path, *, trust: bool = False) -> Config:
         return config.edit(model=model)
     edited = config.machine.threads != origin.settings["threads"]
     threads = config.machine.threads if edited else origin.threads
+    model = _model_found(model, Path(origin.folder))
     return config.edit(model=model, threads=threads, data=_found(config.data.data, Path(origin.folder)))
 
 
@@ -150,6 +151,12 @@ def _found(data: str, folder: Path) -> str:
     """A relative path is meant from where the run was started."""
     there = folder / Path(data).expanduser()
     return str(there) if data != "digits" and there.is_dir() else data
+
+
+def _model_found(model: str, folder: Path) -> str:
+    """A relative folder in hf:FOLDER is meant from where the run was started."""
+    library, _, name = model.partition(":")
+    return f"hf:{folder / name}" if library == "hf" and (folder / name).is_dir() else model
 
 
 def code_of(folder: Path) -> Code | None:

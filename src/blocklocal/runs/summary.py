@@ -27,7 +27,7 @@ def summarise(session: RunContext, trainer: Trainer) -> tuple[dict[str, Any], di
     started = time.perf_counter()
     test = _evaluate(session, data.test)
     train = _evaluate(session, data.train.subset(slice(0, len(data.test))))
-    validation = trainer.records[-1]["validation_top1"][-1] if trainer.records else None
+    last = trainer.records[-1] if trainer.records else {}
     kind = "labels" if session.facts.predicts_labels else "classes"
     confusion = {"of": kind, "names": list(data.classes), "counts": test.confusion}
     losses = [learner.local for learner in network.learners]
@@ -58,11 +58,12 @@ def summarise(session: RunContext, trainer: Trainer) -> tuple[dict[str, Any], di
         "test_top1": test.top1,
         "test_top3": test.top3,
         "train_top1": train.top1,
-        "validation_top1": validation,
+        "validation_top1": last.get("validation_top1", [None])[-1],
         "test_nll": test.nll,
         "test_ece": test.ece,
         "block_test_top1": [accuracy for accuracy in test.block_top1 if accuracy is not None],
         "combined_test_top1": test.combined_top1,
+        **_measured(test, train, last),
         "seconds": trainer.seconds,
         "images_per_second": trainer.images / trainer.seconds if trainer.seconds else None,
         "evaluation_seconds": time.perf_counter() - started,
@@ -82,6 +83,21 @@ def _stopped(session: RunContext, trainer: Trainer) -> str | None:
     patience, first = session.config.optimisation.patience, trainer.first_epoch
     short = len(trainer.records) < session.config.optimisation.epochs
     return out_of_patience(trainer.records, patience, first) if short and patience is not None else None
+
+
+def _measured(test: Evaluation, train: Evaluation, last: dict[str, Any]) -> dict[str, Any]:
+    """What is measured beside the accuracy: errors of values, the overlap of pixels."""
+    found: dict[str, Any] = {}
+    for name, blocks in test.measured.items():
+        if name != "top1":
+            found |= {
+                f"test_{name}": blocks[-1],
+                f"train_{name}": train.measured[name][-1],
+                f"validation_{name}": last.get(f"validation_{name}", [None])[-1],
+                f"block_test_{name}": [value for value in blocks if value is not None],
+                f"combined_test_{name}": test.combined.get(name),
+            }
+    return found
 
 
 def _evaluate(session: RunContext, images: Images | Samples) -> Evaluation:

@@ -5,7 +5,7 @@ from typing import Annotated
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from blocklocal.schemas.kinds import MOST_BLOCKS, Number, Seconds, Text, Whole
-from blocklocal.schemas.run import Epoch, Figures, Percents
+from blocklocal.schemas.run import Epoch, Figures
 
 Sum = Annotated[float, Meta(ge=-1e300, le=1e300)]
 _PerBlock = Meta(min_length=1, max_length=MOST_BLOCKS)
@@ -31,7 +31,10 @@ class TensorKind(Struct):
 
 
 class TallyState(Struct):
-    """Sums of an epoch in progress: "loss" (an entry per block), "part/BLOCK/NAME", "right/BLOCK" ([right, all])."""
+    """Sums of an epoch in progress: "loss" (an entry per block), "part/BLOCK/NAME", "right/BLOCK".
+
+    Of the last, accuracies or errors are made: [right, all] for classes.
+    """
 
     steps: Annotated[int, Meta(ge=1, le=10**12)]
     sums: dict[Text, Sum | list[Sum]]
@@ -43,18 +46,27 @@ class TallyState(Struct):
         for name, value in self.sums.items():
             kind, _, rest = name.partition("/")
             block, _, part = rest.partition("/")
-            length = {"loss": blocks, "part": None, "right": 2}.get(kind, 0)
+            length = {"loss": blocks, "part": None, "right": _sums(value)}.get(kind, 0)
             known = name == "loss" or (block.isdecimal() and int(block[:9]) < blocks and bool(part) == (kind == "part"))
             if not known or (len(value) if isinstance(value, list) else None) != length:
                 raise ValueError(f"{name!r} is no sum of one of {blocks} blocks")
 
 
-class Record(Epoch):
+def _sums(value: object) -> int:
+    """How many sums an accuracy or error is made of: at least two."""
+    return max(2, len(value)) if isinstance(value, list) else 2
+
+
+class Record(Epoch, kw_only=True):
     """What an epoch has left, as training goes on with it."""
 
-    train_top1: Percents  # pyrefly: ignore[bad-override]
-    validation_top1: Percents  # pyrefly: ignore[bad-override]
     message: Figures  # pyrefly: ignore[bad-override]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key in ("train", "validation"):
+            if getattr(self, f"{key}_top1") is None and getattr(self, f"{key}_rmse") is None:
+                raise ValueError(f"{key}_top1 is missing")
 
 
 class State(Struct):

@@ -41,6 +41,11 @@ def _a_run_of(folder: Path) -> str:
     return f"give one of its runs, such as {runs[0]}" if runs else "give the folder that a training has written"
 
 
+def _measured() -> list[str]:
+    """The series of accuracies and errors."""
+    return [name for name in Epoch.__struct_fields__ if name.startswith(("train_", "validation_"))]
+
+
 class Epoch(Struct):
     """A line of `metrics.jsonl`: one epoch, every series with an entry per block."""
 
@@ -48,6 +53,15 @@ class Epoch(Struct):
     loss: Annotated[list[Number | None], Meta(min_length=1, max_length=MOST_BLOCKS)]
     train_top1: Percents | None = None
     validation_top1: Percents | None = None
+    train_mean_iou: Percents | None = None
+    validation_mean_iou: Percents | None = None
+    train_rmse: Figures | None = None
+    validation_rmse: Figures | None = None
+    train_mae: Figures | None = None
+    validation_mae: Figures | None = None
+    train_r2: Figures | None = None
+    validation_r2: Figures | None = None
+    metrics: dict[Text, Number | None] | None = None
     message: Figures | None = None
     parts: Annotated[list[dict[Text, Number | None]], _PerBlock] | None = None
     step: Whole | None = None
@@ -56,7 +70,7 @@ class Epoch(Struct):
     lr: Number | None = None
 
     def __post_init__(self) -> None:
-        for key in ("train_top1", "validation_top1", "message", "parts"):
+        for key in (*_measured(), "message", "parts"):
             series = getattr(self, key)
             if series is not None and len(series) != len(self.loss):
                 raise ValueError(f"{key} has {len(series)} entries for {len(self.loss)} blocks")
@@ -93,6 +107,17 @@ class Known(Struct):
     torch: Text | None = None
     block_names: Annotated[list[Text], _PerBlock] | None = None
     block_test_top1: Percents | None = None
+    block_test_mean_iou: Percents | None = None
+    block_test_rmse: Figures | None = None
+    block_test_mae: Figures | None = None
+    block_test_r2: Figures | None = None
+    test_mean_iou: Percent | None = None
+    test_rmse: Number | None = None
+    test_mae: Number | None = None
+    test_r2: Number | None = None
+    combined_test_rmse: Number | None = None
+    train_rmse: Number | None = None
+    validation_rmse: Number | None = None
     combined_test_top1: Percent | None = None
     test_top1: Percent | None = None
     test_top3: Percent | None = None

@@ -32,6 +32,7 @@ from blocklocal._common.message import (
 from blocklocal.block.learner import BlockLearner, StepContext
 from blocklocal.block.loss import OutputLoss
 from blocklocal.block.optim import Optimizer
+from blocklocal.block.values import Values
 from blocklocal.network.network import BlockLocal
 from blocklocal.rules.base import Batch, local_step
 from blocklocal.streaming.ends import Ends
@@ -87,7 +88,8 @@ def _looked_at(
         output: Any = given
         for learner in learners:
             output = learner(output)
-    y = torch.empty((len(lead(x)), *network.targets.shape(hidden_of(output).shape[1:])), dtype=torch.int64)
+    shape = (len(lead(x)), *network.targets.shape(hidden_of(output).shape[1:]))
+    y = torch.empty(shape, dtype=torch.float32 if isinstance(network.targets, Values) else torch.int64)
     batch = Batch(given, y, rows, StepContext())
     blocks: list[Footprint] = []
     a: Given = given

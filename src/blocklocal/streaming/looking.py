@@ -12,7 +12,7 @@ from torch import Tensor
 from blocklocal._common.message import Input, lead, map_message, mask_after
 from blocklocal._common.modes import kept_modes
 from blocklocal.block.learner import BlockLearner
-from blocklocal.block.targets import without_padding
+from blocklocal.block.targets import Asked
 from blocklocal.network.edge import check_batch, check_finite, check_x, taking_gradients
 from blocklocal.network.neighbours import Neighbours
 from blocklocal.network.network import BlockLocal, Prediction, predictions
@@ -106,12 +106,12 @@ class Looking(Neighbours):
 
     # --- without training
 
-    def look(self, batches: Iterable[tuple[Input, Tensor]]) -> Iterator[tuple[Tensor, list[Tensor | None]]]:
+    def look(self, batches: Iterable[tuple[Input, Asked]]) -> Iterator[tuple[Asked, list[Tensor | None]]]:
         coming = iter(batches)
         while chunk := list(islice(coming, self.visit_steps)):
             found = self._look([x for x, _ in chunk])
             for t, (_, y) in enumerate(chunk):
-                yield without_padding(self.targets, y, found[-1][t][1]), [each[t][0] for each in found]
+                yield self.looked_for(y, found[-1][t][1]), [each[t][0] for each in found]
 
     def block_logits(self, x: Input) -> list[Tensor | None]:
         return [each[0][0] for each in self._look([x])]
@@ -160,10 +160,10 @@ class Looking(Neighbours):
 
     # --- what is asked of neighbours
 
-    def check(self, x: Input, y: Tensor) -> tuple[Input, Tensor]:
+    def check(self, x: Input, y: Asked) -> tuple[Input, Asked]:
         return check_batch(x, y, self.targets, self.device, first=self.steps == 0)
 
-    def prepare(self, x: Input, y: Tensor) -> None:
+    def prepare(self, x: Input, y: Asked) -> None:
         self.network.prepare(map_message(_shape, x), y)
 
     def check_input(self, x: Input) -> Input:

@@ -25,7 +25,7 @@ from blocklocal.block.learner import BlockLearner, StepContext
 from blocklocal.block.loss import LocalResult
 from blocklocal.block.objectives import mixing
 from blocklocal.block.optim import Optimizer, OptimizerFactory, Schedule, as_optimizer, as_schedule
-from blocklocal.block.targets import target_rows
+from blocklocal.block.targets import Asked, Target, target_rows
 from blocklocal.network.edge import taking_gradients
 from blocklocal.network.neighbours import Kept, Stepped
 from blocklocal.network.network import BlockLocal
@@ -244,7 +244,9 @@ class Streamed(Looking):
     # --- training
 
     @taking_gradients()
-    def step(self, x: Input, y: Tensor, *, update: bool = True) -> list[LocalResult | None]:
+    def step(
+        self, x: Input, y: Asked, weight: Tensor | None = None, *, update: bool = True
+    ) -> list[LocalResult | None]:
         """One training step, which reads and writes all blocks: `walk` does it once per N steps.
 
         Raises:
@@ -255,10 +257,10 @@ class Streamed(Looking):
                 "a streamed network adds gradients up within a chunk of steps alone: train it by Trainer(network, "
                 "accumulate=…), or give step larger batches."
             )
-        (stepped,) = self.walk([(x, y)])
+        (stepped,) = self.walk([(x, y if weight is None else Target(y, weight))])
         return stepped.results
 
-    def walk(self, batches: Iterable[tuple[Input, Tensor]]) -> Iterator[Stepped]:
+    def walk(self, batches: Iterable[tuple[Input, Asked]]) -> Iterator[Stepped]:
         """Train on batches, block by block: for every N of them, for every block.
 
         A chunk counts when it is committed: after its last step by who takes the steps, or else before the next chunk.
@@ -303,7 +305,7 @@ class Streamed(Looking):
         self.timeline.totals(self.epoch + 1)
 
     @taking_gradients()
-    def _chunk(self, batches: list[tuple[Input, Tensor]]) -> list[list[LocalResult | None]]:
+    def _chunk(self, batches: list[tuple[Input, Asked]]) -> list[list[LocalResult | None]]:
         """Every block's steps in a row; per block, the results of the steps."""
         self.begin()
         for x, y in batches:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blocklocal._common.errors import InputError, shown
+from blocklocal._common.measures import main_of
 from blocklocal._common.ranges import FROM_ONE, check_range
 from blocklocal.training.callbacks import Callback, Record
 from blocklocal.training.checkpoint import adopt, clear_leftovers, list_checkpoints, remove, save_checkpoint
@@ -16,22 +17,23 @@ Score = Callable[[Record], Any]
 """From an epoch's record to a number that is larger for a better epoch."""
 
 
-def validation_accuracy(record: Record) -> float:
-    """Of the output, in percent.
+def validation_score(record: Record) -> float:
+    """The main measure of the output, accuracy in percent; of errors their negative.
 
     Raises:
         InputError: there was no validation.
     """
-    value = record["validation_top1"][-1]
+    main = main_of([record])
+    value = record.get(f"validation_{main.name}", [None])[-1]
     if value is None:
         raise InputError(
             "the best epoch is the one with the best validation, and there is none: give fit a validation loader "
             "(--validation), or a score= of your own, a function of an epoch's record."
         )
-    return value
+    return value if main.higher else -value
 
 
-def best_epoch(records: Sequence[Record], score: Score = validation_accuracy) -> int:
+def best_epoch(records: Sequence[Record], score: Score = validation_score) -> int:
     """The place of the best record, from 0; of equal ones the first.
 
     Raises:
@@ -45,7 +47,7 @@ def best_epoch(records: Sequence[Record], score: Score = validation_accuracy) ->
 
 
 def out_of_patience(
-    records: Sequence[Record], patience: int, first: int = 0, score: Score = validation_accuracy
+    records: Sequence[Record], patience: int, first: int = 0, score: Score = validation_score
 ) -> str | None:
     """Why training ends before its last epoch; None where it goes on.
 
@@ -71,13 +73,13 @@ class EarlyStopping(Callback):
 
     Args:
         patience: epochs.
-        score: from an epoch's record to a number, larger for better; default: validation accuracy of the output.
+        score: from an epoch's record to a number, larger for better; default: of the validation of the output.
 
     Raises:
         InputError: patience is below 1.
     """
 
-    def __init__(self, patience: int, *, score: Score = validation_accuracy):
+    def __init__(self, patience: int, *, score: Score = validation_score):
         check_range("patience", patience, FROM_ONE)
         self.patience, self.score = patience, score
 
@@ -103,11 +105,11 @@ class KeepBest(Callback):
 
     Args:
         folder: a new one, or that of the same training.
-        score: from an epoch's record to a number, larger for better; default: validation accuracy of the output.
+        score: from an epoch's record to a number, larger for better; default: of the validation of the output.
         newest: where checkpoints are written before (by a run); the newest one is linked instead of written again.
     """
 
-    def __init__(self, folder: Path | str, *, score: Score = validation_accuracy, newest: Path | None = None):
+    def __init__(self, folder: Path | str, *, score: Score = validation_score, newest: Path | None = None):
         self.folder, self.score, self.newest = Path(folder), score, newest
         self._first = 0  # the first epoch that counts
 

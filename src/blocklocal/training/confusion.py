@@ -17,11 +17,13 @@ def confusion_counts(targets: Targets, logits: Tensor, wanted: Tensor) -> Counts
 
     Args:
         logits: [B, C] or [B, T, C] for classes, [B, L] for labels.
-        wanted: [B], [B, T] or [B, L].
+        wanted: [B], [B, T] or [B, L]; of soft targets the largest share counts.
     """
+    if isinstance(targets, Classes):
+        wanted = targets.hard(wanted)
     there = wanted.long() != MISSING
     if isinstance(targets, Classes):
-        asked, answered = wanted.long(), logits.argmax(-1)
+        asked, answered = wanted, logits.argmax(-1)
     else:
         no = 2 * torch.arange(targets.count, device=wanted.device)  # the row of each label's "no"
         asked, answered = no + wanted.long(), no + (targets.as_logits(logits) > 0).long()

@@ -1,7 +1,7 @@
-"""How good every block is on a split: accuracy, likelihood and calibration."""
+"""How good every block is on a split: accuracy or error, likelihood and calibration."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -9,82 +9,107 @@ from torch import Tensor
 
 from blocklocal._common.errors import InputError
 from blocklocal._common.modes import kept_modes
-from blocklocal.block.targets import MISSING, Classes, combined
-from blocklocal.network.edge import check_tensor, pair
+from blocklocal.block.loss import OutputLoss
+from blocklocal.block.targets import MISSING, Asked, Classes, Targets, Values, combined, measured, values_of
+from blocklocal.network.edge import pair
 from blocklocal.network.neighbours import Neighbours, check_network
 from blocklocal.training.confusion import Counts, confusion_counts
 from blocklocal.training.loaders import check_loader
+from blocklocal.training.metrics import Measuring, Metrics, check_metrics
+from blocklocal.training.tally import figures
 from blocklocal.uncertainty.measures import calibration_error
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Accuracies in percent, likelihood and calibration of a network on a set.
+    """How good a network is on a set. Accuracies are in percent.
 
     Attributes:
-        top3: None for fewer than 4 classes and for binary labels.
-        nll: nats per target.
-        ece: expected calibration error (15 bins), between 0 and 1; None for binary labels and for a single class.
+        top1: None where values are predicted, or where only the user's own loss reads the output.
+        top3: None for fewer than 4 classes, for binary labels, values and pixels.
+        nll: nats per target; of values the mean squared error in squared deviations.
+        ece: expected calibration error (15 bins), between 0 and 1; None for binary labels, values, pixels and for a
+            single class.
         block_top1: one entry per block, None where it cannot predict.
         combined_top1: of the ensemble (`combined` of a prediction), None where only the output predicts.
-        confusion: what the output took for what, see `confusion_counts`.
+        confusion: what the output took for what, see `confusion_counts`; empty for values.
+        measured: every measure of the task by its name, one entry per block: top1 (and mean_iou for pixels), or rmse,
+            mae and r2 for values.
+        combined: the same of the ensemble.
+        metrics: the user's own, of the output.
     """
 
-    top1: float
+    top1: float | None
     top3: float | None
-    nll: float
+    nll: float | None
     ece: float | None
     block_top1: list[float | None]
     combined_top1: float | None
     confusion: Counts
+    measured: dict[str, list[float | None]] = field(default_factory=dict)
+    combined: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+Look = Callable[[list[Tensor | None], Asked], None]
 
 
 @torch.no_grad()
-def block_accuracy(
-    network: Neighbours,
-    batches: Iterable[Any],
-    look: Callable[[list[Tensor | None], Tensor], None] | None = None,
-) -> list[float | None]:
-    """Percent correct of every block in evaluation mode, None where it cannot predict.
+def measure_blocks(
+    network: Neighbours, batches: Iterable[Any], look: Look | None = None, metrics: Metrics | None = None
+) -> tuple[dict[str, list[float | None]], dict[str, float]]:
+    """How good every block is in evaluation mode, by the name of the measure; None where it cannot predict.
 
     The mode of every part of the network is put back afterwards, also after an error. A network that does not know its
     shapes takes them from the first batch. The values of targets are checked on the CPU, and on CUDA in the first batch
-    alone.
+    alone. Weights of samples do not count.
 
     Args:
         network: a network, or a process's share of one.
-        batches: (x, y) pairs, x [B, …], y [B] (or [B, T], [B, L]).
+        batches: (x, y) pairs, x [B, …], y [B] (or [B, T], [B, H, W], [B, L], [B, V]).
         look: gets every batch's logits (one entry per block) and targets.
+        metrics: the user's own, of the output, where it is here.
+
+    Returns:
+        The measures of the blocks, and the user's own metrics of the output.
 
     Raises:
         InputError: there is no batch, none has a target, or one is not (x, y).
     """
-    counts: list[list[Tensor | None]] = []
+    sums: list[list[Tensor | None]] = []
+    targets, own = network.targets, Measuring(metrics or {})
     with kept_modes([network]):
         network.train(False)
         for y, scores in network.look(map(pair, batches)):
-            check_tensor("y", y, network.device)
-            if not counts or not y.is_cuda:
-                network.targets.check(y)
-            counts.append([None if s is None else torch.stack(network.targets.correct(s, y)) for s in scores])
+            if not sums or not y.is_cuda:
+                targets.check(y)
+            sums.append([measured(targets, each, y) for each in scores])
+            if _has_output(network) and scores[-1] is not None:
+                own.add(scores[-1], y)
             if look is not None:
                 look(scores, y)
-    if not counts:
+    if not sums:
         raise InputError("nothing to evaluate: there is no batch.")
-    return [_percent(list(pairs)) for pairs in zip(*counts, strict=True)]
+    return figures(
+        targets, [_total(list(each)) for each in zip(*sums, strict=True)]
+    ), own.found() if own.samples else {}
 
 
-def _percent(pairs: list[Tensor | None]) -> float | None:
-    known = [pair for pair in pairs if pair is not None]
+def _has_output(network: Neighbours) -> bool:
+    return isinstance(network.learners[-1].local, OutputLoss)
+
+
+def _total(sums: list[Tensor | None]) -> Tensor | None:
+    known = [each for each in sums if each is not None]
     if not known:
         return None
-    right, total = torch.stack(known).sum(0).tolist()
-    if not total:
+    total = torch.stack(known).sum(0)
+    if not total[1]:
         raise InputError("nothing to evaluate: no sample has a target.")
-    return 100.0 * right / total
+    return total
 
 
-def evaluate(network: Neighbours, batches: Iterable[Any]) -> Evaluation:
+def evaluate(network: Neighbours, batches: Iterable[Any], *, metrics: Metrics | None = None) -> Evaluation:
     """Measure a network in evaluation mode. It works before any training too.
 
     The mode of every part of the network is put back afterwards, also after an error: a BatchNorm that was in
@@ -92,10 +117,12 @@ def evaluate(network: Neighbours, batches: Iterable[Any]) -> Evaluation:
 
     Args:
         network: the network.
-        batches: (x, y) pairs on its device, x [B, …], y [B] (or [B, T] for sequences, [B, L] for binary labels).
+        batches: (x, y) pairs on its device, x [B, …], y [B] (or [B, T] for sequences, [B, H, W] for pixels, [B, L] for
+            binary labels, [B, V] for values).
+        metrics: your own, by name: functions (output, y) → one number, or metrics of torchmetrics.
 
     Returns:
-        Accuracies of the output, of every block and of the ensemble, likelihood and calibration of the output.
+        Measures of the output, of every block and of the ensemble, likelihood and calibration of the output.
 
     Raises:
         InputError: it is no `BlockLocal`, there is no batch, no sample has a target, a batch is not (x, y), or a target
@@ -103,36 +130,67 @@ def evaluate(network: Neighbours, batches: Iterable[Any]) -> Evaluation:
     """
     check_network(network)
     check_loader("evaluation", batches, once=True)
-    logits: list[Tensor] = []
-    wanted: list[Tensor] = []
-    together: list[Tensor | None] = []
-
-    def look(scores: list[Tensor | None], y: Tensor) -> None:
-        output = scores[-1]
-        assert output is not None  # the output block always predicts
-        flat = output.dim() == 3  # positions one by one: sequences may differ in length
-        logits.append((output.flatten(0, 1) if flat else output).float().cpu())
-        wanted.append((y.flatten() if flat else y).cpu())
-        of_all = combined(network.targets, scores)
-        together.append(None if of_all is None else torch.stack(network.targets.correct(of_all, y)))
-
-    blocks = block_accuracy(network, batches, look)
-    targets = torch.cat(wanted)
-    network.targets.check(targets)
-    outputs = torch.cat(logits)
-    top3, nll, ece = _of_output(network, outputs, targets)
-    assert blocks[-1] is not None
-    confusion = confusion_counts(network.targets, outputs, targets)
-    return Evaluation(blocks[-1], top3, nll, ece, blocks, _percent(together), confusion)
+    output = _Output(network.targets)
+    blocks, own = measure_blocks(network, batches, output.add, check_metrics(metrics))
+    unknown: list[float | None] = [None for _ in network.learners]
+    top1 = blocks.get("top1", unknown)
+    together = output.together()
+    return Evaluation(
+        top1[-1], *output.likelihood(), top1, together.get("top1"), output.confusion(), blocks, together, own
+    )
 
 
-def _of_output(network: Neighbours, logits: Tensor, wanted: Tensor) -> tuple[float | None, float, float | None]:
-    nll = network.targets.loss(logits, wanted).item()
-    if not isinstance(network.targets, Classes):
+class _Output:
+    """What is kept of the output: its logits, but for pixels, of which there are many, only sums."""
+
+    def __init__(self, targets: Targets):
+        plain = replace(targets, class_weights=None) if isinstance(targets, Classes) else targets
+        self.targets = plain
+        self.logits: list[Tensor] = []
+        self.wanted: list[Tensor] = []
+        self.sums: list[tuple[float, int]] = []
+        self.counts: list[Tensor | None] = []
+
+    def add(self, scores: list[Tensor | None], y: Asked) -> None:
+        output, wanted = scores[-1], values_of(y)
+        if output is None or not self.targets.answered(output):
+            return
+        self.counts.append(measured(self.targets, combined(self.targets, scores), y))
+        if output.dim() < 4:
+            flat = output.dim() == 3  # positions one by one: sequences may differ in length
+            self.logits.append((output.flatten(0, 1) if flat else output).float().cpu())
+            self.wanted.append((wanted.flatten(0, 1) if flat else wanted).cpu())
+            return
+        there = int(self.targets.measure(output, wanted)[1])
+        self.sums.append((self.targets.loss(output.float(), wanted).item() * there, there))
+
+    def together(self) -> dict[str, float]:
+        """The measures of the ensemble."""
+        total = _total(self.counts)
+        return {} if total is None else self.targets.figures(total)
+
+    def confusion(self) -> Counts:
+        if not self.logits or isinstance(self.targets, Values):
+            return []
+        return confusion_counts(self.targets, torch.cat(self.logits), torch.cat(self.wanted))
+
+    def likelihood(self) -> tuple[float | None, float | None, float | None]:
+        """(top-3, nll, calibration error)."""
+        if self.sums:
+            total, count = (sum(each) for each in zip(*self.sums, strict=True))
+            return None, total / count, None
+        if not self.logits:
+            return None, None, None
+        return _of_output(self.targets, torch.cat(self.logits), torch.cat(self.wanted))
+
+
+def _of_output(targets: Targets, logits: Tensor, wanted: Tensor) -> tuple[float | None, float, float | None]:
+    nll = targets.output_loss(logits, wanted).item()
+    if not isinstance(targets, Classes):
         return None, nll, None
-    logits, wanted = logits.flatten(0, -2), wanted.flatten().long()
+    logits, wanted = logits.flatten(0, -2), targets.hard(wanted).flatten()
     logits, wanted = logits[wanted != MISSING], wanted[wanted != MISSING]
-    classes = network.targets.count
+    classes = targets.count
     top3 = None
     if classes > 3:
         hits = (logits.topk(3, dim=-1).indices == wanted.unsqueeze(-1)).any(-1)

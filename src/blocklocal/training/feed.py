@@ -9,11 +9,9 @@ import logging
 from collections.abc import Iterator
 from typing import Any, Protocol, TypeGuard
 
-from torch import Tensor
 from torch.utils.data import SequentialSampler
 
-from blocklocal._common.message import Input
-from blocklocal.network.edge import pair
+from blocklocal.network.edge import Pair, pair
 from blocklocal.training.loaders import Loader, batches, knows_epochs
 from blocklocal.training.plain_state import from_plain, to_plain
 
@@ -39,7 +37,7 @@ class Feed:
         self._saved: Any = None  # what a checkpoint has kept of a loader
         self._told = False
 
-    def batches(self, train: Loader, epoch: int, start: int) -> Iterator[tuple[Input, Tensor]]:
+    def batches(self, train: Loader, epoch: int, start: int) -> Iterator[Pair]:
         """The batches of an epoch from position `start`.
 
         Raises:

@@ -11,7 +11,7 @@ from blocklocal.training.callbacks import Callback, Record
 if TYPE_CHECKING:
     from blocklocal.training.loop import Trainer
 
-PER_BLOCK = ("loss", "train_top1", "validation_top1", "message")
+PER_BLOCK = ("loss", "message")
 ONE_NUMBER = ("lr", "images_per_second")
 
 
@@ -19,11 +19,13 @@ def scalars(record: Record) -> dict[str, float]:
     """The numbers of an epoch's record by name: `loss/block-1`, …, `validation_top1/block-4`, `lr`."""
     found = {
         f"{name}/block-{k + 1}": value
-        for name in PER_BLOCK
+        for name in record
+        if name in PER_BLOCK or name.startswith(("train_", "validation_"))
         for k, value in enumerate(record.get(name) or ())
         if value is not None
     }
-    return found | {name: record[name] for name in ONE_NUMBER if record.get(name) is not None}
+    own = {f"metrics/{name}": value for name, value in record.get("metrics", {}).items()}
+    return found | own | {name: record[name] for name in ONE_NUMBER if record.get(name) is not None}
 
 
 class TensorBoard(Callback):

@@ -18,9 +18,11 @@ from blocklocal.block.optim import Optimizer, OptimizerFactory, Schedule, as_opt
 from blocklocal.network.edge import Pair, pair
 from blocklocal.network.neighbours import Neighbours, Stepped, check_network
 from blocklocal.training.callbacks import Callback, Record, check_callbacks, running
-from blocklocal.training.evaluation import block_accuracy
+from blocklocal.training.evaluation import measure_blocks
 from blocklocal.training.feed import Feed
 from blocklocal.training.loaders import Loader, check_loader, first_batch, nothing_came, steps_of
+from blocklocal.training.metrics import Metrics, check_metrics
+from blocklocal.training.notebook import Shown, in_notebook
 from blocklocal.training.tally import NotFinite, Tally
 
 logger = logging.getLogger("blocklocal")
@@ -83,8 +85,12 @@ class Trainer:
             at updates alone.
         ema: how much of the running mean of the weights stays at an update, such as 0.999. Validation is of that mean;
             see `BlockLocal.averaged`. Training goes on with the weights themselves.
+        show: whether every epoch is shown: in a notebook as a table and a curve, elsewhere as a line; default: in a
+            notebook alone.
         first_epoch: the epoch, counted from 0, in which the schedule begins. Where training goes on after the end of an
             earlier schedule, `restore` begins a new one there, for the epochs that are left; momenta are kept.
+        metrics: your own measures of the output on the validation batches, by name: functions (output, y) → one
+            number, or metrics of torchmetrics.
 
     Raises:
         InputError: a setting is unknown or impossible.
@@ -103,7 +109,9 @@ class Trainer:
         look_every: int = CHECK_EVERY,
         accumulate: int = 1,
         ema: float | None = None,
+        show: bool | None = None,
         first_epoch: int = 0,
+        metrics: Metrics | None = None,
     ):
         check_network(network)
         check_range("epochs", epochs, FROM_ONE)
@@ -120,6 +128,9 @@ class Trainer:
         self.schedule = as_schedule(schedule)
         self.look_every, self.accumulate = look_every, accumulate
         self.callbacks = [*check_callbacks(callbacks), *check_callbacks(observers)]
+        self.metrics = check_metrics(metrics)
+        if in_notebook() if show is None else show:
+            self.callbacks.append(Shown())
         self.should_stop = should_stop or (lambda: False)
         self.epoch, self.step_in_epoch = 0, 0
         self.whole = True  # whether all blocks have taken the same steps: see `Stepped`
@@ -362,9 +373,12 @@ class Trainer:
 
     def _validate(self, validation: Iterable[Any] | None) -> Record:
         if validation is None:
-            return {"validation_top1": [None] * len(self.network.learners)}
+            unknown: list[float | None] = [None] * len(self.network.learners)
+            return {f"validation_{name}": unknown for name in self.network.targets.measures}
         with self.network.averaged() if self.optimizer.ema is not None else nullcontext():
-            return {"validation_top1": block_accuracy(self.network, self._moved(validation))}
+            measured, own = measure_blocks(self.network, self._moved(validation), metrics=self.metrics)
+        found: Record = {f"validation_{name}": values for name, values in measured.items()}
+        return found | ({"metrics": own} if own else {})
 
     def _new_tally(self) -> Tally:
         learners = self.network.learners
@@ -372,7 +386,7 @@ class Trainer:
 
     def _moved(self, given: Iterable[Any]) -> Iterator[Pair]:
         for x, y in map(pair, given):
-            yield map_message(self._to_device, x), self._to_device(y)
+            yield map_message(self._to_device, x), y.to(self.network.device, non_blocking=True)
 
     def _to_device(self, t: Tensor) -> Tensor:
         return t.to(self.network.device, non_blocking=True)

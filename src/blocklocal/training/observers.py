@@ -160,5 +160,6 @@ def find_warnings(record: Record, first: Sequence[float | None]) -> list[tuple[i
 
 
 def _accuracies(record: Record) -> list[Any]:
-    validation = record["validation_top1"]
-    return validation if any(a is not None for a in validation) else record["train_top1"]
+    """Of every block; none where something else is measured."""
+    validation = record.get("validation_top1", [])
+    return validation if any(a is not None for a in validation) else record.get("train_top1", [])

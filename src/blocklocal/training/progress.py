@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from blocklocal._common.errors import InputError
+from blocklocal._common.measures import main_of
 from blocklocal._common.ranges import FROM_ONE, check_range
 from blocklocal._common.screen import console as screen
 from blocklocal._common.screen import encodable, is_terminal, printable
@@ -199,7 +200,9 @@ class Progress:
 
     def _epoch_line(self, record: dict[str, Any]) -> str:
         parts = [f"epoch {record['epoch']}/{self.epochs}"]
-        for name, key, digits in (("loss", "loss", 2), ("val %", "validation_top1", 1)):
+        main = main_of([record])
+        measured = "val %" if main.percent else f"val {main.title}"
+        for name, key, digits in (("loss", "loss", 2), (measured, f"validation_{main.name}", main.digits)):
             values = record.get(key) or []
             if any(value is not None for value in values):
                 parts.append(f"{name} {_list(values, digits)}")
@@ -227,15 +230,20 @@ class Progress:
 
         table = Table()
         table.add_column("block", overflow="ellipsis", no_wrap=True)
-        for heading in ("loss", "train %", "validation %", "|b|"):
+        main = main_of([self._record])
+        word = "%" if main.percent else main.title
+        for heading in ("loss", f"train {word}", f"validation {word}", "|b|"):
             table.add_column(heading, justify="right", no_wrap=True)
         series = [
             self._losses(),
-            *(self._record.get(key) or [] for key in ("train_top1", "validation_top1", "message")),
+            *(self._record.get(key) or [] for key in (f"train_{main.name}", f"validation_{main.name}", "message")),
         ]
         for k, name in enumerate(self.block_names):
             values = [column[k] if k < len(column) else None for column in series]
-            table.add_row(Text(name), *(_number(v, digits) for v, digits in zip(values, (3, 1, 1, 4), strict=True)))
+            table.add_row(
+                Text(name),
+                *(_number(v, digits) for v, digits in zip(values, (3, main.digits, main.digits, 4), strict=True)),
+            )
         return table
 
 

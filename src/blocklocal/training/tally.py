@@ -11,7 +11,7 @@ from blocklocal._common.finite import is_finite
 from blocklocal.block.learner import BlockLearner
 from blocklocal.block.loss import LocalResult
 from blocklocal.block.shards import local_shard
-from blocklocal.block.targets import Targets
+from blocklocal.block.targets import Asked, Targets
 
 
 class NotFinite(InputError):
@@ -34,6 +34,13 @@ def check_weights(learner: BlockLearner, steps: int) -> None:
         raise NotFinite(f"weights of block {learner.index + 1} are not finite after step {steps}")
 
 
+def figures(targets: Targets, sums: Sequence[Tensor | None]) -> dict[str, list[float | None]]:
+    """How good every block is, by the name of the measure; None where it predicts nothing."""
+    known = [None if each is None else targets.figures(each) for each in sums]
+    names = dict.fromkeys([*targets.measures, *(name for each in known if each is not None for name in each)])
+    return {name: [None if each is None else each.get(name) for each in known] for name in names}
+
+
 class Tally:
     """Loss, its parts, and training accuracy per block over one epoch.
 
@@ -54,7 +61,7 @@ class Tally:
         copied.sums, copied.steps, copied._unchecked = dict(self.sums), self.steps, list(self._unchecked)
         return copied
 
-    def add(self, step: int, results: Sequence[LocalResult | None], y: Tensor) -> None:
+    def add(self, step: int, results: Sequence[LocalResult | None], y: Asked) -> None:
         """Take in the results of one training step (detached)."""
         self.steps += 1
         zero = torch.zeros((), device=y.device)
@@ -66,7 +73,7 @@ class Tally:
                 continue
             for name, part in result.parts.items():
                 self._sum(f"part/{k}/{name}", part)
-            counts = result.counted(self.targets, y).right
+            counts = result.counted(self.targets, y).sums
             if counts is not None:
                 self._sum(f"right/{k}", counts)
 
@@ -89,19 +96,23 @@ class Tally:
         return values[-1]
 
     def record(self) -> dict[str, list]:
-        """Means over the epoch so far, per block: loss, its parts (None, {} without one), train_top1 in percent."""
+        """Means over the epoch so far, per block: loss, its parts (None, {} without one), and what is measured.
+
+        Of classes that is train_top1, in percent.
+        """
         sums: dict[str, Any] = {name: torch.as_tensor(value).tolist() for name, value in self.sums.items()}
         parts: list[dict[str, float]] = [{} for _ in range(self.blocks)]
-        top1: list[float | None] = [None] * self.blocks
+        sums_of: dict[int, Tensor] = {}
         for name, value in sums.items():
             kind, _, rest = name.partition("/")
             if kind == "part":
                 k, _, part = rest.partition("/")
                 parts[int(k) - self.first][part] = value / self.steps
             elif kind == "right":
-                top1[int(rest) - self.first] = 100.0 * value[0] / max(value[1], 1)
+                sums_of[int(rest) - self.first] = torch.tensor(value, dtype=torch.float64)
         loss = [s / self.steps if own else None for s, own in zip(sums["loss"], parts, strict=True)]
-        return {"loss": loss, "train_top1": top1, "parts": parts}
+        measured = figures(self.targets, [sums_of.get(k) for k in range(self.blocks)])
+        return {"loss": loss, **{f"train_{name}": values for name, values in measured.items()}, "parts": parts}
 
     def state(self) -> dict:
         """JSON-able, for a checkpoint in mid-epoch."""

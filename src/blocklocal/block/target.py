@@ -1,0 +1,297 @@
+"""What a batch asks for, where it is more than one tensor, and what every kind of target has in common.
+
+Most batches have a plain tensor y. A `Target` stands in its place where samples have weights, or where y is made for
+a loss of the user's own and the targets of the hidden blocks are read off it.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from blocklocal._common.errors import InputError, shown
+
+MISSING = -100  # the field's usual value for "no target here" (ignore_index of torch's cross-entropy)
+
+
+@dataclass(frozen=True)
+class Target:
+    """Targets of a batch with what belongs to them. It is moved, counted and cut as a tensor is.
+
+    Attributes:
+        y: as the loader gave it: a tensor, or a tuple or mapping of tensors. The user's own loss and metrics get it.
+        weight: of every sample [B], or of every position, in the shape of the targets; None where all count the same.
+        read: the targets of the hidden blocks, where they are not y itself.
+    """
+
+    y: Any
+    weight: Tensor | None = None
+    read: Tensor | None = None
+
+    @property
+    def values(self) -> Tensor:
+        """The tensor that the hidden blocks are asked for."""
+        return self.y if self.read is None else self.read
+
+    def map(self, do: Callable[[Tensor], Tensor]) -> "Target":
+        y, weight, read = (pytree.tree_map_only(Tensor, do, part) for part in (self.y, self.weight, self.read))
+        return Target(y, weight, read)
+
+    def to(self, *args: Any, **kwargs: Any) -> "Target":
+        return self.map(lambda t: t.to(*args, **kwargs))
+
+    def cpu(self) -> "Target":
+        return self.map(Tensor.cpu)
+
+    def detach(self) -> "Target":
+        return self.map(Tensor.detach)
+
+    def __getitem__(self, part: slice) -> "Target":
+        return self.map(lambda t: t[part])
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    @property
+    def first(self) -> Tensor:
+        """The first of its tensors, which tells the batch size and the device."""
+        return pytree.tree_leaves(self.y if self.read is None else self.read)[0]
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.first.shape
+
+    @property
+    def device(self) -> torch.device:
+        return self.first.device
+
+    @property
+    def is_cuda(self) -> bool:
+        return self.first.is_cuda
+
+
+Asked = Tensor | Target
+
+
+def values_of(target: Asked) -> Tensor:
+    """The tensor of targets."""
+    return target.values if isinstance(target, Target) else target
+
+
+def given_of(target: Asked) -> Any:
+    """What the loader gave."""
+    return target.y if isinstance(target, Target) else target
+
+
+def weight_of(target: Asked) -> Tensor | None:
+    """The weights of samples or positions, None without any."""
+    return target.weight if isinstance(target, Target) else None
+
+
+def check_weight(target: Asked) -> None:
+    """Refuse weights that are not one number, 0 or more, per sample or per position."""
+    weight, values = weight_of(target), values_of(target)
+    if weight is None:
+        return
+    shape = spread_shape(values)
+    if weight.shape not in (values.shape[:1], shape):
+        raise InputError(
+            f"weights of shape {list(weight.shape)} do not fit targets of shape {list(values.shape)}: give one per "
+            f"sample, [{len(values)}]" + (f", or one per position, {list(shape)}." if len(shape) > 1 else ".")
+        )
+    if weight.is_complex() or not bool((torch.isfinite(weight) & (weight >= 0)).all()):
+        raise InputError("every weight of a sample must be a finite number, 0 or more.")
+
+
+def spread_shape(values: Tensor) -> torch.Size:
+    """The shape that weights have where every position has its own."""
+    if not values.is_floating_point():
+        return values.shape
+    return torch.Size((len(values), *values.shape[2:])) if values.dim() > 3 else values.shape[:-1]
+
+
+def check_shape(target: Tensor, expected: torch.Size) -> None:
+    """Refuse targets that do not fit the logits; torch would broadcast some of them without an error."""
+    if target.shape != expected:
+        raise InputError(
+            f"targets of shape {list(target.shape)} do not fit the network's output, which needs {list(expected)}: "
+            "one class number per sample (per position for sequences), or one 0 or 1 per binary label."
+        )
+
+
+def units_last(output: Tensor) -> Tensor:
+    """Maps [B, C, H, W] → [B, H, W, C]; anything else as it is."""
+    return output.movedim(1, -1) if output.dim() > 3 else output
+
+
+def weighted_mean(each: Tensor, weight: Tensor) -> Tensor:
+    """Σ weight · each / Σ weight; 0 where all weights are 0. So a sample of weight 2 counts as two equal samples do."""
+    total = weight.sum()
+    return (each * weight).sum() / torch.where(total > 0, total, torch.ones_like(total))
+
+
+def mean_of_real(each: Tensor, mask: Tensor | None) -> Tensor:
+    """The mean over positions, [B, P, …] → [B, …]; with a mask [B, P], over those that it says are real."""
+    if mask is None:
+        return each.mean(1)
+    real = mask.view(*mask.shape, *(1 for _ in each.shape[2:]))
+    return torch.where(real, each, 0).sum(1) / real.sum(1).clamp(min=1)
+
+
+def of_samples(weight: Tensor, real: Tensor | None = None) -> Tensor:
+    """Weights of samples, [B]; of positions, [B, …], their mean, over those that are real where that is said."""
+    weight = weight.float()
+    if weight.dim() == 1:
+        return weight
+    if real is not None and real.shape == weight.shape:
+        return mean_of_real(weight.flatten(1), real.flatten(1))
+    return weight.flatten(1).mean(1)
+
+
+@dataclass(frozen=True)
+class Targets(ABC):
+    """What a network is asked for. `read` takes y and gives the targets of the hidden blocks, where y is not them.
+
+    Scores have their units last: [B, R], [B, T, R], or [B, H, W, R] where every pixel has a target.
+    """
+
+    count: int
+
+    read: Callable[[Any], Tensor] | None = field(default=None, kw_only=True)
+
+    measures: ClassVar[tuple[str, ...]] = ("top1",)  # the names of `figures`; the first is the one that counts
+
+    @property
+    @abstractmethod
+    def rows(self) -> int:
+        """The distinct messages that a twin can be asked for."""
+
+    @abstractmethod
+    def shape(self, output: torch.Size) -> torch.Size:
+        """The shape of one sample's target, where the network gives this output for it."""
+
+    @abstractmethod
+    def check(self, target: Asked) -> None:
+        """Refuse targets that cannot be right."""
+
+    def answered(self, scores: Tensor) -> bool:
+        """Whether scores are of the rows, or an output's own; else they mean nothing for these targets."""
+        return scores.dim() > 1 and scores.shape[-1] in (self.rows, self.count)
+
+    @abstractmethod
+    def misfit(self, output: torch.Size) -> str | None:
+        """Why an output [B, …] cannot answer these targets; None where it can."""
+
+    def asked(self, y: Any) -> Asked:
+        """What a loader gave as targets, in the form that losses take.
+
+        Raises:
+            InputError: it is no tensor, and no function reads targets off it.
+        """
+        if isinstance(y, Target) and y.read is not None:
+            return y
+        given = given_of(y)
+        if self.read is not None:
+            read = self.read(given)
+            if not isinstance(read, Tensor):
+                raise InputError(f"targets= must give the targets of a batch as a tensor, not {shown(read)}.")
+            return Target(given, weight_of(y), read)
+        if not isinstance(given, Tensor):
+            raise InputError(
+                f"y is a {type(given).__name__} of tensors, and the hidden blocks need one tensor of targets: give "
+                "targets=, a function of y that makes it."
+            )
+        return y
+
+    def fit(self, target: Asked, expected: torch.Size) -> None:
+        """Refuse targets of another shape than the output asks for, [B, …]."""
+        check_shape(values_of(target), expected)
+
+    @abstractmethod
+    def loss(self, logits: Tensor, target: Asked, smoothing: float = 0.0) -> Tensor:
+        """The mean loss of row scores over the targets that are there; 0 where none is."""
+
+    def output_loss(self, output: Tensor, target: Asked, smoothing: float = 0.0) -> Tensor:
+        """The loss of the last block."""
+        return self.loss(output, target, smoothing)
+
+    output_name = "cross-entropy"
+
+    @abstractmethod
+    def weights(self, target: Asked) -> Tensor:
+        """How much every target counts, [B] or [B, T]: 0 where it is missing, 1 where nothing is weighted."""
+
+    def without_padding(self, target: Asked, mask: Tensor | None) -> Asked:
+        """Targets of positions, with none where a position is not real; all others as they are.
+
+        Args:
+            mask: [B, T], true where a position is real; None where all are.
+        """
+        missing = None if mask is None else self.missing(values_of(target), ~mask)
+        return target if missing is None else Target(given_of(target), weight_of(target), missing)
+
+    def missing(self, y: Tensor, where: Tensor) -> Tensor | None:
+        """The same without the targets of these positions, [B, T]; None where targets are not of these positions."""
+        return None
+
+    @abstractmethod
+    def pick(self, table: Tensor, target: Asked) -> Tensor:
+        """Each sample's own message, table [R, P, U, …] → [B, P, U, …]; 0 where missing."""
+
+    @abstractmethod
+    def one_hot(self, target: Asked) -> Tensor:
+        """Targets as weights of the rows, [B, R] or [B, T, R]; zeros where missing."""
+
+    def at(self, target: Asked, grid: torch.Size) -> Asked:
+        """The targets of a block whose latents lie on this grid: () for flat ones, (T,) for sequences, or (H, W)."""
+        return target
+
+    def as_logits(self, scores: Tensor) -> Tensor:
+        return scores
+
+    def resized(self, scores: Tensor, like: Tensor) -> Tensor:
+        """A block's scores in the resolution of the output's."""
+        return scores
+
+    @abstractmethod
+    def measure(self, scores: Tensor, target: Asked) -> Tensor:
+        """Sums of which `figures` are made, added over batches; the second is the number of targets.
+
+        They are a tensor, so that nothing waits for the device.
+        """
+
+    def correct(self, scores: Tensor, target: Asked) -> tuple[Tensor, Tensor]:
+        """(number right, number of targets)."""
+        right, count = self.measure(scores, target)[:2]
+        return right, count
+
+    @abstractmethod
+    def figures(self, sums: Tensor) -> dict[str, float]:
+        """How good an answer is, by the name of the measure."""
+
+    @abstractmethod
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """What a prediction says, in the layout of the network's output."""
+
+    @abstractmethod
+    def label(self, probabilities: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def confidence(self, probabilities: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def row_errors(self, errors: Tensor) -> Tensor:
+        """∂L/∂output → the error of every target row."""
+
+    def reading(self, read: Callable[[Any], Tensor] | None) -> "Targets":
+        """The same, read off y by a function."""
+        return replace(self, read=read)
+
+
+def spread(weight: Tensor, like: Tensor) -> Tensor:
+    """Weights of samples [B], or of positions, in the shape of `like`, whose first axes they have."""
+    return weight.view(*weight.shape, *(1 for _ in like.shape[weight.dim() :])).expand_as(like).float()
