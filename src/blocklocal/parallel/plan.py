@@ -141,6 +141,8 @@ def make_plan(
     else:
         check_free(folder)
         check_new_store(request.streaming.store)
+    if config.data.mix:
+        raise InputError("images are mixed in one process: leave out --mix, or --processes.")
     data = load_data(config)
     facts = DatasetInfo.of(data).weighted(config, data)
     config = suited(config, facts)

@@ -382,8 +382,9 @@ def training_batches(config: Config, data: AnySet, device: torch.device, share: 
         InputError: images are to be augmented that are none.
     """
     if isinstance(data, SampleSet):
-        if config.data.augment:
-            raise InputError(f"augment is for images, and {data.name} holds none: leave {config.data.augment!r} out.")
+        for name in ("augment", "mix"):
+            if given := getattr(config.data, name):
+                raise InputError(f"{name} is for images, and {data.name} holds none: leave {given!r} out.")
         return SampleBatches(
             data.train,
             batch_size=config.data.batch_size,
@@ -401,6 +402,8 @@ def training_batches(config: Config, data: AnySet, device: torch.device, share: 
         std=data.std,
         shuffle=True,
         augment=config.data.augment,
+        mix=config.data.mix,
+        classes=len(data.classes),
         seed=config.machine.seed,
         device=device,
         channels_last=config.machine.channels_last,
