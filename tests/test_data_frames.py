@@ -1,6 +1,8 @@
 """Tables of numbers: what a column is, what it becomes, and what is refused."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -235,10 +237,18 @@ def test_values_are_told_by_name_where_classes_have_a_label(tmp_path):
     assert each.entry() == {"row": 1, "price": 1.5, "size": 2.0, "others": {}}
 
 
-def test_a_run_on_values_is_refused_with_what_to_do(tmp_path):
-    table = write(tmp_path / "t.csv", "a,y", [f"{i / 7},{i / 3}" for i in range(60)])
-    with pytest.raises(InputError, match="the target y holds values"):
-        DatasetInfo.of(load_table(table, "y")).asked()
+def test_values_train_are_measured_and_predicted_in_their_own_units(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "t.csv", "a,y", [f"{i / 7},{1000 + i}" for i in range(80)])
+    size = ["--epochs", "3", "--blocks", "2", "--width", "8", "--batch-size", "16", "--no-tensorboard"]
+    assert main(["train", "--data", "t.csv", "--target", "y", *size, "--output", "run"]) == 0
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["test_rmse"] < 100
+    assert main(["evaluate", "run"]) == 0
+    capsys.readouterr()
+    assert main(["predict", "run", "t.csv"]) == 0
+    header, first = capsys.readouterr().out.splitlines()[:2]
+    assert header.split(",")[:2] == ["row", "y"]
+    assert 900 < float(first.split(",")[1]) < 1200
 
 
 def test_several_columns_of_0_and_1_are_binary_labels_and_train_as_such(tmp_path, monkeypatch, capsys):
@@ -267,3 +277,17 @@ def test_a_table_is_measured_and_resumed_and_other_rows_are_read_as_it_was(tmp_p
     assert main(["evaluate", "run", "--data", "other.csv"]) == 0
     assert "top-1" in capsys.readouterr().out
     assert main(["evaluate", "run"]) == 0
+
+
+@pytest.mark.slow
+def test_a_table_trains_over_processes_bit_for_bit_as_in_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    animals(tmp_path / "animals.csv", 60)
+    size = ["--epochs", "1", "--blocks", "2", "--width", "4", "--batch-size", "16", "--no-tensorboard"]
+    for output, more in (("one", []), ("two", ["--processes", "2"])):
+        command = ["train", "--data", "animals.csv", "--target", "kind", *size, "--output", output, *more]
+        whole = [sys.executable, "-m", "blocklocal", *command]
+        done = subprocess.run(whole, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    a, b = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("one", "two"))
+    assert a["test_nll"] == b["test_nll"]

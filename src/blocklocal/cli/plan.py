@@ -38,7 +38,7 @@ def plan(arguments: list[str]) -> None:
     streaming = given.streaming if given.streaming.wanted else replace(given.streaming, visit=VISIT)
     config, device = given.settings, find_device(given.settings.machine.device)
     data = load_data(config)
-    config = suited(config, data)
+    config = suited(config, DatasetInfo.of(data))
     planned = plan_run(
         config,
         DatasetInfo.of(data),

@@ -12,6 +12,7 @@ from blocklocal._common.errors import InputError, shown
 from blocklocal._common.seeds import generator
 from blocklocal.data.augment import augmenter
 from blocklocal.data.images import Images
+from blocklocal.data.mix import mixer
 from blocklocal.data.order import Order
 from blocklocal.data.pixel_file import PixelFile
 from blocklocal.data.prefetch import ahead
@@ -36,6 +37,8 @@ class Batches:
             the same order.
         mean, std: per channel, of pixels in [0, 1].
         augment: "crop,flip,cutout", see `augmenter`; before normalisation, so what is filled in is black.
+        mix: "mixup" or "cutmix", see `mixer`: y is then float32 [B, classes], the share of every class.
+        classes: their number, where images are mixed.
         share: (i, n) takes the i-th of n equal parts of every batch, i from 0; up to n - 1 images of the last batch are
             left out.
 
@@ -56,6 +59,8 @@ class Batches:
         device: str | torch.device = "cpu",
         channels_last: bool = False,
         share: tuple[int, int] = (0, 1),
+        mix: str = "",
+        classes: int | None = None,
     ):
         if not isinstance(images, Images):
             raise InputError(f"Batches takes the images of one split, as data.train, not {type(images).__name__}.")
@@ -66,6 +71,7 @@ class Batches:
         self.labels = images.labels.to(device)
         self.order = Order(len(images), batch_size, shuffle, seed, share)
         self.augment = augmenter(augment)
+        self.mix = None if not mix else mixer(mix, self._count(classes, images))
         self.seed = seed
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         channels = images.pixels.shape[1]
@@ -74,6 +80,13 @@ class Batches:
         if not bool((self.std > 0).all()):
             raise InputError(f"std must be above 0 in every channel, not {list(std)}.")
         self.next_epoch = 0
+
+    def _count(self, classes: int | None, images: Images) -> int:
+        if classes is None or int(images.labels.max()) >= classes:
+            raise InputError(f"images are mixed, so Batches needs the number of classes, not classes={classes}.")
+        if not images.pixels.shape[2]:
+            raise InputError("images are mixed in one process alone, which has their pixels: leave mix out.")
+        return classes
 
     def __len__(self) -> int:
         """Steps per epoch."""
@@ -112,7 +125,10 @@ class Batches:
             named = (self.seed, epoch, step, *((part,) if part else ()))
             pixels = self.augment(pixels, generator("augment", *named))
         x = (pixels.float() - self.mean) / self.std
-        return x.contiguous(memory_format=self.memory_format), self.labels[index.to(self.labels.device)]
+        y = self.labels[index.to(self.labels.device)]
+        if self.mix is not None:
+            x, y = self.mix(x, y, generator("mix", self.seed, epoch, step, self.order.share[0]))
+        return x.contiguous(memory_format=self.memory_format), y
 
 
 def per_channel(name: str, values: Sequence[float], channels: int, device: torch.device) -> Tensor:

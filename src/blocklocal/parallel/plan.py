@@ -141,8 +141,12 @@ def make_plan(
     else:
         check_free(folder)
         check_new_store(request.streaming.store)
+    if config.data.mix:
+        raise InputError("images are mixed in one process: leave out --mix, or --processes.")
     data = load_data(config)
-    config, facts = suited(config, data), DatasetInfo.of(data).weighted(config, data)
+    facts = DatasetInfo.of(data).weighted(config, data)
+    config = suited(config, facts)
+    request = replace(request, config=config)
     starts = load_cuts(folder) if resume else None
     if not request.streaming.wanted:
         check_memory_for(config, facts, config.data.batch_size // processes.replicas, device)
@@ -235,11 +239,15 @@ def _place(
         return Placement(given, tuple(sizes)) if given else place(sizes, processes.stages)
     size = max(2, config.data.batch_size // processes.replicas)
     x = torch.randn(size, *facts.shape, device=device)
+    if facts.features is not None:
+        x[:, facts.width - len(facts.features.sizes) :] = 0  # a code that there always is
     if config.machine.channels_last and x.dim() == 4:
         x = x.contiguous(memory_format=torch.channels_last)
     y = torch.randint(len(facts.classes), (size,), device=device)
     if facts.predicts_labels:
         y = torch.randint(2, (size, len(facts.classes)), device=device)
+    if facts.predicts_values:
+        y = torch.randn(size, len(facts.classes), device=device)
     trial = copy_module(network)
     prepare_for_device(trial, config, device)
     seconds = step_seconds(trial, x, y)

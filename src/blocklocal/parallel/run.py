@@ -42,6 +42,7 @@ from blocklocal.runs.build import (
     load_data,
     prepare_for_device,
     set_threads,
+    suited,
     training_batches,
 )
 from blocklocal.runs.conclude import conclude
@@ -130,8 +131,9 @@ def _train_planned(
     made: tuple[Plan, AnySet, BlockLocal | Streamed] | None,
 ) -> dict[str, Any] | None:
     """made: the plan and what the first process has loaded for it."""
-    config, rank = request.config, processes.address.rank
     plan = broadcast_plan(processes, made[0] if made else None)
+    request = replace(request, config=suited(request.config, plan.facts))
+    config, rank = request.config, processes.address.rank
     if config.machine.compile and request.streaming.wanted:
         raise InputError("blocks that come and go are not compiled: leave out --compile, or --visit.")
     if made:

@@ -104,7 +104,15 @@ class DatasetInfo:
         return {"classes": len(self.classes), "class_weights": self.class_weights}
 
     def weighted(self, config: Config, data: AnySet) -> "DatasetInfo":
-        """The same with the weights of the classes, fitted on the training split."""
+        """The same with the weights of the classes, fitted on the training split.
+
+        Raises:
+            InputError: weights are asked for, and there are no classes.
+        """
+        if self.predicts_labels or self.predicts_values:
+            if config.data.class_weights:
+                raise InputError("class_weights are for classes, and the target holds none: leave them out.")
+            return self
         weights = class_weights_of(config.data.class_weights, data.train.labels, len(self.classes))
         return replace(self, class_weights=weights)
 
@@ -316,9 +324,9 @@ def plain_model(config: Config, facts: DatasetInfo) -> nn.Module:
     return model
 
 
-def suited(config: Config, data: AnySet) -> Config:
+def suited(config: Config, facts: DatasetInfo) -> Config:
     """The settings with what is usual for such data, where they have the usual model or optimiser of images."""
-    usual = {"table": "mlp", "series": "conv1d"}.get(DatasetInfo.of(data).kind)
+    usual = {"table": "mlp", "series": "conv1d"}.get(facts.kind)
     if usual is None:
         return config
     o = config.optimisation
@@ -378,8 +386,9 @@ def training_batches(config: Config, data: AnySet, device: torch.device, share: 
         InputError: images are to be augmented that are none.
     """
     if isinstance(data, SampleSet):
-        if config.data.augment:
-            raise InputError(f"augment is for images, and {data.name} holds none: leave {config.data.augment!r} out.")
+        for name in ("augment", "mix"):
+            if given := getattr(config.data, name):
+                raise InputError(f"{name} is for images, and {data.name} holds none: leave {given!r} out.")
         return SampleBatches(
             data.train,
             batch_size=config.data.batch_size,
@@ -397,6 +406,8 @@ def training_batches(config: Config, data: AnySet, device: torch.device, share: 
         std=data.std,
         shuffle=True,
         augment=config.data.augment,
+        mix=config.data.mix,
+        classes=len(data.classes),
         seed=config.machine.seed,
         device=device,
         channels_last=config.machine.channels_last,
@@ -459,7 +470,8 @@ def open_session(
     """
     threads, device = set_threads(config.machine.threads), find_device(config.machine.device)
     data = data or load_data(config)
-    config, facts = suited(config, data), DatasetInfo.of(data).weighted(config, data)
+    facts = DatasetInfo.of(data).weighted(config, data)
+    config = suited(config, facts)
     batches = training_batches(config, data, device)
     if streaming is not None and streaming.wanted:
         if config.machine.compile:

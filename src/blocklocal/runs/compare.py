@@ -13,7 +13,7 @@ from blocklocal._common.extras import needs
 from blocklocal._common.files import write_text
 from blocklocal.network.settings import Learning
 from blocklocal.rules import RULES
-from blocklocal.runs.build import AnySet, load_data, suited
+from blocklocal.runs.build import AnySet, DatasetInfo, load_data, suited
 from blocklocal.runs.code import check_same_code
 from blocklocal.runs.conclude import only_shows
 from blocklocal.runs.config import Config, load_config
@@ -103,7 +103,7 @@ def compare(
     if replace and not resume:
         shutil.rmtree(folder, ignore_errors=True)
     data = load_data(config)
-    config = suited(config, data)
+    config = suited(config, DatasetInfo.of(data))
     if not quiet:
         print(*data.account, sep="\n", flush=True)
     folder.mkdir(parents=True, exist_ok=True)

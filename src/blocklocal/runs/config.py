@@ -82,6 +82,9 @@ class Data:
     augment: str = ""
     """Augmentation of training images, by commas: crop, reflect, flip, cutout, with a size in pixels where wanted
     (crop:4); resized, with the smallest area in percent (resized:25); randaugment, with a strength up to 30."""
+    mix: str = ""
+    """Mix two training images, and their targets in the same shares: mixup or cutmix; with the parameter of the shares:
+    mixup:0.4. In one process."""
     skip_bad: bool = False
     """Leave out images that cannot be decoded (counted) instead of stopping."""
     target: tuple[str, ...] = ()

@@ -103,7 +103,7 @@ def start_run(
     plan: list[str] = []
     if streaming.wanted:
         data = data or load_data(config)
-        config = suited(config, data)
+        config = suited(config, DatasetInfo.of(data))
         config, streaming, plan = _planned(config, data, streaming, output / CHECKPOINTS, choose_blocks=choose_blocks)
     session = open_session(config, data, streaming=streaming, checkpoints=output / CHECKPOINTS)
     create_run(output, session, streaming.store)
