@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from blocklocal.network.network import BlockLocal, Prediction
     from blocklocal.network.settings import Learning
     from blocklocal.rules import RULES
-    from blocklocal.splitting import Split, split
+    from blocklocal.splitting import Split, freeze, split
     from blocklocal.streaming import Streamed
     from blocklocal.training import Callback, Evaluation, Trainer, evaluate, load, save
 
@@ -50,6 +50,7 @@ __all__ = [
     "build_model",
     "evaluate",
     "family",
+    "freeze",
     "load",
     "load_images",
     "save",
@@ -68,7 +69,7 @@ _HOMES = {
     "block.optim": ("Optimizer", "adam", "adamw", "sgd"),
     "rules": ("RULES",),
     "network.settings": ("Learning",),
-    "splitting": ("Split", "split"),
+    "splitting": ("Split", "freeze", "split"),
     "streaming": ("Streamed",),
     "training": ("Callback", "Evaluation", "Trainer", "evaluate", "load", "save"),
 }
