@@ -19,9 +19,9 @@ from parallel_helpers import garbage, listening_on
 from blocklocal._common.errors import InputError
 from blocklocal._common.screen import UNSAFE, one_line
 from blocklocal.parallel.address import SECRET, Address, find_address
+from blocklocal.parallel.decision import Decided
 from blocklocal.parallel.links import Header
 from blocklocal.parallel.placement import Placement
-from blocklocal.parallel.plan import Decided
 from blocklocal.parallel.store import Forged, SealedStore, decode, hold_store, is_loopback
 from blocklocal.parallel.watch import FAILURE, Failure, describe_rank, first_failure, register_rank, report, resume_hint
 from blocklocal.runs.build import DatasetInfo

@@ -137,7 +137,7 @@ def test_a_step_that_is_counted_without_content_makes_what_a_real_step_makes(bui
     net, planned = build(**settings), plan(on_meta(build, **settings), x, adamw())
     for k, block in enumerate(planned.blocks):
         live, kept = real_step(net, k, x, y)
-        assert block.local.kept == kept.peak
+        assert block.local.saved == kept.peak
         assert block.local.worst == live.peak
         assert block.local.gradients == bytes_of(p.grad for p in net.learners[k].parameters())
 
@@ -221,7 +221,7 @@ def test_a_batch_on_which_the_network_does_not_run_is_refused():
 def test_half_precision_keeps_less():
     x, _ = batch_for(decoder)
     full, half = plan(on_meta(decoder), x), plan(on_meta(decoder), x, precision=torch.bfloat16)
-    assert all(b.local.kept < a.local.kept for a, b in zip(full.blocks, half.blocks, strict=True))
+    assert all(b.local.saved < a.local.saved for a, b in zip(full.blocks, half.blocks, strict=True))
     assert [b.weights for b in half.blocks] == [a.weights for a in full.blocks]
 
 
@@ -318,7 +318,7 @@ def test_backprop_keeps_what_a_real_backward_pass_keeps():
     net, made = mlp(), plan(on_meta(mlp), x, sgd(momentum=0.0))
     with Live() as live, saved_bytes(net) as kept:
         nn.functional.cross_entropy(net(x), y, reduction="sum").backward()
-    assert made.needs.whole.kept == pytest.approx(kept.peak, abs=64)
+    assert made.needs.whole.saved == pytest.approx(kept.peak, abs=64)
     assert made.needs.whole.worst == pytest.approx(live.peak, abs=64)
     blocks = sum(bytes_of(learner.block.parameters()) for learner in net.learners)
     buffers = sum(bytes_of(learner.block.buffers()) for learner in net.learners)

@@ -60,7 +60,7 @@ def moments():
         "settings": (processes, "_check_same", False),
         "group": (dist, "init_process_group", False),
         "planning": (plan, "load_data", False),
-        "broadcast": (run, "broadcast_plan", False),
+        "broadcast": (run, "broadcast_decision", False),
         "step": (Stage, "step", False),
         "sent": (Outbox, "send", True),
         "saving": (SharedCheckpoints, "_open", True),

@@ -107,8 +107,8 @@ def _train_spread(
 
     Returns the summary in the first of them.
     """
+    from blocklocal.parallel.decision import RunRequest
     from blocklocal.parallel.launch import launch
-    from blocklocal.parallel.plan import RunRequest
     from blocklocal.parallel.processes import check_devices
     from blocklocal.parallel.run import train_share
     from blocklocal.runs.build import find_device

@@ -75,7 +75,7 @@ class _Gradients:
         def run(learner: BlockLearner) -> None:
             for t, a in enumerate(read):
                 if learner.index:
-                    self.cache.put(self._place(learner, t), a)
+                    self.cache.put(self._key(learner, t), a)
                 if learner.index < last:
                     with self._on_its_stream(learner):
                         read[t] = _alone(learner(a), self.network.split.names[learner.index])
@@ -92,7 +92,7 @@ class _Gradients:
             if learner.twin is not None and learner.index in self._late:
                 learner.twin.late = self._late[learner.index]
             for t, (x, y) in enumerate(chunk):
-                a = lead(self.cache.take(self._place(learner, t))) if learner.index else x
+                a = lead(self.cache.take(self._key(learner, t))) if learner.index else x
                 target = targets[t]
                 with torch.no_grad():
                     targets[t] = learner.message(target)[1]  # what its step passes on
@@ -133,8 +133,8 @@ class _Gradients:
         """The dropout that the block has in a step of its own."""
         return seeded("block", self._context.seed, learner.index, self._context.step)
 
-    def _place(self, learner: BlockLearner, t: int) -> int:
-        """In the cache."""
+    def _key(self, learner: BlockLearner, t: int) -> int:
+        """Of a message in the cache."""
         return learner.index * self.network.visit_steps + t
 
 

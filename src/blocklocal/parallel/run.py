@@ -20,9 +20,9 @@ from blocklocal.data import Images, ImageSet
 from blocklocal.data.samples import Samples, SampleSet
 from blocklocal.network.network import BlockLocal
 from blocklocal.parallel.address import Address
+from blocklocal.parallel.decision import Decision, RunRequest, broadcast_decision, decide, own_store, run_fingerprint
 from blocklocal.parallel.linked import Linked
 from blocklocal.parallel.placement import block_range
-from blocklocal.parallel.plan import Plan, RunRequest, broadcast_plan, make_plan, own_store, run_fingerprint
 from blocklocal.parallel.processes import Processes, default_threads, join, own_device
 from blocklocal.parallel.relay import Records, Relay, SharedCheckpoints, SharedConsole, SharedEarlyStopping
 from blocklocal.parallel.stage import Stage
@@ -118,7 +118,7 @@ def _train(
 ) -> dict[str, Any] | None:
     """This process's part of the training; the first process goes on to evaluate."""
     with ExitStack() as kept:  # the run's lock, in the first process
-        made = make_plan(processes, request, device, kept) if processes.address.rank == 0 else None
+        made = decide(processes, request, device, kept) if processes.address.rank == 0 else None
         return _train_planned(processes, request, device, threads, signals, made)
 
 
@@ -128,29 +128,31 @@ def _train_planned(
     device: torch.device,
     threads: int,
     signals: StopSignals,
-    made: tuple[Plan, AnySet, BlockLocal | Streamed] | None,
+    made: tuple[Decision, AnySet, BlockLocal | Streamed] | None,
 ) -> dict[str, Any] | None:
-    """made: the plan and what the first process has loaded for it."""
-    plan = broadcast_plan(processes, made[0] if made else None)
-    request = replace(request, config=suited(request.config, plan.facts))
+    """made: the decision and what the first process has loaded for it."""
+    decision = broadcast_decision(processes, made[0] if made else None)
+    request = replace(request, config=suited(request.config, decision.facts))
     config, rank = request.config, processes.address.rank
     if config.machine.compile and request.streaming.wanted:
         raise InputError("blocks that come and go are not compiled: leave out --compile, or --visit.")
     if made:
         network = made[2]
     elif not request.streaming.wanted:
-        network = build_on_cpu(config, plan.facts, plan.starts)
+        network = build_on_cpu(config, decision.facts, decision.starts)
     else:
-        network = build_streamed(config, plan.facts, device, plan.starts, request.streaming.looked_at, request.output)
+        network = build_streamed(
+            config, decision.facts, device, decision.starts, request.streaming.looked_at, request.output
+        )
     first_sizes = network.message_sizes()
-    process = _who(processes, request, plan, network.split.names, threads, device)
+    process = _who(processes, request, decision, network.split.names, threads, device)
     file, steps = request.output / TIMELINE / f"process-{rank}.jsonl", request.launch.timeline
     stage: Stage | StreamedStage
     if isinstance(network, BlockLocal):
         stage = Stage(
             network,
             processes,
-            plan.placement.sizes,
+            decision.placement.sizes,
             max_in_flight=request.launch.max_in_flight,
             shard=request.launch.shard,
             device=device,
@@ -162,20 +164,22 @@ def _train_planned(
         spread = partial(
             StreamedStage,
             processes=processes,
-            placement=plan.placement.sizes,
+            placement=decision.placement.sizes,
             # The last block sends the messages of a whole visit in a row: with room for them it need not wait.
             max_in_flight=max(request.launch.max_in_flight, request.streaming.visit or 1),
             recorder=VisitRecorder(file, process, steps=steps),
         )
         store = own_store(request, processes)
         clear_store(store)  # of a launch that was killed: a run goes on from its checkpoints
-        stage = build_streamed(config, plan.facts, device, plan.starts, request.streaming, store, make=spread, keep=1)
+        stage = build_streamed(
+            config, decision.facts, device, decision.starts, request.streaming, store, make=spread, keep=1
+        )
     _register(processes, request, stage)
-    data = made[1] if made else _data(config, plan, stage)
+    data = made[1] if made else _data(config, decision, stage)
     names = network.split.names
     del made, network  # with the blocks that this process does not train
     try:
-        stopped = _fit(processes, request, plan, stage, data, LastRank(names, first_sizes), signals)
+        stopped = _fit(processes, request, decision, stage, data, LastRank(names, first_sizes), signals)
     finally:
         if isinstance(stage, StreamedStage):
             stage.close()
@@ -185,7 +189,7 @@ def _train_planned(
             request.output, f"blocklocal train --resume {shlex.quote(str(request.output))}{_flags(processes, request)}"
         )
     del stage
-    return _conclude(request, plan, data, device, threads) if rank == 0 else None
+    return _conclude(request, decision, data, device, threads) if rank == 0 else None
 
 
 @dataclass(frozen=True)
@@ -199,7 +203,7 @@ class LastRank:
 def _fit(
     processes: Processes,
     request: RunRequest,
-    plan: Plan,
+    decision: Decision,
     stage: Linked,
     data: AnySet,
     told: LastRank,
@@ -219,19 +223,21 @@ def _fit(
     trainer = new_trainer(config, stage, should_stop, cycle_of(request.output))
     batches = training_batches(config, data, device, (processes.replica, processes.replicas))
     trainer.prepare(batches)
-    if plan.checkpoint is not None:
-        trainer.restore(load_checkpoint(request.output / CHECKPOINTS / plan.checkpoint, stage))
+    if decision.checkpoint is not None:
+        trainer.restore(load_checkpoint(request.output / CHECKPOINTS / decision.checkpoint, stage))
     relay = Relay(processes)
     saver = SharedCheckpoints(
         request.output / CHECKPOINTS, relay, config.machine.checkpoint_every, shared=request.launch.shard
     )
     validation = None
     if len(data.validation):
-        validation = stage.announced(evaluation_batches(config, data.validation, plan.facts, device), training=False)
+        validation = stage.announced(
+            evaluation_batches(config, data.validation, decision.facts, device), training=False
+        )
     trainer.callbacks = [Records(relay, stage)]
     with ExitStack() as opened:
         if processes.last and processes.replica == 0:
-            trainer.callbacks += _rank_observers(request, plan, stage, trainer, told, len(batches), opened)
+            trainer.callbacks += _rank_observers(request, decision, stage, trainer, told, len(batches), opened)
         trainer.callbacks.append(saver)
         leads = processes.last and processes.replica == 0
         if leads and config.machine.keep == "best":
@@ -254,7 +260,7 @@ def _fit(
 
 def _rank_observers(
     request: RunRequest,
-    plan: Plan,
+    decision: Decision,
     stage: Linked,
     trainer: Trainer,
     told: LastRank,
@@ -263,9 +269,11 @@ def _rank_observers(
 ) -> list[Callback]:
     """Metrics, console, warnings and TensorBoard, as in a run in one process."""
     metrics = MetricsFile(request.output / METRICS)
-    if plan.checkpoint is not None:
-        metrics.write(resumed(trainer, plan.changes))
-    progress = new_progress(request.config, plan.name, told.names, request.output, steps, trainer.step, request.quiet)
+    if decision.checkpoint is not None:
+        metrics.write(resumed(trainer, decision.changes))
+    progress = new_progress(
+        request.config, decision.name, told.names, request.output, steps, trainer.step, request.quiet
+    )
     opened.enter_context(progress)
     watchers: list[Callback] = [
         metrics,
@@ -280,10 +288,10 @@ def _rank_observers(
 
 
 def _who(
-    processes: Processes, request: RunRequest, plan: Plan, names: list[str], threads: int, device: torch.device
+    processes: Processes, request: RunRequest, decision: Decision, names: list[str], threads: int, device: torch.device
 ) -> dict[str, Any]:
     """What the timeline says of this process."""
-    sizes, visit = plan.placement.sizes, request.streaming.visit or 0
+    sizes, visit = decision.placement.sizes, request.streaming.visit or 0
     first = sum(sizes[: processes.stage])
     held = {k: names[k] for k in range(first, first + sizes[processes.stage])}
     rank, replica, stage = processes.address.rank, processes.replica, processes.stage
@@ -309,23 +317,23 @@ def _flags(processes: Processes, request: RunRequest) -> str:
     return launched + replicas + ("" if launched else " (under torchrun as before)")
 
 
-def _data(config: Config, plan: Plan, stage: Linked) -> AnySet:
+def _data(config: Config, decision: Decision, stage: Linked) -> AnySet:
     """The image set where this process reads images; else its labels alone, which the first process has sent."""
     if stage.reads_images:
         data = load_data(config)
-        same = all(torch.equal(getattr(data, name).labels, labels) for name, labels in plan.labels.items())
-        if DatasetInfo.of(data) != plan.facts or not same:
+        same = all(torch.equal(getattr(data, name).labels, labels) for name, labels in decision.labels.items())
+        if DatasetInfo.of(data) != decision.facts or not same:
             raise InputError(
                 f"process {stage.processes.address.rank} finds another data set under {config.data.data!r} than "
                 "process 0: put the same files there."
             )
         return data
-    f = plan.facts
+    f = decision.facts
     if f.answers is not None:
         known = (f.mean, f.std) if f.kind == "series" else ((), ())
-        empty = {name: Samples(torch.empty(len(y), 0), y) for name, y in plan.labels.items()}
+        empty = {name: Samples(torch.empty(len(y), 0), y) for name, y in decision.labels.items()}
         return SampleSet(
-            plan.name,
+            decision.name,
             train=empty["train"],
             validation=empty["validation"],
             test=empty["test"],
@@ -335,21 +343,25 @@ def _data(config: Config, plan: Plan, stage: Linked) -> AnySet:
             std=known[1],
         )
     blank = {
-        name: Images(torch.empty(len(y), f.channels, 0, 0, dtype=torch.uint8), y) for name, y in plan.labels.items()
+        name: Images(torch.empty(len(y), f.channels, 0, 0, dtype=torch.uint8), y) for name, y in decision.labels.items()
     }
-    return ImageSet(plan.name, classes=f.classes, mean=f.mean, std=f.std, skipped=plan.skipped, account=(), **blank)
+    return ImageSet(
+        decision.name, classes=f.classes, mean=f.mean, std=f.std, skipped=decision.skipped, account=(), **blank
+    )
 
 
-def _conclude(request: RunRequest, plan: Plan, data: AnySet, device: torch.device, threads: int) -> dict[str, Any]:
+def _conclude(
+    request: RunRequest, decision: Decision, data: AnySet, device: torch.device, threads: int
+) -> dict[str, Any]:
     """Evaluate and report with the whole network, from the last checkpoint."""
     config, folder = request.config, request.output
     path = checkpoint_to_look(folder) if config.machine.keep == "best" else find_checkpoint(folder)
     assert path is not None
     if request.streaming.wanted:
         in_files = replace(request.streaming, store="", boundary_cache="ram")
-        network = build_streamed(config, plan.facts, device, plan.starts, in_files, path.parent)
+        network = build_streamed(config, decision.facts, device, decision.starts, in_files, path.parent)
     else:
-        network = build_network(config, plan.facts, device, plan.starts)
+        network = build_network(config, decision.facts, device, decision.starts)
     trainer = new_trainer(config, network, lambda: False, cycle_of(folder))
     trainer.restore(load_to_look(path, network, config))
     newest = find_checkpoint(folder)
@@ -358,12 +370,12 @@ def _conclude(request: RunRequest, plan: Plan, data: AnySet, device: torch.devic
     session = RunContext(
         config,
         data,
-        plan.facts,
+        decision.facts,
         network,
         training_batches(config, data, device),
         device,
         threads,
-        plan.placement.sizes,
+        decision.placement.sizes,
         request.launch.replicas,
     )
     return conclude(session, folder, trainer)

@@ -11,7 +11,7 @@ from blocklocal._common.limits import in_bytes
 from blocklocal.block.optim import Optimizer, OptimizerFactory
 from blocklocal.network.network import BlockLocal
 from blocklocal.streaming.plan import Plan, plan
-from blocklocal.streaming.settings import Place
+from blocklocal.streaming.settings import Medium
 
 VISITS = (64, 32, 16, 8, 4, 2, 1)
 ENOUGH = 16  # steps of a visit, below which the messages between blocks rather go to files
@@ -30,7 +30,7 @@ def choose(
     visit: int | None = None,
     most: int | None = None,
     longest: int | None = None,
-    home: Place = "files",
+    home: Medium = "files",
     precision: torch.dtype | None = None,
     device: torch.device | str = "cpu",
 ) -> Plan:
@@ -131,12 +131,12 @@ def _nothing(memory: int, plans: list[Plan], visits: Sequence[int]) -> InputErro
     return InputError(
         f"{in_bytes(memory)} of memory are not enough: {len(least.blocks)} blocks, one in memory at a time, need "
         f"{in_bytes(needed)}, {in_bytes(needed - memory)} more ({in_bytes(least.process)} of it are the process). "
-        f"The largest is block {k + 1}{_place(k, len(least.blocks))}: {in_bytes(block.weights)} of weights "
+        f"The largest is block {k + 1}{_end(k, len(least.blocks))}: {in_bytes(block.weights)} of weights "
         f"({in_bytes(size)} of them its {part}), {in_bytes(block.states)} of optimiser states, and in a step "
         f"{in_bytes(block.step)}. Give more memory, {remedy}, or a smaller model."
     )
 
 
-def _place(k: int, count: int) -> str:
+def _end(k: int, count: int) -> str:
     names = {0: ", the first (with the embedding, where there is one)", count - 1: ", the last (with the head)"}
     return names.get(k, "")

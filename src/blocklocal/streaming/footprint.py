@@ -131,12 +131,12 @@ def _footprint(
 
 
 def _local(learner: BlockLearner, batch: Batch) -> Pass:
-    with Live() as live, saved_bytes(learner) as kept:
+    with Live() as live, saved_bytes(learner) as saved:
         ending = _Ending(live)
         learner.optimizer, learner.schedule, learner.clip = ending, None, None  # type: ignore[assignment]
         learner.scale = learner.ema = None
         local_step([learner], batch)
-    return Pass(_dropped_gradients([learner]), kept.peak, live.peak, ending.left)
+    return Pass(_dropped_gradients([learner]), saved.peak, live.peak, ending.left)
 
 
 def _backprop(learners: Sequence[BlockLearner], a: Given, batch: Batch) -> Pass:
@@ -145,7 +145,7 @@ def _backprop(learners: Sequence[BlockLearner], a: Given, batch: Batch) -> Pass:
     source = lead(given)
     if learners[0].index and source.is_floating_point():
         source.requires_grad_()
-    with Live() as live, saved_bytes(*learners) as kept, torch.enable_grad():
+    with Live() as live, saved_bytes(*learners) as saved, torch.enable_grad():
         out: Any = given
         for learner in learners:
             out = learner(out)
@@ -156,7 +156,7 @@ def _backprop(learners: Sequence[BlockLearner], a: Given, batch: Batch) -> Pass:
             out.backward(torch.empty_like(out))
         source.grad = None
         left = live.live
-    return Pass(_dropped_gradients(learners), kept.peak, live.peak, left)
+    return Pass(_dropped_gradients(learners), saved.peak, live.peak, left)
 
 
 class _Ending:

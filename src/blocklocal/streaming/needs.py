@@ -13,13 +13,13 @@ class Pass:
 
     Attributes:
         gradients: of the parameters.
-        kept: what autograd keeps between the two.
+        saved: what autograd keeps between the two.
         worst: all that is made, gradients too, at the worst moment.
         left: what of it is still there when the optimiser begins.
     """
 
     gradients: int
-    kept: int
+    saved: int
     worst: int
     left: int
 

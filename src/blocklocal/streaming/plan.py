@@ -15,7 +15,7 @@ from blocklocal.block.optim import Optimizer, OptimizerFactory, as_optimizer
 from blocklocal.network.network import BlockLocal
 from blocklocal.streaming.footprint import footprints
 from blocklocal.streaming.needs import Footprint, Footprints
-from blocklocal.streaming.settings import Place
+from blocklocal.streaming.settings import Medium
 
 MIB = 2**20
 PROCESS = 500 * MIB  # of Python, torch and what a run loads; a third of it are files mapped from the disk
@@ -40,8 +40,8 @@ class Plan:
     needs: Footprints
     visit: int = 16
     most: int = 3
-    cache: Place = "ram"
-    home: Place = "files"
+    cache: Medium = "ram"
+    home: Medium = "files"
     cuda: bool = False
     keep: int = 1
     links: int = 0
@@ -145,8 +145,8 @@ def plan(
     *,
     visit: int = 16,
     most: int = 3,
-    cache: Place = "ram",
-    home: Place = "files",
+    cache: Medium = "ram",
+    home: Medium = "files",
     precision: torch.dtype | None = None,
     device: torch.device | str = "cpu",
 ) -> Plan:

@@ -8,7 +8,7 @@ from blocklocal.streaming.pace import Pace
 from blocklocal.streaming.peers import Peer, in_memory, peers
 from blocklocal.streaming.plan import Plan
 
-BLOCKS = ("block", "weights", "gradients", "states", "kept", "step", "message", "device")
+BLOCKS = ("block", "weights", "gradients", "states", "saved", "step", "message", "device")
 PEERS = ("way to train", "memory", "at home", "moved per step")
 
 
@@ -39,7 +39,7 @@ def _named(numbers: Sequence[int]) -> str:
 
 
 def _sizes(block: Footprint) -> tuple[int, ...]:
-    return block.weights, block.local.gradients, block.states, block.local.kept, block.step, block.sent
+    return block.weights, block.local.gradients, block.states, block.local.saved, block.step, block.sent
 
 
 def _block_row(plan: Plan, run: Sequence[Footprint]) -> list[str]:

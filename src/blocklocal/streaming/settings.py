@@ -9,7 +9,7 @@ from blocklocal._common.limits import parse_bytes
 from blocklocal._common.ranges import check_settings, whole
 from blocklocal.streaming.place import RAM
 
-Place: TypeAlias = Literal["ram", "files"]
+Medium: TypeAlias = Literal["ram", "files"]
 VISIT, BLOCKS = whole(1, 1_000_000), whole(1, 3)
 RANGES = {"visit": VISIT, "blocks_in_memory": BLOCKS}
 
@@ -22,7 +22,7 @@ class Streaming:
     """Steps that a block takes in a row while it is in memory; the others rest. Default: all blocks stay in memory."""
     store: str = ""
     """Where blocks rest: ram, or a new folder, on another disk perhaps. Default: in the run folder."""
-    boundary_cache: Place = "ram"
+    boundary_cache: Medium = "ram"
     """Where the messages between two blocks lie, one per step of a visit: ram, or files (in the store)."""
 
     blocks_in_memory: int = 3

@@ -85,20 +85,20 @@ class Decided:
 
 
 @dataclass(frozen=True)
-class Plan(Decided):
+class Decision(Decided):
     """What is decided, with the labels of every split, which all processes need."""
 
     labels: dict[str, Tensor]
 
 
-def broadcast_plan(processes: Processes, plan: Plan | None) -> Plan:
-    """The first process's plan, in every process."""
+def broadcast_decision(processes: Processes, decision: Decision | None) -> Decision:
+    """The first process's decision, in every process."""
     mine = None
-    if plan is not None:
-        decided = Decided(**{field.name: getattr(plan, field.name) for field in fields(Decided)})
-        mine = asdict(decided), plan.labels
+    if decision is not None:
+        decided = Decided(**{field.name: getattr(decision, field.name) for field in fields(Decided)})
+        mine = asdict(decided), decision.labels
     decided, labels = broadcast(processes, Decided, mine)
-    return Plan(**vars(decided), labels=labels)
+    return Decision(**vars(decided), labels=labels)
 
 
 def run_fingerprint(request: RunRequest) -> dict[str, Any]:
@@ -115,10 +115,10 @@ def run_fingerprint(request: RunRequest) -> dict[str, Any]:
     return {**request.config.flat(), **launch, **place, **versions}
 
 
-def make_plan(
+def decide(
     processes: Processes, request: RunRequest, device: torch.device, kept: ExitStack
-) -> tuple[Plan, AnySet, BlockLocal | Streamed]:
-    """The plan, and the data and network it was made with.
+) -> tuple[Decision, AnySet, BlockLocal | Streamed]:
+    """The decision, and the data and network it was made with.
 
     Args:
         kept: gets the run's lock.
@@ -175,7 +175,7 @@ def make_plan(
     else:
         create_run(folder, session)
         kept.enter_context(held(folder))
-    plan = Plan(
+    decision = Decision(
         facts,
         data.name,
         data.skipped,
@@ -187,7 +187,7 @@ def make_plan(
     )
     if not request.quiet:
         print(*data.account, placement.summary(), *lines, sep="\n", flush=True)
-    return plan, data, network
+    return decision, data, network
 
 
 def _room(
