@@ -9,7 +9,8 @@ import blocklocal as bl
 
 def rotated() -> tuple[Tensor, Tensor]:
     """Digits of 8 × 8 pixels, each rotated by -45 to 45 degrees, as vectors; and the degrees."""
-    images = bl.load_images("digits").train.pixels.float() / 255
+    batches = bl.Batches(bl.load_images("digits").train, batch_size=500, mean=[0.0], std=[255.0])
+    images = torch.cat([x for x, _ in batches])
     degrees = 90 * torch.rand(len(images)) - 45
     a, zero = degrees.deg2rad(), torch.zeros(len(images))
     turn = torch.stack([a.cos(), -a.sin(), zero, a.sin(), a.cos(), zero], 1).view(-1, 2, 3)

@@ -10,14 +10,17 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+from message_helpers import SEVERAL
 from parallel_cases import CASES, batches, make, plain
 from rule_helpers import same
 
 from blocklocal import InputError
 from blocklocal.block.shards import local_shard
 from blocklocal.parallel import Address, Processes, Stage, join
-from blocklocal.parallel.links import STOP, Inbox, Outbox, is_dense
+from blocklocal.parallel.layout import is_dense
+from blocklocal.parallel.links import STOP, Inbox, Outbox
 from blocklocal.training.checkpoint import Saved
+from blocklocal.training.evaluation import measure_blocks
 
 MISFITS = ("mlp", "copies read sequences", "chain, 1 late")
 PLACEMENTS = {1: (4,), 2: (1, 3), 3: (1, 2, 1), 4: (1, 1, 1, 1)}
@@ -155,7 +158,20 @@ def shards(processes: Processes, folder: Path) -> None:
     replicas(processes, folder, shard=True)
 
 
+def several(processes: Processes, folder: Path) -> None:
+    """Messages of several tensors, whose shapes vary from step to step."""
+    for kind, (build, given) in SEVERAL.items():
+        stage = Stage(build(), processes, {2: (2, 2), 3: (1, 2, 1)}[processes.stages])
+        stage.configure(stage.optimizer)
+        losses = [[r.loss for r in stage.step(x, y)] for x, y in given]
+        top1 = measure_blocks(stage, given)[0]["top1"]
+        stage.finish()
+        weights = {learner.index: learner.state_dict() for learner in stage.learners}
+        torch.save({"losses": losses, "top1": top1, "weights": weights}, folder / f"{kind}.{processes.address.rank}")
+
+
 TASKS = {
+    "several": several,
     "equality": equality,
     "misfits": misfits,
     "pressure": pressure,

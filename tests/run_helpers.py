@@ -23,6 +23,7 @@ from blocklocal.report.read import read_run
 from blocklocal.runs.config import Config
 from blocklocal.runs.run import start_run
 from blocklocal.training.checkpoint import list_checkpoints
+from blocklocal.training.checkpoint_files import Files
 
 TIMES = ("seconds", "images_per_second", "evaluation_seconds")
 SPREAD = ("processes", "placement")  # how it was run, of a summary
@@ -171,8 +172,9 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def learners(folder: Path) -> list[Any]:
-    files = sorted(newest(folder).glob("*.optimizer"))
-    return [torch.load(file, weights_only=True) for file in files]
+    """Optimiser and schedule of every block, as a checkpoint has them."""
+    files = Files.open(newest(folder))
+    return [files.optimizer(k) for k in range(len(list(files.path.glob("*.optimizer"))))]
 
 
 def equal(a: Any, b: Any) -> bool:

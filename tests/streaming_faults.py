@@ -53,9 +53,10 @@ POINTS = {
     "weights are written": Point(CHECKPOINT + "write_tensors", of_block("safetensors"), True),
     "beginning to write an optimiser": Point(CHECKPOINT + "_save_tensors", of_block("optimizer")),
     "an optimiser is written": Point(CHECKPOINT + "_save_tensors", of_block("optimizer"), True),
+    "beginning to write moments": Point(CHECKPOINT + "write_tensors", of_block("moments")),
     "within a file": Point(
-        "blocklocal.training.tensor_file:HashedFile._write_all",
-        lambda self, piece: f"block-{HIT}.safetensors" in str(self._file.name) and self._bytes > 0,
+        "blocklocal.training.tensor_file:SummedFile._write_all",
+        lambda self, piece: f"block-{HIT}.safetensors" in str(self._file.name) and self._summed.bytes > 0,
     ),
     "flushing": Point(CHECKPOINT + "_sync", lambda paths: any(p.name == f"block-{HIT}.optimizer" for p in paths), True),
     "writing the state": Point(CHECKPOINT + "write_checksums", lambda folder, sums: True),

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import xxhash
 from run_helpers import equal
 from safetensors.torch import load_file, save_file
 from test_checkpoint import network, saved, states
@@ -20,7 +21,10 @@ from blocklocal.block.optim import adam
 from blocklocal.runs.run import find_checkpoint
 from blocklocal.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 
-FILES = ("block-0.safetensors", "block-1.safetensors", "block-0.optimizer", "block-1.optimizer", "rng.pt", "state.json")
+FILES = (
+    "block-0.safetensors", "block-1.safetensors", "block-0.moments", "block-1.moments", "block-0.optimizer",
+    "block-1.optimizer", "rng.pt", "state.json",
+)  # fmt: skip
 FLIPS = 40  # per file
 
 
@@ -43,21 +47,47 @@ def refused(path: Path, words: str) -> None:
 def older_version(path: Path) -> Path:
     """The checkpoint as a version without checksums wrote it."""
     (path / "checksums.json").unlink()
+    one_file(path)
     state = json.loads((path / "state.json").read_text())
     state["units"] = [{name: kind["shape"] for name, kind in unit.items()} for unit in state["units"]]
     (path / "state.json").write_text(json.dumps(state))
     return path
 
 
+def one_file(path: Path) -> None:
+    """Moments in the file of the optimiser, as older versions wrote them."""
+    for file in path.glob("*.moments"):
+        learner, moments = torch.load(file.with_suffix(".optimizer"), weights_only=True), load_file(file)
+        for place in learner.pop("moments"):
+            index, name = place.split("/")
+            learner["optimizer"]["state"][int(index)][name] = moments[place]
+        torch.save(learner, file.with_suffix(".optimizer"))
+        file.unlink()
+
+
 # --- checksums
 
 
-def test_every_file_has_its_size_and_its_sha256(newest):
+def test_every_file_has_its_size_and_its_sum(newest):
     sums = json.loads((newest / "checksums.json").read_text())
     assert sorted(sums) == sorted(file.name for file in newest.iterdir() if file.name != "checksums.json")
     for name, noted in sums.items():
         content = (newest / name).read_bytes()
-        assert noted == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        assert noted == {"bytes": len(content), "xxh128": xxhash.xxh128(content).hexdigest()}
+
+
+def test_a_checkpoint_of_a_version_with_sha256_is_loaded_and_damage_is_seen(newest):
+    one_file(newest)
+    sums = {file.name: file.read_bytes() for file in newest.iterdir() if file.name != "checksums.json"}
+    older = {name: {"bytes": len(c), "sha256": hashlib.sha256(c).hexdigest()} for name, c in sums.items()}
+    (newest / "checksums.json").write_text(json.dumps(older))
+    made, fresh = saved(newest.parent / "again", 1, 2), network()
+    load_checkpoint(newest, fresh)
+    assert equal(states(fresh), states(made))
+    for name in sums:
+        (newest / name).write_bytes(sums[name][:-1] + bytes([sums[name][-1] ^ 1]))
+        refused(newest, f"{name}.*the checksum differs")
+        (newest / name).write_bytes(sums[name])
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from run_helpers import assert_refused, cli, flags, summary
+from run_helpers import cli, flags, summary
 
 from blocklocal import __version__
 from blocklocal.cli.arguments import RENAMED, TrainArguments, parse_with_base
@@ -198,10 +198,6 @@ def test_predict_prints_class_and_confidence_of_the_output_and_of_each_block(run
         assert own[0].startswith(f"{path}: ")
         assert [line.split()[0] for line in own[1:3]] == summary(run)["block_names"]
         assert own[3].startswith("    ensemble ")
-
-
-def test_a_folder_in_the_place_of_an_image_is_told_what_to_give(run, tmp_path):
-    assert_refused(cli("predict", run, tmp_path), f"{tmp_path} is a folder", str(tmp_path / "*.png"))
 
 
 def test_the_pixels_of_a_picture_are_those_of_the_data_set(run, pictures):

@@ -92,6 +92,8 @@ WRONG = {
     "at": ["head", 3, [1, 2], None],
     "model_options": [[], "depth 3", {"depth": [3]}],
     "skip_bad": ["yes", 1, None],
+    "images_in": [1, None],
+    "stream": ["yes", 1],
     "tensorboard": ["no", 0],
     "seed": ["0", 1.5, None],
     "device": [0, None],

@@ -301,3 +301,48 @@ def test_a_split_column_with_an_empty_cell_among_splits_is_refused_with_its_line
     (tmp_path / "labels.csv").write_text("\n".join(rows))
     with pytest.raises(InputError, match=r"labels.csv, line 6: split is '', which is no split"):
         load_images(str(tmp_path), cache=False)
+
+
+# --- a table given by its own path -----------------------------------------------------------------------------------
+
+
+def listed(root, suffix: str, column: str = "label"):
+    """12 pictures in a folder and a table of their paths; the first pixel of image i is i."""
+    (root / "deep" / "er").mkdir(parents=True)
+    rows = [{"path": f"deep/er/{i}.png", column: ("cat", "dog")[i % 2], "more": i / 3} for i in range(12)]
+    for i, row in enumerate(rows):
+        picture(i).save(root / row["path"])
+    table = root / f"which.{suffix}"
+    if suffix == "parquet":
+        pa = pytest.importorskip("pyarrow")
+        pytest.importorskip("pyarrow.parquet").write_table(pa.Table.from_pylist(rows), table)
+    elif suffix == "jsonl":
+        table.write_text("\n".join(json.dumps(row) for row in rows))
+    else:
+        lines = [",".join(map(str, row.values())) for row in rows]
+        table.write_text("\n".join([",".join(rows[0]), *lines]))
+    return table
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("column", ["label", "species"])
+def test_a_table_with_paths_and_labels_may_be_given_itself(tmp_path, suffix, column):
+    table = listed(tmp_path, suffix, column)
+    data = load_images(str(table), validation=0, label="" if column == "label" else column)
+    assert data.classes == ("cat", "dog")
+    assert data.name == "which"
+    assert data.train.labels.tolist() == [pixel % 2 for pixel in data.train.pixels[:, 0, 0, 0].tolist()]
+    assert len(data.train) + len(data.test) == 12
+
+
+def test_a_label_column_that_is_not_there_is_named_with_the_nearest(tmp_path):
+    with pytest.raises(InputError, match=r"unknown column 'lable'\. Did you mean 'label'"):
+        load_images(str(listed(tmp_path, "csv")), label="lable")
+    with pytest.raises(InputError, match=r"none of them is called label.*--target"):
+        load_images(str(listed(tmp_path / "other", "parquet", "species")))
+
+
+def test_a_table_of_numbers_is_no_table_of_images(tmp_path):
+    (tmp_path / "t.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match="no table that names images"):
+        load_images(str(tmp_path / "t.csv"))

@@ -456,5 +456,5 @@ def test_a_batch_of_one_is_still_refused_in_training_after_it_was_predicted():
 def test_what_is_no_dense_tensor_is_named(x):
     model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
     network = BlockLocal(split(model, blocks=2), classes=3)
-    with pytest.raises(InputError, match=r"with the keys image|to_dense"):
+    with pytest.raises(InputError, match=r"x\['image'\] of shape .* not dict|to_dense"):
         network.step(x, torch.tensor([0, 1, 2, 0]))

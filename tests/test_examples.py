@@ -36,6 +36,14 @@ def test_the_example_of_values_ends_with_a_smaller_error_than_the_frozen_control
     assert own < 0.8 * frozen
 
 
+@pytest.mark.parametrize("library", ["lightning", "accelerate"])
+def test_the_example_inside_another_library_learns(library: str) -> None:
+    pytest.importorskip(library, reason=f"{library} is not installed")
+    found = re.search(r"in percent: \[(.*)\]", output_of(f"in_{library}.py", subprocess.run))
+    assert found is not None
+    assert float(found[1]) > 80
+
+
 @pytest.mark.xdist_group("processes")
 def test_the_example_of_several_processes_ends_with_the_weights_of_one() -> None:
     assert "the same weights: True" in output_of("several_processes.py", subprocess.run)

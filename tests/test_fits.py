@@ -175,3 +175,17 @@ def test_a_simulation_without_end_is_refused_before_it_begins(arguments, words, 
     said = cli("simulate", *arguments)
     assert said.status == 2, said.text
     assert words in said.text
+
+
+@pytest.mark.parametrize("rule", ["block-local", "greedy", "backprop", "feedback-alignment"])
+def test_who_can_train_with_one_block_at_a_time_is_told_so_and_nobody_else(rule, monkeypatch):
+    monkeypatch.setattr(fits, "available_bytes", lambda: 1)
+    with pytest.raises(InputError, match="machine with more") as refused:
+        check_memory_for(tiny(rule=rule), FACTS, 8)
+    assert ("--memory" in str(refused.value)) == (rule in ("block-local", "greedy"))
+
+
+def test_who_looks_at_a_network_that_does_not_fit_is_told_how_one_block_at_a_time_does(monkeypatch):
+    monkeypatch.setattr(fits, "available_bytes", lambda: 1)
+    with pytest.raises(InputError, match="--visit 1"):
+        check_memory_for(tiny(), FACTS)

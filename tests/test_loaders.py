@@ -41,7 +41,6 @@ WRONG = {
     "arrays": ((X.numpy(), Y.numpy()), r"\(ndarray, ndarray\)"),
     "array of targets": ((X, Y.numpy()), r"\(Tensor, ndarray\)"),
     "lists": ((X.tolist(), Y.tolist()), r"\(list, list\)"),
-    "two inputs": (((X, X), Y), r"\(tuple, Tensor\)"),
     "two letters": ("ab", "one str"),
     "a tensor of two": (torch.stack([X, X]), r"one tensor of shape \[2, 16, 4\]"),
     "None": (None, "None came|what came is None"),

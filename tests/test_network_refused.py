@@ -25,9 +25,9 @@ def test_a_wrong_name_is_answered_with_the_nearest(wrong, message):
         network("mlp", **{"rule": "block-local", **wrong})
 
 
-@pytest.mark.parametrize("given", [{}, {"classes": 5, "labels": 5}])
-def test_classes_or_labels_but_not_both_or_neither(given):
-    with pytest.raises(InputError, match=r"either classes= .* or values="):
+@pytest.mark.parametrize("given", [{}, {"classes": 5, "labels": 5}, {"labels": 5, "values": 5}])
+def test_one_kind_of_target_is_named_and_not_two_or_none(given):
+    with pytest.raises(InputError, match=r"one of classes= .*labels= .*values="):
         BlockLocal(split(build("mlp"), 2), **given)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from blocklocal.training.checkpoint import OPTIMIZER, Draft, Saved
+from blocklocal.training.checkpoint import Draft, Saved
 from blocklocal.training.checkpoint_files import Files, write_checksums
 from blocklocal.training.tensor_file import OWN_PAGES, read_tensors, room, write_tensors
 
@@ -37,12 +37,12 @@ def test_what_is_read_may_change_and_the_file_stays(tmp_path: Path) -> None:
 def test_optimiser_states_may_change_and_their_file_stays_or_goes(tmp_path: Path) -> None:
     moments = torch.randn(LARGE)
     draft = Draft.open(tmp_path, 3)
-    draft.write_saved(Saved(0, {}, {"optimizer": {"moments": moments}, "schedule": None}))
+    draft.write_saved(Saved(0, {}, {"optimizer": {"state": {0: {"exp_avg": moments}}}, "schedule": None}))
     write_checksums(draft.partial, draft.sums)
     files = Files.open(draft.partial)
-    first = files.tensors("block-0.optimizer", OPTIMIZER)["optimizer"]["moments"]
+    first = files.optimizer(0)["optimizer"]["state"][0]["exp_avg"]
     first.zero_()
-    second = files.tensors("block-0.optimizer", OPTIMIZER)["optimizer"]["moments"]  # its checksum still holds
-    (draft.partial / "block-0.optimizer").unlink()
+    second = files.optimizer(0)["optimizer"]["state"][0]["exp_avg"]  # its checksum still holds
+    (draft.partial / "block-0.moments").unlink()
     assert torch.equal(second, moments)
     assert not first.any()

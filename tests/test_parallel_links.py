@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from message_helpers import SEVERAL
 from parallel_cases import BLOCKS, batches, plain
 from parallel_helpers import work
 from parallel_worker import MISFITS
 from run_helpers import equal
 
-from blocklocal.parallel.links import is_dense
+from blocklocal._common.message import Message, tensors_of
+from blocklocal.parallel.layout import Layout, is_dense
+from blocklocal.training.evaluation import measure_blocks
 
 pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.timeout(180)]
 
@@ -110,3 +113,36 @@ def test_each_replica_holds_half_of_what_they_share(replicated):
     for known in replicated["shards", 1]:
         assert known["held"] < 0.51 * known["all"]
     assert all(known["held"] == known["all"] for known in replicated["replicas", 1])
+
+
+@pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_messages_of_several_tensors_and_of_varying_length_teach_what_they_teach_in_one_process(tmp_path, size):
+    work("several", size, tmp_path)
+    for kind, (build, given) in SEVERAL.items():
+        torch.set_num_threads(1)
+        whole, shares = build(), [torch.load(tmp_path / f"{kind}.{rank}") for rank in range(size)]
+        whole.configure(whole.optimizer)
+        for step, (x, y) in enumerate(given):
+            losses = [loss for share in shares for loss in share["losses"][step]]
+            assert losses == [r.loss for r in whole.step(x, y)], (kind, step)
+        assert measure_blocks(whole, given)[0]["top1"] == [top1 for share in shares for top1 in share["top1"]], kind
+        for share in shares:
+            for k, weights in share["weights"].items():
+                assert equal(weights, whole.learners[k].state_dict()), (kind, k)
+
+
+PARTS = {
+    "one": torch.arange(6.0).view(3, 2).t(),
+    "several": Message(torch.arange(6.0).view(1, 3, 2), {"a": torch.tensor(3), "b": torch.ones(1, 5).bool()}),
+    "masked": Message(torch.zeros(2, 3, 1).bfloat16(), {}, torch.tensor([[True, False, True]] * 2)),
+}
+
+
+@pytest.mark.parametrize("kind", PARTS)
+def test_a_message_is_the_same_after_it_was_packed(kind):
+    message = PARTS[kind]
+    layout = Layout.read(Layout.of(message).written().encode())
+    found = layout.unpack(layout.pack(message))
+    assert type(found) is type(message)
+    assert equal(tensors_of(found), tensors_of(message))
+    assert Layout.of(found) == Layout.of(message)

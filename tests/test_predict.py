@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 from pathlib import Path
 
@@ -105,3 +107,47 @@ def test_the_name_of_a_file_that_is_no_utf8_is_shown_escaped(run, files, tmp_pat
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png"))
     path.write_bytes(files[0].read_bytes())
     assert next(predict_files(run, [path])).startswith(rf"{tmp_path}/caf\xe9.png: ")
+
+
+def test_a_folder_stands_for_all_images_in_it(run, files, tmp_path):
+    (tmp_path / "below").mkdir()
+    for k, place in enumerate(("b.png", "below/a.png", "below/B.PNG")):
+        (tmp_path / place).write_bytes(files[k].read_bytes())
+    (tmp_path / "notes.txt").write_text("no picture")
+    inside = [tmp_path / place for place in ("b.png", "below/B.PNG", "below/a.png")]
+    assert list(predict_files(run, [files[0], tmp_path])) == list(predict_files(run, [files[0], *inside]))
+    (tmp_path / "empty").mkdir()
+    assert_refused(cli("predict", run, tmp_path / "empty"), "holds no images")
+
+
+def test_a_table_has_a_row_per_image_with_what_the_lines_say(run, files, tmp_path):
+    out = tmp_path / "said.csv"
+    assert cli("predict", run, *files[:3], "--output", out).status == 0
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"] for row in rows] == [str(path) for path in files[:3]]
+    lines = [line for line in predict_files(run, files[:3]) if not line.startswith(" ")]
+    said = [f"{row['file']}: {row['label']}  {100 * float(row['confidence']):.1f} %" for row in rows]
+    assert said == lines
+    assert "ensemble label" in rows[0]
+    assert_refused(cli("predict", run, files[0], "--output", out), "--overwrite")
+    assert cli("predict", run, files[0], "--output", out, "--overwrite").status == 0
+
+
+def test_json_has_the_probabilities_of_all_classes(run, files, tmp_path):
+    out = tmp_path / "said.json"
+    assert cli("predict", run, *files[:2], "--output", out).status == 0
+    found = json.loads(out.read_text())["predictions"]
+    assert [each["file"] for each in found] == [str(path) for path in files[:2]]
+    for each in found:
+        assert sum(each["probabilities"].values()) == pytest.approx(1.0, abs=1e-5)
+        assert each["probabilities"][each["label"]] == max(each["probabilities"].values()) == each["confidence"]
+    assert cli("predict", run, files[0], "--output", out).status == 0  # it is ours
+
+
+def test_another_kind_of_file_is_refused_before_anything_is_read(run, files, tmp_path):
+    assert_refused(cli("predict", run, files[0], "--output", tmp_path / "said.txt"), ".csv or .json")
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no picture")
+    assert_refused(cli("predict", run, files[0], bad, "--output", tmp_path / "said.csv"), "bad.png cannot be decoded")
+    assert not (tmp_path / "said.csv").exists()

@@ -39,7 +39,8 @@ def test_the_names_of_a_type_are_those_of_its_registry(name):
 
 
 def test_every_setting_with_a_closed_set_has_it_as_its_type():
-    names = {"order", "scope", "reconstruct", "normalise", "balance", "optimizer", "schedule", "precision"}
+    names = {"order", "scope", "reconstruct", "normalise", "balance", "optimizer", "schedule", "decay"}
+    names |= {"precision", "keep"}
     assert {name for _, name in CLOSED} == names
 
 

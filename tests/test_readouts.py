@@ -131,7 +131,7 @@ def test_the_copies_learn_where_the_layer_is_frozen():
 
 
 def test_where_no_layer_keeps_the_shape_dense_layers_read_a_sequence():
-    assert reading_layer(nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 3)), SEQUENCE) is None
+    assert reading_layer(nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 3)), torch.zeros(SEQUENCE)) is None
     made = readout(SEQUENCE, 2, None)
     assert kinds(made) == ["Linear", "LayerNorm", "ReLU", "Linear", "LayerNorm"]
 
@@ -139,7 +139,7 @@ def test_where_no_layer_keeps_the_shape_dense_layers_read_a_sequence():
 def test_the_first_layer_that_keeps_the_shape_is_the_one_that_reads():
     first, second = nn.Linear(6, 6), nn.Linear(6, 6)
     block = nn.Sequential(nn.ReLU(), nn.LayerNorm(6), nn.Sequential(first, nn.ReLU()), second, nn.Linear(6, 2))
-    assert reading_layer(block, SEQUENCE) is first
+    assert reading_layer(block, torch.zeros(SEQUENCE)) is first
     assert not first._forward_hooks
     assert block.training
 
@@ -149,7 +149,7 @@ def test_a_layer_that_gives_more_than_a_tensor_does_not_read():
         def forward(self, given):
             return given[0]
 
-    assert reading_layer(nn.Sequential(nn.LSTM(6, 6, batch_first=True), Last()), SEQUENCE) is None
+    assert reading_layer(nn.Sequential(nn.LSTM(6, 6, batch_first=True), Last()), torch.zeros(SEQUENCE)) is None
 
 
 def test_a_layer_of_a_traced_network_reads_too():

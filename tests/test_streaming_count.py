@@ -14,6 +14,7 @@ import streaming_helpers as st
 import torch
 from batteries import thinned
 
+from blocklocal._common.errors import InputError
 from blocklocal.block.learner import BlockLearner
 from blocklocal.streaming.cache import FileCache, MemoryCache
 from blocklocal.streaming.homes import FileHome
@@ -64,8 +65,8 @@ def counted(network: Streamed) -> Iterator[Count]:
     """Without the garbage collector: memory must be free when the last reference goes, not some time later."""
     count, fetch = Count(), network.visits._fetch
 
-    def counting(k: int) -> BlockLearner:
-        learner = fetch(k)
+    def counting(k: int, optimizer: bool) -> BlockLearner:
+        learner = fetch(k, optimizer=optimizer)
         count.made(learner)
         return learner
 
@@ -98,10 +99,10 @@ def test_of_three_blocks_in_memory_one_computes_while_others_come_and_go(tmp_pat
     fetching, computing, both = threading.Event(), threading.Event(), []
     fetch = network.visits._fetch
 
-    def slow(k: int) -> BlockLearner:
+    def slow(k: int, optimizer: bool) -> BlockLearner:
         fetching.set()
         both.append(computing.wait(5) if k == 1 else True)  # block 2 is being fetched until block 1 computes
-        return fetch(k)
+        return fetch(k, optimizer=optimizer)
 
     def compute(learner: BlockLearner) -> None:
         computing.set()
@@ -121,7 +122,7 @@ def test_a_failure_leaves_room_for_as_many_learners_as_before(most: int, where: 
         if name == where and failing[0]:
             raise ZeroDivisionError
 
-    def fetch(k: int) -> BlockLearner:
+    def fetch(k: int, optimizer: bool) -> BlockLearner:
         fail("fetch" if k == 1 else "")
         return named(shape, k)
 
@@ -205,3 +206,21 @@ def test_at_home_in_files_blocks_have_no_content_in_memory(tmp_path: Path) -> No
     st.trained(network, st.batches())
     assert isinstance(network.home, FileHome)
     assert all(tensor.is_meta for learner in network.learners for tensor in learner.state_dict().values())
+
+
+@pytest.mark.parametrize("look", ["predict", "evaluate", "export"])
+def test_where_nothing_is_trained_no_file_of_an_optimiser_is_read(look: str, tmp_path: Path) -> None:
+    """They are gone, and only training misses them."""
+    network, x = Streamed(build, visit=2, store=tmp_path / "store"), st.batches(1)[0][0]
+    st.trained(network, st.batches())
+    files = list((tmp_path / "store").glob("step-*/block-*.optimizer"))
+    assert len(files) == BLOCKS
+    for file in files:
+        file.unlink()
+    {
+        "predict": lambda: network.predict(x),
+        "evaluate": lambda: list(network.look(st.batches())),
+        "export": lambda: network.export(tmp_path / "exported"),
+    }[look]()
+    with pytest.raises(InputError, match=r"block-0\.optimizer"):
+        network.step(*st.batches(1)[0])

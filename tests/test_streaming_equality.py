@@ -312,3 +312,25 @@ def test_modes_are_those_of_the_ordinary_network_in_and_after_training() -> None
     assert [learner.block.training for learner in whole.learners] == [
         learner.block.training for learner in network.learners
     ]
+
+
+LOOKED_AT = {
+    **{f"rule {name}": {"rule": name} for name in bl.RULES if bl.RULES.get(name).waits_because("local") is not None},
+    "scope neighbour": {"scope": "neighbour"},
+    **{f"twin chain, delay {delay}": {"twin": "chain", "message_delay": delay} for delay in (0, 1, 9)},
+}
+
+
+@pytest.mark.parametrize("kind", LOOKED_AT)
+def test_to_look_at_a_network_any_rule_and_any_twin_will_do(kind: str, tmp_path: Path) -> None:
+    build = dense(**LOOKED_AT[kind])
+    whole = build()
+    st.trained(whole, flat())
+    bl.save(whole, tmp_path / "saved")
+    network = Streamed(build, visit=4, store=tmp_path / "saved", trains=False)
+    bl.load(network, tmp_path / "saved", optimizers=False)
+    assert_same_predictions(whole, network, flat()[0][0])
+    assert equal(
+        [logits for _, logits in network.eval().look(flat())], [logits for _, logits in whole.eval().look(flat())]
+    )
+    assert network.message_sizes() == whole.message_sizes()

@@ -249,3 +249,20 @@ def test_a_failing_callback_costs_no_step_and_no_figure(step: int, store: str, t
     with pytest.raises(faults.Injected):
         going.fit(DATA)
     assert_ends_undisturbed(network, going.fit(DATA))
+
+
+@pytest.mark.parametrize("store", ["ram", "files"])
+def test_only_a_chunk_in_host_memory_that_fails_leaves_blocks_ahead_and_that_is_said(
+    store: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    network = st.streamed(build, "ram" if store == "ram" else tmp_path / "store", visit=2)
+    list(network.walk(st.batches(2)))
+    bl.save(network, tmp_path / "saved")
+    before = st.kept(network)
+    with faults.struck("a step is computed", int(store == "files"), faults.raising), pytest.raises(faults.Injected):
+        list(network.walk(st.batches(2)))
+    assert ("some blocks have taken" in caplog.text) == (store == "ram")
+    assert equal(st.kept(network), before) == (store == "files")
+    if store == "ram":
+        bl.load(network, tmp_path / "saved")
+        assert equal(st.kept(network), before)

@@ -257,8 +257,8 @@ def test_a_run_reads_and_writes_what_was_planned(tmp_path, monkeypatch):
     net.configure(adamw())
     fetch, put = net.home.fetch, net.home.put
 
-    def fetched(shape):
-        saved = fetch(shape)
+    def fetched(shape, optimizer=True):
+        saved = fetch(shape, optimizer=optimizer)
         moved.append(_bytes_of_state(saved.weights, saved.optimizer["optimizer"]))
         return saved
 
@@ -348,6 +348,18 @@ def test_blocks_that_need_the_same_share_a_line():
     x = torch.zeros(2, 8, dtype=torch.long)
     made = plan(on_meta(lambda: deep(12)), x, adamw())
     assert len([line for line in plan_lines(made) if line[:1].isdigit()]) <= 7
+
+
+def two_kinds(pairs=4):
+    layers = [nn.Flatten(), nn.Linear(16, 8)]
+    for _ in range(pairs):
+        layers += [nn.ReLU(), nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 8)]
+    return BlockLocal(split(nn.Sequential(*layers), blocks=9), classes=8, example=torch.zeros(2, 1, 4, 4))
+
+
+def test_blocks_of_two_kinds_that_take_turns_share_two_lines():
+    lines = plan_lines(plan(on_meta(two_kinds), torch.zeros(2, 1, 4, 4), adamw()))
+    assert [line.split("  ")[0] for line in lines if "…" in line] == ["3 … 7 (3)", "4 … 8 (3)"]
 
 
 def deep(blocks):

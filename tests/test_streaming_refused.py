@@ -2,6 +2,7 @@
 
 import gc
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,46 @@ def test_blocks_of_an_earlier_run_are_never_overwritten_by_a_network_that_has_no
     with pytest.raises(InputError, match=r"holds blocks already(.|\n)*load"):
         trained(tmp_path / "store")
     assert content(tmp_path / "store") == before
+
+
+def looks(folder: Path) -> dict[str, Callable[[Streamed], object]]:
+    """All that is asked of a network without training it."""
+    x, data = st.batches(1)[0][0], st.batches()
+    return {
+        "predict": lambda network: network.predict(x),
+        "evaluate": lambda network: list(network.look(data)),
+        "export": lambda network: network.export(folder / "exported"),
+        "save": lambda network: bl.save(network, folder / "saved"),
+    }
+
+
+@pytest.mark.parametrize("look", ["predict", "evaluate", "export", "save"])
+def test_a_network_over_older_blocks_says_nothing_until_they_are_loaded(look: str, tmp_path: Path) -> None:
+    """It would have the weights of the start, where everybody expects those of the folder."""
+    trained(tmp_path / "store").close()
+    before = content(tmp_path / "store")
+    network, ask = Streamed(build, visit=2, store=tmp_path / "store"), looks(tmp_path)[look]
+    with pytest.raises(InputError, match=r"holds blocks already(.|\n)*blocklocal.load(.|\n)*new folder"):
+        ask(network)
+    assert content(tmp_path / "store") == before
+    bl.load(network, tmp_path / "store", optimizers=False)
+    ask(network)
+
+
+@pytest.mark.parametrize("look", ["predict", "evaluate", "export", "save"])
+@pytest.mark.parametrize("store", ["ram", "files"])
+def test_a_network_in_a_new_store_says_what_the_ordinary_one_says_before_training(
+    look: str, store: str, tmp_path: Path
+) -> None:
+    looks(tmp_path)[look](Streamed(build, visit=2, store="ram" if store == "ram" else tmp_path / "store"))
+
+
+def test_a_network_made_to_be_looked_at_trains_no_step() -> None:
+    network = Streamed(build, visit=2, trains=False)
+    before = network.predict(st.batches(1)[0][0]).probabilities
+    with pytest.raises(InputError, match="trains=False"):
+        network.step(*st.batches(1)[0])
+    assert torch.equal(network.predict(st.batches(1)[0][0]).probabilities, before)
 
 
 def test_blocks_of_another_model_are_refused_and_stay(tmp_path: Path) -> None:

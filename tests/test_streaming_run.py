@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 from parallel_helpers import command, finished, started
+from PIL import Image
 from run_helpers import (
+    STEPS,
     StopAfter,
     assert_same_run,
     cli,
@@ -21,8 +23,11 @@ from run_helpers import (
 )
 
 from blocklocal._common.errors import InputError, Interrupted
+from blocklocal.network.walks import Pair, respects
 from blocklocal.runs.run import resume_run, start_run
 from blocklocal.streaming.settings import Streaming
+from blocklocal.timeline.read import read_timeline
+from blocklocal.timeline.segments import COMPUTE
 from blocklocal.training.checkpoint import list_checkpoints
 
 
@@ -78,6 +83,39 @@ def test_evaluation_and_prediction_say_the_same_with_one_block_at_a_time(referen
     ordinary, streamed = cli("evaluate", reference), cli("evaluate", reference, "--visit", 3)
     assert (ordinary.status, streamed.status) == (0, 0)
     assert streamed.out == ordinary.out
+
+
+@pytest.mark.parametrize("delay", [0, 1])
+def test_a_run_with_a_chained_twin_is_looked_at_without_the_delay_that_training_would_need(tmp_path, delay):
+    with without_reports():
+        run = whole(config(twin="chain", message_delay=delay, epochs=1), tmp_path / "run")
+    ordinary, streamed = cli("evaluate", run), cli("evaluate", run, "--visit", 3)
+    assert (ordinary.status, streamed.status) == (0, 0), streamed.text
+    assert streamed.out == ordinary.out
+    shown = [cli("predict", run, picture(tmp_path), *visit) for visit in ((), ("--visit", 3))]
+    assert (shown[0].status, shown[1].out) == (0, shown[0].out)
+
+
+def picture(folder: Path) -> Path:
+    Image.new("L", (16, 16), 90).save(folder / "picture.png")
+    return folder / "picture.png"
+
+
+def test_the_time_of_a_chained_twin_is_measured_too():
+    said = cli("plan", *flags(blocks=3, twin="chain", message_delay=4), "--visit", 4)
+    assert said.status == 0, said.text
+    assert "per step" in said.text
+
+
+def test_a_rule_that_cannot_be_streamed_is_refused_before_anything_is_built(tmp_path, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("the model was built")
+
+    monkeypatch.setattr("blocklocal.runs.build.plain_model", never)
+    for rule in ("feedback-alignment", "backprop"):
+        said = cli("train", *flags(rule=rule), "--visit", 2, "--output", tmp_path / "run")
+        assert said.status == 2, said.text
+        assert f"the rule {rule}" in said.text
 
 
 def test_to_look_at_a_run_changes_nothing_in_its_folder(reference):
@@ -186,3 +224,20 @@ def test_each_of_two_processes_streams_its_own_blocks(tmp_path, reference):
     assert_same_run(out, reference)
     assert summary(out)["placement"] == [2, 1]
     assert not list((out / "store").glob("*"))  # only while it trains
+    assert in_order(out)
+
+
+def in_order(run: Path) -> bool:
+    """Whether blocks took their steps, as they were recorded, in an order of which equal weights follow."""
+    timeline = read_timeline(run)
+    assert timeline is not None
+    begun: dict[Pair, float] = {}
+    for segment in timeline.segments:
+        for step in segment.steps:
+            for span in step.spans:
+                pair = (-1 if span.block is None else span.block, step.step - 1)
+                # The last process waits for its message within its step, which goes on in a second span then.
+                if span.kind == COMPUTE and (pair not in begun or segment.process == 1):
+                    begun[pair] = segment.start + span.begin
+    assert len(begun) == 3 * STEPS
+    return respects(sorted(begun, key=begun.__getitem__))

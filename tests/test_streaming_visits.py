@@ -19,7 +19,7 @@ def learner(k: int) -> BlockLearner:
 def test_ctrl_c_while_a_block_is_awaited_leaves_room_for_the_next_visits():
     slow, wait = threading.Event(), [True]
 
-    def fetch(k: int) -> BlockLearner:
+    def fetch(k: int, optimizer: bool) -> BlockLearner:
         if wait[0]:
             slow.wait(5)
         return learner(k)

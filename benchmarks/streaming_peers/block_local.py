@@ -70,8 +70,8 @@ def count(home: type[FileHome] | type[HostHome], moved: Bytes) -> None:
     """Note in `moved` what goes to and comes from every home of this class from now on."""
     fetch, put = home.fetch, home.put
 
-    def counted_fetch(self: Any, shape: BlockLearner) -> Saved:
-        saved = fetch(self, shape)
+    def counted_fetch(self: Any, shape: BlockLearner, *, optimizer: bool = True) -> Saved:
+        saved = fetch(self, shape, optimizer=optimizer)
         moved.weights_read += _bytes(shape.block.parameters())
         moved.all_read += _bytes(saved.weights.values()) + _bytes(_tensors(saved.optimizer))
         return saved

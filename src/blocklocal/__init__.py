@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from blocklocal._common.errors import InputError
+    from blocklocal._common.message import Message
     from blocklocal.block.classes import balanced
     from blocklocal.block.objectives import OBJECTIVES
-    from blocklocal.block.optim import Optimizer, adam, adamw, sgd
+    from blocklocal.block.optim import Optimizer, adam, adamw, sgd, warmup_cosine
     from blocklocal.block.values import Values
     from blocklocal.data import Batches, Images, ImageSet, load_images
     from blocklocal.families import FAMILIES, Family, family
@@ -20,9 +21,21 @@ if TYPE_CHECKING:
     from blocklocal.network.network import BlockLocal, Prediction
     from blocklocal.network.settings import Learning
     from blocklocal.rules import RULES
+    from blocklocal.runs.load import load
     from blocklocal.splitting import Split, split
     from blocklocal.streaming import Streamed
-    from blocklocal.training import Callback, Evaluation, Trainer, evaluate, load, save
+    from blocklocal.training import (
+        Callback,
+        EarlyStopping,
+        Evaluation,
+        KeepBest,
+        MLflow,
+        TensorBoard,
+        Trainer,
+        WeightsAndBiases,
+        evaluate,
+        save,
+    )
 
 __version__ = "0.1.0"
 
@@ -34,18 +47,24 @@ __all__ = [
     "Batches",
     "BlockLocal",
     "Callback",
+    "EarlyStopping",
     "Evaluation",
     "Family",
     "ImageSet",
     "Images",
     "InputError",
+    "KeepBest",
     "Learning",
+    "MLflow",
+    "Message",
     "Optimizer",
     "Prediction",
     "Split",
     "Streamed",
+    "TensorBoard",
     "Trainer",
     "Values",
+    "WeightsAndBiases",
     "adam",
     "adamw",
     "balanced",
@@ -57,23 +76,37 @@ __all__ = [
     "save",
     "sgd",
     "split",
+    "warmup_cosine",
 ]
 
 _HOMES = {
     "data": ("Batches", "Images", "ImageSet", "load_images"),
     "_common.errors": ("InputError",),
+    "_common.message": ("Message",),
     "families": ("FAMILIES", "Family", "family"),
     "models": ("MODELS", "build_model"),
     "network.network": ("BlockLocal", "Prediction"),
     "block.classes": ("balanced",),
     "block.objectives": ("OBJECTIVES",),
-    "block.optim": ("Optimizer", "adam", "adamw", "sgd"),
+    "block.optim": ("Optimizer", "adam", "adamw", "sgd", "warmup_cosine"),
     "block.values": ("Values",),
     "rules": ("RULES",),
     "network.settings": ("Learning",),
     "splitting": ("Split", "split"),
     "streaming": ("Streamed",),
-    "training": ("Callback", "Evaluation", "Trainer", "evaluate", "load", "save"),
+    "runs.load": ("load",),
+    "training": (
+        "Callback",
+        "EarlyStopping",
+        "Evaluation",
+        "KeepBest",
+        "MLflow",
+        "TensorBoard",
+        "Trainer",
+        "WeightsAndBiases",
+        "evaluate",
+        "save",
+    ),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

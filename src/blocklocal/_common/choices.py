@@ -17,9 +17,14 @@ ScopeName: TypeAlias = Literal["local", "neighbour"]
 ReconstructName: TypeAlias = Literal["image", "input"]
 NormaliseName: TypeAlias = Literal["none", "units", "batch"]
 BalanceName: TypeAlias = Literal["count", "time", "flops", "bytes"]
-ScheduleName: TypeAlias = Literal["one-cycle", "cosine", "constant"]
-PrecisionName: TypeAlias = Literal["auto", "float32", "bfloat16"]
+ScheduleName: TypeAlias = Literal["one-cycle", "cosine", "warmup-cosine", "constant"]
+DecayName: TypeAlias = Literal["auto", "all", "matrices"]
+PrecisionName: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 OptimizerName: TypeAlias = Literal["sgd", "adam", "adamw"]
+LoggerName: TypeAlias = Literal["wandb", "mlflow"]
+KeepName: TypeAlias = Literal["newest", "best"]
+ImagesIn: TypeAlias = Literal["auto", "memory", "disk"]
+TargetKind: TypeAlias = Literal["auto", "classes", "values"]
 
 # What the package itself registers; users may add to these.
 RuleName: TypeAlias = Literal[
@@ -43,6 +48,7 @@ FamilyName: TypeAlias = Literal[
 ObjectiveName: TypeAlias = Literal["evidence", "variational", "printed-eq8", "projection"]
 TwinName: TypeAlias = Literal["dense", "chain", "mirrored"]
 ModelName: TypeAlias = Literal[
+    "conv1d",
     "mlp",
     "resnet110",
     "resnet18",
@@ -72,13 +78,15 @@ def _closed(kind: type) -> dict[str, tuple[str, ...]]:
     return {name: values(hint) for name, hint in hints.items() if get_origin(hint) is Literal}
 
 
-def check_choices(settings: Any) -> None:
-    """Check every field of a dataclass whose type is a closed set.
+def check_choices(settings: Any, *names: str) -> None:
+    """Check every field of a dataclass whose type is a closed set, or those of these names.
 
     Raises:
         InputError: a value is not in its set; the message gives the nearest name and all that there are.
     """
     for name, known in _closed(type(settings)).items():
+        if names and name not in names:
+            continue
         given = getattr(settings, name)
         if not isinstance(given, str) or given not in known:
             raise unknown(name, given, known)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from blocklocal.block.readouts import space_of
 from blocklocal.block.shapes import is_map, to_positions
-from blocklocal.block.target import weighted_mean
+from blocklocal.block.target import mean_of_real, of_samples, weighted_mean
 
 
 class Decoder(nn.Module):
@@ -39,22 +39,29 @@ class Decoder(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         return self.layers(h if self.maps else h.flatten(1))
 
-    def loss(self, h: Tensor, wanted: Tensor, weight: Tensor | None = None) -> Tensor:
+    def loss(self, h: Tensor, wanted: Tensor, mask: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
         """Mean squared error: D_KL(data ‖ prediction) per value between Gaussians of variance ½.
 
         Args:
+            mask: [B, T] of a sequence h [B, T, D], true where a position is real: others are neither read nor wanted.
             weight: of every sample, [B], or of its positions, [B, …], of which the mean counts.
         """
+        if mask is not None:
+            h = torch.where(mask.unsqueeze(-1), h, 0)
         predicted = self(h)
         if self.maps:
             wanted = F.interpolate(wanted, size=predicted.shape[2:], mode="area")
-        if weight is None:
-            return F.mse_loss(predicted, wanted.reshape(predicted.shape))
-        each = (predicted - wanted.reshape(predicted.shape)).square().flatten(1).mean(1)
-        return weighted_mean(each, weight.float().flatten(1).mean(1) if weight.dim() > 1 else weight.float())
+        shape, wanted = wanted.shape, wanted.reshape(predicted.shape)
+        counts = None if weight is None else of_samples(weight, mask)
+        if mask is None or len(shape) != 3 or shape[:2] != mask.shape:
+            if counts is None:
+                return F.mse_loss(predicted, wanted)
+            return weighted_mean((predicted - wanted).square().flatten(1).mean(1), counts)
+        error = (predicted - wanted).square().view(shape).mean(-1)
+        return weighted_mean(error, mask if counts is None else mask * counts.unsqueeze(1))
 
 
-def similarity(h: Tensor, one_hot: Tensor, weight: Tensor | None = None) -> Tensor:
+def similarity(h: Tensor, one_hot: Tensor, mask: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
     """Similarity matching: the mean squared difference of two B × B matrices of cosine similarities.
 
     A sample without a target, a row of zeros, is in no pair (Nøkland & Eidnes 2019, eq. 3, 4).
@@ -62,19 +69,28 @@ def similarity(h: Tensor, one_hot: Tensor, weight: Tensor | None = None) -> Tens
     Args:
         h: the block's features [B, …]; of maps, their standard deviation over positions counts.
         one_hot: the targets, [B, R] or [B, T, R].
-        weight: of every target, [B] or [B, T]; a pair counts as the product of its two.
+        mask: the positions that count, [B, T]; None for all.
+        weight: of every target, [B] or [B, T] (`Targets.weights`); a pair counts as the product of its two.
     """
     wanted = one_hot.flatten(1)
     there = wanted.any(1).to(wanted.dtype)
     if weight is not None:
-        there = there * weight.flatten(1).mean(1) if weight.dim() > 1 else there * weight
+        there = there * of_samples(weight, one_hot.any(-1))
     pairs = there.unsqueeze(1) * there
     units = to_positions(h)
-    features = units.std(1) if units.shape[1] > 1 else units.squeeze(1)
+    if mask is None:
+        features = units.std(1) if units.shape[1] > 1 else units.squeeze(1)
+    else:
+        features = _deviation(units, mask)
     error = _cosines(features - features.mean(1, keepdim=True)) - _cosines(wanted)
-    if weight is not None:
-        return weighted_mean(error.square(), pairs)
-    return (pairs * error.square()).sum() / pairs.sum().clamp(min=1)
+    return weighted_mean(error.square(), pairs)
+
+
+def _deviation(units: Tensor, mask: Tensor) -> Tensor:
+    """As `units.std(1)`, over the real positions alone."""
+    error = torch.where(mask.unsqueeze(-1), units - mean_of_real(units, mask).unsqueeze(1), 0)
+    variance = error.square().sum(1) / (mask.sum(1, keepdim=True) - 1).clamp(min=1)
+    return variance.clamp(min=torch.finfo(units.dtype).tiny).sqrt()  # of 0 it has no gradient
 
 
 def _cosines(x: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from blocklocal._common.message import Given, lead
 from blocklocal._common.torch_calls import name_of, replaced, tensors_in
 
 Axes = frozenset[int]  # more than one while a unit's number is spread over several axes (the heads of attention)
@@ -128,9 +129,10 @@ def _numbers(x: Tensor, axes: Axes) -> Tensor:
 
 
 @contextmanager
-def followed(modules: Sequence[nn.Module], example: Tensor) -> Generator[list[int | None], None, None]:
+def followed(modules: Sequence[nn.Module], example: Given) -> Generator[list[int | None], None, None]:
     """The unit axes of a batch and of what every module of a chain makes of it; filled when the `with` ends."""
-    axes, outputs, mode = [], [], UnitAxes()
+    axes, mode = [], UnitAxes()
+    outputs: list[Given] = []
     hooks = [module.register_forward_hook(lambda _, given, made: outputs.append(made)) for module in modules]
     try:
         with mode:
@@ -138,4 +140,4 @@ def followed(modules: Sequence[nn.Module], example: Tensor) -> Generator[list[in
     finally:
         for hook in hooks:
             hook.remove()
-    axes += [mode.of(t) for t in (example, *outputs)]
+    axes += [mode.of(lead(t)) for t in (example, *outputs)]

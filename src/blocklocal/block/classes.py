@@ -120,16 +120,16 @@ class Classes(Targets):
 
     def loss(self, logits: Tensor, target: Asked, smoothing: float = 0.0) -> Tensor:
         """Mean cross-entropy of logits [B, C], [B, T, C] or [B, H, W, C] over the targets that are there."""
-        y, weights = values_of(target), self.weights(target)
+        y = values_of(target)
         self.fit(target, logits.shape[:-1])
         flat = logits.flatten(0, -2)
-        if weights is None:
+        if self.class_weights is None and weight_of(target) is None and not y.is_floating_point():
             wanted = y.flatten().long()
             total = F.cross_entropy(flat, wanted, ignore_index=MISSING, label_smoothing=smoothing, reduction="sum")
             return total / (wanted != MISSING).sum().clamp(min=1)
         wanted = self._shares(y).flatten(0, -2) if y.is_floating_point() else y.flatten().long()
         each = F.cross_entropy(flat, wanted, ignore_index=MISSING, label_smoothing=smoothing, reduction="none")
-        return weighted_mean(each, weights.flatten())
+        return weighted_mean(each, self.weights(target).flatten())
 
     def output_loss(self, output: Tensor, target: Asked, smoothing: float = 0.0) -> Tensor:
         return self.loss(units_last(output), target, smoothing)
@@ -142,17 +142,21 @@ class Classes(Targets):
     def _weighted(self, rows: Tensor) -> Tensor:
         return rows if self.class_weights is None else rows * rows.new_tensor(self.class_weights)
 
-    def weights(self, target: Asked) -> Tensor | None:
+    def weights(self, target: Asked) -> Tensor:
         y, weight = values_of(target), weight_of(target)
         if y.is_floating_point():
             own = self._weighted(units_last(y).float()).sum(-1)
-        elif self.class_weights is None and weight is None:
-            return None
         else:
-            y = y.long()
-            of_class = torch.tensor(self.class_weights or [1.0] * self.count, device=y.device)
-            own = of_class[y.clamp(min=0)] * (y != MISSING)
+            y = y.long()  # in uint8, 156 equals -100
+            own = (y != MISSING).float()
+            if self.class_weights is not None:
+                own = own * own.new_tensor(self.class_weights)[y.clamp(min=0)]
         return own if weight is None else own * spread(weight, own)
+
+    def missing(self, y: Tensor, where: Tensor) -> Tensor | None:
+        if y.is_floating_point():
+            return y.masked_fill(where.unsqueeze(-1), 0) if y.dim() == 3 and y.shape[:2] == where.shape else None
+        return y.long().masked_fill(where, MISSING) if y.shape == where.shape else None
 
     def pick(self, table: Tensor, target: Asked) -> Tensor:
         """Each sample's own message, table [C, P, …] → [B, P, …]; 0 where missing.

@@ -15,9 +15,11 @@ from typing import Protocol
 
 from torch import Tensor
 
+from blocklocal._common.message import Forward, Given, Input
+
 
 class Edges(Protocol):
-    """Takes and gives the messages of a step, in the order of these methods. All tensors are data, without a graph."""
+    """Takes and gives the messages of a step, in the order of these methods. All of it is data, without a graph."""
 
     def take_target(self, rows: Tensor, *, learning: bool) -> Tensor:
         """What the last learner's twin starts from.
@@ -39,15 +41,15 @@ class Edges(Protocol):
         """
         ...
 
-    def take_forward(self, x: Tensor) -> Tensor:
+    def take_forward(self, x: Input) -> Given:
         """The forward message that the first learner reads, [B, …].
 
         Args:
-            x: the batch [B, …], for a run whose first block is the network's.
+            x: the network's input [B, …], for a run whose first block is the network's.
         """
         ...
 
-    def send_forward(self, a: Tensor) -> None:
+    def send_forward(self, a: Forward) -> None:
         """Give the last learner's forward message a [B, …] to the run behind, before that learner learns."""
         ...
 
@@ -72,10 +74,10 @@ class Open:
     def pass_target(self, late: Tensor | None) -> None:
         pass
 
-    def take_forward(self, x: Tensor) -> Tensor:
+    def take_forward(self, x: Input) -> Given:
         return x
 
-    def send_forward(self, a: Tensor) -> None:
+    def send_forward(self, a: Forward) -> None:
         pass
 
     def timed(self, index: int) -> AbstractContextManager[None]:

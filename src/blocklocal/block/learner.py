@@ -8,7 +8,7 @@ step in one process, or as a wavefront over several.
     receive(a, target, …)        forward, and the local loss; the graph is alive in the returned `BlockPass`
     local_backward(pending)      gradients of its own loss
     outer_backward(pending, g)   gradients for a `g` that arrived at its output (neighbour scope, direct feedback)
-    update()                     clip, optimiser step, schedule step
+    update()                     clip, optimiser step, schedule step; or, while it `holds`, gradients are added up
 """
 
 from abc import ABC, abstractmethod
@@ -24,10 +24,14 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from blocklocal._common.errors import InputError
 from blocklocal._common.group_norm import guarded
+from blocklocal._common.message import Forward, Given, Message, check_message, hidden_of, lead, map_message, mask_after
 from blocklocal._common.seeds import seeded
+from blocklocal.block.average import averaged, follow
+from blocklocal.block.groups import normed
 from blocklocal.block.loss import HiddenLoss, LocalResult, OutputLoss
 from blocklocal.block.normalisation import one_value
 from blocklocal.block.optim import Optimizer, Schedule, build_schedule
+from blocklocal.block.scaling import LossScale
 from blocklocal.block.targets import Asked
 from blocklocal.block.twin import Twin
 
@@ -39,13 +43,13 @@ if TYPE_CHECKING:
 class BlockPass:
     """A block's step between forward and update: its output with the graph, its cut-off input, its local loss."""
 
-    output: Tensor
-    source: Tensor
+    output: Forward
+    source: Given
     result: LocalResult | None
 
-    def sent(self) -> Tensor:
+    def sent(self) -> Forward:
         """The forward message as the next block gets it: data, without a graph."""
-        return self.output.detach()
+        return map_message(Tensor.detach, self.output)
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class ForwardContext(nn.Module, ABC):
     def context(self, block: nn.Module) -> AbstractContextManager: ...
 
     @abstractmethod
-    def check(self, block: nn.Module, example: Tensor) -> None:
+    def check(self, block: nn.Module, example: Given) -> None:
         """Raise InputError where this context cannot do for `block` what it promises. It may run the block."""
 
 
@@ -84,7 +88,12 @@ class BlockLearner(nn.Module):
     schedule: LRScheduler | None = None
     schedule_steps: int = 0
     clip: float | None = None
+    ema: float | None = None
+    scale: LossScale | None = None  # of the loss, in float16
     idle = False  # whether a weight of the block gets no gradient, as under no_grad
+    names: Mapping[str, str] = {}  # of parameters: here → in the user's model
+    holds = False  # whether gradients are added up, and the update waits for a later step
+    _gathered = 0  # steps whose gradients are added up so far
     _replica: nn.Module | None = None
 
     def __init__(
@@ -104,23 +113,43 @@ class BlockLearner(nn.Module):
     # --- set-up
 
     def trainable(self) -> list[nn.Parameter]:
-        return [p for p in self.parameters() if p.requires_grad] if self.trains else []
+        return [p for _, p in self._trained()]
+
+    def _trained(self) -> list[tuple[str, nn.Parameter]]:
+        return [(name, p) for name, p in self.named_parameters() if p.requires_grad] if self.trains else []
 
     def configure(self, optimizer: Optimizer, schedule: Schedule, steps: int) -> None:
         """Build this block's own optimiser and schedule; a frozen block, or one without parameters, gets none."""
-        parameters = self.trainable()
-        self.optimizer = optimizer.build(parameters) if parameters else None
+        trained = self._trained()
+        names = [self.names.get(name, name) for name, _ in trained]
+        self.optimizer = None
+        if trained:
+            self.optimizer = optimizer.build([p for _, p in trained], names=names, normed=normed(self.block))
         self.schedule = build_schedule(schedule, self.optimizer, steps) if self.optimizer else None
         self.schedule_steps = steps
-        self.clip = optimizer.clip
+        self.clip, self.ema = optimizer.clip, optimizer.ema
+        self.scale = None
+        self.cast(self.autocast)
+
+    def cast(self, dtype: torch.dtype | None) -> None:
+        """Compute in this precision; None: as the parameters are. In float16 the loss is scaled."""
+        self.autocast = dtype
+        device = next((p.device.type for p in self.trainable()), "meta")
+        wanted = dtype == torch.float16 and self.optimizer is not None and device != "meta"
+        if wanted and self.scale is None:
+            assert self.optimizer is not None
+            self.scale = LossScale(self.optimizer, device)
+        elif not wanted and self.scale is not None:
+            self.scale.end()
+            self.scale = None
 
     def begin_schedule(self, optimizer: Optimizer, schedule: Schedule) -> None:
         """Begin a schedule anew, at the learning rate it starts with; the optimiser keeps its momenta."""
         if self.optimizer is None:
             return
-        kept = self.optimizer.state_dict()["state"]
+        kept = {name: value for name, value in self.optimizer.state_dict().items() if name != "param_groups"}
         self.configure(optimizer, schedule, self.schedule_steps)
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": kept})
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), **kept})
 
     def replicate(self, group: "ProcessGroup") -> None:
         """Average the gradients over the processes of a group, each of which has its own part of every batch."""
@@ -132,17 +161,23 @@ class BlockLearner(nn.Module):
 
     # --- messages
 
-    def forward(self, a: Tensor) -> Tensor:
-        """The forward message a_k = f_k(a_{k-1})."""
-        with self._precision(a), guarded(a.device):
+    def forward(self, a: Given) -> Forward:
+        """The forward message a_k = f_k(a_{k-1}), or f_1(x) of the network's input."""
+        with self._precision(a), guarded(lead(a).device):
             return self.block(a)
 
-    def scores(self, a: Tensor, message: Tensor | None) -> Tensor | None:
-        """The block's own logits from its output a, [B, R]; None where it cannot predict."""
+    def scores(self, a: Forward, message: Tensor | None, mask: Tensor | None = None) -> Tensor | None:
+        """The block's own logits from its output a, [B, R]; None where it cannot predict.
+
+        Args:
+            a: its output [B, …].
+            message: its backward message.
+            mask: the positions of the output that are real, [B, T] (`mask_after`); None where all are.
+        """
         if self.local is None or not self.local.predicts:
             return None
         with self._precision(a):
-            return self.local.scores(a, message)
+            return self.local.scores(hidden_of(a), message, mask)
 
     @property
     def twin(self) -> Twin | None:
@@ -176,34 +211,36 @@ class BlockLearner(nn.Module):
 
     def receive(
         self,
-        a: Tensor,
+        a: Given,
         target: Asked,
         message: Tensor | None,
         *,
         context: StepContext,
-        image: Tensor | None = None,
+        image: Given | None = None,
         reach_back: bool = False,
     ) -> BlockPass:
         """Run forward on a (cut from its graph) and take the local loss.
 
         Args:
-            a: the incoming forward message [B, …].
+            a: the incoming forward message [B, …], or the network's input.
             message: the backward message [R, P, U, …].
             image: the batch [B, …], for a block that reconstructs it.
-            reach_back: the input collects a gradient.
+            reach_back: the input (of a message: the hidden tensor) collects a gradient.
 
         Raises:
             InputError: a BatchNorm gets one value per channel, because the batch has one sample.
         """
-        source = a.detach()
+        source = map_message(Tensor.detach, a)
         if reach_back:
-            source.requires_grad_()
+            lead(source).requires_grad_()
         with (
             torch.set_grad_enabled(self.trains),
             seeded("block", context.seed, self.index, context.step),
             self._context(),
         ):
-            wanted = {"input": source.detach()} if image is None else {"input": source.detach(), "image": image}
+            wanted = {"input": lead(source).detach()}
+            if image is not None:
+                wanted["image"] = lead(image)
             learn = self.learn if self._replica is None else self._replica
             try:
                 output, result = learn(source, target, message, wanted, context.mix)
@@ -214,14 +251,17 @@ class BlockLearner(nn.Module):
         return BlockPass(output, source, result)
 
     def learn(
-        self, a: Tensor, target: Asked, message: Tensor | None, wanted: Mapping[str, Tensor], mix: float
-    ) -> tuple[Tensor, LocalResult | None]:
+        self, a: Given, target: Asked, message: Tensor | None, wanted: Mapping[str, Tensor], mix: float
+    ) -> tuple[Forward, LocalResult | None]:
         """The output and the local loss (None without one), with their graph."""
         output = self(a)
         if self.local is None or not self.local.learns:
             return output, None
-        with self._precision(a), guarded(a.device):
-            return output, self.local(output, target, message=message, wanted=wanted, mix=mix)
+        hidden, mask = hidden_of(output), mask_after(a, output)
+        if isinstance(output, Message):
+            check_message(output, f"block {self.index + 1}")
+        with self._precision(a), guarded(hidden.device):
+            return output, self.local(hidden, target, message=message, wanted=wanted, mix=mix, mask=mask)
 
     def local_backward(self, pending: BlockPass, *, keep: bool = False) -> Tensor | None:
         """Gradients of the own loss into the own parameters.
@@ -230,39 +270,69 @@ class BlockLearner(nn.Module):
             keep: the graph stays for a later `outer_backward`.
 
         Returns:
-            The gradient at the input, where one was asked for.
+            The gradient at the input (of a message: at its hidden tensor), where one was asked for.
         """
         if self.trains and pending.result is not None and pending.result.loss.requires_grad:  # else: the user froze all
-            pending.result.loss.backward(retain_graph=keep)
-        return pending.source.grad
+            loss = pending.result.loss
+            (loss if self.scale is None else self.scale.multiply(loss)).backward(retain_graph=keep)
+        gradient = lead(pending.source).grad
+        return gradient if self.scale is None or gradient is None else self.scale.divide(gradient)
 
     def outer_backward(self, pending: BlockPass, gradient: Tensor) -> None:
         """Gradients of ⟨gradient, output⟩ into the block's parameters, and nowhere further back."""
         inputs = [p for p in self.block.parameters() if p.requires_grad]
-        if self.trains and inputs and pending.output.requires_grad:
-            torch.autograd.backward(pending.output, gradient.to(pending.output.dtype), inputs=inputs)
+        if self.scale is not None:
+            gradient = self.scale.multiply(gradient.float())
+        hidden = hidden_of(pending.output)
+        if self.trains and inputs and hidden.requires_grad:
+            torch.autograd.backward(hidden, gradient.to(hidden.dtype), inputs=inputs)
 
     def update(self) -> None:
         """Clip, step the optimiser and the schedule, drop the gradients.
 
+        While the learner `holds`, its gradients stay instead, and the next update takes their mean over the steps.
         Training may go on after the schedule's last step; the learning rate then stays where it ended.
         """
         if self.optimizer is None:
             return
+        self._gathered += 1
+        if self.holds:
+            return
+        if self._gathered > 1:
+            torch._foreach_div_([p.grad for p in self.trainable() if p.grad is not None], float(self._gathered))
+        self._gathered = 0
+        if self._stepped(self.optimizer):
+            if self.ema is not None:
+                follow(self.optimizer, self.ema)
+            if self.schedule is not None and self.schedule.last_epoch < self.schedule_steps:
+                self.schedule.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _stepped(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Whether the optimiser has stepped: in float16 not where gradients have become too large."""
+        if self.scale is not None:
+            return self.scale.step(self.trainable(), self.clip)
         if self.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.trainable(), self.clip)
-        self.optimizer.step()
-        if self.schedule is not None and self.schedule.last_epoch < self.schedule_steps:
-            self.schedule.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        optimizer.step()
+        return True
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Within it, the weights are their running means."""
+        return averaged(self.optimizer)
+
+    def forget(self) -> None:
+        """Drop the gradients that wait for an update."""
+        self._gathered = 0
+        self.zero_grad(set_to_none=True)
 
     def _context(self) -> AbstractContextManager:
         return nullcontext() if self.forward_context is None else self.forward_context.context(self.block)
 
-    def _precision(self, a: Tensor) -> AbstractContextManager:
+    def _precision(self, a: Given) -> AbstractContextManager:
         if self.autocast is None:
             return nullcontext()
-        return torch.autocast(a.device.type, dtype=self.autocast)
+        return torch.autocast(lead(a).device.type, dtype=self.autocast)
 
 
 class _Learn(nn.Module):
@@ -272,5 +342,5 @@ class _Learn(nn.Module):
         super().__init__()
         self.learner = learner
 
-    def forward(self, *given: Any) -> tuple[Tensor, LocalResult | None]:
+    def forward(self, *given: Any) -> tuple[Forward, LocalResult | None]:
         return self.learner.learn(*given)

@@ -16,7 +16,7 @@ from blocklocal._common.errors import InputError, shown
 from blocklocal.block.auxiliary import Decoder, similarity
 from blocklocal.block.objectives import Objective, Terms, scores
 from blocklocal.block.shapes import Layout, to_positions
-from blocklocal.block.target import given_of, weight_of
+from blocklocal.block.target import given_of, mean_of_real, weight_of
 from blocklocal.block.targets import Asked, Targets, measured, units_last
 from blocklocal.block.twin import Twin
 from blocklocal.families import Family
@@ -31,12 +31,14 @@ class LocalResult:
     scores: Tensor | None = None  # [B, rows] or [B, T, rows]: the block's own logits, detached
     message_size: Tensor | None = None  # mean |b|
     sums: Tensor | None = None  # of which figures are made (`Targets.measure`), in the place of the scores
+    mask: Tensor | None = None  # [B, T]: the positions that are real; None where all are
 
     def counted(self, targets: Targets, y: Asked) -> "LocalResult":
         """The same with the scores measured against the targets y: a few sums instead of [B, …, rows]."""
         if self.scores is None:
             return self
-        return replace(self, scores=None, sums=measured(targets, self.scores, y))
+        sums = measured(targets, self.scores, targets.without_padding(targets.asked(y), self.mask))
+        return replace(self, scores=None, mask=None, sums=sums)
 
 
 OwnLoss = Callable[[Any, Any], Tensor]
@@ -52,17 +54,19 @@ class OutputLoss(nn.Module):
         super().__init__()
         self.targets, self.smoothing, self.own = targets, smoothing, own
 
-    def forward(self, a: Tensor, target: Asked, **_: object) -> LocalResult:
+    def forward(self, a: Tensor, target: Asked, *, mask: Tensor | None = None, **_: object) -> LocalResult:
         if self.own is None:
+            target = self.targets.without_padding(target, mask)
             name, loss = self.targets.output_name, self.targets.output_loss(a.float(), target, self.smoothing)
         else:
             name, loss = "own loss", self.own(a.float(), given_of(target))
             if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.is_floating_point():
                 raise InputError(f"output_loss must give one number, a tensor with its graph, not {shown(loss)}.")
             loss = loss.reshape(())
-        return LocalResult(loss, {name: loss.detach()}, None if self.targets.hidden else units_last(a.detach()))
+        scores = None if self.targets.hidden else units_last(a.detach())
+        return LocalResult(loss, {name: loss.detach()}, scores, mask=mask)
 
-    def scores(self, a: Tensor, message: Tensor | None = None) -> Tensor:
+    def scores(self, a: Tensor, message: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         return units_last(a)
 
 
@@ -148,25 +152,32 @@ class HiddenLoss(nn.Module):
     def _seen(self, name: str, a: Tensor) -> Tensor:
         return self.layouts[name].view(a) if name in self.layouts else a
 
-    def scores(self, a: Tensor, message: Tensor | None) -> Tensor:
+    def scores(self, a: Tensor, message: Tensor | None, mask: Tensor | None = None) -> Tensor:
         """The evidence of every target row, [B, R] (or a greedy block's logits): this block's own prediction."""
         a = self.read(a)
         phi, grid = self.latent_on_grid(a, self.features(a))
-        return self._placed(self._scores(phi, message), grid)
+        return self._placed(self._scores(phi, message, replace(self.terms, mask=mask)), grid)
 
     def _placed(self, scores: Tensor, grid: torch.Size) -> Tensor:
         """Where pixels have targets, the scores of all positions where they lie: [B, P, R] → [B, H, W, R]."""
         return scores.reshape(len(scores), *grid, scores.shape[-1]) if self.terms.pixels else scores
 
-    def _scores(self, phi: Tensor, message: Tensor | None) -> Tensor:
+    def _scores(self, phi: Tensor, message: Tensor | None, terms: Terms) -> Tensor:
         if self.classifier is not None:
             mean = self.family.mean(phi).flatten(2)
-            return self.classifier(mean if self.terms.per_position else mean.mean(1))
+            return self.classifier(mean if terms.per_position else mean_of_real(mean, terms.mask))
         assert message is not None
-        return scores(self.family, phi, message, self.terms)
+        return scores(self.family, phi, message, terms)
 
     def forward(
-        self, a: Tensor, target: Asked, *, message: Tensor | None, wanted: Mapping[str, Tensor], mix: float
+        self,
+        a: Tensor,
+        target: Asked,
+        *,
+        message: Tensor | None,
+        wanted: Mapping[str, Tensor],
+        mix: float,
+        mask: Tensor | None = None,
     ) -> LocalResult:
         """The local loss of one batch.
 
@@ -175,30 +186,31 @@ class HiddenLoss(nn.Module):
             message: [R, P', U, …].
             wanted: the tensors that the decoders predict.
             mix: the data-mixing weight m (`mixing`).
+            mask: of a sequence [B, T, D] the positions that are real, [B, T]; None where all are.
         """
         a = self.read(a)
         features = self.features(a)
-        (phi, grid), terms = self.latent_on_grid(a, features), replace(self.terms, mix=mix)
-        weight = weight_of(target)
-        target = self.targets.at(target, grid)
+        (phi, grid), terms = self.latent_on_grid(a, features), replace(self.terms, mix=mix, mask=mask)
+        weight, target = weight_of(target), self.targets.at(self.targets.without_padding(target, mask), grid)
         name, loss, logits = self._match(phi, message, target, terms)
         parts = {name: loss}
         if "similarity" in self.weights:
             parts["similarity"] = self.weights["similarity"] * similarity(
-                features, self.targets.one_hot(target), self.targets.weights(target)
+                features, self.targets.one_hot(target), mask, self.targets.weights(target)
             )
         for name, decoder in self.decoders.items():
             parts[name] = self.weights[name] * cast(Decoder, decoder).loss(
-                features, self._seen(name, wanted[name]), weight
+                features, self._seen(name, wanted[name]), mask, weight
             )
         total = torch.stack(list(parts.values())).sum()
         detached = {name: part.detach() for name, part in parts.items()}
         size = None if message is None else message.detach().abs().mean()
-        return LocalResult(total, detached, None if logits is None else self._placed(logits.detach(), grid), size)
+        scores = None if logits is None else self._placed(logits.detach(), grid)
+        return LocalResult(total, detached, scores, size, mask=mask)
 
     def _match(self, phi: Tensor, message: Tensor | None, target: Asked, terms: Terms) -> tuple:
         if self.objective is None:
-            logits = self._scores(phi, message)
+            logits = self._scores(phi, message, terms)
             return "greedy", self.targets.loss(logits, target, terms.smoothing), logits
         assert message is not None
         return self.objective.name, *self.objective.compute(self.family, phi, message, self.targets, target, terms)

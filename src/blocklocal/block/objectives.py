@@ -18,7 +18,7 @@ from torch import Tensor
 from blocklocal._common.choices import OrderName, values
 from blocklocal._common.errors import InputError
 from blocklocal._common.registry import Registry
-from blocklocal.block.target import weighted_mean
+from blocklocal.block.target import mean_of_real, spread
 from blocklocal.block.targets import Asked, Targets, values_of
 from blocklocal.families import Family
 
@@ -27,7 +27,7 @@ ORDERS = values(OrderName)
 
 @dataclass(frozen=True)
 class Terms:
-    """The settings of an objective that are not tensors."""
+    """The settings of an objective, and which positions of a batch count."""
 
     order: str = "second"  # how the evidence is computed: exact, or to first or second order in b
     temperature: float = 1.0  # divides the evidence before the softmax
@@ -35,6 +35,7 @@ class Terms:
     mix: float = 1.0  # m of Eq. 9; the evidence always uses m = 1
     per_position: bool = False  # targets [B, P] rather than [B]: a sequence with one target per position, or pixels
     pixels: bool = False  # whether the positions are those of pictures
+    mask: Tensor | None = None  # [B, P], true where a position is real; None where all are
 
 
 # (family, phi, table, targets, y, terms) → (loss, the scores [B, R] it made on the way, where it made any)
@@ -64,7 +65,14 @@ def mixing(tau: float, epoch: int) -> float:
     return 1.0 / (1.0 + tau * epoch)
 
 
-def evidence(family: Family, phi: Tensor, table: Tensor, order: str = "second", per_position: bool = False) -> Tensor:
+def evidence(
+    family: Family,
+    phi: Tensor,
+    table: Tensor,
+    order: str = "second",
+    per_position: bool = False,
+    mask: Tensor | None = None,
+) -> Tensor:
     """e_y = Σ_units A(φ + b_y) − A(φ) = log ⟨exp⟨T(z), b_y⟩⟩_α for every target row (method §3).
 
     The first and second order in b, ⟨μ, b⟩ (+ ½ bᵀ Cov b), are matrix products of averaged moments; `exact` holds
@@ -75,6 +83,7 @@ def evidence(family: Family, phi: Tensor, table: Tensor, order: str = "second", 
         table: messages [R, P', U, …].
         order: the order in b up to which it is computed, or "exact".
         per_position: do not average over positions.
+        mask: the positions that are averaged over, [B, P]; None for all.
 
     Returns:
         [B, R], averaged over positions (a tempered product over them), or [B, P, R] with `per_position`.
@@ -86,23 +95,27 @@ def evidence(family: Family, phi: Tensor, table: Tensor, order: str = "second", 
         raise InputError(f"evidence order must be one of {', '.join(ORDERS)}, not {order!r}.")
     shared = table.shape[1] == 1
     if order == "exact" or family.event_dims:
-        return _evidence_by_broadcast(family, phi, table, order, per_position)
-    scores = _moment(family.mean(phi), table, shared, per_position)
+        return _evidence_by_broadcast(family, phi, table, order, per_position, mask)
+    scores = _moment(family.mean(phi), table, shared, per_position, mask)
     if order == "second":
-        scores = scores + 0.5 * _moment(family.variance(phi), table.square(), shared, per_position)
+        scores = scores + 0.5 * _moment(family.variance(phi), table.square(), shared, per_position, mask)
     return scores
 
 
-def _moment(moment: Tensor, weight: Tensor, shared: bool, per_position: bool) -> Tensor:
-    """⟨moment, weight⟩ summed over units, averaged over positions unless `per_position`."""
+def _moment(moment: Tensor, weight: Tensor, shared: bool, per_position: bool, mask: Tensor | None) -> Tensor:
+    """⟨moment, weight⟩ summed over units, averaged over (real) positions unless `per_position`."""
     if per_position:
         return moment @ weight[:, 0].T if shared else torch.einsum("bpu,rpu->bpr", moment, weight)
     if shared:
-        return moment.mean(1) @ weight[:, 0].T
+        return mean_of_real(moment, mask) @ weight[:, 0].T
+    if mask is not None:
+        return mean_of_real(torch.einsum("bpu,rpu->bpr", moment, weight), mask)
     return moment.flatten(1) @ weight.flatten(1).T / moment.shape[1]
 
 
-def _evidence_by_broadcast(family: Family, phi: Tensor, table: Tensor, order: str, per_position: bool) -> Tensor:
+def _evidence_by_broadcast(
+    family: Family, phi: Tensor, table: Tensor, order: str, per_position: bool, mask: Tensor | None
+) -> Tensor:
     phi, b = phi.unsqueeze(1), table.unsqueeze(0)  # [B, 1, P, U, …], [1, R, P', U, …]
     if order == "exact":
         each = family.evidence(phi, b)
@@ -111,7 +124,9 @@ def _evidence_by_broadcast(family: Family, phi: Tensor, table: Tensor, order: st
     else:
         each = (family.mean(phi) * b).sum(-1)  # only families with an event dimension come here
     scores = each.sum(-1)  # over units: [B, R, P]
-    return scores.transpose(1, 2) if per_position else scores.mean(-1)
+    if per_position:
+        return scores.transpose(1, 2)
+    return scores.mean(-1) if mask is None else mean_of_real(scores.transpose(1, 2), mask)
 
 
 def _evidence_loss(
@@ -124,16 +139,7 @@ def _evidence_loss(
 
 def scores(family: Family, phi: Tensor, table: Tensor, terms: Terms) -> Tensor:
     """The logits that a block gives every target row: its evidence over the temperature."""
-    return evidence(family, phi, table, terms.order, terms.per_position) / terms.temperature
-
-
-def _mean(each: Tensor, targets: Targets, y: Asked) -> Tensor:
-    """The mean of a loss [B, P, …] over samples, positions and units; over samples as their targets count."""
-    weights = targets.weights(y)
-    if weights is None:
-        return each.mean()
-    each = each.mean(tuple(range(weights.dim(), each.dim()))) if each.dim() > weights.dim() else each
-    return weighted_mean(each, weights)
+    return evidence(family, phi, table, terms.order, terms.per_position, terms.mask) / terms.temperature
 
 
 def _own_message(phi: Tensor, table: Tensor, targets: Targets, y: Asked) -> Tensor:
@@ -147,12 +153,24 @@ def _own_message(phi: Tensor, table: Tensor, targets: Targets, y: Asked) -> Tens
     return own.expand_as(phi)
 
 
+def _mean(each: Tensor, targets: Targets, y: Asked, terms: Terms) -> Tensor:
+    """The mean of a loss [B, P, …] over positions and units, and over samples as much as their targets count.
+
+    Every term counts as its part of the mean weight, which is exactly 1 where all targets count the same.
+    """
+    weights = targets.weights(y)
+    if terms.mask is not None and weights.dim() == 1:
+        each = mean_of_real(each, terms.mask)
+    mean = weights.mean()
+    return (each * spread(weights / torch.where(mean > 0, mean, 1.0), each)).mean()
+
+
 def _variational_loss(
     family: Family, phi: Tensor, table: Tensor, targets: Targets, y: Asked, terms: Terms
 ) -> tuple[Tensor, Tensor | None]:
     """D_KL(ρ ‖ α), γ = a + m·b (Eq. 7, 9): the mean over units and positions."""
     gamma = family.product(phi, terms.mix * _own_message(phi, table, targets, y))
-    return _mean(family.kl(gamma, phi), targets, y), None
+    return _mean(family.kl(gamma, phi), targets, y, terms), None
 
 
 def _printed_eq8(
@@ -167,9 +185,9 @@ def _printed_eq8(
     with torch.no_grad():
         rho, alpha = torch.sigmoid(phi + terms.mix * b), torch.sigmoid(phi)
         forward_weight, posterior_weight = rho - alpha, rho * (1 - rho) * b
-        value = _mean(family.kl(family.product(phi, terms.mix * b), phi), targets, y)
+        value = _mean(family.kl(family.product(phi, terms.mix * b), phi), targets, y, terms)
     update = forward_weight * phi - posterior_weight * (phi + b)
-    return value - _mean(update - update.detach(), targets, y), None
+    return value - _mean(update - update.detach(), targets, y, terms), None
 
 
 def _projection_loss(
@@ -181,7 +199,7 @@ def _projection_loss(
     (Frenkel et al. 2021, Front. Neurosci. 15).
     """
     own = terms.mix * _own_message(phi, table, targets, y)
-    return -_mean((family.mean(phi) * own).flatten(2).sum(-1), targets, y), None
+    return -_mean((family.mean(phi) * own).flatten(2).sum(-1), targets, y, terms), None
 
 
 OBJECTIVES.add("evidence", Objective("evidence", "−log p(y | z) normalised over the targets (default)", _evidence_loss))

@@ -1,7 +1,8 @@
 """Optimisers and learning-rate schedules as small values: every block builds its own from the same recipe."""
 
 import inspect
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -9,9 +10,10 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
-from blocklocal._common.choices import OptimizerName, ScheduleName, values
+from blocklocal._common.choices import DecayName, OptimizerName, ScheduleName, check_choices, values
 from blocklocal._common.errors import InputError, first_line, shown, unknown
 from blocklocal._common.ranges import FROM_ONE, LARGEST, WEIGHT, Range, check_range, check_settings
+from blocklocal.block.groups import Groups, parameter_groups
 
 OPTIMIZERS = values(OptimizerName)
 SCHEDULES = values(ScheduleName)
@@ -19,9 +21,12 @@ RANGES = {
     "lr": Range(0, LARGEST, above=True),
     "momentum": Range(0, 1, below=True),
     "weight_decay": WEIGHT,
+    "ema": Range(0, 1, above=True, below=True),
     "clip": Range(0, 1e30, above=True),  # a float32 holds it, and what it is divided by
 }
-OptimizerFactory: TypeAlias = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+WARMUP = 0.05
+WARMUPS = Range(0, 1, above=True, below=True)
+OptimizerFactory: TypeAlias = Callable[[list[Any]], torch.optim.Optimizer]
 """A `torch.optim` class, a `functools.partial` of one, or any function from a block's parameters to an optimiser."""
 ScheduleFactory: TypeAlias = Callable[[torch.optim.Optimizer, int], lr_scheduler.LRScheduler]
 """A function from a block's optimiser and the number of training steps to a scheduler, which steps once per step."""
@@ -36,12 +41,18 @@ class Optimizer:
         name: sgd (with Nesterov momentum), adam or adamw; "custom" where there is a factory.
         lr: peak learning rate.
         momentum: of sgd.
-        weight_decay: on everything.
+        weight_decay: how strongly weights are pulled to 0.
         clip: largest gradient norm per block; None for no clipping.
         factory: makes the optimiser of a block's parameters; name, lr, momentum and weight_decay do not count then.
+        decay: which parameters weight decay is on. all; matrices: those of two and more dimensions (weights of layers
+            and embeddings), and not biases and the scales of norms; auto: matrices for adamw in a block with a
+            LayerNorm or an RMSNorm, as transformers are trained, else all.
+        groups: a function of (name, parameter) that gives the settings of that parameter where they differ, as in
+            {"lr": 1e-4}. Names are those of the user's model; what the library adds is named local.….
+        ema: how much of the running mean of the weights stays at an update, such as 0.999; None for no mean.
 
     Raises:
-        InputError: the name is unknown, or a number lies outside its range.
+        InputError: a name is unknown, or a number lies outside its range.
     """
 
     name: OptimizerName | Literal["custom"] = "sgd"
@@ -50,19 +61,38 @@ class Optimizer:
     weight_decay: float = 0.0
     clip: float | None = None
     factory: OptimizerFactory | None = None
+    decay: DecayName = "auto"
+    groups: Groups | None = None
+    ema: float | None = None
 
     def __post_init__(self) -> None:
         if self.factory is None and self.name not in OPTIMIZERS:
             raise unknown("optimizer", self.name, OPTIMIZERS)
+        if self.groups is not None and not callable(self.groups):
+            raise InputError(
+                "groups must be a function of a parameter's name and the parameter that gives its settings, as in "
+                f'lambda name, p: {{"lr": 1e-4}} if name.startswith("stem") else {{}}, not {shown(self.groups)}.'
+            )
         check_settings(self, RANGES)
+        check_choices(self, "decay")
 
     @classmethod
-    def of(cls, factory: OptimizerFactory, *, clip: float | None = None) -> "Optimizer":
+    def of(
+        cls,
+        factory: OptimizerFactory,
+        *,
+        clip: float | None = None,
+        decay: DecayName = "all",
+        groups: Groups | None = None,
+    ) -> "Optimizer":
         """An optimiser of torch's or of your own: `Optimizer.of(torch.optim.RMSprop, clip=1.0)`.
 
         Args:
-            factory: called once per block with the list of the parameters that the block trains.
+            factory: called once per block with the list of the parameters that the block trains; where some have
+                settings of their own (`decay`, `groups`), with the list of their groups, as torch takes them.
             clip: largest gradient norm per block; None for no clipping.
+            decay: matrices for no weight decay on biases and norms, as of `Optimizer`.
+            groups: as of `Optimizer`.
 
         Raises:
             InputError: it cannot be called, or is a ready optimiser (which would be that of all blocks).
@@ -78,16 +108,34 @@ class Optimizer:
                 "optimizer must be sgd(), adam() or adamw(), a torch.optim class, or a function that makes an "
                 f"optimiser of a list of parameters, not {shown(factory)}."
             )
-        return cls("custom", clip=clip, factory=factory)
+        return cls("custom", clip=clip, factory=factory, decay=decay, groups=groups)
 
-    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    def build(
+        self, parameters: Iterable[nn.Parameter], *, names: Sequence[str] | None = None, normed: bool = False
+    ) -> torch.optim.Optimizer:
         """A torch optimiser over one block's parameters.
 
+        Args:
+            parameters: what it trains.
+            names: of the parameters, for `groups`; default: their numbers.
+            normed: whether the block has a LayerNorm or an RMSNorm, for the decay auto.
+
         Raises:
-            InputError: the factory fails, gives no optimiser, one of other parameters, or one that needs a closure.
+            InputError: the factory fails, gives no optimiser, one of other parameters, or one that needs a closure; or
+                `groups` gives no settings.
         """
-        if self.factory is not None:
-            return _made(self.factory, list(parameters))
+        held = list(parameters)
+        matrices = self.decay == "matrices" or (self.decay == "auto" and normed and self.name == "adamw")
+        given: list[Any] = held
+        if matrices or self.groups is not None:
+            named = zip(names or map(str, range(len(held))), held, strict=True)
+            given = parameter_groups(list(named), self.groups, matrices=matrices)
+        made = self._built(given) if self.factory is None else _made(self.factory, given, held)
+        if self.groups is not None:
+            _check_groups(given, made)
+        return made
+
+    def _built(self, parameters: list[Any]) -> torch.optim.Optimizer:
         if self.name == "sgd":
             return torch.optim.SGD(
                 parameters,
@@ -100,28 +148,50 @@ class Optimizer:
         return kind(parameters, lr=self.lr, weight_decay=self.weight_decay)
 
 
-def sgd(lr: float = 0.1, *, momentum: float = 0.9, weight_decay: float = 0.0, clip: float | None = None) -> Optimizer:
+def sgd(
+    lr: float = 0.1,
+    *,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    clip: float | None = None,
+    decay: DecayName = "auto",
+    groups: Groups | None = None,
+) -> Optimizer:
     """Stochastic gradient descent with Nesterov momentum.
 
     Arguments and errors as of `Optimizer`.
     """
-    return Optimizer("sgd", lr, momentum, weight_decay, clip)
+    return Optimizer("sgd", lr, momentum, weight_decay, clip, decay=decay, groups=groups)
 
 
-def adam(lr: float = 1e-3, *, weight_decay: float = 0.0, clip: float | None = None) -> Optimizer:
+def adam(
+    lr: float = 1e-3,
+    *,
+    weight_decay: float = 0.0,
+    clip: float | None = None,
+    decay: DecayName = "auto",
+    groups: Groups | None = None,
+) -> Optimizer:
     """Adam with torch's default moments.
 
     Arguments and errors as of `Optimizer`.
     """
-    return Optimizer("adam", lr, 0.9, weight_decay, clip)
+    return Optimizer("adam", lr, 0.9, weight_decay, clip, decay=decay, groups=groups)
 
 
-def adamw(lr: float = 1e-3, *, weight_decay: float = 0.01, clip: float | None = None) -> Optimizer:
+def adamw(
+    lr: float = 1e-3,
+    *,
+    weight_decay: float = 0.01,
+    clip: float | None = None,
+    decay: DecayName = "auto",
+    groups: Groups | None = None,
+) -> Optimizer:
     """Adam with decoupled weight decay.
 
     Arguments and errors as of `Optimizer`.
     """
-    return Optimizer("adamw", lr, 0.9, weight_decay, clip)
+    return Optimizer("adamw", lr, 0.9, weight_decay, clip, decay=decay, groups=groups)
 
 
 def as_optimizer(given: Optimizer | OptimizerFactory) -> Optimizer:
@@ -154,7 +224,7 @@ def build_schedule(schedule: Schedule | str, optimizer: torch.optim.Optimizer, s
 
     Args:
         schedule: one-cycle: torch's OneCycleLR (it cycles momentum, or Adam's first beta, between 0.85 and 0.95 too; an
-            SGD without momentum stays without); cosine: to 0; constant; or a factory.
+            SGD without momentum stays without); cosine: to 0; warmup-cosine: `warmup_cosine()`; constant; or a factory.
         optimizer: one block's.
         steps: training steps in all.
 
@@ -168,20 +238,56 @@ def build_schedule(schedule: Schedule | str, optimizer: torch.optim.Optimizer, s
         group = optimizer.param_groups[0]
         cycles = group.get("momentum") != 0 and not {"momentum", "betas"}.isdisjoint(group)
         # torch would give momentum to an SGD that was asked to have none, and fails where there is none to cycle
-        return lr_scheduler.OneCycleLR(optimizer, max_lr=group["lr"], total_steps=steps, cycle_momentum=cycles)
+        rates = [each["lr"] for each in optimizer.param_groups]
+        return lr_scheduler.OneCycleLR(optimizer, max_lr=rates, total_steps=steps, cycle_momentum=cycles)
     if schedule == "cosine":
         return lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
+    if schedule == "warmup-cosine":
+        return warmup_cosine()(optimizer, steps)
     if schedule == "constant":
         return lr_scheduler.ConstantLR(optimizer, factor=1.0, total_iters=0)
     raise unknown("schedule", schedule, SCHEDULES)
 
 
-# --- what factories give
+def warmup_cosine(warmup: float = WARMUP) -> ScheduleFactory:
+    """A schedule that rises in a straight line to the optimiser's learning rate, and falls to 0 as half a cosine.
+
+    Args:
+        warmup: share of the steps in which it rises, at least one step; between 0 and 1.
+
+    Raises:
+        InputError: warmup lies outside its range.
+    """
+    check_range("warmup", warmup, WARMUPS)
+
+    def made(optimizer: torch.optim.Optimizer, steps: int) -> lr_scheduler.LRScheduler:
+        rising = max(1, round(warmup * steps))
+
+        def share(step: int) -> float:
+            if step < rising:
+                return (step + 1) / rising
+            return (1 + math.cos(math.pi * (step - rising + 1) / max(1, steps - rising + 1))) / 2
+
+        return lr_scheduler.LambdaLR(optimizer, share)
+
+    return made
 
 
-def _made(factory: OptimizerFactory, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+# --- what factories and groups give
+
+
+def _check_groups(given: list[dict[str, Any]], made: torch.optim.Optimizer) -> None:
+    """torch takes any name and any number in a group."""
+    for name, value in [(name, value) for group in given for name, value in group.items() if name != "params"]:
+        if name not in made.defaults:
+            raise unknown("setting of groups", name, made.defaults)
+        if name in RANGES:
+            check_range(f"{name} of groups", value, RANGES[name])
+
+
+def _made(factory: OptimizerFactory, given: list[Any], parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     try:
-        made = factory(parameters)
+        made = factory(given)
     except Exception as error:  # a user's own function may fail in any way
         raise InputError(f"the optimiser of a block could not be built: {_reason(error)}") from error
     if not isinstance(made, torch.optim.Optimizer):

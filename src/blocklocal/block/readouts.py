@@ -5,12 +5,14 @@ block itself must give, and the less it keeps for later blocks (`experiments/acc
 own loss, is not on the forward path, and its weights are its own.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
 
+from blocklocal._common.message import Forward, Message, hidden_of
+from blocklocal._common.torch_calls import tensors_in
 from blocklocal.block.shapes import is_map, output_shapes, units_of
 from blocklocal.splitting.chains import flat_layers
 from blocklocal.splitting.copying import copy_module
@@ -96,22 +98,27 @@ def _map_readout(channels: int, side: int, layers: int, space: Space) -> nn.Modu
 
 
 @torch.no_grad()
-def reading_layer(block: nn.Module, shape: torch.Size) -> nn.Module | None:
-    """The first layer with weights of `block` that takes and gives one tensor, of `shape` [B, …].
+def reading_layer(block: nn.Module, message: Forward) -> nn.Module | None:
+    """The first layer with weights of `block` that takes and gives one tensor, of the shape of its message [B, …].
+
+    Of a message of several tensors, a layer that gets another one by name does not count: a copy would lack it.
 
     Of a traced network a layer is what torch.fx leaves whole: modules of torch.nn, not a user's own.
     """
     found: list[nn.Module] = []
+    shape, several = hidden_of(message).shape, isinstance(message, Message)
 
-    def look(layer: nn.Module, given: Sequence[object], made: object) -> None:
+    def look(layer: nn.Module, given: Sequence[object], named: Mapping[str, object], made: object) -> None:
+        if several and any(True for _ in tensors_in(named)):
+            return
         shapes = [t.shape if isinstance(t, Tensor) else None for t in (*given, made)]
         if is_weighted(layer) and shapes == [shape, shape]:
             found.append(layer)
 
     layers = block.modules() if isinstance(block, fx.GraphModule) else (layer for _, layer in flat_layers(block))
-    hooks = [layer.register_forward_hook(look) for layer in layers if layer is not block]
+    hooks = [layer.register_forward_hook(look, with_kwargs=True) for layer in layers if layer is not block]
     try:
-        output_shapes([block], torch.zeros(shape))
+        output_shapes([block], message)
     finally:
         for hook in hooks:
             hook.remove()

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from blocklocal._common.errors import InputError, first_line
+from blocklocal._common.message import Forward, Given, Message, check_message, hidden_of, named_tensors
 from blocklocal._common.modes import kept_buffers, kept_modes
 
 
@@ -149,36 +150,54 @@ def is_map(shape: torch.Size) -> bool:
     return len(shape) > 3
 
 
-def output_shapes(modules: Sequence[nn.Module], example: Tensor) -> list[torch.Size]:
-    """The shape after every module of a chain; modes, statistics and counters stay as they are.
+def output_shapes(modules: Sequence[nn.Module], example: Given) -> list[torch.Size]:
+    """The shape (of a message: of its hidden tensor) after every module of a chain, as `outputs` runs it."""
+    return [hidden_of(a).shape for a in outputs(modules, example)]
+
+
+def outputs(modules: Sequence[nn.Module], example: Given) -> list[Forward]:
+    """What every module of a chain gives; modes, statistics and counters stay as they are.
 
     Raises:
-        InputError: a module does not run on what reaches it, or gives something else than one tensor.
+        InputError: a module does not run on what reaches it, or gives something else than a tensor or a `Message`.
     """
-    shapes, a = [], example
+    found: list[Forward] = []
+    a = example
     with torch.no_grad(), kept_modes(modules), kept_buffers(modules):
         for k, module in enumerate(modules):
             module.eval()
             a = _output(module, a, f"block {k + 1} of {len(modules)}")
-            shapes.append(a.shape)
-    return shapes
+            found.append(a)
+    return found
 
 
-def _output(module: nn.Module, a: Tensor, name: str) -> Tensor:
+def _output(module: nn.Module, a: Given, name: str) -> Forward:
     try:
         output = module(a)
     except Exception as reason:  # a user's own forward may fail in any way
         raise InputError(
-            f"{name} cannot run on what reaches it, shape {list(a.shape)} and {a.dtype}{_of_another_type(module, a)}: "
+            f"{name} cannot run on what reaches it, {_described(a)}{_of_another_type(module, a)}: "
             f"{type(reason).__name__}: {first_line(reason)}. Give inputs that the model takes, or build it for these."
         ) from reason
-    if not isinstance(output, Tensor):
-        raise InputError(f"{name} gives {type(output).__name__}: every block, and the model, must give one tensor.")
+    if isinstance(output, Message):
+        check_message(output, name)
+    elif not isinstance(output, Tensor):
+        raise InputError(
+            f"{name} gives {type(output).__name__}: the model must give one tensor, a block one tensor or a Message."
+        )
     return output
 
 
-def _of_another_type(module: nn.Module, a: Tensor) -> str:
+def _described(a: Given) -> str:
+    if isinstance(a, Tensor):
+        return f"shape {list(a.shape)} and {a.dtype}"
+    return ", ".join(f"{name} of shape {list(t.shape)} and {t.dtype}" for name, t in named_tensors(a))
+
+
+def _of_another_type(module: nn.Module, a: Given) -> str:
     """A sentence for a message where the weights have another precision, or lie elsewhere, than what reaches them."""
+    if not isinstance(a, Tensor):
+        return ""
     for p in module.parameters():
         if a.is_floating_point() and p.is_floating_point() and p.dtype != a.dtype:
             return f" (its weights are {p.dtype})"

@@ -136,6 +136,24 @@ def weighted_mean(each: Tensor, weight: Tensor) -> Tensor:
     return (each * weight).sum() / torch.where(total > 0, total, torch.ones_like(total))
 
 
+def mean_of_real(each: Tensor, mask: Tensor | None) -> Tensor:
+    """The mean over positions, [B, P, …] → [B, …]; with a mask [B, P], over those that it says are real."""
+    if mask is None:
+        return each.mean(1)
+    real = mask.view(*mask.shape, *(1 for _ in each.shape[2:]))
+    return torch.where(real, each, 0).sum(1) / real.sum(1).clamp(min=1)
+
+
+def of_samples(weight: Tensor, real: Tensor | None = None) -> Tensor:
+    """Weights of samples, [B]; of positions, [B, …], their mean, over those that are real where that is said."""
+    weight = weight.float()
+    if weight.dim() == 1:
+        return weight
+    if real is not None and real.shape == weight.shape:
+        return mean_of_real(weight.flatten(1), real.flatten(1))
+    return weight.flatten(1).mean(1)
+
+
 @dataclass(frozen=True)
 class Targets(ABC):
     """What a network is asked for.
@@ -212,8 +230,21 @@ class Targets(ABC):
     output_name = "cross-entropy"
 
     @abstractmethod
-    def weights(self, target: Asked) -> Tensor | None:
-        """How much every target counts, [B] or [B, T]; None where all count the same."""
+    def weights(self, target: Asked) -> Tensor:
+        """How much every target counts, [B] or [B, T]: 0 where it is missing, 1 where nothing is weighted."""
+
+    def without_padding(self, target: Asked, mask: Tensor | None) -> Asked:
+        """Targets of positions, with none where a position is not real; all others as they are.
+
+        Args:
+            mask: [B, T], true where a position is real; None where all are.
+        """
+        missing = None if mask is None else self.missing(values_of(target), ~mask)
+        return target if missing is None else Target(given_of(target), weight_of(target), missing)
+
+    def missing(self, y: Tensor, where: Tensor) -> Tensor | None:
+        """The same without the targets of these positions, [B, T]; None where targets are not of these positions."""
+        return None
 
     @abstractmethod
     def pick(self, table: Tensor, target: Asked) -> Tensor:

@@ -23,6 +23,7 @@ from blocklocal.block.target import (
     Targets,
     check_shape,
     check_weight,
+    mean_of_real,
     spread,
     units_last,
     values_of,
@@ -97,19 +98,20 @@ class Labels(Targets):
 
     def loss(self, logits: Tensor, target: Asked, smoothing: float = 0.0) -> Tensor:
         """Mean binary cross-entropy over the labels that are there."""
-        y, weight = values_of(target), weight_of(target)
+        y = values_of(target)
         check_shape(y, torch.Size((*logits.shape[:-1], self.count)))
-        there = y != MISSING
         wanted = y.clamp(min=0).to(logits.dtype) * (1 - smoothing) + smoothing / 2
         each = F.binary_cross_entropy_with_logits(self.as_logits(logits), wanted, reduction="none")
-        if weight is not None:
-            return weighted_mean(each, there * spread(weight, each))
-        return (each * there).sum() / there.sum().clamp(min=1)
+        return weighted_mean(each, self._of_labels(target))
 
-    def weights(self, target: Asked) -> Tensor | None:
-        """[B]; where every label has a weight of its own, a sample counts as their mean."""
-        weight = weight_of(target)
-        return None if weight is None else weight.float().flatten(1).mean(1) if weight.dim() > 1 else weight.float()
+    def _of_labels(self, target: Asked) -> Tensor:
+        """How much every label counts, [B, L]."""
+        there, weight = values_of(target) != MISSING, weight_of(target)
+        return there if weight is None else there * spread(weight, there)
+
+    def weights(self, target: Asked) -> Tensor:
+        """[B]: the mean over the labels that are there."""
+        return mean_of_real(self._of_labels(target).float(), values_of(target) != MISSING)
 
     def pick(self, table: Tensor, target: Asked) -> Tensor:
         """The sum over a sample's labels (messages multiply, natural parameters add): table [2L, …] → [B, …]."""

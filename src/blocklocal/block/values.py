@@ -24,6 +24,7 @@ from blocklocal.block.target import (
     check_shape,
     check_weight,
     given_of,
+    mean_of_real,
     spread,
     values_of,
     weight_of,
@@ -170,13 +171,20 @@ class Values(Targets):
         return self._mean((output - wanted).square(), target)
 
     def _mean(self, each: Tensor, target: Asked) -> Tensor:
-        known = (~values_of(target).isnan()).to(each.dtype)
-        weight = weight_of(target)
-        return weighted_mean(each, known if weight is None else known * spread(weight, known))
+        return weighted_mean(each, self._of_values(target).to(each.dtype))
 
-    def weights(self, target: Asked) -> Tensor | None:
-        weight = weight_of(target)
-        return None if weight is None else spread(weight, values_of(target)[..., 0])
+    def _of_values(self, target: Asked) -> Tensor:
+        """How much every value counts, [B, V]."""
+        known, weight = ~values_of(target).isnan(), weight_of(target)
+        return known.float() if weight is None else known * spread(weight, known)
+
+    def weights(self, target: Asked) -> Tensor:
+        """[B]: the mean over the values that are known."""
+        known = ~values_of(target).isnan()
+        return mean_of_real(self._of_values(target).movedim(-1, 1), known.movedim(-1, 1))
+
+    def missing(self, y: Tensor, where: Tensor) -> Tensor | None:
+        return y.masked_fill(where.unsqueeze(-1), math.nan) if y.dim() == 3 and y.shape[:2] == where.shape else None
 
     def _rows(self, target: Asked) -> Tensor:
         """The share of every row, [B, V, ROWS]; zeros where a value is not known."""

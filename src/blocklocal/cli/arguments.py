@@ -107,14 +107,18 @@ class EvaluateArguments:
 
 @dataclass(frozen=True)
 class PredictArguments:
-    """Class and confidence for image files: of the output, of each block and of the ensemble."""
+    """Class and confidence for images: of the output, of each block and of the ensemble."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder."""
     images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE [IMAGE …]")]
-    """Image files."""
+    """Image files, or folders: then all images in them. Of a run on a table or on arrays, one file of rows."""
     resize: bool = False
     """Scale and crop images to the size the model takes."""
+    output: Path | None = None
+    """Write what is predicted to this file instead: .csv, a row per image, or .json, with all probabilities."""
+    overwrite: bool = False
+    """With --output: replace a file that blocklocal did not write."""
     checkpoint: str | None = None
     """A named checkpoint; default: the newest."""
     device: str = "auto"

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from blocklocal.data import ImageSet
+    from blocklocal.data.samples import SampleSet
     from blocklocal.parallel.address import Address
     from blocklocal.runs.build import DatasetInfo
     from blocklocal.training.evaluation import Evaluation
@@ -76,6 +77,8 @@ def train(arguments: list[str]) -> None:
     together = summary.get(f"combined_test_{main.name}")
     of_all = "" if together is None else f"; ensemble: {together:.{main.digits}f}"
     ece = "" if summary["test_ece"] is None else f"  ECE {summary['test_ece']:.3f}"
+    if summary["stopped"] is not None:
+        print(f"stopped early: {summary['stopped']}")
     said, digits = "accuracy" if main.percent else main.title, 2 if main.percent else main.digits
     print(f"test {said} {summary[f'test_{main.name}']:.{digits}f}{main.unit}  (per block: {blocks}{of_all}){ece}")
     print(f"report: {folder / 'report.html'}")
@@ -216,6 +219,7 @@ def compare(arguments: list[str]) -> None:
 
 def evaluate(arguments: list[str]) -> None:
     """Measure every block of a trained run on a split."""
+    from blocklocal.data.table_set import load_rows
     from blocklocal.runs.build import evaluation_batches, load_data
     from blocklocal.runs.run import block_names, load_network
     from blocklocal.training.evaluation import evaluate as measure
@@ -231,10 +235,13 @@ def evaluate(arguments: list[str]) -> None:
     if given.data is not None:  # sizes of the run's own set say nothing of another
         held = config.data.validation if given.split == "validation" else 0
         config = config.edit(data=given.data, train_size=None, test_size=None, validation=held)
-    data = load_data(config)
-    _check_same_kind(data, facts)
-    device = network.device
-    result = measure(network, evaluation_batches(config, getattr(data, given.split), facts, device))
+    if given.data is not None and facts.features is not None and facts.answers is not None:
+        samples = load_rows(Path(given.data), config.data.target, facts.answers, facts.features)
+    else:
+        data = load_data(config)
+        _check_same_kind(data, facts)
+        samples = getattr(data, given.split)
+    result = measure(network, evaluation_batches(config, samples, facts, network.device))
     for line in evaluation_lines(given.split, block_names(network), result):
         print(line)
     if given.json is not None:
@@ -263,12 +270,18 @@ def evaluation_lines(split: str, names: "Sequence[str]", result: "Evaluation") -
     return [*lines, f"{split}: {''.join(said)}{top3}{nll}{ece}".rstrip()]
 
 
-def _check_same_kind(data: "ImageSet", facts: "DatasetInfo") -> None:
+def _check_same_kind(data: "ImageSet | SampleSet", facts: "DatasetInfo") -> None:
     """The data set must have the classes and the image size that the run was trained on."""
+    from blocklocal.data import ImageSet
+
     if data.classes != facts.classes:
         raise InputError(
             f"{data.name} has the classes {', '.join(data.classes)}; the run was trained on {', '.join(facts.classes)}."
         )
+    if not isinstance(data, ImageSet):
+        if data.shape != facts.shape:
+            raise InputError(f"{data.name} has samples {list(data.shape)}, the run takes {list(facts.shape)}.")
+        return
     given, taken = ((d.channels, d.height, d.width) for d in (data, facts))
     if given != taken:
         raise InputError(
@@ -279,20 +292,30 @@ def _check_same_kind(data: "ImageSet", facts: "DatasetInfo") -> None:
 
 def predict(arguments: list[str]) -> None:
     """Class and confidence for image files: of the output, of each block and of the ensemble."""
-    from blocklocal.runs.predict import predict_files
+    from blocklocal.runs.predict import check_suffix, predict_each, predictions_file, rows_of_text
+    from blocklocal.runs.predict_rows import predict_rows
+    from blocklocal.runs.saved import load_facts
 
     given = parse(PredictArguments, arguments, "blocklocal predict")
-    lines = predict_files(
-        given.run,
-        given.images,
-        given.resize,
-        given.checkpoint,
-        given.device,
-        trust=given.trust,
-        visit=given.visit,
-    )
-    for line in lines:
-        print(line)
+    if given.output is not None:
+        check_suffix(given.output)
+        check_target(given.output, overwrite=given.overwrite)
+    reads_rows = load_facts(given.run).kind != "images"
+    if reads_rows and len(given.images) != 1:
+        raise InputError(f"the run {given.run} reads rows: give one file of them.")
+    how = {"checkpoint": given.checkpoint, "device": given.device, "trust": given.trust, "visit": given.visit}
+    if reads_rows:
+        each = predict_rows(given.run, given.images[0], **how)
+    else:
+        each = predict_each(given.run, given.images, given.resize, **how)
+    if given.output is None:
+        lines = rows_of_text(each) if reads_rows else (line for said in each for line in said.lines())
+        for line in lines:
+            print(line)
+        return
+    said = list(each)
+    write_file(given.output, predictions_file(given.output, said, given.run), overwrite=given.overwrite)
+    print(f"{given.output}: {len(said)} {'rows' if reads_rows else 'images'}")
 
 
 def report(arguments: list[str]) -> None:

@@ -30,6 +30,8 @@ class DiagnoseArguments:
     """Training batches over which gradients are compared."""
     checkpoint: str | None = None
     """A named checkpoint; default: the newest."""
+    visit: int | None = None
+    """Keep one block at a time in memory, with so many training batches in a row, as for `train`."""
     device: str = "auto"
     """auto, cpu or cuda."""
     trust: bool = False
@@ -53,6 +55,7 @@ def diagnose(arguments: list[str]) -> None:
         checkpoint=given.checkpoint,
         device=given.device,
         trust=given.trust,
+        visit=given.visit,
         say=lambda line: print(line, flush=True),
     )
     print("\n".join(["", *lines(diagnosis), ""]))

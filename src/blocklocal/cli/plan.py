@@ -29,7 +29,7 @@ class PlanArguments:
 def plan(arguments: list[str]) -> None:
     """What a run with one block at a time in memory would need, beside other ways to train."""
     from blocklocal.cli.commands import chooses_blocks
-    from blocklocal.runs.build import DatasetInfo, find_device, load_data, open_session
+    from blocklocal.runs.build import DatasetInfo, find_device, load_data, open_session, suited
     from blocklocal.runs.planning import pace_of, plan_run
     from blocklocal.streaming.place import store_folder
     from blocklocal.streaming.plan_table import plan_lines
@@ -38,6 +38,7 @@ def plan(arguments: list[str]) -> None:
     streaming = given.streaming if given.streaming.wanted else replace(given.streaming, visit=VISIT)
     config, device = given.settings, find_device(given.settings.machine.device)
     data = load_data(config)
+    config = suited(config, data)
     planned = plan_run(
         config,
         DatasetInfo.of(data),

@@ -8,10 +8,12 @@ import logging
 from blocklocal.data.decode import Raw, Told
 from blocklocal.data.images import Images
 from blocklocal.data.names import few, many
+from blocklocal.data.pixel_file import in_pieces
 
 log = logging.getLogger("blocklocal")
 
 _HASH_BYTES = 16
+_PIECE = 2048  # images looked at at a time
 
 
 def line(split: str, images: Images, told: Told, of: int | None = None) -> str:
@@ -47,5 +49,8 @@ def copies_in_training(raw: Raw) -> dict[str, tuple[str, ...]]:
 
 
 def _hashes(images: Images) -> list[bytes]:
-    pixels = images.pixels.numpy()
-    return [hashlib.blake2b(each.tobytes(), digest_size=_HASH_BYTES).digest() for each in pixels]
+    return [
+        hashlib.blake2b(each.tobytes(), digest_size=_HASH_BYTES).digest()
+        for piece in in_pieces(images.pixels, _PIECE)
+        for each in piece.numpy()
+    ]

@@ -13,6 +13,8 @@ from torch import Tensor
 from blocklocal._common.errors import InputError
 from blocklocal._common.ranges import FROM_ONE, check_range
 from blocklocal._common.registry import Registry
+from blocklocal.data.randaugment import STRENGTH, randaugment
+from blocklocal.data.warp import LEAST_AREA, random_resized_crop
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -74,7 +76,9 @@ def augmenter(names: str | Sequence[str], fill: float | Sequence[float] = 0.0) -
     Args:
         names: like "crop,flip,cutout", or a sequence of such names; "" is none. A size in pixels may follow a colon:
             "crop:4". The default is an eighth of the shorter side for "crop" and "reflect" (a crop that mirrors the
-            edge), half of it for "cutout".
+            edge), half of it for "cutout". "resized" cuts out a random part and enlarges it; the number is the smallest
+            share of its area in percent (8). "randaugment" changes an image in two of 14 ways; the number is their
+            strength, from 1 to 30 (9).
         fill: see `random_crop`.
 
     Raises:
@@ -101,12 +105,20 @@ AUGMENTATIONS.add(
 AUGMENTATIONS.add("cutout", lambda size, fill: lambda x, g: cutout(x, _share(x, size, _CUTOUT_SHARE), g, fill=fill))
 
 
+AUGMENTATIONS.add(
+    "resized",
+    lambda share, fill: lambda x, g: random_resized_crop(x, g, LEAST_AREA if share is None else min(share, 100) / 100),
+)
+AUGMENTATIONS.add("randaugment", lambda strength, fill: lambda x, g: randaugment(x, g, strength or STRENGTH))
+
+
 def _step(part: str, fill: float | Sequence[float]) -> Augment:
     name, colon, size = part.partition(":")
     make = AUGMENTATIONS.get(name.strip())
     if colon and (not size.strip().isdecimal() or int(size) == 0 or name.strip() == "flip"):
         raise InputError(
-            f"cannot use augmentation {part!r}. Write crop:4, reflect:4 or cutout:16, with a size in pixels."
+            f"cannot use augmentation {part!r}. Write crop:4, reflect:4 or cutout:16, with a size in pixels; "
+            "resized:25, with a share in percent; or randaugment:9, with a strength up to 30."
         )
     return make(int(size) if colon else None, fill)
 

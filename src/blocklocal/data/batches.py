@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from blocklocal._common.errors import InputError, shown
-from blocklocal._common.ranges import FROM_ONE, check_range
 from blocklocal._common.seeds import generator
 from blocklocal.data.augment import augmenter
 from blocklocal.data.images import Images
+from blocklocal.data.order import Order
+from blocklocal.data.pixel_file import PixelFile
+from blocklocal.data.prefetch import ahead
 
 _LEVELS = 255  # the largest uint8 pixel value, read as 1.0
 
@@ -20,9 +22,11 @@ _LEVELS = 255  # the largest uint8 pixel value, read as 1.0
 class Batches:
     """Epochs of (x, y): float32 [B, C, H, W], normalised to (pixels / 255 - mean) / std, and int64 [B].
 
-    Pixels stay uint8 on `device`; only the current batch is a float. The order depends on (seed, epoch) alone and the
-    augmentation of batch i on (seed, epoch, i) alone: a run stopped after any step goes on bit for bit with
-    `epoch(number, start=step)`.
+    Pixels stay uint8 on `device`; only the current batch is a float. Those in a file (`PixelFile`) stay there, and a
+    batch is read while the one before is used: its values are the same.
+
+    The order depends on (seed, epoch) alone and the augmentation of batch i on (seed, epoch, i) alone: a run stopped
+    after any step goes on bit for bit with `epoch(number, start=step)`.
 
     The last, smaller batch is kept. Only when shuffling, a last batch of a single image is dropped (BatchNorm cannot
     use it; another image each epoch) unless it is the only batch.
@@ -53,37 +57,31 @@ class Batches:
         channels_last: bool = False,
         share: tuple[int, int] = (0, 1),
     ):
-        check_range("batch_size", batch_size, FROM_ONE)
         if not isinstance(images, Images):
             raise InputError(f"Batches takes the images of one split, as data.train, not {type(images).__name__}.")
         if len(images) == 0:
             raise InputError("there are no images to make batches of. Give a split with at least one image.")
-        self.pixels = images.pixels.to(device)
+        self.device = torch.device(device)
+        self.pixels = images.pixels if isinstance(images.pixels, PixelFile) else images.pixels.to(device)
         self.labels = images.labels.to(device)
-        self.batch_size = batch_size
-        self.shuffle = shuffle
+        self.order = Order(len(images), batch_size, shuffle, seed, share)
         self.augment = augmenter(augment)
         self.seed = seed
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.mean, self.std = per_channel("mean", mean, self.pixels), per_channel("std", std, self.pixels)
+        channels = images.pixels.shape[1]
+        self.mean = per_channel("mean", mean, channels, self.device)
+        self.std = per_channel("std", std, channels, self.device)
         if not bool((self.std > 0).all()):
             raise InputError(f"std must be above 0 in every channel, not {list(std)}.")
-        if batch_size % share[1]:
-            raise InputError(f"batches of {batch_size} images cannot be shared equally by {share[1]} processes.")
-        self.part, self.parts = share
         self.next_epoch = 0
 
     def __len__(self) -> int:
         """Steps per epoch."""
-        full, rest = divmod(len(self.labels), self.batch_size)
-        rest //= self.parts
-        drop = self.shuffle and rest == 1 and full > 0
-        return full + (rest > 0 and not drop)
+        return len(self.order)
 
     def sizes(self, start: int = 0) -> list[int]:
         """Images in the batches of an epoch from step `start` on."""
-        each = self.batch_size // self.parts
-        return [min(each, (len(self.labels) - i * self.batch_size) // self.parts) for i in range(start, len(self))]
+        return self.order.sizes(start)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Epoch `next_epoch`, which counts up from 0 with every iteration begun."""
@@ -96,29 +94,28 @@ class Batches:
         Raises:
             InputError: the epoch does not have this step.
         """
-        if epoch < 0 or not 0 <= start <= len(self):
-            raise InputError(f"epoch {epoch}, step {start}: epochs count from 0 and have steps 0 to {len(self)} here.")
-        order = self._order(epoch).to(self.pixels.device)
-        return (self._batch(epoch, step, order) for step in range(start, len(self)))
+        places = self.order.places(epoch, start).to(self.pixels.device)
+        read = (self._read(step, places) for step in range(start, len(self)))
+        if isinstance(self.pixels, PixelFile):
+            read = ahead(read)
+        return (self._batch(epoch, *each) for each in read)
 
-    def _order(self, epoch: int) -> Tensor:
-        if not self.shuffle:
-            return torch.arange(len(self.labels))
-        return torch.randperm(len(self.labels), generator=generator("order", self.seed, epoch))
+    def _read(self, step: int, places: Tensor) -> tuple[int, Tensor, Tensor]:
+        """(step, places of its images, their pixels)."""
+        index = self.order.part(places, step)
+        return step, index, self.pixels[index]
 
-    def _batch(self, epoch: int, step: int, order: Tensor) -> tuple[Tensor, Tensor]:
-        index = order[step * self.batch_size : (step + 1) * self.batch_size]
-        each = len(index) // self.parts
-        index = index[self.part * each : (self.part + 1) * each]
-        pixels = self.pixels[index]
+    def _batch(self, epoch: int, step: int, index: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        pixels = pixels.to(self.device)
         if pixels.numel():
-            named = (self.seed, epoch, step, *((self.part,) if self.part else ()))
+            part = self.order.share[0]
+            named = (self.seed, epoch, step, *((part,) if part else ()))
             pixels = self.augment(pixels, generator("augment", *named))
         x = (pixels.float() - self.mean) / self.std
-        return x.contiguous(memory_format=self.memory_format), self.labels[index]
+        return x.contiguous(memory_format=self.memory_format), self.labels[index.to(self.labels.device)]
 
 
-def per_channel(name: str, values: Sequence[float], pixels: Tensor) -> Tensor:
+def per_channel(name: str, values: Sequence[float], channels: int, device: torch.device) -> Tensor:
     """Values per channel of pixels in [0, 1] → float32 [C, 1, 1] on the grey scale 0..255, as uint8 pixels are.
 
     Raises:
@@ -130,6 +127,6 @@ def per_channel(name: str, values: Sequence[float], pixels: Tensor) -> Tensor:
         known = False
     if not known:
         raise InputError(f"{name} must be a list of one number per channel, not {shown(values)}.")
-    if len(values) != pixels.shape[1]:
-        raise InputError(f"{name} has {len(values)} values, but the images have {pixels.shape[1]} channels.")
-    return torch.tensor([value * _LEVELS for value in values], device=pixels.device).view(-1, 1, 1)
+    if len(values) != channels:
+        raise InputError(f"{name} has {len(values)} values, but the images have {channels} channels.")
+    return torch.tensor([value * _LEVELS for value in values], device=device).view(-1, 1, 1)

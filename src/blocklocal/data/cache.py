@@ -1,4 +1,7 @@
-"""Decoded sets kept on disk, so that images are decoded once. A cache that cannot be used never stops a run."""
+"""Decoded sets kept on disk, so that images are decoded once.
+
+A cache that cannot be used never stops a run, unless it is the place where its images are to lie.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,17 @@ import hashlib
 import json
 import logging
 import os
+import struct
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from blocklocal._common.limits import check_memory
-from blocklocal.data.decode import COPIES, SMALLER, Raw, Told
+from blocklocal.data.decode import Raw, Told
+from blocklocal.data.draft import Draft
 from blocklocal.data.images import Images
+from blocklocal.data.pixel_file import PixelFile
+from blocklocal.data.stacks import COPIES, SMALLER, Room
 
 log = logging.getLogger("blocklocal")
 
@@ -52,36 +59,80 @@ def cache_path(folder: Path, name: str, identity: object, image_size: int | None
     return folder / f"{readable}-{hashlib.sha256(key.encode()).hexdigest()}.safetensors"
 
 
-def cached(path: Path, decode: Callable[[], Raw], skip_bad: bool) -> Raw:
+def cached(path: Path | None, decode: Callable[[], Raw], skip_bad: bool, room: Room) -> Raw:
     """The set kept at `path`, or `decode()`, whose result is then kept there.
 
     A file made with images left out is not used where that is not allowed: decoding again gives the error.
+
+    Args:
+        path: None for a set that is not to be kept.
+        decode: puts the pixels into `room`.
     """
-    if path.is_file():
-        check_memory(f"the images kept in {path}", COPIES * path.stat().st_size, SMALLER)
-    kept = _read(path)
+    kept = None if path is None else _kept(path, room)
     if kept is not None and (skip_bad or kept.skipped == 0):
         return kept
-    raw = decode()
-    _write(path, raw)
+    try:
+        raw = decode()
+        if room.draft is not None:
+            _finish(room.draft, raw, path)
+        elif path is not None:
+            _write(path, raw)
+    except BaseException:
+        if room.draft is not None:
+            room.draft.discard()
+        raise
     return raw
 
 
-def _read(path: Path) -> Raw | None:
-    from safetensors import SafetensorError, safe_open
-
+def _kept(path: Path, room: Room) -> Raw | None:
     if not path.is_file():
         return None
+    if room.choose(path.stat().st_size) == "disk":
+        return _open(path, on_disk=True)
+    check_memory(f"the images kept in {path}", COPIES * path.stat().st_size, SMALLER)
+    return _open(path, on_disk=False)
+
+
+def _open(path: Path, on_disk: bool) -> Raw | None:
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(path, framework="pt") as file:
             meta = file.metadata()
             told = {split: Told(origin, tuple(notes)) for split, (origin, notes) in json.loads(meta["told"]).items()}
-            splits = {s: Images(file.get_tensor(f"{s}_pixels"), file.get_tensor(f"{s}_labels")) for s in told}
+            pixels = {s: _lying(path, f"{s}_pixels") if on_disk else file.get_tensor(f"{s}_pixels") for s in told}
+            splits = {s: Images(pixels[s], file.get_tensor(f"{s}_labels").clone()) for s in told}
         classes, skipped = tuple(json.loads(meta["classes"])), int(meta["skipped"])
         return Raw(splits["train"], splits["test"], classes, skipped, splits.get("validation"), told)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         log.warning("the cache file %s cannot be read (%s); it is made again", path, error)
         return None
+
+
+def _lying(path: Path, name: str) -> PixelFile:
+    """A tensor of a safetensors file (8 bytes, the length of the header; the header; the tensors) as it lies there."""
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        tensor = json.loads(file.read(length))[name]
+    return PixelFile(path, 8 + length + tensor["data_offsets"][0], tensor["shape"])
+
+
+def _meta(raw: Raw) -> dict[str, str]:
+    told = {split: [each.origin, each.notes] for split, each in raw.told.items()}
+    return {"classes": json.dumps(raw.classes), "skipped": str(raw.skipped), "told": json.dumps(told)}
+
+
+def _finish(draft: Draft, raw: Raw, path: Path | None) -> None:
+    """Labels and meta data behind the pixels that the draft holds."""
+    for split, images in raw.splits.items():
+        assert isinstance(images.pixels, PixelFile)
+        start, end = images.pixels.place
+        draft.add(f"{split}_pixels", "U8", list(images.pixels.shape), start, end)
+    for split, images in raw.splits.items():
+        draft.append(f"{split}_labels", images.labels.numpy())
+    draft.finish(_meta(raw), path)
+    for images in raw.splits.values():
+        images.pixels.path = path or draft.path  # type: ignore[union-attr]
 
 
 def _write(path: Path, raw: Raw) -> None:
@@ -92,14 +143,12 @@ def _write(path: Path, raw: Raw) -> None:
     tensors = {}
     for split, images in raw.splits.items():
         tensors |= {f"{split}_pixels": images.pixels, f"{split}_labels": images.labels}
-    told = {split: [each.origin, each.notes] for split, each in raw.told.items()}
-    meta = {"classes": json.dumps(raw.classes), "skipped": str(raw.skipped), "told": json.dumps(told)}
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem[:40], suffix=".tmp")
         os.close(handle)
-        save_file(tensors, temporary, metadata=meta)
+        save_file(tensors, temporary, metadata=_meta(raw))
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
         log.warning("decoded images cannot be kept in %s (%s); they are decoded again next time", path.parent, error)

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 
 from blocklocal._common.limits import check_memory
-from blocklocal.data.decode import COPIES, SMALLER, Raw, Told
+from blocklocal.data.decode import Raw, Told
 from blocklocal.data.images import Images
 from blocklocal.data.picture import resize_and_crop
 from blocklocal.data.splits import stratified
+from blocklocal.data.stacks import COPIES, SMALLER
 
 _MAX_VALUE = 16  # the set's own grey scale is 0..16
 _LEVELS = 255

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from blocklocal._common.errors import InputError, shown
 from blocklocal._common.screen import printable
+from blocklocal.data.image_table import Table
 from blocklocal.data.listing import Listing, of_splits, of_whole
 from blocklocal.data.names import class_names, few, many
 from blocklocal.data.roles import ROLES, by_role, role_of
@@ -25,7 +26,8 @@ from blocklocal.data.scan import (
     subfolders,
 )
 from blocklocal.data.source import Source, Unlabelled
-from blocklocal.data.tables import Table, find_tables, list_table
+from blocklocal.data.table_reading import read_table
+from blocklocal.data.tables import find_tables, list_table
 
 LAYOUT = "train/<class>/*.png with test/<class>/*.png, <class>/*.png, or images beside a labels.csv (see docs/data.md)"
 _REMEDY = (
@@ -66,6 +68,20 @@ def find_folder(root: Path) -> Source:
         left.add(TABLE, table.path.name)
     _check_several(root, subfolders(root, LeftOut()), tables)
     return of_whole(_list_classes(root, name, left, tables), root)
+
+
+def find_listed(path: Path, label: str = "") -> Source:
+    """The images that a table names, given by its own path: see `read_table`.
+
+    Paths count from the table's folder, or from a folder `images` beside it.
+
+    Raises:
+        InputError: the table cannot be used, or a file that it names is not there.
+    """
+    root = path.resolve().parent
+    table = read_table(path, label)
+    folders = {folder.name: folder for folder in subfolders(root, LeftOut())}
+    return _by_table(root, path.stem, table, folders, LeftOut(), own=True)
 
 
 def _with_splits(
@@ -132,17 +148,22 @@ def _read_split(folder: Path, origin: str, root: Path, common: Table | None) -> 
     return _list_classes(folder, origin, LeftOut(), {})
 
 
-def _by_table(root: Path, name: str, table: Table, folders: dict[str, Path], left: LeftOut) -> Source:
+def _by_table(
+    root: Path, name: str, table: Table, folders: dict[str, Path], left: LeftOut, *, own: bool = False
+) -> Source:
+    """The images of one table; of one that was given by its `own` path, folders say nothing."""
     bases = (root, *_image_folders(folders))
     if table.roles:
         parts = {role: list_table(table, bases, name, role=role) for role in table.roles}
-        for part in parts.values():
+        for part in () if own else parts.values():
             _check_agrees(part, root)
         return of_splits(
             _telling(parts, left), root, f": the column {table.split_column!r} of {table.path.name} names none."
         )
-    listing = _prefer_folders(list_table(table, bases, name), root, name)
-    assert isinstance(listing, Listing)  # a table without labels is not asked
+    found = list_table(table, bases, name)
+    listing = found if own else _prefer_folders(found, root, name)
+    if isinstance(listing, Unlabelled):  # of a table with a label column of its own: else it is not asked
+        raise InputError(f"{table.path}: no row has a label in the column {table.label_column}. Give them some.")
     return of_whole(listing, root)
 
 

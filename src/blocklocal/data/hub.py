@@ -20,11 +20,13 @@ from blocklocal.data.source import Encoded, Source, Unlabelled
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from datasets import Dataset, DatasetDict
+    import pyarrow as pa
+    from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[^/\s]+)?")
 _KNOWN = ("cifar10", "cifar100", "fashion_mnist", "mnist")  # older names, which the hub leads to owner/name
 _LOUD = ("datasets", "huggingface_hub", "urllib3")  # loggers that write a line per attempt
+_ROWS = 10_000  # labels read at a time
 _CONFIGURATIONS = re.compile(r"[Aa]vailable(?: configs)?: \[(.*?)\]", re.DOTALL)
 
 
@@ -38,14 +40,18 @@ def is_plain(data: str) -> bool:
     return "/" not in data and ":" not in data and data not in _KNOWN
 
 
-def open_hub(name: str) -> Source:
+def open_hub(name: str, *, stream: bool = False) -> Source:
     """Download (or take from the `datasets` cache) the set `name`.
+
+    Args:
+        name: as above.
+        stream: read it from the hub, once for the labels and once for the images, and keep no copy of it.
 
     Raises:
         InputError: that fails for any reason, a configuration must be chosen, a split or column is missing, or a label
             is not a class.
     """
-    sets = _download(name)
+    sets = _download(name, stream)
     splits = by_role(map(str, sets), name)
     missing = f". Its splits are: {', '.join(map(str, sets))}."
     if "train" not in splits:
@@ -58,7 +64,7 @@ def open_hub(name: str) -> Source:
 
 
 def _read_parts(
-    name: str, splits: dict[str, str], found: dict[str, Dataset], others: list[str]
+    name: str, splits: dict[str, str], found: dict[str, Dataset | IterableDataset], others: list[str]
 ) -> tuple[tuple[str, ...], dict[str, Encoded | Unlabelled]]:
     origins = {role: f"{name}, split {splits[role]}" for role in found}
     read = {role: [(origins[role], _labels(dataset, origins[role], role))] for role, dataset in found.items()}
@@ -69,13 +75,15 @@ def _read_parts(
     return classes, parts
 
 
-def _download(name: str) -> DatasetDict:
+def _download(name: str, stream: bool) -> DatasetDict | IterableDatasetDict:
     try:
         import datasets
 
         base, _, configuration = name.partition(":")
         with _quiet():
-            return datasets.load_dataset(base, configuration) if configuration else datasets.load_dataset(base)
+            given: Any = (base, configuration) if configuration else (base,)
+            options: Any = {"streaming": True} if stream else {}
+            return datasets.load_dataset(*given, **options)
     # Hub, HTTP, builder and script errors come from five libraries and share no base class.
     except Exception as error:
         raise _refused(name, error) from error
@@ -112,20 +120,30 @@ def _refused(name: str, error: Exception) -> InputError:
     )
 
 
-def _labels(dataset: Dataset, where: str, role: str) -> columns.ColumnLabels | None:
+def _labels(dataset: Dataset | IterableDataset, where: str, role: str) -> columns.ColumnLabels | None:
     """The labels of one split; None where it has none."""
+    if dataset.column_names is None or dataset.features is None:
+        raise InputError(f"{where} does not say which columns it has, so it cannot be streamed: leave out --stream.")
     label = columns.label_column(dataset.column_names, role, where)
     if label is None:
         return None
-    column = dataset.with_format("arrow").select_columns([label])[:][label]
+    one: Any = dataset.select_columns([label]).with_format("arrow")
+    column = one[:][label] if hasattr(one, "__len__") else _streamed(one, label)
     return columns.read_labels(column, getattr(dataset.features[label], "names", None), where)
 
 
-def _encoded(dataset: Dataset, labels: Tensor, where: str, notes: tuple[str, ...]) -> Encoded:
+def _streamed(dataset: Any, name: str) -> pa.ChunkedArray:
+    """One column of a set that is read as it comes."""
+    import pyarrow as pa
+
+    return pa.chunked_array([chunk for table in dataset.iter(_ROWS) for chunk in table[name].chunks])
+
+
+def _encoded(dataset: Dataset | IterableDataset, labels: Tensor, where: str, notes: tuple[str, ...]) -> Encoded:
     def images() -> Iterator[tuple[str, bytes | Path | None]]:
         import datasets
 
-        name, _ = columns.find_columns(dataset.column_names, where)
+        name, _ = columns.find_columns(dataset.column_names or (), where)
         plain: Any = dataset.select_columns([name]).cast_column(name, datasets.Image(decode=False))
         row = 0
         for table in plain.with_format("arrow").iter(columns.BATCH_ROWS):

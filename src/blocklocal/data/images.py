@@ -1,4 +1,4 @@
-"""Image sets in memory: uint8 pixels, integer labels, three splits and the statistics used to normalise them."""
+"""Image sets: uint8 pixels in memory or in a file, integer labels, three splits, and statistics to normalise by."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from blocklocal._common.errors import InputError
+from blocklocal.data.pixel_file import PixelFile, Pixels, in_pieces
 
 _LEVELS = 255  # the largest uint8 pixel value, read as 1.0
 _STD_FLOOR = 1 / _LEVELS  # one grey level: a constant channel is normalised to 0, not to infinity
@@ -23,14 +24,14 @@ class Images:
     """One split.
 
     Attributes:
-        pixels: uint8 [N, C, H, W].
+        pixels: uint8 [N, C, H, W], a tensor; or a `PixelFile`, which is read where it is indexed.
         labels: int64 [N].
 
     Raises:
         InputError: a type or shape is another one.
     """
 
-    pixels: Tensor
+    pixels: Pixels
     labels: Tensor
 
     def __post_init__(self) -> None:
@@ -47,7 +48,12 @@ class Images:
     def subset(self, index: Tensor | Sequence[int] | slice) -> Images:
         """The images at `index` (positions, a mask or a slice), in that order."""
         chosen = index if isinstance(index, (Tensor, slice)) else torch.as_tensor(list(index), dtype=torch.int64)
-        return Images(self.pixels[chosen], self.labels[chosen])
+        pixels = self.pixels.subset(chosen) if isinstance(self.pixels, PixelFile) else self.pixels[chosen]
+        return Images(pixels, self.labels[chosen])
+
+    def read(self) -> Tensor:
+        """All pixels in memory, uint8 [N, C, H, W]."""
+        return self.pixels[:]
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,17 +101,17 @@ class ImageSet:
         }
 
 
-def channel_statistics(pixels: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_statistics(pixels: Pixels) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel of uint8 [N, C, H, W] read as [0, 1]; the deviation is at least 1/255.
 
     Summed in integers, so the result is exact and depends on neither the order of the images nor the thread count.
     """
     total, squares = (torch.zeros(pixels.shape[1], dtype=torch.int64) for _ in range(2))
-    for chunk in pixels.split(_CHUNK):
+    for chunk in in_pieces(pixels, _CHUNK):
         wide = chunk.to(torch.int32)  # 255² fits; sum() of int32 accumulates in int64
         total += wide.sum(dim=(0, 2, 3))
         squares += (wide * wide).sum(dim=(0, 2, 3))
-    count = pixels[:, 0].numel()
+    count = len(pixels) * pixels.shape[2] * pixels.shape[3]
     mean = total.double() / count
     variance = (squares.double() / count - mean**2).clamp_min(0)
     std = (variance.sqrt() / _LEVELS).clamp_min(_STD_FLOOR)
@@ -115,7 +121,9 @@ def channel_statistics(pixels: Tensor) -> tuple[tuple[float, ...], tuple[float, 
 def _digest(images: Images, classes: tuple[str, ...]) -> str:
     digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
     digest.update(json.dumps([list(images.pixels.shape), classes]).encode())
-    for pixels, labels in zip(images.pixels.split(_CHUNK), images.labels.split(_CHUNK), strict=True):
-        digest.update(pixels.contiguous().cpu().numpy().reshape(-1).data)
-        digest.update(labels.cpu().numpy().astype("<i8").data)
+    for start in range(0, len(images), _CHUNK):
+        some = images.subset(slice(start, start + _CHUNK))
+        for pixels in in_pieces(some.pixels, _CHUNK):
+            digest.update(pixels.contiguous().cpu().numpy().reshape(-1).data)
+        digest.update(some.labels.cpu().numpy().astype("<i8").data)
     return digest.hexdigest()

@@ -11,15 +11,16 @@ from pathlib import Path
 
 from torch import Tensor
 
+from blocklocal._common.choices import ImagesIn
 from blocklocal._common.errors import InputError
 from blocklocal._common.extras import needs
-from blocklocal._common.ranges import FROM_ONE, IMAGE_SIZE, check_range
+from blocklocal._common.ranges import FROM_ONE, IMAGE_SIZE, check_range, whole
 from blocklocal._common.screen import printable
 from blocklocal.data.account import copies_in_training, without_images
 from blocklocal.data.cache import cache_path, cached, default_cache_dir, file_identity
 from blocklocal.data.decode import Raw, Told, decode
 from blocklocal.data.digits import read_digits
-from blocklocal.data.folder import find_folder
+from blocklocal.data.folder import find_folder, find_listed
 from blocklocal.data.hub import is_plain, looks_like_hub_name, open_hub
 from blocklocal.data.images import ImageSet
 from blocklocal.data.names import few
@@ -27,6 +28,8 @@ from blocklocal.data.parquet import find_parquet, parquet_files, role_of_file
 from blocklocal.data.scan import holds_images
 from blocklocal.data.source import Source
 from blocklocal.data.splits import check_validation, split
+from blocklocal.data.stacks import Room
+from blocklocal.data.table_reading import names_images
 
 _KINDS = (
     "Give 'digits', a folder with parquet files or class folders, or a name on the Hugging Face hub (owner/name, or "
@@ -46,8 +49,12 @@ def load_images(
     skip_bad: bool = False,
     cache: bool = True,
     cache_dir: Path | None = None,
+    label: str = "",
+    stream: bool = False,
+    images_in: ImagesIn = "auto",
+    workers: int | None = None,
 ) -> ImageSet:
-    """Load an image classification set into memory as uint8 tensors.
+    """Load an image classification set as uint8 pixels.
 
     The set is in colour where any training image is, else grey; the others are converted. What was read, left out and
     converted is said in `ImageSet.account`.
@@ -67,6 +74,12 @@ def load_images(
             version.
         cache_dir: where decoded sets are kept (default: `blocklocal` below $BLOCKLOCAL_CACHE, else $XDG_CACHE_HOME,
             else ~/.cache).
+        label: the column of labels in a table of images that is given by its path (a CSV, JSON lines or parquet file
+            with a column of paths beside it); "" for one with a usual name.
+        stream: of a set on the hub, keep the decoded images alone and no copy of what is downloaded.
+        images_in: "memory"; "disk", where batches are read from the cache's file; or "auto": in memory where they take
+            at most half of what is free. Batches are the same.
+        workers: processes that decode the images; 0 for none, None for one per CPU where the work is worth it.
 
     Raises:
         InputError: something in the data or the arguments cannot be used.
@@ -76,28 +89,30 @@ def load_images(
             check_range(name, size, FROM_ONE)
     if image_size is not None:
         check_range("image_size", image_size, IMAGE_SIZE)
+    if workers is not None:
+        check_range("workers", workers, whole(0, 1024))
     check_validation(validation)
     if data == "digits":
         return split(read_digits(image_size), data, train_size, validation, test_size, split_seed)
-    name, identity, find = _locate(data)
+    name, identity, find = _locate(data, label, stream)
+    folder = cache_dir or default_cache_dir()
+    room = Room(images_in, folder)
 
     def read() -> Raw:
-        return _read(find(), name, image_size, skip_bad)
+        return _read(find(), name, image_size, skip_bad, room, workers)
 
-    if cache:
-        raw = cached(cache_path(cache_dir or default_cache_dir(), name, identity, image_size), read, skip_bad)
-    else:
-        raw = read()
-    return split(raw, name, train_size, validation, test_size, split_seed)
+    raw = cached(cache_path(folder, name, identity, image_size) if cache else None, read, skip_bad, room)
+    found = split(raw, name, train_size, validation, test_size, split_seed)
+    return replace(found, account=(*found.account, *filter(None, (room.said,))))
 
 
-def _read(source: Source, name: str, image_size: int | None, skip_bad: bool) -> Raw:
+def _read(source: Source, name: str, image_size: int | None, skip_bad: bool, room: Room, workers: int | None) -> Raw:
     """Decode a set that can be learned, and note what there is to say of its splits."""
     for split_name, encoded in source.splits.items():
         if not len(encoded.labels):
             raise InputError(f"the {split_name} split of {name} ({encoded.origin}) holds no images. Give it some.")
     _check_learnable(source.train.labels, source.classes, name)
-    raw = decode(source, name, image_size, skip_bad)
+    raw = decode(source, name, image_size, skip_bad, room, workers)
     _check_learnable(raw.train.labels, raw.classes, name)
     copies = copies_in_training(raw)
     told = {
@@ -123,17 +138,24 @@ def _check_learnable(labels: Tensor, classes: tuple[str, ...], name: str) -> Non
         )
 
 
-def _locate(data: str) -> tuple[str, list, Callable[[], Source]]:
+def _locate(data: str, label: str, stream: bool) -> tuple[str, list, Callable[[], Source]]:
     """(name, what the cache knows the set by, a call that opens it). The hub is asked only when that call is made."""
     path = Path(os.path.expanduser(data))
     if data and os.path.isdir(path):
         source = _find(path)
         return printable(path.resolve().name, lines=False), [file_identity(source.files), source.told()], lambda: source
+    if data and names_images(path):
+        source = find_listed(path, label)
+        told = [file_identity(source.files), source.told(), label]
+        return printable(path.stem, lines=False), told, lambda: source
     if data and os.path.exists(path):
-        raise InputError(f"{data} is a file. Give the folder it is in: a parquet set is all its train and test files.")
+        raise InputError(
+            f"{data} is a file, and no table that names images. Give the folder it is in: a parquet set is all its "
+            "train and test files. (A table of numbers needs --target.)"
+        )
     if is_plain(data) or not looks_like_hub_name(data):
         raise InputError(f"there is no folder {data!r}.{_near(path)} {_KINDS}")
-    return data, ["hub", data], lambda: open_hub(data)
+    return data, ["hub", data], lambda: open_hub(data, stream=stream)
 
 
 def _near(path: Path) -> str:

@@ -1,7 +1,7 @@
 """What was found, per block and of the whole: plain values, as `diagnosis.json` has them."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from blocklocal.diagnose.measure import Measured
@@ -48,6 +48,7 @@ class Diagnosis:
         against_rule: its rule.
         fitted, scored: numbers of images.
         scored_on: validation or training (images that the run has learned, where it has no validation split).
+        left_out: what could not be looked at with one block at a time in memory, and why.
     """
 
     run: str
@@ -60,6 +61,7 @@ class Diagnosis:
     scored_on: str
     blocks: list[BlockDiagnosis]
     hints: list[str]
+    left_out: list[str] = field(default_factory=list)
 
     def flat(self) -> dict[str, Any]:
         """JSON-able."""

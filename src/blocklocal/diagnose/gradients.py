@@ -4,9 +4,11 @@ from collections.abc import Iterable, Sequence
 
 from torch import Tensor, nn
 
+from blocklocal._common.message import Forward, Given
 from blocklocal._common.seeds import seeded
 from blocklocal.block.learner import BlockLearner, StepContext
 from blocklocal.block.targets import target_rows
+from blocklocal.network.assembly import Whole
 from blocklocal.network.network import BlockLocal
 from blocklocal.report.table import mean
 from blocklocal.rules import RULES
@@ -29,7 +31,7 @@ def gradient_cosines(network: BlockLocal, batches: Iterable[tuple[Tensor, Tensor
     for x, y in batches:
         own, true = rule_gradients(scratch, x, y), backprop_gradients(scratch, x, y)
         for k, pair in enumerate(zip(own, true, strict=True)):
-            found[k].append(_cosine(*pair))
+            found[k].append(cosine(*pair))
     return [mean(values) for values in found]
 
 
@@ -43,10 +45,11 @@ def rule_gradients(network: BlockLocal, x: Tensor, y: Tensor) -> list[list[Tenso
 
 def backprop_gradients(network: BlockLocal, x: Tensor, y: Tensor) -> list[list[Tensor | None]]:
     """The gradients of the output's loss, taken back through all blocks by a step of the rule backprop."""
-    network.train()
+    if not network.training:
+        network.train()
     network.zero_grad(set_to_none=True)
     context = StepContext(network.seed, network.steps)
-    blocks = nn.Sequential(*(_OnItsStream(learner, context) for learner in network.learners))
+    blocks = Whole(*(_OnItsStream(learner, context) for learner in network.learners))
     last = network.learners[-1]
     whole = BlockLearner(blocks, last.local, index=0)
     whole.autocast = last.autocast
@@ -61,24 +64,25 @@ class _OnItsStream(nn.Module):
         super().__init__()
         self.learner, self.context = learner, context
 
-    def forward(self, a: Tensor) -> Tensor:
+    def forward(self, a: Given) -> Forward:
         with seeded("block", self.context.seed, self.learner.index, self.context.step):
             return self.learner(a)
 
 
 def _taken(network: BlockLocal) -> list[list[Tensor | None]]:
     """The gradients of every block's weights, which are dropped from them."""
-    gradients = [[p.grad for p in _weights(block)] for block in network.split.blocks]
+    gradients = [[p.grad for p in weights_of(block)] for block in network.split.blocks]
     network.zero_grad(set_to_none=True)
     return gradients
 
 
-def _weights(block: nn.Module) -> list[nn.Parameter]:
+def weights_of(block: nn.Module) -> list[nn.Parameter]:
+    """Those that train."""
     return [p for p in block.parameters() if p.requires_grad]
 
 
-def _cosine(own: Sequence[Tensor | None], true: Sequence[Tensor | None]) -> float | None:
-    """None where one of the two has no direction."""
+def cosine(own: Sequence[Tensor | None], true: Sequence[Tensor | None]) -> float | None:
+    """Of two gradients, each of one tensor per parameter; None where one of the two has no direction."""
     both = [(a.double(), b.double()) for a, b in zip(own, true, strict=True) if a is not None and b is not None]
     product = sum((a * b).sum().item() for a, b in both)
     sizes = [sum(g.double().square().sum().item() for g in side if g is not None) ** 0.5 for side in (own, true)]

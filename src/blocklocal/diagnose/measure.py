@@ -8,7 +8,7 @@ from torch import Tensor
 
 from blocklocal._common.errors import InputError
 from blocklocal._common.modes import kept_modes
-from blocklocal.block.targets import Classes, target_rows
+from blocklocal.block.targets import Classes, Targets, target_rows
 from blocklocal.diagnose.outputs import as_read, block_outputs
 from blocklocal.diagnose.probes import probe_accuracy, probe_features
 from blocklocal.diagnose.reconstruct import Moments, explained, rows
@@ -33,19 +33,48 @@ class Measured:
     own: list[float | None]
     explained: list[float]
 
+    @classmethod
+    def of(cls, figures: Sequence[tuple[float, float | None, float]]) -> "Measured":
+        """From (probe, own, explained) of every block."""
+        return cls(
+            [probe for probe, _, _ in figures], [own for _, own, _ in figures], [share for _, _, share in figures]
+        )
+
 
 @dataclass
-class _Seen:
+class Seen:
     """What is kept of one block's outputs for a split; `right` counts the block's own correct predictions."""
 
     features: list[Tensor] = field(default_factory=list)
+    labels: list[Tensor] = field(default_factory=list)
     moments: Moments | None = None
     right: int | None = None
 
-    def add(self, read: Tensor, image: Tensor) -> None:
+    def add(self, read: Tensor, image: Tensor, y: Tensor) -> None:
+        """Of a batch: what is read of the output, the images less their mean, and the labels."""
         moments = Moments.of(*rows(read, image))
         self.moments = moments if self.moments is None else self.moments + moments
         self.features.append(probe_features(read))
+        self.labels.append(y)
+
+    def count_right(self, targets: Targets, logits: Tensor | None) -> None:
+        """The block's own logits of the last batch; None where it cannot predict."""
+        if logits is not None:
+            self.right = (self.right or 0) + int(targets.correct(logits, self.labels[-1])[0])
+
+    @property
+    def read(self) -> tuple[Tensor, Tensor]:
+        """What a probe reads, and the labels."""
+        return torch.cat(self.features), torch.cat(self.labels)
+
+
+def measured(fitted: Seen, scored: Seen, classes: int) -> tuple[float, float | None, float]:
+    """(probe, own, explained) of one block, fitted on one split and scored on the other."""
+    assert fitted.moments is not None
+    assert scored.moments is not None
+    given = fitted.read, scored.read
+    own = None if scored.right is None else 100.0 * scored.right / len(given[1][1])
+    return probe_accuracy(*given, classes), own, explained(fitted.moments, scored.moments)
 
 
 def measure(network: BlockLocal, family: Family, fit: Pairs, held: Pairs) -> Measured:
@@ -65,17 +94,8 @@ def measure(network: BlockLocal, family: Family, fit: Pairs, held: Pairs) -> Mea
     middle = mean_image(fit)
     with kept_modes([network]):
         network.eval()
-        fitted, labels = _look(network, family, fit, middle)
-        scored, truth = _look(network, family, held, middle)
-    probes, shares = [], []
-    for before, after in zip(fitted, scored, strict=True):
-        assert before.moments is not None
-        assert after.moments is not None
-        given = (torch.cat(before.features), labels), (torch.cat(after.features), truth)
-        probes.append(probe_accuracy(*given, network.targets.count))
-        shares.append(explained(before.moments, after.moments))
-    own = [None if seen.right is None else 100.0 * seen.right / len(truth) for seen in scored]
-    return Measured(probes, own, shares)
+        fitted, scored = (_look(network, family, batches, middle) for batches in (fit, held))
+    return Measured.of([measured(*seen, network.targets.count) for seen in zip(fitted, scored, strict=True)])
 
 
 def mean_image(batches: Pairs) -> Tensor:
@@ -85,19 +105,16 @@ def mean_image(batches: Pairs) -> Tensor:
 
 
 @torch.no_grad()
-def _look(network: BlockLocal, family: Family, batches: Pairs, middle: Tensor) -> tuple[list[_Seen], Tensor]:
-    """What is kept of every block, and the labels [N]."""
-    count, labels = len(network.split.blocks), []
+def _look(network: BlockLocal, family: Family, batches: Pairs, middle: Tensor) -> list[Seen]:
+    """What is kept of every block."""
+    count = len(network.split.blocks)
     messages = target_messages(network.learners, target_rows(network.targets, network.device))
-    seen = [_Seen() for _ in range(count)]
+    seen = [Seen() for _ in range(count)]
     for x, y in batches:
-        labels.append(y)
         for k, a in enumerate(block_outputs(network, x)):
-            seen[k].add(as_read(a, family if k + 1 < count else None), x - middle)
-            logits = _own_logits(network, k, a, messages)
-            if logits is not None:
-                seen[k].right = (seen[k].right or 0) + int(network.targets.correct(logits, y)[0])
-    return seen, torch.cat(labels)
+            seen[k].add(as_read(a, family if k + 1 < count else None), x - middle, y)
+            seen[k].count_right(network.targets, _own_logits(network, k, a, messages))
+    return seen
 
 
 def _own_logits(network: BlockLocal, k: int, a: Tensor, messages: Sequence[Tensor | None]) -> Tensor | None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from blocklocal._common.errors import InputError
+from blocklocal._common.message import Given, lead
 from blocklocal.families import Family
 from blocklocal.network.network import BlockLocal
 
@@ -21,17 +22,31 @@ def block_outputs(network: BlockLocal, x: Tensor) -> Iterator[Tensor]:
         InputError: an output is neither [B, D] nor [B, C, H, W], or not finite.
     """
     precision = network.learners[0].autocast
+    given: Given = x
     for block, name in zip(network.split.blocks, network.split.names, strict=True):
         with nullcontext() if precision is None else torch.autocast(x.device.type, dtype=precision):
-            x = block(x)
-        if x.dim() not in (2, 4):
-            raise InputError(
-                f"the block {name!r} gives an activation of shape {list(x.shape)}; diagnose reads feature maps "
-                "[B, C, H, W] and flat outputs [B, D]: it is not made for sequences."
-            )
-        if not x.isfinite().all():
-            raise InputError(f"the output of the block {name!r} is not finite: diagnose an older --checkpoint.")
+            given = block(given)
+        x = lead(given)
+        check_output(x, name)
         yield x
+
+
+def check_output(a: Tensor, name: str) -> None:
+    """Refuse an output that cannot be looked at.
+
+    Args:
+        name: of the block.
+
+    Raises:
+        InputError: it is neither [B, D] nor [B, C, H, W], or not finite.
+    """
+    if a.dim() not in (2, 4):
+        raise InputError(
+            f"the block {name!r} gives an activation of shape {list(a.shape)}; diagnose reads feature maps "
+            "[B, C, H, W] and flat outputs [B, D]: it is not made for sequences."
+        )
+    if not a.isfinite().all():
+        raise InputError(f"the output of the block {name!r} is not finite: diagnose an older --checkpoint.")
 
 
 def as_read(a: Tensor, family: Family | None) -> Tensor:

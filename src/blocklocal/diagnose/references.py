@@ -1,11 +1,12 @@
 """The networks that a run is held against: the frozen one, and a run of another rule, backprop by default."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from blocklocal._common.errors import InputError
@@ -14,13 +15,16 @@ from blocklocal._common.seeds import seeded
 from blocklocal.network.network import BlockLocal
 from blocklocal.report.table import BACKPROP
 from blocklocal.rules import RULES
-from blocklocal.runs.build import DatasetInfo, build_network, find_device
+from blocklocal.runs.build import DatasetInfo, build_network, build_streamed, find_device
 from blocklocal.runs.config import Config, Optimisation
+from blocklocal.runs.looking import load_to_look
 from blocklocal.runs.origin import load_settings, open_settings
-from blocklocal.runs.run import find_checkpoint
+from blocklocal.runs.run import checkpoint_to_look, find_checkpoint
 from blocklocal.runs.saved import load_cuts, load_facts
-from blocklocal.training.checkpoint import load_checkpoint
+from blocklocal.streaming.settings import Streaming
+from blocklocal.streaming.streamed import Streamed
 
+AS_ONE = "which trains all blocks as one, so none of them can be fetched by itself"
 SAME_MODEL = ("model", "width", "model_options")
 SAME_CUT = ("blocks", "at", "balance")  # of a rule that learns block by block
 # What decides which images a run has learned, and which are held out; where the set lies may differ.
@@ -36,6 +40,7 @@ class Opened:
         config: as the run is opened here (see `runs.origin.open_settings`).
         settings: as its user gave them.
         epoch: the one it is in, counted from 0, or its last.
+        visit: steps that a block takes in a row, where one at a time is in memory; None: all of them are.
     """
 
     folder: Path
@@ -43,48 +48,83 @@ class Opened:
     config: Config
     settings: Config
     facts: DatasetInfo
-    network: BlockLocal
+    network: BlockLocal | Streamed
     epoch: int
+    visit: int | None = None
 
     @property
     def rule(self) -> str:
         return self.config.learning.rule
 
 
-def open_run(folder: Path, checkpoint: str | None = None, device: str | None = None, *, trust: bool = False) -> Opened:
+def open_run(
+    folder: Path,
+    checkpoint: str | None = None,
+    device: str | None = None,
+    *,
+    trust: bool = False,
+    visit: int | None = None,
+) -> Opened:
     """Load a run from its newest checkpoint, or a named one.
 
+    Args:
+        visit: one block at a time is in memory, with so many batches in a row.
+
     Raises:
-        InputError: there is no run or no such checkpoint, or the code of a user's own model may not run (`trust`).
+        InputError: there is no run or no such checkpoint, the code of a user's own model may not run (`trust`), or its
+            rule has no blocks that could be looked at one at a time.
     """
     config, facts = open_settings(folder, trust=trust), load_facts(folder)
-    path = find_checkpoint(folder, checkpoint)
-    assert path is not None
-    network = build_network(config, facts, find_device(device or config.machine.device), load_cuts(folder))
-    state = load_checkpoint(path, network, optimizers=False)
+    path = checkpoint_to_look(folder, checkpoint)
+    where, starts = find_device(device or config.machine.device), load_cuts(folder)
+    if visit is None:
+        network: BlockLocal | Streamed = build_network(config, facts, where, starts)
+    elif is_one(folder):
+        raise InputError(f"{folder} was trained under the rule {config.learning.rule}, {AS_ONE}: leave out --visit.")
+    else:
+        network = build_streamed(config, facts, where, starts, Streaming(visit), path.parent, trains=False)
+    state = load_to_look(path, network, config)
     network.epoch = min(int(state.get("epoch", 0)), config.optimisation.epochs - 1)
-    return Opened(folder, path, config, load_settings(folder), facts, network, network.epoch)
+    return Opened(folder, path, config, load_settings(folder), facts, network, network.epoch, visit)
 
 
-def initial_network(run: Opened) -> BlockLocal:
+def initial_network(run: Opened) -> BlockLocal | Streamed:
     """The run's network as it was before training, on the same device and with the same cut."""
-    return build_network(run.config, run.facts, run.network.device, run.network.split.starts)
+    made = run.config, run.facts, run.network.device, run.network.split.starts
+    if run.visit is None:
+        return build_network(*made)
+    return build_streamed(*made, Streaming(run.visit).looked_at, run.folder, trains=False)
 
 
 @torch.no_grad()
 def follow_statistics(network: BlockLocal, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
     """Set BatchNorm's statistics to their mean over batches (x, y), as they follow the data in a frozen block."""
-    norms = [module for block in network.split.blocks for module in block.modules() if isinstance(module, _BatchNorm)]
+    with kept_modes([network]), mean_statistics(network.split.blocks):
+        network.train()
+        for t, (a, _) in enumerate(batches):
+            for k, learner in enumerate(network.learners):
+                with seeded("diagnose", network.seed, k, t):  # dropout
+                    a = learner(a)
+
+
+@contextmanager
+def mean_statistics(blocks: Iterable[nn.Module]) -> Generator[None]:
+    """BatchNorm's statistics become their mean over the batches on which these blocks run."""
+    norms = [module for block in blocks for module in block.modules() if isinstance(module, _BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a plain mean over batches
-    with kept_modes([network]), seeded("diagnose", network.seed):  # dropout
-        network.train()
-        for x, _ in batches:
-            network(x)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+
+
+def is_one(folder: Path) -> bool:
+    """Whether a run was trained as one block, whatever its cut."""
+    return RULES.get(load_settings(folder).learning.rule).whole
 
 
 def find_backprop(run: Opened) -> Path | None:
@@ -114,7 +154,7 @@ def open_against(run: Opened, folder: Path, device: str | None = None, *, trust:
     Raises:
         InputError: its model or data are others, or its cut.
     """
-    other = open_run(folder, device=device, trust=trust)
+    other = open_run(folder, device=device, trust=trust, visit=run.visit)
     found, cuts = obstacles(run, other.settings, other.facts), (run.network.split, other.network.split)
     if not found and cuts[0].starts != cuts[1].starts:
         if other.network.rule.whole:

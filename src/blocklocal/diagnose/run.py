@@ -1,10 +1,12 @@
 """A run diagnosed: its newest checkpoint, the untrained network and a run of another rule, looked at in one way."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+
+from torch import Tensor
 
 from blocklocal._common.errors import InputError
 from blocklocal._common.files import write_text
@@ -16,6 +18,7 @@ from blocklocal.diagnose.hints import find_hints
 from blocklocal.diagnose.measure import Measured, measure
 from blocklocal.diagnose.picture import save_picture
 from blocklocal.diagnose.references import (
+    AS_ONE,
     TRAINING,
     Opened,
     differing,
@@ -23,13 +26,19 @@ from blocklocal.diagnose.references import (
     follow_statistics,
     how_to_get,
     initial_network,
+    is_one,
     open_against,
     open_run,
 )
+from blocklocal.diagnose.streamed import Following, measure_streamed, nothing, streamed_cosines
 from blocklocal.network.network import BlockLocal
 from blocklocal.report.table import BACKPROP
 from blocklocal.runs.build import DatasetInfo, evaluation_batches, load_data, training_batches
+from blocklocal.runs.origin import load_settings
 from blocklocal.runs.run import check_facts
+from blocklocal.streaming.cache import FileCache
+from blocklocal.streaming.settings import VISIT
+from blocklocal.streaming.streamed import Streamed
 
 HELD_SHARE = 5  # one image in so many is held out, where the run has no validation split
 
@@ -56,6 +65,7 @@ def diagnose_run(
     checkpoint: str | None = None,
     device: str | None = None,
     trust: bool = False,
+    visit: int | None = None,
     say: Callable[[str], None] = silent,
 ) -> Diagnosis:
     """What holds a run back, block by block; nothing is written, and the test images are not looked at.
@@ -67,6 +77,8 @@ def diagnose_run(
             images score them; without a validation split, a fifth of those training images does.
         batches: training batches over which gradients are compared.
         trust: the code of a user's own model, which a run names, may run.
+        visit: for a network that does not fit, one block at a time is in memory, with so many training batches in a
+            row. The figures are the same; the messages between blocks lie in files in the run's folder meanwhile.
         say: gets a line of text as each part begins.
 
     Raises:
@@ -75,17 +87,22 @@ def diagnose_run(
     """
     check_range("images", images, FROM_ONE)
     check_range("batches", batches, FROM_ONE)
-    run = open_run(folder, checkpoint, device, trust=trust)
-    other = _other(run, against, device, say, trust)
+    if visit is not None:
+        check_range("visit", visit, VISIT)
+    run, left_out = open_run(folder, checkpoint, device, trust=trust, visit=visit), list[str]()
+    other = _other(run, against, device, say, trust, left_out)
     data = load_data(run.config)
+    if not isinstance(data, ImageSet):
+        raise InputError(f"diagnose looks at images, and the run {folder} was trained on {run.facts.kind}.")
     check_facts(DatasetInfo.of(data), folder, run.config)
     pieces = choose_images(data, images)
     say(f"{run.checkpoint.name} of {folder}: gradients of {batches} batches, then each network on the images.")
-    cosines = gradient_cosines(run.network, islice(training_batches(run.config, data, run.network.device), batches))
+    cosines = _cosines(run, islice(training_batches(run.config, data, run.network.device), batches), left_out)
     frozen = initial_network(run)
     messages = Messages(_sizes(run.network), _sizes(frozen))
-    follow_statistics(frozen, _statistics(run, pieces.fit))
     blocks = assemble(run.network.split.names, cosines, messages, _look(run, frozen, other, pieces))
+    for line in left_out:
+        say(line)
     rule = None if other is None else other.rule
     return Diagnosis(
         run=str(folder),
@@ -98,6 +115,7 @@ def diagnose_run(
         scored_on=pieces.split,
         blocks=blocks,
         hints=find_hints(blocks, run.config.learning, rule),
+        left_out=left_out,
     )
 
 
@@ -128,14 +146,25 @@ def choose_images(data: ImageSet, count: int) -> Pieces:
 
 
 def _other(
-    run: Opened, against: Path | None, device: str | None, say: Callable[[str], None], trust: bool
+    run: Opened,
+    against: Path | None,
+    device: str | None,
+    say: Callable[[str], None],
+    trust: bool,
+    left_out: list[str],
 ) -> Opened | None:
-    """The run to hold it against, if there is one."""
+    """The run to hold it against, if there is one; `left_out` gets a line if it cannot be looked at as this run is."""
     if against is None and run.rule != BACKPROP:
         against = find_backprop(run)
         if against is None:
             say(f"there is no backprop run of the same model and data beside it. {how_to_get(run)}")
     if against is None:
+        return None
+    if run.visit is not None and is_one(against):
+        left_out.append(
+            f"nothing is said of {against}: it was trained under the rule {load_settings(against).learning.rule}, "
+            f"{AS_ONE}. Where it fits into memory, leave out --visit."
+        )
         return None
     other = open_against(run, against, device, trust=trust)
     training = differing(run.config, other.config, (*TRAINING, "seed"))
@@ -143,12 +172,36 @@ def _other(
     return other
 
 
-def _look(run: Opened, frozen: BlockLocal, other: Opened | None, pieces: Pieces) -> list[Measured | None]:
+def _cosines(run: Opened, batches: Iterable[tuple[Tensor, Tensor]], left_out: list[str]) -> Sequence[float | None]:
+    """Per block; `left_out` gets a line where they cannot be found."""
+    if isinstance(run.network, BlockLocal):
+        return gradient_cosines(run.network, batches)
+    reason = run.network.rule.waits_because(run.network.learning.scope)
+    if reason is None:
+        return streamed_cosines(run.network, batches, FileCache(run.folder))
+    left_out.append(
+        f"no cosines: their gradients need the whole network at once, because under the rule {run.rule} {reason}. "
+        "Where it fits into memory, leave out --visit."
+    )
+    return [None] * run.network.count
+
+
+def _look(run: Opened, frozen: BlockLocal | Streamed, other: Opened | None, pieces: Pieces) -> list[Measured | None]:
     """The run, the untrained network and the other run, on the same images and read in the same way."""
     family, device = run.config.learning.latent_family(), run.network.device
     fit, held = (evaluation_batches(run.config, images, run.facts, device) for images in (pieces.fit, pieces.held))
+    statistics = _statistics(run, pieces.fit)
+
+    def look(network: BlockLocal | Streamed) -> Measured:
+        if isinstance(network, BlockLocal):
+            if network is frozen:
+                follow_statistics(network, statistics.epoch(0))
+            return measure(network, family, fit, held)
+        follow = Following(network, statistics, FileCache(run.folder)) if network is frozen else nothing
+        return measure_streamed(network, family, fit, held, FileCache(run.folder), follow)
+
     networks = [run.network, frozen, None if other is None else other.network]
-    return [None if network is None else measure(network, family, fit, held) for network in networks]
+    return [None if network is None else look(network) for network in networks]
 
 
 def _statistics(run: Opened, images: Images) -> Batches:
@@ -164,6 +217,6 @@ def _statistics(run: Opened, images: Images) -> Batches:
     )
 
 
-def _sizes(network: BlockLocal) -> list[float | None]:
+def _sizes(network: BlockLocal | Streamed) -> list[float | None]:
     """Mean |b| per block of the split; a network in one learner has no messages."""
     return [None for _ in network.split.blocks] if network.rule.whole else network.message_sizes()

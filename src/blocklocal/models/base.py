@@ -9,7 +9,7 @@ To add a model: one new file in this package that calls `MODELS.add(name, builde
 """
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -19,9 +19,13 @@ from blocklocal._common.ranges import FROM_ONE, WIDTH, check_range
 from blocklocal._common.registry import Registry
 from blocklocal.models.file import build_from_file, is_reference
 
-Shape = tuple[int, int, int]
+Shape = tuple[int, ...]
 MODELS: Registry[Callable[..., nn.Module]] = Registry("model")
 """Builders `(classes, input_shape, width, **options) -> nn.Module`; `input_shape` is (channels, height, width)."""
+RANKS: dict[str, tuple[int, ...]] = {}
+"""Dimensions of the samples that a model reads, where these are not images: 1 for rows of a table, 2 for series."""
+IMAGE = 3
+_SAMPLES = {1: "rows of a table [F]", 2: "series [C, T]", IMAGE: "images [C, H, W]"}
 
 
 @runtime_checkable
@@ -47,7 +51,14 @@ class ChainModel(nn.Module):
 
 
 def build_model(
-    name: str, *, classes: int, channels: int, image_size: tuple[int, int], width: int | None = None, **options: object
+    name: str,
+    *,
+    classes: int,
+    channels: int | None = None,
+    image_size: tuple[int, int] | None = None,
+    input_shape: Sequence[int] | None = None,
+    width: int | None = None,
+    **options: object,
 ) -> nn.Module:
     """Build a registered model.
 
@@ -55,6 +66,8 @@ def build_model(
         name: one of `MODELS.names()`, or a function of the user's own, `path/to/file.py:function`.
         classes: number of logits, [B, classes].
         channels, image_size: the input is [B, channels, image_size[0], image_size[1]], in pixels.
+        input_shape: of a sample, instead of these two: [features] of a table, [channels, steps] of series. A function
+            of the user's own is then given this.
         width: units or channels of the first layer; None takes the model's usual width.
         options: the model's own options, listed in its builder's signature.
 
@@ -62,15 +75,27 @@ def build_model(
         InputError: the name or an option is unknown, or the model cannot take these sizes.
     """
     check_range("classes", classes, FROM_ONE)
-    check_range("channels", channels, FROM_ONE)
-    height, image_width = check_image_size(image_size)
+    shape: tuple[int, ...]
+    if input_shape is None:
+        check_range("channels", channels, FROM_ONE)
+        shape = (channels or 0, *check_image_size(image_size))
+        given: dict[str, Any] = {"classes": classes, "channels": channels, "image_size": shape[1:]}
+    else:
+        for size in input_shape:
+            check_range("input_shape", size, FROM_ONE)
+        shape = tuple(input_shape)
+        given = {"classes": classes, "input_shape": shape}
     if is_reference(name):
-        given: dict[str, Any] = {"classes": classes, "channels": channels, "image_size": (height, image_width)}
         given |= options if width is None else {"width": width, **options}
         return build_from_file(name, **given)
     if name.endswith(".py"):
         raise InputError(f"{name} is a file: name the function in it that builds the model, such as {name}:net.")
-    builder = MODELS.get(name)
+    builder, reads = MODELS.get(name), RANKS.get(name, (IMAGE,))
+    if len(shape) not in reads:
+        raise InputError(
+            f"{name} reads {' or '.join(_SAMPLES[rank] for rank in reads)}, not samples of the shape {list(shape)}: "
+            "--model mlp reads all of them, conv1d series and images, the others images."
+        )
     known = _options(builder)
     for option in options:
         if option not in known:
@@ -79,7 +104,7 @@ def build_model(
     if width is not None:
         check_range("width", width, WIDTH)
         arguments["width"] = width
-    return builder(classes=classes, input_shape=(channels, height, image_width), **arguments)
+    return builder(classes=classes, input_shape=shape, **arguments)
 
 
 def _options(builder: Callable[..., nn.Module]) -> list[str]:
@@ -125,7 +150,7 @@ def input_shape(model: nn.Module) -> tuple[int, ...] | None:
     return None
 
 
-def check_input(model: nn.Module, x: Tensor) -> None:
+def check_input(model: nn.Module, x: object) -> None:
     """Refuse a batch whose shape the model does not take. Models without `input_shape` accept everything here."""
     expected = input_shape(model)
     if expected is None:

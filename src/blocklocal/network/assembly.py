@@ -8,6 +8,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from blocklocal._common.errors import InputError
+from blocklocal._common.message import Forward, Given, Input, Message, hidden_of, lead, mask_after, mask_of
 from blocklocal._common.seeds import seeded
 from blocklocal.block.auxiliary import Decoder
 from blocklocal.block.axes import followed
@@ -16,7 +17,7 @@ from blocklocal.block.loss import HiddenLoss, OutputLoss, OwnLoss
 from blocklocal.block.normalisation import normaliser
 from blocklocal.block.objectives import OBJECTIVES, Terms
 from blocklocal.block.readouts import reading_layer, readout
-from blocklocal.block.shapes import Seen, check_batch_first, is_map, output_shapes, to_positions, units_of
+from blocklocal.block.shapes import Seen, check_batch_first, is_map, output_shapes, outputs, to_positions, units_of
 from blocklocal.block.targets import Targets, target_rows
 from blocklocal.block.twin import TWINS, Twin, TwinShapes
 from blocklocal.families import Family
@@ -26,7 +27,7 @@ from blocklocal.splitting import Split
 
 
 def build_learners(
-    split: Split, example: Tensor, targets: Targets, learning: Learning, seed: int, own: OwnLoss | None = None
+    split: Split, example: Input, targets: Targets, learning: Learning, seed: int, own: OwnLoss | None = None
 ) -> list[BlockLearner]:
     """One learner per block, or one for all where the rule is end to end.
 
@@ -36,9 +37,10 @@ def build_learners(
         own: the user's loss of the last block, whose output may then be anything; the learners know by their `targets`.
     """
     rule = RULES.get(learning.rule)
-    modules = [nn.Sequential(*split.blocks)] if rule.whole and len(split.blocks) > 1 else list(split.blocks)
+    modules = [Whole(*split.blocks)] if rule.whole and len(split.blocks) > 1 else list(split.blocks)
     with seeded("lazy layers", seed), followed(modules, example) as axes:  # they draw when they first see a shape
-        shapes = [example.shape, *output_shapes(modules, example)]
+        made = outputs(modules, example)
+    shapes, device = [lead(example).shape, *(hidden_of(a).shape for a in made)], lead(example).device
     idle = {id(p) for p in split.check(example)}
     check_batch_first(shapes)
     if own is None:
@@ -46,8 +48,10 @@ def build_learners(
     elif targets.misfit(shapes[-1]) is not None:
         targets = replace(targets, hidden=True)
     seen = Seen(shapes, axes, getattr(split.model, "unit_axis", None))
-    with seeded("local losses", seed), torch.device(example.device):
-        hidden = _Assembly(modules, seen, split.after_activation, targets, learning, rule).losses()
+    if rule.own_losses:
+        _check_parts(learning, example, made, seen)
+    with seeded("local losses", seed), torch.device(device):
+        hidden = _Assembly(modules, made, seen, split.after_activation, targets, learning, rule).losses()
         around = [rule.forward_context(module) if rule.forward_context else None for module in modules]
     for module, each in zip(modules, around, strict=True):
         if each is not None:
@@ -59,8 +63,19 @@ def build_learners(
     ]
     for learner in learners:
         learner.idle = any(id(p) in idle for p in learner.block.parameters())
-    _delay_messages(learners, target_rows(targets, example.device), learning.message_delay)
+    _delay_messages(learners, target_rows(targets, device), learning.message_delay)
     return learners
+
+
+class Whole(nn.Sequential):
+    """Blocks in order as one; a mask that reaches the last of them stays with the output."""
+
+    def forward(self, input: Given) -> Forward:
+        before, a = input, self[0](input)
+        for block in list(self)[1:]:
+            before, a = a, block(a)
+        mask = mask_after(before, a)
+        return a if mask is None or isinstance(a, Message) else Message(a, {}, mask)
 
 
 @torch.no_grad()
@@ -82,6 +97,7 @@ class _Assembly:
     """
 
     modules: Sequence[nn.Module]
+    made: Sequence[Forward]
     seen: Seen
     after_activation: Sequence[bool]
     targets: Targets
@@ -108,7 +124,8 @@ class _Assembly:
         layers, shape = self.learning.readout if self.rule.parts else 0, self._shape(k)
         if not layers:
             return None
-        reader = reading_layer(self.modules[k + 1], shape) if len(shape) == 3 else None
+        layers_read = len(shape) == 3 and mask_of(self.made[k]) is None  # a copy of one would read padding
+        reader = reading_layer(self.modules[k + 1], self.made[k]) if layers_read else None
         return readout(shape, layers, reader, self.seen.layout(k + 1).line, keep=self._pixels)
 
     @property
@@ -177,6 +194,30 @@ class _Assembly:
         if line != self.seen.layout(source).line:
             wanted = torch.Size((wanted[0], wanted[1:].numel()))
         return Decoder(self._shape(k), wanted, line=line)
+
+
+def _check_parts(learning: Learning, example: Input, made: Sequence[Forward], seen: Seen) -> None:
+    """Refuse local losses that messages and inputs of several tensors, or masks, do not allow."""
+    if learning.reconstruction and not isinstance(example, Tensor):
+        raise InputError(
+            "reconstruction predicts an input of one tensor, and this network takes several: leave reconstruction out."
+        )
+    masked = [k for k, a in enumerate(made) if mask_of(a) is not None]
+    if masked and learning.normalise == "batch":
+        raise InputError(
+            f"normalise='batch' would count padding: block {masked[0] + 1} gives a mask. Give normalise='units'."
+        )
+    if learning.twin == "mirrored" and any(isinstance(a, Message) for a in made):
+        raise InputError(
+            "the mirrored twin reverses blocks of one tensor, and a block here gives a Message: give twin='dense' or "
+            "'chain'."
+        )
+    for k in masked[: None if len(masked) < len(made) else -1]:
+        if seen.layout(k + 1).line:
+            raise InputError(
+                f"block {k + 1} gives a mask beside channels first, {list(seen.shapes[k + 1])}: masks are for "
+                "sequences with the units last, [B, T, D]."
+            )
 
 
 def _check_output(shape: torch.Size, axis: int | None, targets: Targets) -> None:

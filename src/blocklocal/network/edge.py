@@ -5,40 +5,53 @@ What fails here has changed nothing: no weight, no statistic of a norm, no step 
 
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from blocklocal._common.errors import InputError
+from blocklocal._common.message import Input, as_input, lead, map_message, named_tensors, tensors_of
 from blocklocal.block.targets import Asked, Target, Targets, values_of
 
-Pair = tuple[Tensor, Any]
-Given = tuple[Tensor, Any] | tuple[Tensor, Any, Tensor]  # with a weight per sample
+Pair = tuple[Input, Asked]
+LABELS = "labels"  # the targets in a batch by name, as Hugging Face libraries give them
 
 
 def pair(batch: object) -> Pair:
-    """(x, y) of what a loader gave.
+    """(x, y) of what a loader gave: of a pair, of (x, y, weight), or of tensors by name, whose `labels` are y.
+
+    x is one tensor, a tuple of tensors, or a dictionary of them. So is y, where a function reads the targets off it.
 
     Raises:
-        InputError: it gave anything but two tensors, or three with weights; the message says what.
+        InputError: it gave anything else; the message says what.
     """
-    if isinstance(batch, tuple | list) and len(batch) in (2, 3) and isinstance(batch[0], Tensor):
-        weight = batch[2] if len(batch) == 3 else None
-        if isinstance(batch[1], Target) and weight is None:
-            return batch[0], batch[1]
-        if _is_asked(batch[1]) and (weight is None or _is_weight(weight)):
-            plain = isinstance(batch[1], Tensor) and weight is None
-            return batch[0], batch[1] if plain else Target(batch[1], weight)
+    x, y, weight = None, None, None
+    if isinstance(batch, tuple | list) and len(batch) in (2, 3):
+        x, y, weight = (*batch, None)[:3]
+    elif isinstance(batch, Mapping) and LABELS in batch:
+        x, y = {name: t for name, t in batch.items() if name != LABELS}, batch[LABELS]
+    known, asked = as_input(x), _asked(y, weight)
+    if known is not None and asked is not None:
+        return known, asked
     advice = "Give a loader that gives such pairs, or (x, y, weight) with a float weight per sample"
     if isinstance(batch, Mapping):
         advice += ' (in a DataLoader, let collate_fn end with: return batch["image"], batch["label"], by your names)'
-    raise InputError(f"a batch must be (x, y), two tensors, input and targets; what came is {_came(batch)}. {advice}.")
+    elif isinstance(batch, tuple | list) and len(batch) > 2:
+        advice += ", several inputs as ((x1, x2), y)"
+    raise InputError(
+        f"a batch must be (x, y), two tensors, input and targets, or tensors by name, {LABELS!r} among them; what came "
+        f"is {_came(batch)}. {advice}."
+    )
 
 
-def _is_weight(given: object) -> bool:
-    """Whole numbers may be the index of every sample, which some data sets give as well."""
-    return isinstance(given, Tensor) and given.is_floating_point()
+def _asked(y: object, weight: object) -> Asked | None:
+    """The targets of a batch with its weights; None where they are none."""
+    if isinstance(y, Target):
+        return y if weight is None else None
+    # Whole numbers may be the index of every sample, which some data sets give as well: they are no weights.
+    if not _is_asked(y) or not (weight is None or (isinstance(weight, Tensor) and weight.is_floating_point())):
+        return None
+    return y if isinstance(y, Tensor) and weight is None else Target(y, weight)
 
 
 def _is_asked(y: object) -> bool:
@@ -74,8 +87,36 @@ def check_tensor(name: str, t: object, device: torch.device) -> None:
         raise InputError(f"{name} is on {t.device}, the network on {device}: give {name}.to({str(device)!r}).")
 
 
-def check_finite(x: Tensor) -> None:
+def check_x(x: object, device: torch.device) -> Input:
+    """Refuse an input that holds something else than tensors of as many samples each, on the network's device.
+
+    Returns:
+        The input: a tensor, a tuple or a dictionary.
+    """
+    if isinstance(x, Tensor) or not isinstance(x, tuple | list | Mapping):
+        check_tensor("x", x, device)
+        return x  # type: ignore[return-value]
+    known = as_input(x)
+    if known is None:
+        raise InputError(f"x must hold tensors; what came is {_came(x)}: leave out what is no tensor.")
+    named = list(named_tensors(known))
+    for name, t in named:
+        check_tensor(name, t, device)
+        if len(t) != len(named[0][1]):
+            raise InputError(
+                f"{name} has {len(t)} samples and {named[0][0]} {len(named[0][1])}: the first axis of each must be the "
+                "batch."
+            )
+    return known
+
+
+def check_finite(x: Input) -> None:
     """Refuse NaN and infinite values. It waits for the device."""
+    for t in tensors_of(x):
+        _check_finite(t)
+
+
+def _check_finite(x: Tensor) -> None:
     if not x.is_floating_point() or bool(torch.isfinite(x).all()):
         return
     bad = (~torch.isfinite(x)).flatten(1).any(1) if x.dim() > 1 else ~torch.isfinite(x)
@@ -86,9 +127,7 @@ def check_finite(x: Tensor) -> None:
     )
 
 
-def check_batch(
-    x: Tensor, y: Asked, targets: Targets, device: torch.device, *, first: bool, reads: bool = True
-) -> Pair:
+def check_batch(x: Input, y: Asked, targets: Targets, device: torch.device, *, first: bool, reads: bool = True) -> Pair:
     """A training batch as it may be used: targets without a graph, both out of inference mode.
 
     Types, shapes and devices are checked at every step. The values, finite inputs and targets in their range, too on
@@ -102,17 +141,17 @@ def check_batch(
         InputError: the batch cannot be right.
     """
     if reads:
-        check_tensor("x", x, device)
+        x = check_x(x, device)
     y = check_asked(y, targets, device)
-    if reads and y.shape[:1] != x.shape[:1]:
+    if reads and y.shape[:1] != lead(x).shape[:1]:
         raise InputError(
-            f"targets of shape {list(y.shape)} for {len(x)} samples: give one target (or row of them) per sample."
+            f"targets of shape {list(y.shape)} for {len(lead(x))} samples: give one target (or row of them) per sample."
         )
     if first or not y.is_cuda:
         targets.check(y)
-    if reads and (first or not x.is_cuda):
+    if reads and (first or not lead(x).is_cuda):
         check_finite(x)
-    return _usable(x), y.map(_usable) if isinstance(y, Target) else _usable(y)
+    return map_message(_usable, x), y.map(_usable) if isinstance(y, Target) else _usable(y)
 
 
 def check_asked(y: object, targets: Targets, device: torch.device) -> Asked:
@@ -148,7 +187,7 @@ def taking_gradients() -> Generator[None, None, None]:
 
 
 @contextmanager
-def explained(modules: Iterable[nn.Module], x: Tensor) -> Generator[None, None, None]:
+def explained(modules: Iterable[nn.Module], x: Input) -> Generator[None, None, None]:
     """Where running `modules` on x fails over its type or channels, say so in one sentence.
 
     Raises:
@@ -163,8 +202,10 @@ def explained(modules: Iterable[nn.Module], x: Tensor) -> Generator[None, None, 
         raise InputError(reason) from error
 
 
-def misfit(modules: Iterable[nn.Module], x: Tensor) -> str | None:
+def misfit(modules: Iterable[nn.Module], x: Input) -> str | None:
     """What of an input does not fit the first layers that read it, as far as that can be told."""
+    if not isinstance(x, Tensor):
+        return None
     layers = [layer for module in modules for layer in module.modules()]
     weights = [p for layer in layers for p in layer.parameters(recurse=False) if p.is_floating_point()]
     looked_up = any(isinstance(layer, nn.Embedding | nn.EmbeddingBag) for layer in layers)

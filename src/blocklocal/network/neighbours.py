@@ -6,8 +6,8 @@ at its edges. What differs is in `edges`, and in the four methods that the two g
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from blocklocal._common.errors import InputError, shown
+from blocklocal._common.message import Input, mask_after
+from blocklocal.block.average import swap
 from blocklocal.block.edges import Edges
 from blocklocal.block.learner import BlockLearner, StepContext
 from blocklocal.block.loss import LocalResult
@@ -22,8 +24,9 @@ from blocklocal.block.objectives import mixing
 from blocklocal.block.optim import Optimizer, OptimizerFactory, Schedule, as_optimizer, as_schedule
 from blocklocal.block.target import Wanted
 from blocklocal.block.targets import Asked, Target, Targets
-from blocklocal.network.edge import taking_gradients
+from blocklocal.network.edge import check_asked, taking_gradients
 from blocklocal.network.settings import Learning
+from blocklocal.network.updates import with_updates
 from blocklocal.rules import RULES
 from blocklocal.rules.base import Batch, target_messages
 
@@ -94,9 +97,13 @@ class Neighbours(nn.Module, ABC):
         steps, epoch: how far training is. They name the random streams of a step (dropout) and the mixing weight, and
             are part of the `state_dict`.
         shares: parts of a batch that are trained on at the same time (replicas).
+        accumulate: batches of a `walk` whose gradients are added up before the blocks update.
     """
 
     edges: Edges
+    accumulate = 1
+    averaging = False  # whether its weights are their running means now
+    _held = 0  # steps since the blocks updated
     _rows: Tensor  # one-hot target rows, where every twin starts
 
     def __init__(self, targets: Targets, learning: Learning, optimizer: Optimizer, seed: int, shares: int = 1):
@@ -109,7 +116,7 @@ class Neighbours(nn.Module, ABC):
         self._autocast: torch.dtype | None = None
 
     @abstractmethod
-    def check(self, x: Tensor, y: Asked) -> tuple[Tensor, Asked]:
+    def check(self, x: Input, y: Asked) -> tuple[Input, Asked]:
         """A training batch as it may be used.
 
         Raises:
@@ -117,15 +124,19 @@ class Neighbours(nn.Module, ABC):
         """
 
     @abstractmethod
-    def prepare(self, x: Tensor, y: Asked) -> None:
+    def prepare(self, x: Input, y: Asked) -> None:
         """Be ready for a checked batch: the learners are there, they run on it, and its messages are expected."""
 
     @abstractmethod
-    def check_input(self, x: Tensor) -> None:
-        """Raise InputError where an input, to be looked at without learning, cannot be right."""
+    def check_input(self, x: Input) -> Input:
+        """An input, to be looked at without learning, as it may be used.
+
+        Raises:
+            InputError: it cannot be right.
+        """
 
     @abstractmethod
-    def looking(self, x: Tensor) -> AbstractContextManager[None]:
+    def looking(self, x: Input) -> AbstractContextManager[None]:
         """Be ready for a checked input, and return the context in which the learners run on it."""
 
     @property
@@ -139,7 +150,7 @@ class Neighbours(nn.Module, ABC):
         """Where the learners are."""
 
     @abstractmethod
-    def materialize(self, example: Tensor) -> None:
+    def materialize(self, example: Input) -> None:
         """Make what needs the shape of a batch [B, …], where it is not made yet."""
 
     # --- the learners
@@ -171,6 +182,8 @@ class Neighbours(nn.Module, ABC):
     def autocast(self, dtype: torch.dtype | None) -> None:
         """Run blocks in this precision (for example torch.bfloat16); None: as the parameters are.
 
+        In torch.float16 every block scales its own loss (torch's GradScaler), so that small gradients do not vanish.
+
         Raises:
             InputError: it is no floating type of torch's.
         """
@@ -178,11 +191,50 @@ class Neighbours(nn.Module, ABC):
             raise InputError(f"autocast takes a floating type, as in torch.bfloat16, or None, not {shown(dtype)}.")
         self._autocast = dtype
         for learner in self.learners:
-            learner.autocast = dtype
+            learner.cast(dtype)
+
+    @contextmanager
+    def averaged(self) -> Generator[None]:
+        """Within it, the weights are their running means (EMA): to evaluate, predict or export, and not to train.
+
+            trainer = Trainer(network, ema=0.999)
+            trainer.fit(train)
+            with network.averaged():
+                evaluate(network, test)
+
+        Buffers, such as the statistics of a BatchNorm, are the network's own.
+
+        Raises:
+            InputError: its optimisers keep no means.
+        """
+        if self.optimizer.ema is None:
+            raise InputError("this network keeps no running mean of its weights: train it by Trainer(…, ema=0.999).")
+        if self.averaging:
+            raise InputError("the network's weights are their running means already.")
+        with self._swapped():
+            self.averaging = True
+            try:
+                yield
+            finally:
+                self.averaging = False
+
+    def keep_averages(self) -> None:
+        """Put the running means in the place of the weights for good; the optimisers begin anew."""
+        for learner in self.learners:
+            if learner.optimizer is not None:
+                swap(learner.optimizer)
+        self.configure(*self._optimisation)
+
+    @contextmanager
+    def _swapped(self) -> Generator[None]:
+        with ExitStack() as kept:
+            for learner in self.learners:
+                kept.enter_context(learner.averaged())
+            yield
 
     # --- walks over pairs (block, step)
 
-    def walk(self, batches: Iterable[tuple[Tensor, Asked]]) -> Iterator["Stepped"]:
+    def walk(self, batches: Iterable[tuple[Input, Asked]]) -> Iterator["Stepped"]:
         """Train on batches, step by step: for every step, for every block.
 
         Another order of the pairs (block, step) gives the same weights as long as (k − 1, t) and (k, t − 1) come before
@@ -191,17 +243,29 @@ class Neighbours(nn.Module, ABC):
         Raises:
             InputError: as `step`.
         """
-        for x, y in batches:
-            yield Stepped(y, self.step(x, y))
+        for (x, y), update in with_updates(batches, self.accumulate):
+            yield Stepped(y, self.step(x, y, update=update), whole=update)
 
-    def each(self, do: Callable[[BlockLearner], T]) -> list[T]:
-        """What `do` gives for every learner that is here, first to last. It must not change or keep the learner."""
+    def each(self, do: Callable[[BlockLearner], T], *, optimizers: bool = True) -> list[T]:
+        """What `do` gives for every learner that is here, first to last. It must not change or keep the learner.
+
+        Args:
+            optimizers: whether `do` looks at optimisers; where blocks rest in files, they are not read else.
+        """
         return [do(learner) for learner in self.learners]
 
-    def look(self, batches: Iterable[tuple[Tensor, Asked]]) -> Iterator[tuple[Asked, list[Tensor | None]]]:
-        """(y, the blocks' own logits as `block_logits` gives them) for every batch, in order."""
+    def look(self, batches: Iterable[tuple[Input, Asked]]) -> Iterator[tuple[Asked, list[Tensor | None]]]:
+        """(y, the blocks' own logits as `block_logits` gives them) for every batch, in order.
+
+        The targets are those of a loss (`Targets.asked`), and of padded positions they are missing.
+        """
         for x, y in batches:
-            yield y, self.block_logits(x)
+            logits, mask = self._logits(self.check_input(x))
+            yield self.looked_for(y, mask), logits
+
+    def looked_for(self, y: Asked, mask: Tensor | None) -> Asked:
+        """The targets of a batch that was looked at, missing where its positions are not real."""
+        return self.targets.without_padding(check_asked(y, self.targets, self.device), mask)
 
     def commit(self, state: Callable[[], dict[str, Any]]) -> None:
         """All blocks have taken the same steps, and training stands at `state`. Where blocks rest in files, keep it."""
@@ -235,16 +299,20 @@ class Neighbours(nn.Module, ABC):
     # --- what they do
 
     @taking_gradients()
-    def step(self, x: Tensor, y: Wanted, weight: Tensor | None = None) -> list[LocalResult | None]:
+    def step(
+        self, x: Input, y: Wanted, weight: Tensor | None = None, *, update: bool = True
+    ) -> list[LocalResult | None]:
         """One training step: every block takes its local loss and updates itself.
 
         It takes its own gradients under the caller's `torch.no_grad()` and `torch.inference_mode()` too. A network in
         evaluation mode is put in training mode; a part of it that is in evaluation mode by itself stays there.
 
         Args:
-            x: the batch [B, …].
+            x: the batch [B, …]: a tensor, or a tuple or dictionary of tensors, as the first block reads it.
             y: its targets, [B] (or [B, T], [B, H, W], [B, L], [B, V]; or soft ones, [B, C]).
             weight: how much every sample counts in every loss, [B]; or every position.
+            update: False: the blocks keep their gradients, and a later step with an update takes the mean over all of
+                these steps (gradient accumulation). Where a block fails on a batch, all that they kept is dropped.
 
         Returns:
             One result per learner (None for a block without a loss of its own), detached.
@@ -253,24 +321,34 @@ class Neighbours(nn.Module, ABC):
             InputError: for a batch that cannot be right (`edge.check_batch` says what is looked at when) or on which a
                 block does not run. It has changed nothing then.
         """
+        self.check_trainable()
         asked = y if isinstance(y, Tensor | Target) and weight is None else Target(y, weight)
         x, wanted = self.check(x, asked)
         if not self.training:
             self.train()
         self.begin()
         self.prepare(x, wanted)
+        for learner in self.learners:
+            learner.holds = not update
         context, before = StepContext(self.stream, self.steps, mixing(self.learning.tau, self.epoch)), self.steps
         try:
             walk = self.rule.step_function(self.learning.scope)
             results = walk(self.learners, Batch(x, wanted, self._rows, context, self.edges))
-            self.steps += 1
+            self.steps, self._held = self.steps + 1, 0 if update else self._held + 1
             self.after_step()
         finally:
             if self.steps == before:  # what failed in between must not leave gradients for the next step
-                self.zero_grad(set_to_none=True)
+                self.steps, self._held = self.steps - self._held, 0  # nor count those whose gradients are dropped
+                for learner in self.learners:
+                    learner.forget()
         return results
 
-    def block_logits(self, x: Tensor) -> list[Tensor | None]:
+    def check_trainable(self) -> None:
+        """Raise InputError where the weights are not those that are trained."""
+        if self.averaging:
+            raise InputError("a network is not trained or saved within averaged(): leave that `with` before.")
+
+    def block_logits(self, x: Input) -> list[Tensor | None]:
         """The own logits of every block that is here, None where a block cannot predict. Modes are left as they are.
 
         Args:
@@ -282,21 +360,23 @@ class Neighbours(nn.Module, ABC):
         Raises:
             InputError: for an x that is not finite; on CUDA, where that makes the host wait, only `predict` looks.
         """
-        self.check_input(x)
-        return self._logits(x)
+        return self._logits(self.check_input(x))[0]
 
     @torch.no_grad()
-    def _logits(self, x: Tensor) -> list[Tensor | None]:
+    def _logits(self, x: Input) -> tuple[list[Tensor | None], Tensor | None]:
+        """The logits of every block, and which positions of the last one's output are real (`mask_after`)."""
         self.begin()
         logits: list[Tensor | None] = []
+        mask: Tensor | None = None
         with self.looking(x):
-            a = self.edges.take_forward(x)
+            a: Any = self.edges.take_forward(x)
             for learner, message in zip(self.learners, self._messages(), strict=True):
-                a = learner(a)
-                logits.append(learner.scores(a, message))
+                given, a = a, learner(a)
+                mask = mask_after(given, a)
+                logits.append(learner.scores(a, message, mask))
                 self.looked()
             self.edges.send_forward(a)
-        return logits
+        return logits, mask
 
     def message_sizes(self) -> list[float | None]:
         """Mean |b| of the backward message of every block that is here; None where there is none."""

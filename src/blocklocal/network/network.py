@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn.parameter import is_lazy
 from typing_extensions import Unpack
 
 from blocklocal._common.errors import InputError, shown, unknown
+from blocklocal._common.message import Input, as_input, hidden_of, lead, map_message
 from blocklocal._common.modes import kept_modes
 from blocklocal._common.ranges import SEED, check_range
 from blocklocal.block.edges import OPEN
@@ -21,8 +23,10 @@ from blocklocal.block.targets import Asked, Targets, Values, combined, target_ro
 from blocklocal.models.base import check_input, input_shape
 from blocklocal.network.asked import ClassWeights, asked_for, check_goes_with
 from blocklocal.network.assembly import build_learners
-from blocklocal.network.edge import check_batch, check_finite, check_tensor, explained, taking_gradients
+from blocklocal.network.compiling import compile_learners
+from blocklocal.network.edge import check_batch, check_finite, check_x, explained, taking_gradients
 from blocklocal.network.neighbours import Neighbours
+from blocklocal.network.pretrained import HOW_TO_LOAD, model_card, write_pretrained
 from blocklocal.network.settings import Learning, LearningSettings
 from blocklocal.network.trial import Trials
 from blocklocal.splitting import Split
@@ -92,7 +96,7 @@ class BlockLocal(Neighbours):
         targets: a function that gives the targets of the hidden blocks, where a loader's y is something else.
         learning: rule and local losses as one value; `settings` change it.
         optimizer: of every block: `sgd()`, a class of `torch.optim`, or any function of a list of parameters.
-        example: a batch [B, …].
+        example: a batch [B, …]: a tensor, or a tuple or dictionary of tensors, as the first block reads it.
         seed: names the random streams of initial weights and of dropout; a whole number from 0 to 2⁶³ - 1.
         settings: the fields of `Learning`, by name.
 
@@ -114,7 +118,7 @@ class BlockLocal(Neighbours):
         targets: Callable[[Any], Tensor] | None = None,
         learning: Learning | None = None,
         optimizer: Optimizer | OptimizerFactory | None = None,
-        example: Tensor | None = None,
+        example: Input | None = None,
         seed: int = 0,
         **settings: Unpack[LearningSettings],
     ):
@@ -139,7 +143,8 @@ class BlockLocal(Neighbours):
         if example is None and shape is not None:
             example = torch.zeros(2, *shape, device=next((p.device for p in self.split.model.parameters()), None))
         if example is not None:
-            self.materialize(example.to("meta") if self.device.type == "meta" else example)  # its shape is what counts
+            on_meta = self.device.type == "meta"  # its shape is what counts
+            self.materialize(map_message(_on_meta, _known(example)) if on_meta else example)
         else:
             self._waiting = nn.ModuleList(self.split.blocks)  # so that .to(device) reaches them before the first batch
 
@@ -159,7 +164,7 @@ class BlockLocal(Neighbours):
         return next((p.device for block in self.split.blocks for p in block.parameters()), torch.device("cpu"))
 
     @taking_gradients()
-    def materialize(self, example: Tensor) -> None:
+    def materialize(self, example: Input) -> None:
         """Check one batch [B, …] and make twins, readouts and optimisers from its shapes; made once.
 
         Raises:
@@ -168,28 +173,31 @@ class BlockLocal(Neighbours):
         check_input(self.split.model, example)
         if self.learners:
             return
-        check_tensor("x", example, self.device)
+        example = check_x(example, self.device)
         weights = [p for block in self.split.blocks for p in block.parameters() if not is_lazy(p)]
         if any(p.is_inference() for p in weights):
             raise InputError(
                 "the model was built under torch.inference_mode(), so it cannot be trained: build it outside."
             )
-        example = example.detach()[:2].clone()
+        example = map_message(_two_samples, example)
         with explained(self.split.blocks, example):
             learners = build_learners(self.split, example, self.targets, self.learning, self.seed, self._own_loss)
         assert learners[-1].local is not None
         self.targets = learners[-1].local.targets
+        own = {id(p): name for name, p in self.split.model.named_parameters()}
+        for learner in learners:
+            learner.names = {name: own[id(p)] for name, p in learner.named_parameters() if id(p) in own}
         resting = [part for block in self.split.blocks for part in block.modules() if not part.training]
         self._learners = nn.ModuleList(learners).train(self.training)
         for part in resting:
             part.training = False
         self._modules.pop("_waiting", None)
-        self.register_buffer("_rows", target_rows(self.targets, example.device), persistent=False)
+        self.register_buffer("_rows", target_rows(self.targets, lead(example).device), persistent=False)
         self.configure(*self._optimisation)
         self.autocast(self._autocast)
-        self.target_shape = self._target_shape(self.output_shape(example.repeat_interleave(2, 0)))
+        self.target_shape = self._target_shape(self.output_shape(map_message(_twice, example)))
 
-    def output_shape(self, x: Tensor, *, training: bool = True) -> torch.Size:
+    def output_shape(self, x: Input, *, training: bool = True) -> torch.Size:
         """The shape of the network's output for one sample of a batch like x; a new kind of batch is tried first."""
         return self._trials.output(self.learners, x, self._rows, training=training)
 
@@ -205,57 +213,51 @@ class BlockLocal(Neighbours):
         """
         if not self.learners:
             raise InputError("a network must know its shapes before it is compiled: give BlockLocal example=, a batch.")
-        if any(learner.forward_context is not None for learner in self.learners):
-            raise InputError(
-                f"the rule {self.rule.name} replaces gradients while a block runs, which torch.compile cannot follow: "
-                "leave out compile(), or take another rule."
-            )
-        for learner in self.learners:
-            for part in (learner.block, learner.twin, learner.local):
-                if part is not None:
-                    part.compile(*args, **kwargs)
+        compile_learners(self.learners, self.rule, *args, **kwargs)
 
     # --- what is asked of neighbours
 
-    def check(self, x: Tensor, y: Asked) -> tuple[Tensor, Asked]:
-        check_tensor("x", x, self.device)
+    def check(self, x: Input, y: Asked) -> tuple[Input, Asked]:
+        x = check_x(x, self.device)
         check_input(self.split.model, x)  # first: for a sample without a batch axis this message tells more
         return check_batch(x, y, self.targets, self.device, first=self.steps == 0)
 
-    def prepare(self, x: Tensor, y: Asked) -> None:
+    def prepare(self, x: Input, y: Asked) -> None:
         self.materialize(x)
-        self.targets.fit(y, torch.Size((len(x), *self._target_shape(self.output_shape(x)))))
+        self.targets.fit(y, torch.Size((len(lead(x)), *self._target_shape(self.output_shape(x)))))
 
-    def check_input(self, x: Tensor) -> None:
-        check_tensor("x", x, self.device)
-        if not x.is_cuda:
+    def check_input(self, x: Input) -> Input:
+        x = check_x(x, self.device)
+        if not lead(x).is_cuda:
             check_finite(x)
+        return x
 
-    def looking(self, x: Tensor) -> AbstractContextManager[None]:
+    def looking(self, x: Input) -> AbstractContextManager[None]:
         self.materialize(x)
         self.output_shape(x, training=self.training)
         return explained(self.split.blocks, x)
 
     # --- prediction
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Input) -> Tensor:
         """The output block's logits, with the ordinary graph of PyTorch."""
         self.materialize(x)
+        a: Any = x
         for learner in self.learners:
-            x = learner(x)
-        return x
+            a = learner(a)
+        return hidden_of(a)
 
-    def predict(self, x: Tensor) -> Prediction:
+    def predict(self, x: Input) -> Prediction:
         """Probabilities, label and confidence of the output, of every block and of the ensemble, in evaluation mode.
 
         Every part of the network has its own mode again afterwards, also after an error.
         """
-        check_tensor("x", x, self.device)
+        x = check_x(x, self.device)
         check_finite(x)
         self.materialize(x)
         with kept_modes([self]):
             self.eval()
-            logits = self._logits(x)
+            logits, _ = self._logits(x)
         return predictions(self.targets, logits)
 
     # --- the rest
@@ -274,6 +276,38 @@ class BlockLocal(Neighbours):
                 "BlockLocal example=, a batch [B, …], or run one batch before."
             )
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
+
+    def save_pretrained(
+        self, folder: Path | str, *, card: str | None = None, config: dict[str, Any] | None = None
+    ) -> Path:
+        """Write the user's module, trained, as a folder for others: model.safetensors, config.json, README.md.
+
+        It loads without this library (`safetensors.torch.load_model`), and is ready for the Hugging Face hub
+        (`HfApi().upload_folder`). A Hugging Face model writes weights and config itself, for its own `from_pretrained`.
+
+        Args:
+            folder: a new or empty one.
+            card: the text of README.md; default: how the model was trained and how to load it.
+            config: added to config.json.
+
+        Returns:
+            The folder.
+
+        Raises:
+            InputError: the folder holds other things, or the module's state holds what is no tensor.
+            OSError: it cannot be written.
+        """
+        plain = self.to_plain()
+        facts = {
+            "model_type": type(plain).__name__,
+            "trained_with": "blocklocal",
+            "rule": self.rule.name,
+            "blocks": len(self.split.blocks),
+            "targets": self.targets.count,
+        }
+        how = f"A {facts['model_type']}, trained as {facts['blocks']} blocks under the rule {self.rule.name}."
+        given = card if card is not None else model_card(facts["model_type"], [how, "", *HOW_TO_LOAD], [self.rule.name])
+        return write_pretrained(plain, folder, {**facts, **(config or {})}, given)
 
     def to_plain(self) -> nn.Module:
         """The user's module again, trained, with its own state_dict names; twins and readouts stay behind."""
@@ -297,6 +331,24 @@ def _comparable(targets: Targets, logits: list[Tensor | None]) -> list[Tensor | 
     if last is None or targets.hidden:
         return [None for _ in logits]
     return [None if each is None else targets.resized(each, last) for each in logits]
+
+
+def _known(example: Input) -> Input:
+    """An example as a dictionary or a tuple, where it is one of another kind."""
+    known = as_input(example)
+    return example if known is None else known
+
+
+def _on_meta(t: Tensor) -> Tensor:
+    return t.to("meta")
+
+
+def _two_samples(t: Tensor) -> Tensor:
+    return t.detach()[:2].clone()
+
+
+def _twice(t: Tensor) -> Tensor:
+    return t.repeat_interleave(2, 0)
 
 
 def _learning(learning: Learning | None, settings: Mapping[str, Any]) -> Learning:

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from blocklocal._common.message import Forward, Given, Input
 from blocklocal.block.learner import BlockLearner
 from blocklocal.parallel.late import BackReceiver, BackSender
 from blocklocal.parallel.links import END, STOP, Inbox, Outbox
@@ -72,17 +73,18 @@ class LinkEdges:
         if self._back_out is not None and late is not None:
             self._back_out.send(late[-1])
 
-    def take_forward(self, x: Tensor) -> Tensor:
+    def take_forward(self, x: Input) -> Given:
         if self._inbox is None:
             return x
         with self.recorder.span(WAIT):
             return self._inbox.take()
 
-    def send_forward(self, a: Tensor) -> None:
+    def send_forward(self, a: Forward) -> None:
         """Send it. A message in the memory of the received one (of a block that only reshapes) is copied first."""
         if self._outbox is not None:
-            received = self._inbox is not None and self._inbox.holds(a)
-            self._outbox.send(a.clone() if received else a)
+            if isinstance(a, Tensor) and self._inbox is not None and self._inbox.holds(a):
+                a = a.clone()
+            self._outbox.send(a)
 
     def timed(self, index: int) -> AbstractContextManager[None]:
         return self.recorder.span(COMPUTE, index)

@@ -1,16 +1,19 @@
 """What every run of learners with links at its edges does, however its own blocks come into memory."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
 
+from blocklocal._common.message import Input, lead
 from blocklocal.block.loss import HiddenLoss
-from blocklocal.block.targets import Asked
+from blocklocal.block.targets import Asked, Classes, values_of
 from blocklocal.data import Batches
-from blocklocal.network.edge import check_batch, check_finite
+from blocklocal.data.samples import SampleBatches
+from blocklocal.network.edge import check_batch, check_finite, check_x
 from blocklocal.network.neighbours import Neighbours
+from blocklocal.network.network import BlockLocal
 from blocklocal.parallel.link_edges import LinkEdges
 from blocklocal.parallel.processes import Processes
 from blocklocal.timeline.recorder import Recorder
@@ -33,21 +36,31 @@ class Linked(Neighbours):
 
     # --- what is asked of neighbours
 
-    def check(self, x: Tensor, y: Asked) -> tuple[Tensor, Asked]:
-        """As of a whole network. Only the last stage has the output, and all refuse targets that do not fit it."""
+    def check(self, x: Input, y: Asked) -> tuple[Input, Asked]:
+        """As of a whole network. Only the last stage has the output, and all refuse targets that do not fit it.
+
+        Of sequences, whose length may vary, the number of axes is looked at here.
+        """
         x, y = check_batch(x, y, self.targets, self.device, first=self.steps == 0, reads=self.reads_images)
-        self.targets.fit(y, torch.Size((len(y), *self._target_shape)))
+        hard = isinstance(self.targets, Classes) and not values_of(y).is_floating_point()
+        lengths = y.shape[1:] if len(self._target_shape) == 1 and hard else ()
+        expected = lengths if len(lengths) == 1 else self._target_shape
+        self.targets.fit(y, torch.Size((len(y), *expected)))
         return x, y
 
-    def prepare(self, x: Tensor, y: Asked) -> None:
+    def prepare(self, x: Input, y: Asked) -> None:
         self.edges.announce([len(y)], training=True)
 
-    def check_input(self, x: Tensor) -> None:
-        if self.processes.first and not x.is_cuda:
+    def check_input(self, x: Input) -> Input:
+        if not self.processes.first:
+            return x
+        x = check_x(x, self.device)
+        if not lead(x).is_cuda:
             check_finite(x)
+        return x
 
-    def looking(self, x: Tensor) -> AbstractContextManager[None]:
-        self.edges.announce([len(x)], training=False)
+    def looking(self, x: Input) -> AbstractContextManager[None]:
+        self.edges.announce([len(lead(x))], training=False)
         return nullcontext()
 
     def after_step(self) -> None:
@@ -60,9 +73,32 @@ class Linked(Neighbours):
 
     # --- what concerns the other processes
 
-    def announced(self, batches: Batches, *, training: bool) -> "Announced":
+    def announced(self, batches: Batches | SampleBatches, *, training: bool) -> "Announced":
         """The batches, told to the links epoch by epoch, so that messages are received ahead."""
         return Announced(self, batches, training)
+
+    def gather(self, build: Callable[[], BlockLocal]) -> BlockLocal | None:
+        """The whole network with what all processes have trained, in the first process: to evaluate, save, export.
+
+        Every process must call it, after `finish`. Optimisers stay where they are.
+
+            stage.finish()
+            whole = stage.gather(build)
+            if whole is not None:
+                print(evaluate(whole, test).top1)
+
+        Args:
+            build: makes the network, as before training. Only the first process calls it.
+
+        Returns:
+            The network in the first process, None in the others.
+
+        Raises:
+            InputError: `build` makes another network.
+        """
+        from blocklocal.parallel.gather import gather
+
+        return gather(self, build)
 
     def finish(self, *, stop: bool = False) -> None:
         """Hear that no message follows, and tell the next stage.
@@ -76,7 +112,7 @@ class Linked(Neighbours):
 class Announced:
     """`Batches` whose epochs a stage is told of before they begin."""
 
-    def __init__(self, stage: Linked, batches: Batches, training: bool):
+    def __init__(self, stage: Linked, batches: Batches | SampleBatches, training: bool):
         self.stage, self.batches, self.training = stage, batches, training
 
     def __len__(self) -> int:

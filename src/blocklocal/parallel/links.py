@@ -1,15 +1,17 @@
 """Messages between two neighbouring processes: in order, received ahead into buffers made before, in bounded number.
 
-Forward messages travel in two process groups: a header (which message, and whether another one follows) and the tensor.
+Forward messages travel in two process groups: a header (which message, and whether another one follows) and its bytes.
 Whoever receives knows from the labels how large the next batches are, so it posts receives ahead, up to `depth`;
 whoever sends waits when `depth` messages are under way. So a slow block holds the ones before it up, and none runs out
 of memory.
+
+The memory of a receive is that of the first message of its kind. Where another one has other shapes (sequences of
+another length), as much of it as fits travels there, and the rest behind the header.
 
     sender   outbox.expect(sizes)  outbox.send(a) …        outbox.finish(END)
     receiver inbox.expect(sizes)   inbox.peek() take() …
 """
 
-import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -23,8 +25,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from blocklocal._common.errors import InputError
+from blocklocal._common.message import Forward, hidden_of, map_message
+from blocklocal.parallel.layout import Layout, dense, empty, flat
 from blocklocal.parallel.processes import POLL_SECONDS, Edge, Processes
-from blocklocal.parallel.store import decode
 from blocklocal.parallel.wire import begin, wait
 
 MESSAGE, STOP, END = 0, 1, 2  # what a header says
@@ -38,45 +41,35 @@ class Header:
     Attributes:
         kind: MESSAGE, or that none follows (STOP: the user stopped; END).
         number: of the message, from 0.
+        layout: the number of its layout; -1 for that of its kind.
         losses: the latest known losses of all blocks before (NaN where there is none yet), for the console.
     """
 
     kind: int
     number: int
     losses: Sequence[float]
+    layout: int = -1
 
     def pack(self) -> Tensor:
-        return torch.tensor([self.kind, self.number, *self.losses], dtype=torch.float64)
+        return torch.tensor([self.kind, self.number, self.layout, *self.losses], dtype=torch.float64)
 
     @classmethod
     def unpack(cls, values: Tensor) -> "Header":
-        kind, number, *losses = values.tolist()
-        if kind not in (MESSAGE, STOP, END) or not float(number).is_integer():
+        kind, number, layout, *losses = values.tolist()
+        if kind not in (MESSAGE, STOP, END) or not (float(number).is_integer() and float(layout).is_integer()):
             raise no_message()
-        return cls(int(kind), int(number), losses)
+        return cls(int(kind), int(number), losses, int(layout))
 
 
 def no_message() -> InputError:
     return InputError("what came from the process before is no message of this run, or not the next one.")
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Shape, strides and type of a forward message: it arrives laid out in memory as it was made."""
-
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-    dtype: str
-
-    @classmethod
-    def of(cls, a: Tensor) -> "Layout":
-        return cls(tuple(a.shape), a.stride(), str(a.dtype).removeprefix("torch."))
-
-    def empty(self, device: torch.device) -> Tensor:
-        return torch.empty_strided(self.shape, self.stride, dtype=getattr(torch, self.dtype), device=device)
-
-
 Kind = tuple[bool, int]  # of a message: training or evaluation, batch size
+
+
+def other_key(edge: Edge, number: int) -> str:
+    return f"layout/{edge.source}/other/{number}"
 
 
 def layout_key(edge: Edge, kind: Kind) -> str:
@@ -95,6 +88,7 @@ class Outbox:
         self.losses: Sequence[float] = [nan] * blocks
         self._timeout = processes.message_timeout
         self._layouts: dict[Kind, Layout] = {}
+        self._others: dict[Layout, int] = {}
         self._training = True
         self._sizes: deque[int] = deque()
         self._under_way: deque[tuple[list[Any], list[Tensor]]] = deque()
@@ -111,15 +105,24 @@ class Outbox:
         self._sizes.extend(sizes)
         self._training = training
 
-    def send(self, a: Tensor) -> None:
+    def send(self, a: Forward) -> None:
         """Pass a forward message on; waits (in the context `full`) while `depth` of them are under way."""
-        size = self._sizes.popleft()
-        assert size == len(a), f"a message for {len(a)} samples where {size} were announced"
-        a = self._laid_out(a if is_dense(a) else a.contiguous())
+        size, given = self._sizes.popleft(), len(hidden_of(a))
+        assert size == given, f"a message for {given} samples where {size} were announced"
+        a = map_message(dense, a)
+        kind, layout = (self._training, size), Layout.of(a)
+        known = self._layouts.setdefault(kind, layout)
+        if known is layout:
+            self.edge.store.set(layout_key(self.edge, kind), known.written())
         if len(self._under_way) >= self.depth:
             with self.full():
                 self._await_oldest()
-        self._post(Header(MESSAGE, self._number, self.losses), a)
+        if known != layout and known.like(layout):
+            a, layout = _laid_out(a, known), known
+        if known == layout:
+            self._post(Header(MESSAGE, self._number, self.losses), layout.pack(a))
+        else:
+            self._post_other(known, layout, layout.pack(a))
         self._number += 1
 
     def finish(self, kind: int) -> None:
@@ -129,25 +132,24 @@ class Outbox:
         while self._under_way:
             self._await_oldest()
 
-    def _laid_out(self, a: Tensor) -> Tensor:
-        """The message in the layout that the receiver knows, which is that of the first message of its kind."""
-        kind, layout = (self._training, len(a)), Layout.of(a)
-        known = self._layouts.setdefault(kind, layout)
-        if known is layout:
-            self.edge.store.set(layout_key(self.edge, kind), json.dumps([layout.shape, layout.stride, layout.dtype]))
-        if known == layout:
-            return a
-        if (known.shape, known.dtype) != (layout.shape, layout.dtype):
-            raise InputError(
-                f"the block before process {self.edge.target} gave {layout.dtype} {list(layout.shape)} after "
-                f"{known.dtype} {list(known.shape)}: all batches of a size must give messages of one shape and type."
-            )
-        return known.empty(a.device).copy_(a)
+    def _post(self, header: Header, data: Tensor, rest: Tensor | None = None) -> None:
+        packed = header.pack()
+        works, tensors = [self._isend(packed, self.edge.control), self._isend(data, self.edge.data)], [packed, data]
+        if rest is not None:
+            works.append(self._isend(rest, self.edge.control))
+            tensors.append(rest)
+        self._under_way.append((works, tensors))
 
-    def _post(self, header: Header, a: Tensor) -> None:
-        packed, data = header.pack(), flat(a)
-        works = [self._isend(packed, self.edge.control), self._isend(data, self.edge.data)]
-        self._under_way.append((works, [packed, data]))
+    def _post_other(self, known: Layout, layout: Layout, packed: Tensor) -> None:
+        """A message of another layout than the first of its kind, for whose size a receive is posted."""
+        number = self._others.setdefault(layout, len(self._others))
+        if number == len(self._others) - 1:
+            self.edge.store.set(other_key(self.edge, number), layout.written())
+        room = known.places[-1]
+        data = packed.new_zeros(room)
+        data[: len(packed)] = packed[:room]
+        rest = packed[room:].cpu() if len(packed) > room else None
+        self._post(Header(MESSAGE, self._number, self.losses, number), data, rest)
 
     def _isend(self, tensor: Tensor, group: Any) -> Any:
         return begin(dist.isend, tensor, self.edge.target, group)
@@ -157,6 +159,12 @@ class Outbox:
         for work, tensor in zip(works, tensors, strict=True):
             wait(work, self.edge.target, self._timeout, tensor)
         self._under_way.popleft()
+
+
+def _laid_out(a: Forward, known: Layout) -> Forward:
+    """The message with the strides of another one, in memory of its own."""
+    parts = iter(known.parts)
+    return map_message(lambda t: empty(next(parts), t.device).copy_(t), a)
 
 
 class Inbox:
@@ -170,8 +178,9 @@ class Inbox:
         self._posted: deque[tuple[Kind, Tensor, Any]] = deque()
         self._free: dict[Kind, list[Tensor]] = {}
         self._layouts: dict[Kind, Layout] = {}
+        self._others: dict[int, Layout] = {}
         self._used: tuple[Kind, Tensor] | None = None
-        self._values = torch.empty(2 + blocks, dtype=torch.float64)
+        self._values = torch.empty(3 + blocks, dtype=torch.float64)
         self._coming: Any = None
         self._header: Header | None = None
         self._number = 0
@@ -197,8 +206,8 @@ class Inbox:
             self.losses = self._header.losses
         return self._header
 
-    def take(self) -> Tensor:
-        """The next forward message. Its buffer is used again after the next `take`."""
+    def take(self) -> Forward:
+        """The next forward message. The buffer of one of one tensor is used again after the next `take`."""
         header = self.peek()
         if (header.kind, header.number) != (MESSAGE, self._number):
             raise no_message()
@@ -208,14 +217,29 @@ class Inbox:
         self._post_ahead()
         kind, buffer, work = self._posted.popleft()
         wait(work, self.edge.source, self._timeout, buffer)
+        message = self._message(header, self._layouts[kind], buffer)
         self._used, self._header = (kind, buffer), None
         self._number += 1
         self._listen()
-        return buffer
+        return message
 
     def holds(self, a: Tensor) -> bool:
         """Whether a tensor lies in the buffer of the message taken last."""
         return self._used is not None and a.untyped_storage().data_ptr() == self._used[1].untyped_storage().data_ptr()
+
+    def _message(self, header: Header, known: Layout, buffer: Tensor) -> Forward:
+        """What has arrived in a buffer, and behind the header."""
+        if header.layout < 0:
+            return buffer if known.names is None else known.unpack(buffer)
+        layout = self._others.get(header.layout)
+        if layout is None:
+            layout = self._others[header.layout] = Layout.read(self.edge.store.get(other_key(self.edge, header.layout)))
+        packed, size = flat(buffer), layout.places[-1]
+        if size > len(packed):
+            rest = torch.empty(size - len(packed), dtype=torch.uint8)
+            wait(self._irecv(rest, self.edge.control), self.edge.source, self._timeout)
+            packed = torch.cat([packed, rest.to(packed.device)])
+        return layout.unpack(packed)
 
     def _listen(self) -> None:
         """Post the receive of the next header."""
@@ -239,28 +263,8 @@ class Inbox:
             if not needed:
                 return False
             time.sleep(POLL_SECONDS)
-        shape, stride, dtype = decode(self.edge.store.get(key), tuple[tuple[int, ...], tuple[int, ...], str])
-        if not isinstance(getattr(torch, dtype, None), torch.dtype):
-            raise InputError(
-                f"the process before sends messages of the type {dtype!r}, which this torch does not have."
-            )
-        self._layouts[kind] = Layout(shape, stride, dtype)
+        self._layouts[kind] = Layout.read(self.edge.store.get(key))
         return True
 
     def _irecv(self, tensor: Tensor, group: Any) -> Any:
         return begin(dist.irecv, tensor, self.edge.source, group)
-
-
-def flat(a: Tensor) -> Tensor:
-    """The bytes of a dense tensor in the order of memory."""
-    return a.as_strided((a.numel(),), (1,)).view(torch.uint8)
-
-
-def is_dense(a: Tensor) -> bool:
-    """Whether the elements fill their piece of memory, in any order of dimensions."""
-    expected = 1
-    for stride, size in sorted((stride, size) for size, stride in zip(a.shape, a.stride(), strict=True) if size > 1):
-        if stride != expected:
-            return False
-        expected *= size
-    return True

@@ -8,6 +8,7 @@ from statistics import median
 
 from torch import Tensor
 
+from blocklocal._common.message import Input, lead
 from blocklocal.block.edges import Open
 from blocklocal.block.learner import StepContext
 from blocklocal.block.targets import target_rows
@@ -60,7 +61,7 @@ def place(seconds: Sequence[float], stages: int) -> Placement:
     return Placement(tuple(partition(seconds, stages)), tuple(seconds))
 
 
-def step_seconds(network: BlockLocal, x: Tensor, y: Tensor) -> list[float]:
+def step_seconds(network: BlockLocal, x: Input, y: Tensor) -> list[float]:
     """Seconds of a training step of every block (median of a few). It trains the network: give a copy."""
     network.train()
     network.configure(network.optimizer)  # a copy's optimisers must hold the copy's parameters
@@ -74,7 +75,7 @@ def step_seconds(network: BlockLocal, x: Tensor, y: Tensor) -> list[float]:
         synchronize(x)
         times[index].append(time.perf_counter() - start)
 
-    rows = target_rows(network.targets, x.device)
+    rows = target_rows(network.targets, lead(x).device)
     for repeat in range(REPEATS + 1):
         local_step(network.learners, Batch(x, y, rows, StepContext(network.seed, repeat), Open(timed)))
     return [median(each[1:]) for each in times]  # the first step also allocates

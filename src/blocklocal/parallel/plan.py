@@ -11,7 +11,7 @@ from torch import Tensor
 
 import blocklocal
 from blocklocal._common.errors import InputError
-from blocklocal.data import ImageSet
+from blocklocal._common.limits import available_bytes
 from blocklocal.models.file import file_of, is_reference
 from blocklocal.network.network import BlockLocal
 from blocklocal.parallel.broadcast import broadcast
@@ -19,7 +19,9 @@ from blocklocal.parallel.launch import Launch
 from blocklocal.parallel.placement import Placement, place, step_seconds
 from blocklocal.parallel.processes import Processes
 from blocklocal.parallel.stage import check_placement, check_rule, passing_back
+from blocklocal.parallel.streamed_stage import check_spread
 from blocklocal.runs.build import (
+    AnySet,
     DatasetInfo,
     RunContext,
     build_on_cpu,
@@ -27,11 +29,13 @@ from blocklocal.runs.build import (
     check_memory_for,
     load_data,
     prepare_for_device,
+    suited,
     training_batches,
 )
 from blocklocal.runs.config import Config, load_config
 from blocklocal.runs.lock import held
 from blocklocal.runs.origin import adds_epochs, is_finished
+from blocklocal.runs.planning import bytes_in, plan_run
 from blocklocal.runs.run import (
     CHECKPOINTS,
     add_epochs,
@@ -44,8 +48,9 @@ from blocklocal.runs.saved import load_cuts
 from blocklocal.splitting.copying import copy_module
 from blocklocal.streaming.place import check_new_store, store_folder
 from blocklocal.streaming.settings import Streaming
+from blocklocal.streaming.shares import check_disk_of, check_memory_of, share_lines, shares
 from blocklocal.streaming.streamed import Streamed
-from blocklocal.training.checkpoint import clear_leftovers
+from blocklocal.training.checkpoint import KEEP, clear_leftovers
 
 STORE = "store"
 SPLITS = ("train", "validation", "test")
@@ -112,7 +117,7 @@ def run_fingerprint(request: RunRequest) -> dict[str, Any]:
 
 def make_plan(
     processes: Processes, request: RunRequest, device: torch.device, kept: ExitStack
-) -> tuple[Plan, ImageSet, BlockLocal | Streamed]:
+) -> tuple[Plan, AnySet, BlockLocal | Streamed]:
     """The plan, and the data and network it was made with.
 
     Args:
@@ -137,7 +142,7 @@ def make_plan(
         check_free(folder)
         check_new_store(request.streaming.store)
     data = load_data(config)
-    facts = DatasetInfo.of(data).weighted(config, data)
+    config, facts = suited(config, data), DatasetInfo.of(data).weighted(config, data)
     starts = load_cuts(folder) if resume else None
     if not request.streaming.wanted:
         check_memory_for(config, facts, config.data.batch_size // processes.replicas, device)
@@ -149,6 +154,10 @@ def make_plan(
     # All that a user may have got wrong is found before there is a folder, which would be in the way of the next try.
     # A measured placement differs from try to try; what is refused must not: then every possible link counts.
     links = placement.sizes if request.launch.placement or processes.stages == 1 else (1,) * network.count
+    lines: list[str] = []
+    if isinstance(network, Streamed):
+        check_spread(network.network.learners, links, processes.replicas)
+        lines = _room(processes, request, facts, placement, device, samples=len(data.train), starts=starts)
     check_rule(network.rule, network.learning, late=any(passing_back(network.learners, links)))
     batches = training_batches(config, data, torch.device("cpu"), (0, processes.replicas))
     session = RunContext(
@@ -173,8 +182,39 @@ def make_plan(
         {name: getattr(data, name).labels for name in SPLITS},
     )
     if not request.quiet:
-        print(*data.account, placement.summary(), sep="\n", flush=True)
+        print(*data.account, placement.summary(), *lines, sep="\n", flush=True)
     return plan, data, network
+
+
+def _room(
+    processes: Processes,
+    request: RunRequest,
+    facts: DatasetInfo,
+    placement: Placement,
+    device: torch.device,
+    *,
+    samples: int,
+    starts: list[int] | None,
+) -> list[str]:
+    """Lines that say what each process of a streamed run needs.
+
+    Raises:
+        InputError: there is no room for those of this machine; on CUDA every process is looked at as if it had a device
+            like this one's, with those of this machine dealt round.
+    """
+    planned = plan_run(request.config, facts, request.streaming, device, samples=samples, starts=starts)
+    each, here = shares(planned.plan, placement.sizes), max(1, processes.address.local_size)
+    if device.type == "cuda":
+        beside, free = torch.cuda.device_count(), torch.cuda.mem_get_info(device)[0]
+    else:
+        beside, free = 1, available_bytes()
+    for first in range(min(beside, here)):
+        check_memory_of(each[:here][first::beside], free)
+    store = store_folder(request.streaming.store) or request.output / STORE
+    checkpoints = request.output / CHECKPOINTS
+    copies = max(0, (KEEP + 1) * planned.plan.rests - bytes_in(checkpoints))
+    check_disk_of(each[:here], copies, checkpoints, store)
+    return share_lines(each)
 
 
 def own_store(request: RunRequest, processes: Processes) -> Path:
@@ -194,10 +234,12 @@ def _place(
         sizes = [float(sum(p.numel() for p in learner.parameters())) for learner in network.network.learners]
         return Placement(given, tuple(sizes)) if given else place(sizes, processes.stages)
     size = max(2, config.data.batch_size // processes.replicas)
-    x = torch.randn(size, facts.channels, facts.height, facts.width, device=device)
-    if config.machine.channels_last:
+    x = torch.randn(size, *facts.shape, device=device)
+    if config.machine.channels_last and x.dim() == 4:
         x = x.contiguous(memory_format=torch.channels_last)
     y = torch.randint(len(facts.classes), (size,), device=device)
+    if facts.predicts_labels:
+        y = torch.randint(2, (size, len(facts.classes)), device=device)
     trial = copy_module(network)
     prepare_for_device(trial, config, device)
     seconds = step_seconds(trial, x, y)

@@ -49,6 +49,7 @@ class Processes:
     data: DeviceMesh | None = None
     networks: int = 0  # that they have trained together so far
     broadcasts: int = 0
+    gathers: int = 0
 
     @property
     def stages(self) -> int:

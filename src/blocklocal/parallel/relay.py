@@ -16,6 +16,7 @@ from blocklocal._common.errors import InputError
 from blocklocal.parallel.linked import Linked
 from blocklocal.parallel.processes import Processes
 from blocklocal.parallel.store import as_text, decode
+from blocklocal.training.best import EarlyStopping
 from blocklocal.training.callbacks import Callback, Record
 from blocklocal.training.checkpoint import Draft, Saved, describe
 from blocklocal.training.loop import Trainer
@@ -26,6 +27,7 @@ from blocklocal.training.tally import merge
 PER_BLOCK = ("loss", "parts", "message")
 EpochPiece = dict[str, list[dict[str, int | float] | int | float | None]]
 T = TypeVar("T")
+GO_ON = "go on"
 
 
 class CheckpointPiece(TypedDict):
@@ -48,7 +50,7 @@ class Relay:
     def gather(self, name: str, kind: type[T]) -> list[T]:
         """The pieces of all earlier stages, in order, taken out of the store; they are of type `kind`."""
         keys = [f"piece/{name}/{stage}" for stage in range(self.processes.stage)]
-        return [decode(piece, kind) for piece in self._take(keys)]
+        return [decode(piece, kind) for piece in self.take(keys)]
 
     def broadcast(self, name: str, word: str) -> None:
         """Something for every later stage."""
@@ -57,13 +59,12 @@ class Relay:
 
     def receive(self, name: str) -> str:
         """What an earlier stage has sent."""
-        return as_text(self._take([f"told/{name}/{self.processes.stage}"])[0])
+        return as_text(self.take([f"told/{name}/{self.processes.stage}"])[0])
 
-    def _take(self, keys: Sequence[str]) -> list[bytes]:
+    def take(self, keys: Sequence[str], who: str = "earlier blocks") -> list[bytes]:
+        """What others leave under these keys, taken out of the store."""
         seconds = self.processes.message_timeout
-        said = self.processes.wait_for(
-            keys, seconds, lambda _: f"earlier blocks have said nothing for {seconds:.0f} s."
-        )
+        said = self.processes.wait_for(keys, seconds, lambda _: f"{who} have said nothing for {seconds:.0f} s.")
         for key in keys:
             self.store.delete_key(key)
         return said
@@ -104,6 +105,30 @@ class SharedConsole(Callback):
 
     def epoch(self, trainer: Trainer, record: Record) -> None:
         self.progress.epoch(record)
+
+
+class SharedEarlyStopping(EarlyStopping):
+    """As `EarlyStopping`: after every epoch the process that has the records of all blocks decides, the others wait.
+
+    Args:
+        leads: whether this process decides.
+    """
+
+    def __init__(self, relay: Relay, patience: int, *, leads: bool):
+        super().__init__(patience)
+        self.relay, self.leads = relay, leads
+
+    def epoch(self, trainer: Trainer, record: Record) -> None:
+        processes, name = self.relay.processes, f"epoch {record['epoch']} was the last/"
+        if not self.leads:
+            reason = as_text(self.relay.take([f"{name}{processes.address.rank}"], "the last blocks")[0])
+            if reason != GO_ON:
+                trainer.stop(reason)
+            return
+        super().epoch(trainer, record)
+        for rank in range(processes.address.size):
+            if rank != processes.address.rank:
+                self.relay.store.set(f"{name}{rank}", trainer.stopped or GO_ON)
 
 
 class SharedCheckpoints(Callback):

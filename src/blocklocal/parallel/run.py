@@ -17,24 +17,27 @@ import torch
 from blocklocal._common.errors import InputError, Interrupted
 from blocklocal._common.extras import needs
 from blocklocal.data import Images, ImageSet
+from blocklocal.data.samples import Samples, SampleSet
 from blocklocal.network.network import BlockLocal
 from blocklocal.parallel.address import Address
 from blocklocal.parallel.linked import Linked
 from blocklocal.parallel.placement import block_range
 from blocklocal.parallel.plan import Plan, RunRequest, broadcast_plan, make_plan, own_store, run_fingerprint
 from blocklocal.parallel.processes import Processes, default_threads, join, own_device
-from blocklocal.parallel.relay import Records, Relay, SharedCheckpoints, SharedConsole
+from blocklocal.parallel.relay import Records, Relay, SharedCheckpoints, SharedConsole, SharedEarlyStopping
 from blocklocal.parallel.stage import Stage
 from blocklocal.parallel.streamed_stage import StreamedStage
 from blocklocal.parallel.trouble import describe_failure, report_failure
 from blocklocal.parallel.watch import ASKED, register_rank
 from blocklocal.parallel.wire import LinkError, is_lost_connection
 from blocklocal.runs.build import (
+    AnySet,
     DatasetInfo,
     RunContext,
     build_network,
     build_on_cpu,
     build_streamed,
+    compile_for_training,
     evaluation_batches,
     load_data,
     prepare_for_device,
@@ -43,12 +46,15 @@ from blocklocal.runs.build import (
 )
 from blocklocal.runs.conclude import conclude
 from blocklocal.runs.config import Config
+from blocklocal.runs.looking import BEST, load_to_look
 from blocklocal.runs.origin import cycle_of
 from blocklocal.runs.run import (
     CHECKPOINTS,
     METRICS,
     TIMELINE,
+    checkpoint_to_look,
     find_checkpoint,
+    loggers_of,
     new_progress,
     new_trainer,
     resumed,
@@ -57,10 +63,12 @@ from blocklocal.streaming.place import clear_store
 from blocklocal.streaming.streamed import Streamed
 from blocklocal.timeline.recorder import Recorder, who
 from blocklocal.timeline.visits import VisitRecorder
+from blocklocal.training.best import KeepBest
 from blocklocal.training.callbacks import Callback
-from blocklocal.training.checkpoint import load_checkpoint
+from blocklocal.training.checkpoint import load_checkpoint, open_files
+from blocklocal.training.loggers import TensorBoard
 from blocklocal.training.loop import Stopped, Trainer
-from blocklocal.training.observers import MetricsFile, TensorBoard, Warnings
+from blocklocal.training.observers import MetricsFile, Warnings
 from blocklocal.training.signals import StopSignals
 
 
@@ -119,11 +127,13 @@ def _train_planned(
     device: torch.device,
     threads: int,
     signals: StopSignals,
-    made: tuple[Plan, ImageSet, BlockLocal | Streamed] | None,
+    made: tuple[Plan, AnySet, BlockLocal | Streamed] | None,
 ) -> dict[str, Any] | None:
     """made: the plan and what the first process has loaded for it."""
     config, rank = request.config, processes.address.rank
     plan = broadcast_plan(processes, made[0] if made else None)
+    if config.machine.compile and request.streaming.wanted:
+        raise InputError("blocks that come and go are not compiled: leave out --compile, or --visit.")
     if made:
         network = made[2]
     elif not request.streaming.wanted:
@@ -145,6 +155,7 @@ def _train_planned(
             recorder=Recorder(file, process, steps=steps),
         )
         prepare_for_device(stage, config, device)
+        compile_for_training(stage, config, device)
     else:
         spread = partial(
             StreamedStage,
@@ -188,7 +199,7 @@ def _fit(
     request: RunRequest,
     plan: Plan,
     stage: Linked,
-    data: ImageSet,
+    data: AnySet,
     told: LastRank,
     signals: StopSignals,
 ) -> bool:
@@ -220,6 +231,11 @@ def _fit(
         if processes.last and processes.replica == 0:
             trainer.callbacks += _rank_observers(request, plan, stage, trainer, told, len(batches), opened)
         trainer.callbacks.append(saver)
+        leads = processes.last and processes.replica == 0
+        if leads and config.machine.keep == "best":
+            trainer.callbacks.append(KeepBest(request.output / BEST, newest=request.output / CHECKPOINTS))
+        if config.optimisation.patience is not None:
+            trainer.callbacks.append(SharedEarlyStopping(relay, config.optimisation.patience, leads=leads))
         stopped = False
         try:
             trainer.fit(stage.announced(batches, training=True), validation)
@@ -258,7 +274,7 @@ def _rank_observers(
         board = TensorBoard(request.output / "tensorboard")
         opened.callback(board.close)
         watchers.append(board)
-    return watchers
+    return [*watchers, *loggers_of(request.config, request.output)]
 
 
 def _who(
@@ -291,7 +307,7 @@ def _flags(processes: Processes, request: RunRequest) -> str:
     return launched + replicas + ("" if launched else " (under torchrun as before)")
 
 
-def _data(config: Config, plan: Plan, stage: Linked) -> ImageSet:
+def _data(config: Config, plan: Plan, stage: Linked) -> AnySet:
     """The image set where this process reads images; else its labels alone, which the first process has sent."""
     if stage.reads_images:
         data = load_data(config)
@@ -303,24 +319,40 @@ def _data(config: Config, plan: Plan, stage: Linked) -> ImageSet:
             )
         return data
     f = plan.facts
+    if f.answers is not None:
+        known = (f.mean, f.std) if f.kind == "series" else ((), ())
+        empty = {name: Samples(torch.empty(len(y), 0), y) for name, y in plan.labels.items()}
+        return SampleSet(
+            plan.name,
+            train=empty["train"],
+            validation=empty["validation"],
+            test=empty["test"],
+            answers=f.answers,
+            features=f.features,
+            mean=known[0],
+            std=known[1],
+        )
     blank = {
         name: Images(torch.empty(len(y), f.channels, 0, 0, dtype=torch.uint8), y) for name, y in plan.labels.items()
     }
     return ImageSet(plan.name, classes=f.classes, mean=f.mean, std=f.std, skipped=plan.skipped, account=(), **blank)
 
 
-def _conclude(request: RunRequest, plan: Plan, data: ImageSet, device: torch.device, threads: int) -> dict[str, Any]:
+def _conclude(request: RunRequest, plan: Plan, data: AnySet, device: torch.device, threads: int) -> dict[str, Any]:
     """Evaluate and report with the whole network, from the last checkpoint."""
     config, folder = request.config, request.output
+    path = checkpoint_to_look(folder) if config.machine.keep == "best" else find_checkpoint(folder)
+    assert path is not None
     if request.streaming.wanted:
         in_files = replace(request.streaming, store="", boundary_cache="ram")
-        network = build_streamed(config, plan.facts, device, plan.starts, in_files, folder / CHECKPOINTS)
+        network = build_streamed(config, plan.facts, device, plan.starts, in_files, path.parent)
     else:
         network = build_network(config, plan.facts, device, plan.starts)
-    path = find_checkpoint(folder)
-    assert path is not None
-    trainer = new_trainer(config, network, lambda: False)
-    trainer.restore(load_checkpoint(path, network, optimizers=False))
+    trainer = new_trainer(config, network, lambda: False, cycle_of(folder))
+    trainer.restore(load_to_look(path, network, config))
+    newest = find_checkpoint(folder)
+    if newest is not None and newest != path:  # its records are of all epochs
+        trainer.records = open_files(newest).state()[0]["records"]
     session = RunContext(
         config,
         data,

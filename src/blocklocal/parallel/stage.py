@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 import torch.nn as nn
-from torch import Tensor
 
 from blocklocal._common.errors import InputError
+from blocklocal._common.message import Input
 from blocklocal._common.seeds import stream_seed
 from blocklocal.block import shards
 from blocklocal.block.learner import BlockLearner
@@ -99,13 +99,21 @@ class Stage(Linked):
     def device(self) -> torch.device:
         return self._rows.device
 
-    def materialize(self, example: Tensor) -> None:
+    def materialize(self, example: Input) -> None:
         """Nothing: a stage is made of learners that are there."""
 
     def configure(
         self, optimizer: Optimizer | OptimizerFactory, schedule: Schedule = "constant", steps: int = 1
     ) -> None:
-        """Give every block its own optimiser and learning-rate schedule of `steps` steps."""
+        """Give every block its own optimiser and learning-rate schedule of `steps` steps.
+
+        Raises:
+            InputError: for a running mean of weights that are sharded, or float16.
+        """
+        if self._mesh is not None and isinstance(optimizer, Optimizer) and optimizer.ema is not None:
+            raise InputError("sharded weights have no running mean: leave out --shard, or --ema.")
+        if self._mesh is not None and self._autocast == torch.float16:
+            raise InputError("sharded weights have no loss scale for float16: leave out --shard, or take bfloat16.")
         if self._mesh is not None and self._shards is None:  # now, in the layout and on the device of training
             shards.check_average(self._mesh)
             self._shards = [module for learner in self.learners for module in shards.shard(learner, self._mesh)]

@@ -5,9 +5,10 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch.nn as nn
-from torch import Tensor
 
 from blocklocal._common.errors import InputError
+from blocklocal._common.message import Input
+from blocklocal.block.learner import BlockLearner
 from blocklocal.block.targets import Asked
 from blocklocal.network.network import BlockLocal
 from blocklocal.parallel.link_edges import LinkEdges
@@ -47,13 +48,7 @@ class StreamedStage(Linked, Streamed):
         learners = self.network.learners
         check_placement(placement, len(learners), processes.stages)
         check_rule(self.network.rule, self.network.learning, late=False)
-        if processes.replicas > 1:
-            raise InputError("one block at a time has no replicas: leave out --replicas, or --visit.")
-        if any(passing_back(learners, placement)):
-            raise InputError(
-                f"the twin {self.network.learning.twin} would pass its messages from process to process, and a block "
-                "that takes many steps in a row cannot wait for them: give the dense twin, or one process."
-            )
+        check_spread(learners, placement, processes.replicas)
         first = sum(placement[: processes.stage])
         share = range(first, first + placement[processes.stage])
         self.processes, self.recorder = processes, self.timeline
@@ -78,10 +73,10 @@ class StreamedStage(Linked, Streamed):
             self._begun = True
             self.edges.begin(None)
 
-    def prepare(self, x: Tensor, y: Asked) -> None:
+    def prepare(self, x: Input, y: Asked) -> None:
         """Nothing: the messages of a chunk are expected together."""
 
-    def looking(self, x: Tensor) -> AbstractContextManager[None]:
+    def looking(self, x: Input) -> AbstractContextManager[None]:
         return nullcontext()
 
     def after_step(self) -> None:
@@ -92,3 +87,22 @@ class StreamedStage(Linked, Streamed):
 
     def expect(self, sizes: Sequence[int], *, training: bool) -> None:
         self.edges.announce(sizes, training=training)
+
+
+def check_spread(learners: Sequence[BlockLearner], placement: Sequence[int], replicas: int) -> None:
+    """Refuse what several processes cannot stream.
+
+    Args:
+        learners: of the whole network.
+        placement: number of blocks of every stage.
+
+    Raises:
+        InputError: replicas, or a chained twin over a link.
+    """
+    if replicas > 1:
+        raise InputError("one block at a time has no replicas: leave out --replicas, or --visit.")
+    if any(passing_back(learners, placement)):
+        raise InputError(
+            "a chained twin would pass its messages from process to process, and a block that takes many steps in a "
+            "row cannot wait for them: give the dense twin, or one process."
+        )

@@ -4,12 +4,13 @@ A rule knows nothing of architectures. Adding one is one file in this package th
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn as nn
 from torch import Tensor
 
+from blocklocal._common.message import Forward, Given, Input, hidden_of, mask_after
 from blocklocal._common.registry import Registry
 from blocklocal.block.edges import OPEN, Edges
 from blocklocal.block.learner import BlockLearner, BlockPass, ForwardContext, StepContext
@@ -22,13 +23,13 @@ class Batch:
     """One step's data.
 
     Attributes:
-        x: images or tokens [B, …].
+        x: images, tokens or what else the first block reads, [B, …].
         y: targets.
         rows: the one-hot target rows [R, R] that twins start from.
         edges: where the messages of the first and the last of the learners come from and go.
     """
 
-    x: Tensor
+    x: Input
     y: Asked
     rows: Tensor
     context: StepContext
@@ -127,7 +128,7 @@ def target_messages(
 
 
 def receive(
-    learner: BlockLearner, a: Tensor, batch: Batch, message: Tensor | None, reach_back: bool = False
+    learner: BlockLearner, a: Given, batch: Batch, message: Tensor | None, reach_back: bool = False
 ) -> BlockPass:
     return learner.receive(a, batch.y, message, context=batch.context, image=batch.x, reach_back=reach_back)
 
@@ -153,11 +154,11 @@ def local_step(learners: Sequence[BlockLearner], batch: Batch) -> list[LocalResu
 
 def block_step(
     learner: BlockLearner,
-    a: Tensor,
+    a: Given,
     batch: Batch,
     message: Tensor | None,
-    send: Callable[[Tensor], None] | None = None,
-) -> tuple[LocalResult | None, Tensor]:
+    send: Callable[[Forward], None] | None = None,
+) -> tuple[LocalResult | None, Forward]:
     """The step of one block (k, t): forward, own loss, gradients, update.
 
     Args:
@@ -204,12 +205,12 @@ def summary(pending: BlockPass) -> LocalResult | None:
     """The result without its graph."""
     if pending.result is None:
         return None
-    result = pending.result
-    return LocalResult(result.loss.detach(), result.parts, result.scores, result.message_size)
+    return replace(pending.result, loss=pending.result.loss.detach())
 
 
 def output_error(learner: BlockLearner, pending: BlockPass, target: Asked) -> Tensor:
     """∂L/∂logits of the output block, [B, C] (softmax − target over the batch size, for cross-entropy)."""
     assert isinstance(learner.local, OutputLoss)
-    logits = pending.sent().requires_grad_()
-    return torch.autograd.grad(learner.local(logits, target).loss, logits)[0]
+    logits = hidden_of(pending.sent()).requires_grad_()
+    mask = mask_after(pending.source, pending.output)
+    return torch.autograd.grad(learner.local(logits, target, mask=mask).loss, logits)[0]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from blocklocal._common.errors import InputError
+from blocklocal._common.message import hidden_of, mask_after
 from blocklocal.block.learner import BlockLearner
 from blocklocal.block.loss import HiddenLoss, LocalResult
 from blocklocal.block.shapes import from_positions, to_positions
@@ -29,8 +30,9 @@ def direct_feedback_step(learners: Sequence[BlockLearner], batch: Batch) -> list
         assert isinstance(learner.local, HiddenLoss)
         assert message is not None
         row_error = learner.local.targets.row_errors(error)
-        layout = learner.local.layouts["output"]
-        learner.outer_backward(pending, layout.back(projected(row_error, message, layout.view(pending.output))))
+        layout, mask = learner.local.layouts["output"], mask_after(pending.source, pending.output)
+        seen = layout.view(hidden_of(pending.output))
+        learner.outer_backward(pending, layout.back(projected(row_error, message, seen, mask)))
     for learner in learners:
         learner.update()
     return [summary(pending) for pending in pendings]
@@ -49,11 +51,20 @@ def _check_error(last: BlockLearner, error: Tensor) -> None:
         )
 
 
-def projected(error: Tensor, message: Tensor, output: Tensor) -> Tensor:
-    """The error [B, R] (or [B, T, R]) through b [R, 1, U] in the shape of the block's output, shared over positions."""
+def projected(error: Tensor, message: Tensor, output: Tensor, mask: Tensor | None = None) -> Tensor:
+    """The error [B, R] (or [B, T, R]) through b [R, 1, U] in the shape of the block's output, shared over positions.
+
+    Args:
+        mask: the positions among which it is shared, [B, T]; None for all.
+    """
     with torch.no_grad():
         positions = to_positions(output)
-        per_position = error if error.dim() == 3 else error.unsqueeze(1) / positions.shape[1]
+        if error.dim() == 3:
+            per_position = error
+        elif mask is None:
+            per_position = error.unsqueeze(1) / positions.shape[1]
+        else:
+            per_position = error.unsqueeze(1) * (mask / mask.sum(1, keepdim=True).clamp(min=1)).unsqueeze(-1)
         return from_positions((per_position @ message.flatten(1)).expand_as(positions), output)
 
 

@@ -13,6 +13,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+from blocklocal._common.message import Given
 from blocklocal._common.modes import kept_modes
 from blocklocal.block.learner import ForwardContext
 from blocklocal.rules.base import RULES, Rule, local_step
@@ -50,7 +51,7 @@ class FeedbackLayers(ForwardContext):
         known = {id(p): self.get_buffer(name) for name, *_, made_of in _weights(block) for p in made_of}
         return FeedbackWeights(block, known)
 
-    def check(self, block: nn.Module, example: Tensor) -> None:
+    def check(self, block: nn.Module, example: Given) -> None:
         """Raise InputError, with the layer's name, where an error would come back through a layer's own weights."""
         check_errors(block, example, self.context)
 

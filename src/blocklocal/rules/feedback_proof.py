@@ -13,24 +13,23 @@ import torch.nn as nn
 from torch import Tensor
 
 from blocklocal._common.errors import InputError
+from blocklocal._common.message import Given, hidden_of, lead, map_message, tensors_of
 from blocklocal._common.modes import kept_modes
 from blocklocal._common.seeds import seeded
 from blocklocal.rules.feedback_mode import FeedbackWeights
 
 
-def check_errors(block: nn.Module, example: Tensor, context: Callable[[nn.Module], FeedbackWeights]) -> None:
+def check_errors(block: nn.Module, example: Given, context: Callable[[nn.Module], FeedbackWeights]) -> None:
     """Raise InputError, with a layer's name, where an error would come back through its own weights."""
-    if example.is_meta:  # there are no errors without values
+    if lead(example).is_meta:  # there are no errors without values
         return
-    example = torch.cat([example, example])[:2]  # BatchNorm needs two samples
-    if example.is_floating_point():
-        example = example.detach().clone().requires_grad_()
+    example = map_message(_two_samples, example)
     looked_up = [m.weight for m in block.modules() if isinstance(m, nn.Embedding) and m.weight.requires_grad]
-    ends = [example] if example.requires_grad else looked_up
+    ends = [t for t in tensors_of(example) if t.requires_grad] or looked_up
     with _as_in_training(block), torch.enable_grad(), seeded("feedback check"):
         mode = context(block)
         with mode:
-            output = block(example)
+            output = hidden_of(block(example))
         weights = {name: p for name, p in block.named_parameters() if id(p) in mode.feedback and _wide(p)}
         if not ends or not output.requires_grad or _arrives(output, ends, list(weights.values())):
             return
@@ -40,6 +39,12 @@ def check_errors(block: nn.Module, example: Tensor, context: Callable[[nn.Module
         "itself, as a scripted module, an autograd function of one's own and activation checkpointing do. Leave that "
         "out, or choose another rule."
     )
+
+
+def _two_samples(t: Tensor) -> Tensor:
+    """BatchNorm needs two; numbers get a gradient."""
+    two = torch.cat([t, t])[:2]
+    return two.detach().clone().requires_grad_() if two.is_floating_point() else two
 
 
 def _wide(p: Tensor) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import torch
 from msgspec import Meta
@@ -13,23 +13,36 @@ from torch import Tensor, nn
 from blocklocal._common.errors import InputError, unknown
 from blocklocal._common.ranges import MOST_CLASSES
 from blocklocal._common.seeds import seeded
+from blocklocal.adapters import build_named, is_named
 from blocklocal.data import Batches, Images, ImageSet, load_images
+from blocklocal.data.answers import Answers
+from blocklocal.data.arrays import is_arrays, load_arrays
 from blocklocal.data.batches import per_channel
+from blocklocal.data.features import Features
+from blocklocal.data.names import few
+from blocklocal.data.samples import SampleBatches, Samples, SampleSet
+from blocklocal.data.table_reading import names_images
+from blocklocal.data.table_set import load_table
 from blocklocal.models import build_model
+from blocklocal.network.compiling import check_compiler, compile_learners
 from blocklocal.network.neighbours import Neighbours
 from blocklocal.network.network import BlockLocal
+from blocklocal.rules import RULES
 from blocklocal.runs.class_weights import class_weights_of
-from blocklocal.runs.config import Config
+from blocklocal.runs.config import Config, Model
 from blocklocal.runs.fits import check_fits
 from blocklocal.schemas import Number, Text
-from blocklocal.splitting import split
+from blocklocal.splitting import freeze, split
 from blocklocal.streaming.place import RAM
 from blocklocal.streaming.settings import Streaming
 from blocklocal.streaming.streamed import Streamed
+from blocklocal.streaming.suitable import check_rule
 from blocklocal.training.checkpoint import KEEP
 from blocklocal.training.learner_state import check_savable
 
 S = TypeVar("S", bound=Streamed)
+AnySet: TypeAlias = ImageSet | SampleSet
+AnyBatches: TypeAlias = Batches | SampleBatches
 EVALUATION_BATCH = 500
 MEASURE_BATCH = 32  # images for measuring the cost of pieces
 Side = Annotated[int, Meta(ge=1, le=100_000)]
@@ -43,29 +56,94 @@ class DatasetInfo:
     classes: Annotated[tuple[Text, ...], Meta(min_length=1, max_length=MOST_CLASSES)]
     channels: Annotated[int, Meta(ge=1, le=1_000)]
     height: Side
-    width: Side
+    width: Annotated[int, Meta(ge=1, le=2**26)]
     mean: Annotated[tuple[Number, ...], Meta(max_length=1_000)]
     std: Annotated[tuple[Number, ...], Meta(max_length=1_000)]
+    kind: Literal["images", "table", "series"] = "images"
+    """A row of a table has `width` numbers, a series `channels` and `width` steps."""
+    answers: Answers | None = None
+    features: Features | None = None
     class_weights: Annotated[tuple[Number, ...], Meta(max_length=MOST_CLASSES)] | None = field(
         default=None, compare=False
     )
 
     @classmethod
-    def of(cls, data: ImageSet) -> "DatasetInfo":
-        return cls(data.classes, data.channels, data.height, data.width, data.mean, data.std)
+    def of(cls, data: AnySet) -> "DatasetInfo":
+        if isinstance(data, ImageSet):
+            return cls(data.classes, data.channels, data.height, data.width, data.mean, data.std)
+        if data.features is not None:
+            width = data.shape[0]
+            return cls(data.classes, 1, 1, width, (0.0,), (1.0,), "table", data.answers, data.features)
+        channels, steps = data.shape
+        return cls(data.classes, channels, 1, steps, data.mean, data.std, "series", data.answers)
 
-    def weighted(self, config: Config, data: ImageSet) -> "DatasetInfo":
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one sample: [C, H, W], [features] or [C, T]."""
+        sizes = {"table": (self.width,), "series": (self.channels, self.width)}
+        return sizes.get(self.kind, (self.channels, self.height, self.width))
+
+    @property
+    def predicts_values(self) -> bool:
+        """Whether `classes` are the names of values."""
+        return self.answers is not None and self.answers.kind == "values"
+
+    @property
+    def predicts_labels(self) -> bool:
+        """Whether `classes` are the names of binary labels."""
+        return self.answers is not None and self.answers.kind == "labels"
+
+    def asked(self) -> dict[str, Any]:
+        """What a network is asked for, as `BlockLocal` takes it.
+
+        Raises:
+            InputError: values, which it does not take yet.
+        """
+        if self.predicts_values:
+            raise InputError(
+                f"the target {few(self.classes)} holds values, and runs predict classes so far: give --target-is "
+                "classes if these are classes. (In Python, load_table gives the values with their mean and std.)"
+            )
+        if self.predicts_labels:
+            return {"labels": len(self.classes)}
+        return {"classes": len(self.classes), "class_weights": self.class_weights}
+
+    def weighted(self, config: Config, data: AnySet) -> "DatasetInfo":
         """The same with the weights of the classes, fitted on the training split."""
         weights = class_weights_of(config.data.class_weights, data.train.labels, len(self.classes))
         return replace(self, class_weights=weights)
 
     def flat(self) -> dict[str, Any]:
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        known = {name: value for name, value in asdict(self).items() if value is not None}
+        return known if self.kind != "images" else {name: value for name, value in known.items() if name != "kind"}
 
 
-def load_data(config: Config) -> ImageSet:
-    """The image set a configuration names, split."""
+def load_data(config: Config) -> AnySet:
+    """The set a configuration names, split: images, a table, or arrays."""
     d = config.data
+    if is_arrays(d.data):
+        return load_arrays(
+            d.data,
+            labels=d.target[0] if d.target else "y",
+            train_size=d.train_size,
+            validation=d.validation_split,
+            test_size=d.test_size,
+            split_seed=d.split_seed,
+        )
+    listed = names_images(Path(d.data).expanduser())
+    if listed and len(d.target) > 1:
+        raise InputError(f"images have one label column, and --target names {few(d.target)}: give one of them.")
+    if d.target and not listed:
+        return load_table(
+            d.data,
+            d.target,
+            target_is=d.target_is,
+            categories=d.categories,
+            train_size=d.train_size,
+            validation=d.validation_split,
+            test_size=d.test_size,
+            split_seed=d.split_seed,
+        )
     return load_images(
         d.data,
         train_size=d.train_size,
@@ -74,6 +152,9 @@ def load_data(config: Config) -> ImageSet:
         image_size=d.image_size,
         split_seed=d.split_seed,
         skip_bad=d.skip_bad,
+        label=d.target[0] if d.target else "",
+        stream=d.stream,
+        images_in=d.images_in,
     )
 
 
@@ -138,6 +219,7 @@ def build_streamed(
     checkpoints: Path,
     make: Callable[..., S] = Streamed,
     keep: int = KEEP,
+    trains: bool = True,
 ) -> S:
     """The network of a configuration, of which one block at a time is in memory.
 
@@ -146,11 +228,14 @@ def build_streamed(
         checkpoints: where blocks rest, unless `streaming` lets them rest in host memory.
         make: makes the network, as `Streamed` does.
         keep: complete chunks that stay in files.
+        trains: whether it is trained, and not only looked at.
 
     Raises:
         InputError: the cut is to be measured, which needs the whole network; and as `Streamed`.
     """
     assert streaming.visit is not None
+    if trains:  # before anything is built
+        check_rule(RULES.get(config.learning.rule), config.learning.scope)
 
     network = make(
         lambda: cut_on_meta(config, facts, starts),
@@ -160,6 +245,7 @@ def build_streamed(
         most=streaming.blocks_in_memory,
         device=device,
         keep=keep,
+        trains=trains,
     )
     check_savable(network.learners)
     prepare_for_device(network, config, device)
@@ -185,16 +271,15 @@ def cut_on_meta(config: Config, facts: DatasetInfo, starts: Sequence[int] | None
 def _cut(model: nn.Module, config: Config, facts: DatasetInfo, starts: Sequence[int] | None = None) -> BlockLocal:
     """The model in blocks, with all they need to learn."""
     m = config.model
-    example = torch.zeros(MEASURE_BATCH, facts.channels, facts.height, facts.width)
+    example = torch.zeros(MEASURE_BATCH, *facts.shape)
     if starts is not None:
-        cut = split(model, starts=starts)
+        cut = split(model, starts=starts, example=example)
     elif m.at:
         cut = split(model, at=m.at, example=example)
     else:
         cut = split(model, m.blocks, balance=m.balance, example=example)
     seed = config.machine.seed
-    asked: dict[str, Any] = {"classes": len(facts.classes), "class_weights": facts.class_weights}
-    return BlockLocal(cut, **asked, learning=config.learning, example=example, seed=seed)
+    return BlockLocal(cut, **facts.asked(), learning=config.learning, example=example, seed=seed)
 
 
 def _prepared(name: str, model: nn.Module) -> nn.Module:
@@ -214,19 +299,39 @@ def _prepared(name: str, model: nn.Module) -> nn.Module:
 def plain_model(config: Config, facts: DatasetInfo) -> nn.Module:
     """The module that a configuration names, not cut yet."""
     m = config.model
-    return build_model(
-        m.model,
-        classes=len(facts.classes),
-        channels=facts.channels,
-        image_size=(facts.height, facts.width),
-        width=m.width,
-        **{name: _option(value) for name, value in m.model_options.items()},
-    )
+    options: dict[str, Any] = {name: _option(value) for name, value in m.model_options.items()}
+    options["classes"] = len(facts.classes)
+    images: dict[str, Any] = {"channels": facts.channels, "image_size": (facts.height, facts.width)}
+    if is_named(m.model):
+        if facts.kind != "images":
+            raise InputError(
+                f"--model {m.model} is built for images, and the data are a {facts.kind}: give another one."
+            )
+        if m.width is not None:
+            raise InputError(f"--width is for models of blocklocal; {m.model} has --model-options of its own.")
+        model = build_named(m.model, pretrained=m.pretrained, **images, **options)
+    elif m.pretrained:
+        raise InputError(f"--pretrained is for hf:, timm: and torchvision: models, and --model is {m.model}.")
+    else:
+        if facts.features is not None and facts.features.sizes:
+            options["categories"] = facts.features.sizes
+        shape = images if facts.kind == "images" else {"input_shape": facts.shape}
+        model = build_model(m.model, width=m.width, **shape, **options)
+    freeze(model, m.freeze)
+    return model
+
+
+def suited(config: Config, data: AnySet) -> Config:
+    """The settings with a model that reads such data, where they name the usual one, which reads images."""
+    usual = {"table": "mlp", "series": "conv1d"}.get(DatasetInfo.of(data).kind)
+    if usual is None or config.model.model != Model.model:
+        return config
+    return config.edit(model=usual)
 
 
 def check_memory_for(config: Config, facts: DatasetInfo, batch: int = 0, device: torch.device | None = None) -> None:
     """Refuse a network that is too large for the free memory; with a `batch`, one that is too large to be trained."""
-    example = torch.Size((batch, facts.channels, facts.height, facts.width))
+    example = torch.Size((batch, *facts.shape))
     counted = config.edit(balance="count")  # where it is cut changes little, and costs cannot be measured
     check_fits(config, lambda: plain_model(config, facts), lambda model: _cut(model, counted, facts), example, device)
 
@@ -239,9 +344,22 @@ def prepare_for_device(network: Neighbours, config: Config, device: torch.device
     network.autocast(precision_of(config, device))
 
 
+def compile_for_training(network: Neighbours, config: Config, device: torch.device) -> None:
+    """Compile the blocks, or a process's share of them, where the settings ask for it.
+
+    Raises:
+        InputError: torch.compile does not work here, or not with the rule.
+    """
+    if config.machine.compile:
+        check_compiler(device)
+        compile_learners(network.learners, network.rule)
+
+
 def precision_of(config: Config, device: torch.device) -> torch.dtype | None:
     """Of the blocks' operations; None: as the parameters are."""
     wanted = config.machine.precision
+    if wanted == "float16":
+        return torch.float16
     return torch.bfloat16 if wanted == "bfloat16" or (wanted == "auto" and device.type == "cuda") else None
 
 
@@ -255,7 +373,25 @@ def _option(text: object) -> object:
     return {"true": True, "false": False}.get(str(text).lower(), text)
 
 
-def training_batches(config: Config, data: ImageSet, device: torch.device, share: tuple[int, int] = (0, 1)) -> Batches:
+def training_batches(config: Config, data: AnySet, device: torch.device, share: tuple[int, int] = (0, 1)) -> AnyBatches:
+    """Shuffled batches of the training split.
+
+    Raises:
+        InputError: images are to be augmented that are none.
+    """
+    if isinstance(data, SampleSet):
+        if config.data.augment:
+            raise InputError(f"augment is for images, and {data.name} holds none: leave {config.data.augment!r} out.")
+        return SampleBatches(
+            data.train,
+            batch_size=config.data.batch_size,
+            mean=data.mean,
+            std=data.std,
+            shuffle=True,
+            seed=config.machine.seed,
+            device=device,
+            share=share,
+        )
     return Batches(
         data.train,
         batch_size=config.data.batch_size,
@@ -270,8 +406,13 @@ def training_batches(config: Config, data: ImageSet, device: torch.device, share
     )
 
 
-def evaluation_batches(config: Config, images: Images, facts: DatasetInfo, device: torch.device) -> Batches:
+def evaluation_batches(
+    config: Config, images: Images | Samples, facts: DatasetInfo, device: torch.device
+) -> AnyBatches:
     """Unshuffled, unaugmented batches of a split."""
+    if isinstance(images, Samples):
+        known = (facts.mean, facts.std) if facts.kind == "series" else ((), ())
+        return SampleBatches(images, batch_size=EVALUATION_BATCH, mean=known[0], std=known[1], device=device)
     return Batches(
         images,
         batch_size=EVALUATION_BATCH,
@@ -284,7 +425,9 @@ def evaluation_batches(config: Config, images: Images, facts: DatasetInfo, devic
 
 def normalise(pixels: Tensor, facts: DatasetInfo) -> Tensor:
     """uint8 [B, C, H, W] → the float32 that the network takes, bit for bit as `Batches` makes it."""
-    return (pixels.float() - per_channel("mean", facts.mean, pixels)) / per_channel("std", facts.std, pixels)
+    channels, device = pixels.shape[1], pixels.device
+    mean, std = (per_channel(name, getattr(facts, name), channels, device) for name in ("mean", "std"))
+    return (pixels.float() - mean) / std
 
 
 @dataclass(frozen=True)
@@ -292,10 +435,10 @@ class RunContext:
     """Everything of a run that is in memory."""
 
     config: Config
-    data: ImageSet
+    data: AnySet
     facts: DatasetInfo
     network: BlockLocal | Streamed
-    batches: Batches
+    batches: AnyBatches
     device: torch.device
     threads: int
     placement: tuple[int, ...] = ()  # blocks per process, where there are several
@@ -304,7 +447,7 @@ class RunContext:
 
 def open_session(
     config: Config,
-    data: ImageSet | None = None,
+    data: AnySet | None = None,
     starts: Sequence[int] | None = None,
     streaming: Streaming | None = None,
     checkpoints: Path = Path(),
@@ -318,12 +461,15 @@ def open_session(
     """
     threads, device = set_threads(config.machine.threads), find_device(config.machine.device)
     data = data or load_data(config)
-    facts = DatasetInfo.of(data).weighted(config, data)
+    config, facts = suited(config, data), DatasetInfo.of(data).weighted(config, data)
     batches = training_batches(config, data, device)
     if streaming is not None and streaming.wanted:
+        if config.machine.compile:
+            raise InputError("blocks that come and go are not compiled: leave out --compile, or --visit and --memory.")
         streamed = build_streamed(config, facts, device, starts, streaming, checkpoints)
         return RunContext(config, data, facts, streamed, batches, device, threads)
     check_memory_for(config, facts, min(config.data.batch_size, len(data.train)), device)
     fits = device.type == "cpu"  # else it was the device's memory that was looked at
     network = build_network(config, facts, device, starts, fits=fits)
+    compile_for_training(network, config, device)
     return RunContext(config, data, facts, network, batches, device, threads)

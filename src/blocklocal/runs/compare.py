@@ -11,10 +11,9 @@ from typing import Any
 from blocklocal._common.errors import InputError, Interrupted, unknown
 from blocklocal._common.extras import needs
 from blocklocal._common.files import write_text
-from blocklocal.data import ImageSet
 from blocklocal.network.settings import Learning
 from blocklocal.rules import RULES
-from blocklocal.runs.build import load_data
+from blocklocal.runs.build import AnySet, load_data, suited
 from blocklocal.runs.code import check_same_code
 from blocklocal.runs.conclude import only_shows
 from blocklocal.runs.config import Config, load_config
@@ -104,6 +103,7 @@ def compare(
     if replace and not resume:
         shutil.rmtree(folder, ignore_errors=True)
     data = load_data(config)
+    config = suited(config, data)
     if not quiet:
         print(*data.account, sep="\n", flush=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -131,7 +131,7 @@ def finish_run(
     run: Path,
     *,
     quiet: bool = False,
-    data: ImageSet | None = None,
+    data: AnySet | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> dict[str, Any]:
     """The summary of a run, whatever is there of it: finished, it is read; begun, it goes on; else it is trained anew.

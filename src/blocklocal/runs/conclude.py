@@ -10,8 +10,10 @@ from typing import Any
 
 from blocklocal._common.errors import first_line
 from blocklocal._common.files import write_text
+from blocklocal.data import ImageSet
 from blocklocal.runs.build import RunContext, normalise
 from blocklocal.runs.examples import choose_examples
+from blocklocal.runs.looking import looking
 from blocklocal.runs.origin import load_settings
 from blocklocal.runs.saved import CONFUSION, SUMMARY
 from blocklocal.runs.summary import summarise
@@ -25,20 +27,23 @@ REPORT = "report.html"
 def conclude(session: RunContext, folder: Path, trainer: Trainer) -> dict[str, Any]:
     """Evaluate once on the test split and write the result; then examples and report, as far as they succeed."""
     session = replace(session, config=load_settings(folder))  # as the user gave them, not as they are found here
-    summary, confusion = summarise(session, trainer)
-    write_text(folder / CONFUSION, json.dumps(confusion) + "\n")  # first: a run with a summary is finished
-    write_text(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
-    show(session, folder)
+    with looking(session.network):
+        summary, confusion = summarise(session, trainer)
+        write_text(folder / CONFUSION, json.dumps(confusion) + "\n")  # first: a run with a summary is finished
+        write_text(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
+        show(session, folder)
     return summary
 
 
 def show(session: RunContext, folder: Path) -> None:
     """Write examples and report of a run whose result is there."""
-    with only_shows("the examples of the report", folder):
-        examples = choose_examples(
-            session.network, session.data, lambda pixels: normalise(pixels.to(session.device), session.facts)
-        )
-        write_text(folder / "examples.json", json.dumps(examples))
+    data = session.data
+    if isinstance(data, ImageSet):
+        with only_shows("the examples of the report", folder):
+            examples = choose_examples(
+                session.network, data, lambda pixels: normalise(pixels.to(session.device), session.facts)
+            )
+            write_text(folder / "examples.json", json.dumps(examples))
     with only_shows("the report", folder):
         from blocklocal.report import write_report
 

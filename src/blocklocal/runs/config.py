@@ -11,30 +11,51 @@ import msgspec
 
 from blocklocal._common.choices import (
     BalanceName,
+    DecayName,
+    ImagesIn,
+    KeepName,
+    LoggerName,
     ModelName,
     OptimizerName,
     PrecisionName,
     ScheduleName,
+    TargetKind,
     check_choices,
     is_choice,
+    values,
 )
 from blocklocal._common.errors import InputError, shown, unknown
 from blocklocal._common.files import is_there, write_text
-from blocklocal._common.ranges import COUNT, IMAGE_SIZE, MANY, SEED, THREADS, WIDTH, Range, check_settings, whole
-from blocklocal.block.optim import Optimizer
+from blocklocal._common.ranges import (
+    COUNT,
+    FROM_ONE,
+    IMAGE_SIZE,
+    MANY,
+    SEED,
+    THREADS,
+    WIDTH,
+    Range,
+    check_settings,
+    whole,
+)
+from blocklocal.block.optim import WARMUP, WARMUPS, Optimizer, Schedule, warmup_cosine
 from blocklocal.network.settings import Learning
 from blocklocal.runs.class_weights import check_class_weights
 from blocklocal.schemas import Text, check, read_json
 from blocklocal.schemas.run import check_settings_there
 
+LOGGERS = values(LoggerName)
 RANGES = {
-    **dict.fromkeys(("train_size", "test_size", "batch_size", "epochs", "checkpoint_every"), COUNT),
+    **dict.fromkeys(("train_size", "test_size", "batch_size", "epochs", "checkpoint_every", "patience"), COUNT),
     "validation": Range(0, MANY),
     "image_size": IMAGE_SIZE,
     **dict.fromkeys(("seed", "split_seed"), SEED),
     "width": WIDTH,
     "blocks": whole(1, 10_000),
     "threads": THREADS,
+    "warmup": WARMUPS,
+    "accumulate": FROM_ONE,
+    "ema": Range(0, 1, above=True, below=True),
 }
 
 
@@ -43,7 +64,8 @@ class Data:
     """What is learned."""
 
     data: str = "digits"
-    """digits (embedded), a folder of images or parquet files, or a name on the hub: ylecun/mnist, owner/name:config."""
+    """digits (embedded), a folder of images or parquet files, a name on the hub (ylecun/mnist, owner/name:config), a
+    table (--target), or arrays (.npy, .npz)."""
     train_size: int | None = None
     """Training images to use; default: all that the validation split leaves."""
     validation: float = 0.1
@@ -58,9 +80,22 @@ class Data:
     batch_size: int = 128
     """Images per training step."""
     augment: str = ""
-    """Augmentation of training images, by commas: crop, reflect, flip, cutout; with a size in pixels: crop:4."""
+    """Augmentation of training images, by commas: crop, reflect, flip, cutout, with a size in pixels where wanted
+    (crop:4); resized, with the smallest area in percent (resized:25); randaugment, with a strength up to 30."""
     skip_bad: bool = False
     """Leave out images that cannot be decoded (counted) instead of stopping."""
+    target: tuple[str, ...] = ()
+    """Of a table (a CSV or parquet file, or a folder of train.csv and test.csv): the column to predict, or several
+    columns of numbers. Of arrays in a file: the name of the array of labels, where it is not called y."""
+    target_is: TargetKind = "auto"
+    """classes, values, or auto: values for numbers other than a few different whole ones."""
+    categories: tuple[str, ...] = ()
+    """Columns of a table whose numbers are categories."""
+    stream: bool = False
+    """Read a set from the hub as it comes: the decoded images are kept, and no copy of the download."""
+    images_in: ImagesIn = "auto"
+    """Where decoded images are: memory; disk, read batch by batch; or auto: in memory where they take at most half of
+    what is free. The pictures are the same."""
     class_weights: str = ""
     """How much every class counts in every loss: balanced (each the same, by the training images), or one number per
     class, by commas."""
@@ -72,9 +107,10 @@ class Data:
                 f"{shown(self.validation)}."
             )
         check_settings(self, RANGES)
+        check_choices(self)
         check_class_weights(self.class_weights)
         if not self.data:
-            raise InputError("data must be 'digits', a folder or a hub name, not an empty string.")
+            raise InputError("data must be 'digits', a folder, a file or a hub name, not an empty string.")
 
     @property
     def validation_split(self) -> int | float:
@@ -87,11 +123,16 @@ class Model:
     """Which network, and where it is cut."""
 
     model: ModelName | str = "resnet18"
-    """A model of the library, or a function of your own: path/to/file.py:function."""
+    """A model of the library; hf:FOLDER_OR_NAME, timm:NAME or torchvision:NAME; or a function of your own:
+    path/to/file.py:function."""
     width: int | None = None
     """Channels (or units) of the first layer; default: the model's usual width."""
     model_options: dict[str, str] = field(default_factory=dict)
     """Options of the model's own, such as stem large (ResNets), depth 3 (mlp) or dropout 0.1 (vgg8b)."""
+    pretrained: bool = False
+    """Start from the published weights of hf:, timm: and torchvision: models."""
+    freeze: tuple[str, ...] = ()
+    """Patterns of names of weights that are not trained: '*embeddings*'."""
     blocks: int = 4
     """Number of blocks."""
     at: tuple[str, ...] = ()
@@ -118,11 +159,23 @@ class Optimisation:
     momentum: float = 0.9
     """Momentum of sgd."""
     weight_decay: float = 5e-4
-    """Weight decay, on everything."""
+    """Weight decay."""
+    decay: DecayName = "auto"
+    """What weight decay is on: all; matrices: not biases and norms; auto: matrices under adamw in blocks with a
+    LayerNorm or an RMSNorm, else all."""
     clip: float | None = None
     """Largest gradient norm per block; default: no clipping."""
     schedule: ScheduleName = "one-cycle"
     """Learning-rate schedule, per training step."""
+    warmup: float = WARMUP
+    """Of warmup-cosine: share of the steps in which the learning rate rises."""
+    accumulate: int = 1
+    """Batches whose gradients every block adds up before it updates."""
+    ema: float | None = None
+    """Keep a running mean of the weights, of which so much stays at an update (0.999); it is what is evaluated, used to
+    predict and exported. Default: none."""
+    patience: int | None = None
+    """Stop where so many epochs in a row were not better on validation than the best one before. Default: never."""
 
     def __post_init__(self) -> None:
         check_settings(self, RANGES)
@@ -130,7 +183,11 @@ class Optimisation:
         self.build()
 
     def build(self) -> Optimizer:
-        return Optimizer(self.optimizer, self.lr, self.momentum, self.weight_decay, self.clip)
+        given = self.optimizer, self.lr, self.momentum, self.weight_decay, self.clip
+        return Optimizer(*given, decay=self.decay, ema=self.ema)
+
+    def build_schedule(self) -> Schedule:
+        return warmup_cosine(self.warmup) if self.schedule == "warmup-cosine" else self.schedule
 
 
 @dataclass(frozen=True)
@@ -144,17 +201,28 @@ class Machine:
     threads: int | None = None
     """CPU threads; default: torch's own choice (all cores, or OMP_NUM_THREADS)."""
     precision: PrecisionName = "auto"
-    """float32, bfloat16 (autocast), or auto: bfloat16 on CUDA, float32 on CPU."""
+    """float32, bfloat16 or float16 (autocast; in float16 every block scales its loss), or auto: bfloat16 on CUDA,
+    float32 on CPU."""
+    compile: bool = False
+    """Compile every block for training (torch.compile); it needs a C++ compiler, and takes its time at the start."""
     channels_last: bool = True
     """Memory layout of convolutions."""
     checkpoint_every: int | None = None
     """Steps between checkpoints; default: one per epoch."""
+    keep: KeepName = "newest"
+    """What is evaluated at the end, predicts and is exported: newest, the last epoch; or best, the epoch with the best
+    validation accuracy, whose weights are kept in the run's folder best."""
     tensorboard: bool = True
     """Write TensorBoard events."""
+    loggers: tuple[str, ...] = ()
+    """Send the figures of every epoch to wandb (Weights & Biases), to mlflow, or to both."""
 
     def __post_init__(self) -> None:
         check_settings(self, RANGES)
         check_choices(self)
+        for name in self.loggers:
+            if name not in LOGGERS:
+                raise unknown("logger", name, LOGGERS)
 
 
 @dataclass(frozen=True)

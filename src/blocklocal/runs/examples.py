@@ -21,8 +21,9 @@ def choose_examples(network: BlockLocal | Streamed, data: ImageSet, normalise: C
     Args:
         normalise: uint8 → the network's input.
     """
-    images = data.test.subset(slice(0, LOOK_AT))
-    prediction = network.predict(normalise(images.pixels))
+    shown = data.test.subset(slice(0, LOOK_AT))
+    images = Images(pixels := shown.read(), shown.labels)
+    prediction = network.predict(normalise(pixels))
     confidence, right = prediction.confidence.cpu(), prediction.label.cpu() == images.labels
     by_confidence = confidence.argsort(descending=True)
     sure_right = by_confidence[right[by_confidence]][:EACH]
@@ -40,7 +41,7 @@ def describe(images: Images, prediction: Prediction, i: int) -> dict:
         if block is not None
     ]
     return {
-        "png": png(images.pixels[i]),
+        "png": png(images.pixels[slice(i, i + 1)][0]),
         "label": images.labels[i].item(),
         "predicted": prediction.label[i].item(),
         "confidence": prediction.confidence[i].item(),

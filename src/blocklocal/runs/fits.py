@@ -12,13 +12,17 @@ from torch import nn
 
 from blocklocal._common.errors import InputError
 from blocklocal._common.limits import available_bytes, check_memory
+from blocklocal.adapters import is_named
 from blocklocal.models.file import is_reference
 from blocklocal.network.network import BlockLocal
+from blocklocal.rules import RULES
 from blocklocal.runs.config import Config
 
 FLOAT = 4  # bytes
 SURELY = 1 / 2  # of the free memory: a rough estimate below it needs no exact one, which costs seconds
 REMEDY = "take a smaller --width, --readout, --image-size or --batch-size, or a machine with more"
+STREAM = "keep one block at a time in memory (--memory 4GiB, or what there is; `blocklocal plan` says what that needs)"
+LOOK = "keep one block at a time in memory (--visit 1)"
 WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
@@ -36,7 +40,7 @@ def check_fits(
         network: cuts the model.
         example: the shape of a training batch [B, …]; without one (B = 0) only the weights count, as for a prediction.
     """
-    if is_reference(config.model.model):
+    if is_reference(config.model.model) or is_named(config.model.model):
         return
     free = _free(device)
     if free is None:
@@ -50,7 +54,15 @@ def check_fits(
         except (NotImplementedError, RuntimeError, InputError):
             # Something in it needs more than shapes; the weights are known. A bad setting is reported when it is built.
             parts = {"weights": FLOAT * sum(p.numel() for p in plain.parameters())}
-    check_memory("this training" if example[0] else "this network", parts, REMEDY, free)
+    check_memory("this training" if example[0] else "this network", parts, _remedy(config, example), free)
+
+
+def _remedy(config: Config, example: torch.Size) -> str:
+    """What to do; blocks that wait for none behind them need not all be there."""
+    if not example[0]:
+        return f"{LOOK}, or take a machine with more"
+    waits = RULES.get(config.learning.rule).waits_because(config.learning.scope)
+    return REMEDY if waits else f"{STREAM}; or {REMEDY}"
 
 
 def _free(device: torch.device | None) -> int | None:
@@ -65,7 +77,7 @@ def _rough(config: Config, model: nn.Module, example: torch.Size) -> int:
     widest = max((layer.weight.shape[0] for layer in layers), default=1)
     blocks, readout = max(config.model.blocks, 1 + len(config.model.at)), config.learning.readout
     weights = 4 * sum(p.numel() for p in model.parameters()) + 18 * blocks * readout * widest**2
-    pixels = max((example[2] * example[3] for layer in layers if not isinstance(layer, nn.Linear)), default=1)
+    pixels = max((example[2:].numel() for layer in layers if not isinstance(layer, nn.Linear)), default=1)
     outputs = 4 * example[0] * len(layers) * widest * pixels
     return FLOAT * (weights * (2 + _states(config)) + outputs + 2 * example.numel())
 
@@ -73,7 +85,7 @@ def _rough(config: Config, model: nn.Module, example: torch.Size) -> int:
 def _states(config: Config) -> int:
     """Numbers that the optimiser keeps per weight."""
     o = config.optimisation
-    return int(o.momentum > 0) if o.optimizer == "sgd" else 2
+    return (int(o.momentum > 0) if o.optimizer == "sgd" else 2) + int(o.ema is not None)
 
 
 def _parts(config: Config, built: BlockLocal, example: torch.Size) -> dict[str, int]:
@@ -85,7 +97,7 @@ def _parts(config: Config, built: BlockLocal, example: torch.Size) -> dict[str, 
     outputs = _outputs(built, example)
     if config.learning.rule != "frozen":
         parts |= {"gradients": FLOAT * together(sizes), "optimiser": FLOAT * sum(sizes) * _states(config)}
-    width = 2 if config.machine.precision == "bfloat16" else FLOAT
+    width = 2 if config.machine.precision in ("bfloat16", "float16") else FLOAT
     return parts | {"activations": width * together(outputs), "batch": FLOAT * example.numel()}
 
 

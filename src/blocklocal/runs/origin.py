@@ -19,6 +19,7 @@ import blocklocal
 from blocklocal._common.errors import InputError
 from blocklocal._common.files import is_there, write_text
 from blocklocal.data import ImageSet
+from blocklocal.data.samples import SampleSet
 from blocklocal.models.file import is_reference
 from blocklocal.runs.code import Code, own_model
 from blocklocal.runs.config import Config, load_config
@@ -29,7 +30,8 @@ from blocklocal.schemas.run import check_run_folder
 log = logging.getLogger("blocklocal")
 
 ORIGIN = "origin.json"
-FREE = ("tensorboard", "checkpoint_every", "device")  # settings on which no weight depends; the device counts by itself
+FREE = ("tensorboard", "checkpoint_every", "images_in", "stream", "device", "keep", "loggers")
+"""Settings on which no weight depends; the device counts by itself."""
 WHAT = "what a run was started with, as training writes it"
 
 
@@ -63,7 +65,12 @@ class Origin:
 
     @classmethod
     def now(
-        cls, settings: Config, data: ImageSet, device: torch.device, replicas: int = 1, code: Code | None = None
+        cls,
+        settings: Config,
+        data: ImageSet | SampleSet,
+        device: torch.device,
+        replicas: int = 1,
+        code: Code | None = None,
     ) -> "Origin":
         """The origin of a run that starts here and now."""
         return cls(
@@ -123,6 +130,7 @@ def open_settings(folder: Path, *, trust: bool = False) -> Config:
         return config.edit(model=model)
     edited = config.machine.threads != origin.settings["threads"]
     threads = config.machine.threads if edited else origin.threads
+    model = _model_found(model, Path(origin.folder))
     return config.edit(model=model, threads=threads, data=_found(config.data.data, Path(origin.folder)))
 
 
@@ -145,6 +153,12 @@ def _found(data: str, folder: Path) -> str:
     return str(there) if data != "digits" and there.is_dir() else data
 
 
+def _model_found(model: str, folder: Path) -> str:
+    """A relative folder in hf:FOLDER is meant from where the run was started."""
+    library, _, name = model.partition(":")
+    return f"hf:{folder / name}" if library == "hf" and (folder / name).is_dir() else model
+
+
 def code_of(folder: Path) -> Code | None:
     """The code of a user's own model that a run was trained with."""
     origin = read_origin(folder)
@@ -158,7 +172,7 @@ def cycle_of(folder: Path) -> int:
 
 
 def check_origin(
-    folder: Path, data: ImageSet, device: torch.device, replicas: int = 1, *, accept_changes: bool = False
+    folder: Path, data: ImageSet | SampleSet, device: torch.device, replicas: int = 1, *, accept_changes: bool = False
 ) -> list[str]:
     """What is different from when the run was started, in words, once the user has accepted it.
 

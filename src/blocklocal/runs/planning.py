@@ -1,5 +1,6 @@
 """The plan of a streamed run: from its settings and the memory that it may use, before anything is built or written."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 from blocklocal._common.errors import InputError
 from blocklocal._common.limits import available_bytes, parse_bytes
 from blocklocal.network.network import BlockLocal
+from blocklocal.rules import RULES
 from blocklocal.runs.build import DatasetInfo, RunContext, cut_on_meta, precision_of
 from blocklocal.runs.config import Config
 from blocklocal.streaming.choice import choose
@@ -17,7 +19,7 @@ from blocklocal.streaming.place import RAM
 from blocklocal.streaming.plan import Plan, check_room, plan
 from blocklocal.streaming.settings import Streaming
 from blocklocal.streaming.streamed import Streamed
-from blocklocal.streaming.suitable import check_streamed
+from blocklocal.streaming.suitable import check_known, check_rule, check_trained
 from blocklocal.training.checkpoint import KEEP
 
 
@@ -38,23 +40,27 @@ def plan_run(
     *,
     samples: int,
     choose_blocks: bool = False,
+    starts: Sequence[int] | None = None,
 ) -> Planned:
     """The plan of a streamed run.
 
     Args:
         samples: training samples of an epoch.
         choose_blocks: whether `streaming.memory` decides the number of blocks; else it is that of the settings.
+        starts: of a cut that was measured before.
 
     Raises:
         InputError: it does not fit into `streaming.memory`, or its rule or cut cannot be streamed.
     """
-    x = torch.empty(min(config.data.batch_size, samples), facts.channels, facts.height, facts.width, device="meta")
+    check_rule(RULES.get(config.learning.rule), config.learning.scope)  # before anything is built
+    x = torch.empty(min(config.data.batch_size, samples), *facts.shape, device="meta")
     steps = -(-samples // config.data.batch_size)  # of an epoch, at whose end a visit ends too
     optimizer, precision = config.optimisation.build(), precision_of(config, device)
 
     def build(blocks: int) -> BlockLocal:
-        network = cut_on_meta(config if config.model.at else config.edit(blocks=blocks), facts)
-        check_streamed(network, streaming.visit or 1)
+        network = cut_on_meta(config if config.model.at else config.edit(blocks=blocks), facts, starts)
+        check_known(network)
+        check_trained(network, streaming.visit or 1)
         return network
 
     home = RAM if streaming.store == RAM else "files"
@@ -104,8 +110,13 @@ def check_planned(planned: Planned, device: torch.device, folder: Path) -> None:
         InputError: memory or disk are too small, with the sizes.
     """
     memory = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()
-    there = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    check_room(planned.plan, memory=memory, disk=free_on_disk(folder) + there if planned.plan.on_disk else None)
+    disk = free_on_disk(folder) + bytes_in(folder) if planned.plan.on_disk else None
+    check_room(planned.plan, memory=memory, disk=disk)
+
+
+def bytes_in(folder: Path) -> int:
+    """Of all files below it; 0 where there is no such folder."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def pace_of(session: RunContext, planned: Planned, folder: Path) -> Pace:

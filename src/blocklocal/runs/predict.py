@@ -1,7 +1,11 @@
-"""What a trained run says of image files."""
+"""What a trained run says of image files, and how it is written down."""
 
-from collections.abc import Iterator, Sequence
+import csv
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,11 +13,12 @@ from torch import Tensor
 from blocklocal._common.errors import InputError
 from blocklocal._common.extras import needs
 from blocklocal._common.screen import printable
+from blocklocal._common.written import signed_json
 from blocklocal.data.picture import BadImage, open_picture, resize_and_crop, to_array, to_mode
-from blocklocal.network.network import BlockLocal, Prediction
+from blocklocal.data.scan import SUFFIXES, LeftOut, list_images
+from blocklocal.network.network import Prediction
 from blocklocal.runs.build import DatasetInfo, normalise
 from blocklocal.runs.run import block_names, load_network
-from blocklocal.streaming.streamed import Streamed
 
 BATCH_PIXELS = 2**17  # of a batch, so that memory does not grow with the number or the size of the images
 MOST_IMAGES = 100  # of a batch
@@ -34,17 +39,56 @@ def predict_files(
 
     They come batch by batch.
 
+    Args:
+        images: files, and folders of which all images are taken.
+
     Raises:
         InputError: the network predicts no numbers, or an image cannot be used; the lines of all before it come first.
     """
+    for said in predict_each(run, images, resize, checkpoint, device, trust=trust, visit=visit):
+        yield from said.lines()
+
+
+@needs("data")
+def predict_each(
+    run: Path,
+    images: Sequence[Path],
+    resize: bool = False,
+    checkpoint: str | None = None,
+    device: str = "auto",
+    *,
+    trust: bool = False,
+    visit: int | None = None,
+) -> Iterator["Said"]:
+    """As `predict_files`, one value per image."""
     if not images:
-        raise InputError("predict needs at least one image file after the run folder.")
+        raise InputError("predict needs at least one image file, or folder of images, after the run folder.")
+    files = image_files(images)
     _, facts, network = load_network(run, checkpoint, device, trust=trust, visit=visit)
-    for paths, pixels, trouble in _batches(images, facts, resize):
+    names = block_names(network)
+    for paths, pixels, trouble in _batches(files, facts, resize):
         if paths:
-            yield from _lines(run, network, facts, paths, pixels)
+            prediction = network.predict(normalise(torch.stack(pixels), facts).to(network.device))
+            check_numbers(prediction, run)
+            for i, path in enumerate(paths):
+                yield Said("file", printable(path, lines=False), prediction, i, facts, names)
         if trouble is not None:
             raise trouble
+
+
+def image_files(given: Sequence[Path]) -> list[Path]:
+    """The files, and all images in the folders and below, by their suffixes.
+
+    Raises:
+        InputError: there is no image in a folder.
+    """
+    found: list[Path] = []
+    for path in given:
+        inside = list_images(path, LeftOut()) if path.is_dir() else [path]
+        if not inside:
+            raise InputError(f"the folder {path} holds no images ({', '.join(SUFFIXES)}): give another one, or files.")
+        found += inside
+    return found
 
 
 def _batches(
@@ -64,22 +108,97 @@ def _batches(
         yield paths, pixels, None
 
 
-def _lines(
-    run: Path, network: BlockLocal | Streamed, facts: DatasetInfo, paths: list[Path], pixels: list[Tensor]
-) -> Iterator[str]:
-    prediction = network.predict(normalise(torch.stack(pixels), facts).to(network.device))
-    _check_numbers(prediction, run)
-    names = block_names(network)
-    for i, path in enumerate(paths):
-        yield f"{printable(path, lines=False)}: {describe_prediction(prediction, i, facts)}"
-        for name, block in zip(names, prediction.blocks, strict=True):
-            if block is not None and len(names) > 1:
-                yield f"    {name:32} {describe_prediction(block, i, facts)}"
-        if prediction.combined is not None:
-            yield f"    {'ensemble':32} {describe_prediction(prediction.combined, i, facts)}"
+@dataclass(frozen=True)
+class Said:
+    """What a network says of one sample: number `i` of the batch `prediction`.
+
+    Attributes:
+        kind: what the sample is, `file` or `row`.
+        name: of the file, or the row's number.
+    """
+
+    kind: str
+    name: str | int
+    prediction: Prediction
+    i: int
+    facts: DatasetInfo
+    names: list[str]
+
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        yield f"{self.name}: {describe_prediction(self.prediction, self.i, self.facts)}"
+        for name, block in self._others():
+            yield f"    {name:32} {describe_prediction(block, self.i, self.facts)}"
+
+    def row(self) -> dict[str, Any]:
+        """For a table: file or row, label and confidence of the output, then of every block and of the ensemble."""
+        found: dict[str, Any] = {self.kind: self.name, **self._answer(self.prediction)}
+        for name, block in self._others():
+            found |= {f"{name} {key}": value for key, value in self._answer(block).items()}
+        return found
+
+    def entry(self) -> dict[str, Any]:
+        """For JSON: as `row`, nested, with the probabilities of all classes."""
+        others = {name: self._answer(block) for name, block in self._others()}
+        if self.facts.predicts_values:
+            return {self.kind: self.name, **self._answer(self.prediction), "others": others}
+        probabilities = dict(zip(self.facts.classes, self.prediction.probabilities[self.i].tolist(), strict=True))
+        said = {self.kind: self.name, **self._answer(self.prediction)}
+        return {**said, "probabilities": probabilities, "others": others}
+
+    def _answer(self, prediction: Prediction) -> dict[str, Any]:
+        if self.facts.predicts_values:
+            return dict(zip(self.facts.classes, prediction.probabilities[self.i].tolist(), strict=True))
+        if self.facts.predicts_labels:
+            labels, sure = (t[self.i].tolist() for t in (prediction.label, prediction.confidence))
+            named = zip(self.facts.classes, labels, sure, strict=True)
+            return {key: value for name, y, p in named for key, value in ((name, y), (f"{name} confidence", p))}
+        label, confidence = int(prediction.label[self.i]), prediction.confidence[self.i].item()
+        return {"label": self.facts.classes[label], "confidence": confidence}
+
+    def _others(self) -> Iterator[tuple[str, Prediction]]:
+        for name, block in zip(self.names, self.prediction.blocks, strict=True):
+            if block is not None and len(self.names) > 1:
+                yield name, block
+        if self.prediction.combined is not None:
+            yield "ensemble", self.prediction.combined
 
 
-def _check_numbers(prediction: Prediction, run: Path) -> None:
+def predictions_file(path: Path, said: Sequence[Said], run: Path) -> bytes:
+    """The content of a file of predictions, by its suffix: .csv, a row per sample; or .json.
+
+    Raises:
+        InputError: for another suffix.
+    """
+    check_suffix(path)
+    if path.suffix.lower() == ".json":
+        return signed_json({"run": str(run), "predictions": [each.entry() for each in said]}, indent=1)
+    return "".join(f"{line}\r\n" for line in rows_of_text(said)).encode("utf-8", "backslashreplace")
+
+
+def rows_of_text(said: Iterable[Said]) -> Iterator[str]:
+    """Lines of CSV, the names of the columns first."""
+    for number, each in enumerate(said):
+        row = each.row()
+        if not number:
+            yield _line(list(row))
+        yield _line(list(row.values()))
+
+
+def _line(cells: Sequence[object]) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="").writerow(cells)
+    return out.getvalue()
+
+
+def check_suffix(path: Path) -> None:
+    """Raise InputError for a file of predictions that is to be neither CSV nor JSON."""
+    if path.suffix.lower() not in (".csv", ".json"):
+        raise InputError(f"predictions are written as .csv or .json, not {path.name!r}: give such a name.")
+
+
+def check_numbers(prediction: Prediction, run: Path) -> None:
+    """Raise InputError where a network predicts no numbers."""
     every = [prediction, *prediction.blocks, prediction.combined]
     if not all(bool(each.probabilities.isfinite().all()) for each in every if each is not None):
         raise InputError(
@@ -89,7 +208,13 @@ def _check_numbers(prediction: Prediction, run: Path) -> None:
 
 
 def describe_prediction(prediction: Prediction, i: int, facts: DatasetInfo) -> str:
-    """`shirt  87.3 %`."""
+    """`shirt  87.3 %`, or the values by name."""
+    if facts.predicts_labels:
+        named = zip(facts.classes, prediction.label[i].tolist(), prediction.confidence[i].tolist(), strict=True)
+        return "  ".join(f"{name} {'yes' if y else 'no'} {100 * p:.1f} %" for name, y, p in named)
+    if facts.predicts_values:
+        values = zip(facts.classes, prediction.probabilities[i].tolist(), strict=True)
+        return "  ".join(f"{name} {value:.6g}" for name, value in values)
     return f"{facts.classes[int(prediction.label[i])]}  {100 * prediction.confidence[i].item():.1f} %"
 
 
@@ -99,8 +224,6 @@ def open_pixels(path: Path, facts: DatasetInfo, resize: bool) -> Tensor:
     Raises:
         InputError: it is unreadable or of another size.
     """
-    if path.is_dir():
-        raise InputError(f"{path} is a folder: give its image files, such as {path / '*.png'}.")
     try:
         image = to_mode(open_picture(path).image, "L" if facts.channels == 1 else "RGB")
         if resize:

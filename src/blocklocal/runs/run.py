@@ -13,10 +13,10 @@ from typing import Any
 from blocklocal._common.errors import InputError, Interrupted
 from blocklocal._common.extras import needs
 from blocklocal._common.files import is_there, write_text
-from blocklocal.data import ImageSet
 from blocklocal.network.neighbours import Neighbours
 from blocklocal.network.network import BlockLocal
 from blocklocal.runs.build import (
+    AnySet,
     DatasetInfo,
     RunContext,
     build_network,
@@ -25,11 +25,13 @@ from blocklocal.runs.build import (
     find_device,
     load_data,
     open_session,
+    suited,
 )
 from blocklocal.runs.code import keep_code
 from blocklocal.runs.conclude import REPORT, conclude, show
 from blocklocal.runs.config import Config, load_config
 from blocklocal.runs.lock import held
+from blocklocal.runs.looking import BEST, best_of, check_watched, load_to_look
 from blocklocal.runs.origin import (
     Origin,
     adds_epochs,
@@ -53,9 +55,12 @@ from blocklocal.streaming.settings import Streaming
 from blocklocal.streaming.streamed import Streamed
 from blocklocal.timeline.recorder import STEPS, who
 from blocklocal.timeline.visits import VisitRecorder
+from blocklocal.training.best import EarlyStopping, KeepBest
+from blocklocal.training.callbacks import Callback
 from blocklocal.training.checkpoint import list_checkpoints, load_checkpoint
+from blocklocal.training.loggers import MLflow, TensorBoard, WeightsAndBiases
 from blocklocal.training.loop import CHECK_EVERY, Record, Stopped, Trainer
-from blocklocal.training.observers import Checkpoints, Console, MetricsFile, TensorBoard, Warnings
+from blocklocal.training.observers import Checkpoints, Console, MetricsFile, Warnings
 from blocklocal.training.progress import NullProgress, Progress
 from blocklocal.training.signals import StopSignals
 
@@ -70,7 +75,7 @@ def start_run(
     output: Path,
     *,
     quiet: bool = False,
-    data: ImageSet | None = None,
+    data: AnySet | None = None,
     should_stop: Callable[[], bool] | None = None,
     streaming: Streaming | None = None,
     timeline: int = STEPS,
@@ -98,6 +103,7 @@ def start_run(
     plan: list[str] = []
     if streaming.wanted:
         data = data or load_data(config)
+        config = suited(config, data)
         config, streaming, plan = _planned(config, data, streaming, output / CHECKPOINTS, choose_blocks=choose_blocks)
     session = open_session(config, data, streaming=streaming, checkpoints=output / CHECKPOINTS)
     create_run(output, session, streaming.store)
@@ -107,14 +113,20 @@ def start_run(
 
 
 def _planned(
-    config: Config, data: ImageSet, streaming: Streaming, folder: Path, *, choose_blocks: bool = False
+    config: Config,
+    data: AnySet,
+    streaming: Streaming,
+    folder: Path,
+    *,
+    choose_blocks: bool = False,
+    starts: Sequence[int] | None = None,
 ) -> tuple[Config, Streaming, list[str]]:
     """Settings with the chosen blocks, how they are streamed, and lines that say what that needs."""
     if streaming.memory:
         give_back_at_once()
     device = find_device(config.machine.device)
     facts, count = DatasetInfo.of(data), len(data.train)
-    planned = plan_run(config, facts, streaming, device, samples=count, choose_blocks=choose_blocks)
+    planned = plan_run(config, facts, streaming, device, samples=count, choose_blocks=choose_blocks, starts=starts)
     check_planned(planned, device, store_folder(streaming.store) or folder)
     return planned.config, planned.streaming, summary_lines(planned.plan)
 
@@ -130,6 +142,7 @@ def create_run(output: Path, session: RunContext, store: str = "") -> None:
     """
     check_free(output)
     config = session.config
+    check_watched(config)
     draft = output.with_name(f".{output.name}-new")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
@@ -197,7 +210,8 @@ def resume_run(
         config, data, plan = open_settings(folder, trust=trust), None, []
         if streaming is not None and streaming.wanted:
             data = load_data(config)
-            config, streaming, plan = _planned(config, data, streaming, (folder / CHECKPOINTS).resolve())
+            store = (folder / CHECKPOINTS).resolve()
+            config, streaming, plan = _planned(config, data, streaming, store, starts=load_cuts(folder))
         session = open_session(
             config, data, starts=load_cuts(folder), streaming=streaming, checkpoints=folder / CHECKPOINTS
         )
@@ -224,10 +238,9 @@ def _show_again(folder: Path, *, trust: bool, streaming: Streaming | None = None
     config = open_settings(folder, trust=trust)
     if streaming is not None and streaming.wanted:
         streaming = Streaming(streaming.visit or 1)
-    session = open_session(config, starts=load_cuts(folder), streaming=streaming, checkpoints=folder / CHECKPOINTS)
-    path = find_checkpoint(folder)
-    assert path is not None
-    load_checkpoint(path, session.network, optimizers=False)
+    path = checkpoint_to_look(folder)
+    session = open_session(config, starts=load_cuts(folder), streaming=streaming, checkpoints=path.parent)
+    load_to_look(path, session.network, config)
     show(session, folder)
     return read_summary(folder)
 
@@ -271,6 +284,16 @@ def find_checkpoint(folder: Path, name: str | None = None, *, required: bool = T
             )
         )
     return known[-1] if known else None
+
+
+def checkpoint_to_look(folder: Path, name: str | None = None) -> Path:
+    """The checkpoint that is evaluated and predicts: the one called `name`, that of the best epoch, or the newest."""
+    best = best_of(folder)
+    if best is not None and name in (None, BEST, best.name):
+        return best
+    path = find_checkpoint(folder, name)
+    assert path is not None
+    return path
 
 
 def checkpoint_to_resume(folder: Path, name: str | None = None) -> Path | None:
@@ -319,13 +342,12 @@ def load_network(
     if edited:
         log.warning("%s is not looked at as it was trained: %s", folder, "; ".join(edited))
     where, starts = find_device(device or config.machine.device), load_cuts(folder)
+    path = checkpoint_to_look(folder, checkpoint)
     if visit is None:
         network: BlockLocal | Streamed = build_network(config, facts, where, starts)
     else:
-        network = build_streamed(config, facts, where, starts, Streaming(visit), folder / CHECKPOINTS)
-    path = find_checkpoint(folder, checkpoint)
-    assert path is not None
-    load_checkpoint(path, network, optimizers=False)
+        network = build_streamed(config, facts, where, starts, Streaming(visit), path.parent, trains=False)
+    load_to_look(path, network, config)
     return config, facts, network
 
 
@@ -357,8 +379,9 @@ def _train(
         remedy += f" --visit {network.visit_steps}"
     board = TensorBoard(folder / "tensorboard") if config.machine.tensorboard else None
     # The checkpoint comes last: what it says is done has been written by all others, and is written again if it fails.
-    watchers = [metrics, Console(progress), Warnings(first_sizes, metrics, progress), board, saver]
-    trainer.callbacks = [watcher for watcher in watchers if watcher is not None]
+    logs = loggers_of(config, folder)
+    watchers = [metrics, Console(progress), Warnings(first_sizes, metrics, progress), board, *logs, saver]
+    trainer.callbacks = [watcher for watcher in watchers if watcher is not None] + best_watchers(config, folder)
     validation = None
     if len(session.data.validation):
         validation = evaluation_batches(config, session.data.validation, session.facts, session.device)
@@ -377,7 +400,40 @@ def _train(
                 network.timeline.close()
         if signals.asked:  # after the last step; the last epoch's checkpoint is there, and --resume only evaluates
             raise Interrupted(folder, remedy)
-    return conclude(session, folder, trainer)
+    return conclude(with_best(session, folder), folder, trainer)
+
+
+def loggers_of(config: Config, folder: Path) -> list[Callback]:
+    """What sends the figures of a run elsewhere, under the name of its folder, with its settings."""
+    settings, found = config.flat(), list[Callback]()
+    if "wandb" in config.machine.loggers:
+        found.append(WeightsAndBiases(project="blocklocal", name=folder.name, dir=str(folder), config=settings))
+    if "mlflow" in config.machine.loggers:
+        found.append(MLflow(settings, run_name=folder.name))
+    return found
+
+
+def best_watchers(config: Config, folder: Path) -> list[Callback]:
+    """What looks for the best epoch of a run; they come after what saves it."""
+    found: list[Callback] = []
+    if config.machine.keep == "best":
+        found.append(KeepBest(folder / BEST, newest=folder / CHECKPOINTS))
+    if config.optimisation.patience is not None:
+        found.append(EarlyStopping(config.optimisation.patience))
+    return found
+
+
+def with_best(session: RunContext, folder: Path) -> RunContext:
+    """The same with the weights of the best epoch, where the run keeps them."""
+    config, network, best = session.config, session.network, best_of(folder)
+    if config.machine.keep != "best" or best is None:
+        return session
+    if isinstance(network, Streamed):
+        network.close()
+        streaming, starts = Streaming(network.visit_steps), load_cuts(folder)
+        network = build_streamed(config, session.facts, session.device, starts, streaming, best.parent)
+    load_to_look(best, network, config)
+    return replace(session, network=network)
 
 
 def visit_recorder(session: RunContext, network: Streamed, folder: Path, steps: int) -> VisitRecorder:
@@ -401,9 +457,10 @@ def new_trainer(config: Config, network: Neighbours, should_stop: Callable[[], b
         network,
         optimizer=o.build(),
         epochs=o.epochs,
-        schedule=o.schedule,
+        schedule=o.build_schedule(),
         should_stop=should_stop,
         look_every=math.gcd(CHECK_EVERY, config.machine.checkpoint_every or 0),
+        accumulate=o.accumulate,
         first_epoch=first_epoch,
     )
 

@@ -7,7 +7,9 @@ from typing import Any
 import torch
 
 from blocklocal.data import Images
+from blocklocal.data.samples import Samples
 from blocklocal.runs.build import RunContext, evaluation_batches
+from blocklocal.training.best import best_epoch, out_of_patience
 from blocklocal.training.evaluation import Evaluation, evaluate
 from blocklocal.training.loop import Trainer
 
@@ -26,7 +28,8 @@ def summarise(session: RunContext, trainer: Trainer) -> tuple[dict[str, Any], di
     test = _evaluate(session, data.test)
     train = _evaluate(session, data.train.subset(slice(0, len(data.test))))
     last = trainer.records[-1] if trainer.records else {}
-    confusion = {"of": "classes", "names": list(data.classes), "counts": test.confusion}
+    kind = "labels" if session.facts.predicts_labels else "classes"
+    confusion = {"of": kind, "names": list(data.classes), "counts": test.confusion}
     losses = [learner.local for learner in network.learners]
     summary = {
         "rule": config.learning.rule,
@@ -46,6 +49,8 @@ def summarise(session: RunContext, trainer: Trainer) -> tuple[dict[str, Any], di
         "test_size": len(data.test),
         "skipped": data.skipped,
         "epochs": config.optimisation.epochs,
+        "kept_epoch": _kept(session, trainer),
+        "stopped": _stopped(session, trainer),
         "seed": config.machine.seed,
         "threads": session.threads,
         "device": str(session.device),
@@ -67,6 +72,19 @@ def summarise(session: RunContext, trainer: Trainer) -> tuple[dict[str, Any], di
     return summary, confusion
 
 
+def _kept(session: RunContext, trainer: Trainer) -> int | None:
+    """The epoch, from 1, whose weights these are, where the best one was kept."""
+    keeps = session.config.machine.keep == "best" and trainer.records
+    return best_epoch(trainer.records) + 1 if keeps else None
+
+
+def _stopped(session: RunContext, trainer: Trainer) -> str | None:
+    """Why there are fewer epochs than were asked for."""
+    patience, first = session.config.optimisation.patience, trainer.first_epoch
+    short = len(trainer.records) < session.config.optimisation.epochs
+    return out_of_patience(trainer.records, patience, first) if short and patience is not None else None
+
+
 def _measured(test: Evaluation, train: Evaluation, last: dict[str, Any]) -> dict[str, Any]:
     """What is measured beside the accuracy: errors of values, the overlap of pixels."""
     found: dict[str, Any] = {}
@@ -82,7 +100,7 @@ def _measured(test: Evaluation, train: Evaluation, last: dict[str, Any]) -> dict
     return found
 
 
-def _evaluate(session: RunContext, images: Images) -> Evaluation:
+def _evaluate(session: RunContext, images: Images | Samples) -> Evaluation:
     return evaluate(session.network, evaluation_batches(session.config, images, session.facts, session.device))
 
 

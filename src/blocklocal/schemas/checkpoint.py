@@ -12,10 +12,15 @@ _PerBlock = Meta(min_length=1, max_length=MOST_BLOCKS)
 
 
 class Checksum(Struct, forbid_unknown_fields=True):
-    """The size of a file, and the SHA-256 of its content (as `sha256sum` prints it)."""
+    """The size of a file, and a sum of its content: XXH128, as `xxhsum -H2` prints it, or SHA-256 of older versions."""
 
     bytes: Whole
-    sha256: Annotated[str, Meta(min_length=64, max_length=64)]
+    xxh128: Annotated[str, Meta(min_length=32, max_length=32)] | UnsetType = UNSET
+    sha256: Annotated[str, Meta(min_length=64, max_length=64)] | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        if (self.xxh128 is UNSET) == (self.sha256 is UNSET):
+            raise ValueError("it must have one sum, xxh128 or sha256")
 
 
 class TensorKind(Struct):

@@ -95,6 +95,8 @@ class Known(Struct):
     seed: Seed | None = None
     blocks: Whole | None = None
     epochs: Whole | None = None
+    kept_epoch: Ordinal | None = None
+    stopped: Text | None = None
     width: Whole | None = None
     train_size: Whole | None = None
     validation_size: Whole | None = None

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from blocklocal._common.errors import InputError
 from blocklocal._common.memory import saved_bytes
+from blocklocal._common.message import Message
 from blocklocal._common.ranges import check_range, whole
 from blocklocal.block.learner import BlockLearner, StepContext
 from blocklocal.block.loss import OutputLoss
@@ -132,6 +133,11 @@ class _BlockMeasure:
 
     def _run(self, a: Tensor, y: Tensor) -> Tensor:
         output = self.learner(a)
+        if isinstance(output, Message):
+            raise InputError(
+                f"block {self.learner.index + 1} gives a Message of several tensors: what it costs is measured for "
+                "blocks of one tensor alone. Cut elsewhere."
+            )
         if not self.last:
             return output
         assert isinstance(self.learner.local, OutputLoss)

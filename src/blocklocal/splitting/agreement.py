@@ -1,28 +1,32 @@
 """Whether the blocks of a network, applied in order, are the network: tried on two samples.
 
-Values and gradients are compared, in evaluation mode. Weights, statistics, modes, attributes and random state stay as
-they were.
+Values and gradients are compared in evaluation mode; of blocks that were cut by running, values in training mode too.
+Weights, statistics, modes, attributes and random state stay as they were.
 """
 
-import copy
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from blocklocal._common.errors import InputError, first_line
 from blocklocal._common.group_norm import guarded
-from blocklocal._common.modes import kept_buffers
+from blocklocal._common.message import Input, call, lead, map_message, tensors_of
 from blocklocal._common.seeds import generator, seeded
+from blocklocal.splitting.calls import described, one_tensor
 from blocklocal.splitting.contexts import ordinary
+from blocklocal.splitting.running_block import RunningBlock
+from blocklocal.splitting.undisturbed import undisturbed
 
 SAMPLES = 2
 _CLOSE = 1e-3  # of the largest value: two ways to compute the same thing differ by less, two things by more
-_GROWING = (dict, list, set)  # what a forward may add to
 
 
-def check_agreement(model: nn.Module, blocks: Sequence[nn.Module], example: Tensor) -> list[nn.Parameter]:
+def check_agreement(model: nn.Module, blocks: Sequence[nn.Module], example: Input) -> list[nn.Parameter]:
     """Raise InputError where `model` and its blocks in order differ on the first samples of `example`, [B, …].
 
     On the meta device, where tensors have no values, only shapes are compared, and which parameters get a gradient.
@@ -30,15 +34,17 @@ def check_agreement(model: nn.Module, blocks: Sequence[nn.Module], example: Tens
     Returns:
         The parameters that require a gradient and get none, as far as that can be seen.
     """
-    if not example.numel() or kind_of_library(model):
+    if not all(t.numel() for t in tensors_of(example)) or kind_of_library(model):
         return []
-    x, kind = _samples(example), type(model).__name__
+    x, kind = map_message(_samples, example), type(model).__name__
     wanted, wanted_gradients = _outcome(f"{kind} cannot run on the example", model, model, x)
     found, gradients = _outcome(f"the blocks of {kind} cannot run on what it can", nn.Sequential(*blocks), model, x)
     if wanted.shape != found.shape:
         raise _differ(kind, f"the network gives {list(wanted.shape)}, its blocks in order give {list(found.shape)}")
     if not _same(wanted, found):
         raise _differ(kind, "the network and its blocks in order give other values for the same input")
+    if any(isinstance(block, RunningBlock) for block in blocks):
+        _check_training(model, blocks, x)
     if wanted_gradients is None or gradients is None:
         return []
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
@@ -50,54 +56,65 @@ def check_agreement(model: nn.Module, blocks: Sequence[nn.Module], example: Tens
     return [p for (_, p), gradient in zip(trained, gradients, strict=True) if gradient is None]
 
 
+def _check_training(model: nn.Module, blocks: Sequence[nn.Module], x: Input) -> None:
+    """Compare values in training mode with the same random numbers, then without dropout where those are others."""
+    kind = type(model).__name__
+    for dropout in (nullcontext, _NoDropout):
+        with torch.no_grad(), dropout():
+            wanted, found = _trained(model, x), _trained(nn.Sequential(*blocks), x, kind)
+        if wanted.shape == found.shape and _same(wanted, found):
+            return
+    raise _differ(kind, "in training mode the network and its blocks in order give other values for the same input")
+
+
+def _trained(module: nn.Module, x: Input, kind: str = "") -> Tensor:
+    with undisturbed(module), seeded("agreement"):
+        for part in module.modules():
+            part.training = True
+        given = map_message(Tensor.clone, x)
+        return one_tensor(module(given) if kind else call(module, given), kind or type(module).__name__)
+
+
+class _NoDropout(TorchFunctionMode):
+    """No dropout drops anything."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout):
+            return args[0]
+        kwargs = dict(kwargs or {})
+        if "dropout_p" in kwargs:  # of attention
+            kwargs["dropout_p"] = 0.0
+        return func(*args, **kwargs)
+
+
 def kind_of_library(model: nn.Module) -> bool:
     """Whether it is a model of this library, whose blocks are known to equal it."""
     return type(model).__module__.startswith("blocklocal.models.")
 
 
-@contextmanager
-def undisturbed(module: nn.Module) -> Generator[None]:
-    """Put back modes, buffers and plain attributes of all parts afterwards, in evaluation mode in between."""
-    parts = list(module.modules())
-    attributes = [dict(vars(part)) for part in parts]
-    held = [(value, copy.copy(value)) for kept in attributes for value in kept.values() if isinstance(value, _GROWING)]
-    try:
-        with kept_buffers([module]):
-            for part in parts:
-                part.training = False
-            yield
-    finally:
-        for part, kept in zip(parts, attributes, strict=True):
-            vars(part).clear()
-            vars(part).update(kept)
-        for value, before in held:
-            value.clear()
-            value.extend(before) if isinstance(value, list) else value.update(before)
-
-
-def _samples(example: Tensor) -> Tensor:
+def _samples(t: Tensor) -> Tensor:
     """The first samples; numbers drawn at random in the place of floating-point ones that are all the same."""
-    x = example.detach()[:SAMPLES]
+    x = t.detach()[:SAMPLES] if t.dim() else t.detach()
     if x.is_floating_point() and x.numel() and not x.is_meta and bool((x == x.flatten()[0]).all()):
         x = torch.randn(x.shape, generator=generator("agreement")).to(x)
     return x
 
 
 def _outcome(
-    trouble: str, module: nn.Module, model: nn.Module, x: Tensor
+    trouble: str, module: nn.Module, model: nn.Module, x: Input
 ) -> tuple[Tensor, Sequence[Tensor | None] | None]:
     """The output for x, and the gradients of the parameters of `model` that get one; None: they cannot be taken."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     try:
-        with ordinary(autocast=False), undisturbed(module), guarded(x.device), seeded("agreement"):
-            output = module(x.clone())
+        with ordinary(autocast=False), undisturbed(module), guarded(lead(x).device), seeded("agreement"):
+            given = map_message(Tensor.clone, x)
+            output = call(module, given) if module is model else module(given)
     except Exception as reason:  # the user's own forward
         raise InputError(
-            f"{trouble} of shape {list(x.shape)}, {x.dtype}: {type(reason).__name__}: {first_line(reason)}. Give "
+            f"{trouble} of {described(x)}: {type(reason).__name__}: {first_line(reason)}. Give "
             "inputs that the model takes, or build it for these."
         ) from reason
-    if not isinstance(output, Tensor):
-        raise InputError(f"{type(model).__name__} gives {type(output).__name__}: its output must be one tensor.")
+    output = one_tensor(output, type(model).__name__)
     if not parameters or not output.requires_grad or not output.is_floating_point():
         return output, [None] * len(parameters)
     weights = torch.linspace(-1, 2, output.numel(), device=output.device).view(output.shape)

@@ -10,12 +10,13 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from blocklocal._common.errors import InputError, unknown
 from blocklocal._common.memory import saved_bytes
+from blocklocal._common.message import Given, Input, hidden_of, lead, map_message
 from blocklocal.splitting.copying import copy_in_mode
 
 _REPEATS = 5
 
 
-def piece_costs(pieces: Sequence[nn.Module], example: Tensor, kind: str) -> list[float]:
+def piece_costs(pieces: Sequence[nn.Module], example: Input, kind: str) -> list[float]:
     """The cost of one training step (forward and backward) of each piece on `example`, [B, ...].
 
     It works on copies in training mode, one piece at a time: weights, gradients, BatchNorm statistics and the state of
@@ -33,8 +34,10 @@ def piece_costs(pieces: Sequence[nn.Module], example: Tensor, kind: str) -> list
     measure = _MEASURES.get(kind)
     if measure is None:
         raise unknown("cost", kind, _MEASURES)
-    devices = [example.device] if example.device.type == "cuda" else []
-    costs, x = [], example.detach()
+    device = lead(example).device
+    devices = [device] if device.type == "cuda" else []
+    costs: list[float] = []
+    x: Given = map_message(Tensor.detach, example)
     with torch.random.fork_rng(devices=devices), torch.enable_grad():
         for position, piece in enumerate(pieces):
             trial = copy_in_mode(piece, training=True)
@@ -45,24 +48,24 @@ def piece_costs(pieces: Sequence[nn.Module], example: Tensor, kind: str) -> list
             except (RuntimeError, TypeError, ValueError) as reason:
                 raise InputError(
                     f"piece {position} of {len(pieces)} cannot be trained on the example, which reaches it with shape "
-                    f"{list(x.shape)}: {reason}. Give a training batch of the shape and device of the model."
+                    f"{list(lead(x).shape)}: {reason}. Give a training batch of the shape and device of the model."
                 ) from reason
     return costs
 
 
-def _step(piece: nn.Module, x: Tensor) -> None:
+def _step(piece: nn.Module, x: Given) -> None:
     """Forward and backward, with a fresh input that wants a gradient where it can have one."""
-    output = piece(_fresh(x))
+    output = hidden_of(piece(_fresh(x)))
     if output.requires_grad:
         torch.autograd.backward(output, torch.ones_like(output))
 
 
-def _fresh(x: Tensor) -> Tensor:
+def _fresh(x: Given) -> Given:
     # A clone, because a piece may work in place on what it gets, and may not do so on a leaf.
-    return x.detach().requires_grad_(x.is_floating_point()).clone()
+    return map_message(lambda t: t.detach().requires_grad_(t.is_floating_point()).clone(), x)
 
 
-def _seconds(piece: nn.Module, x: Tensor) -> float:
+def _seconds(piece: nn.Module, x: Given) -> float:
     def once() -> float:
         synchronize(x)
         start = time.perf_counter()
@@ -74,19 +77,20 @@ def _seconds(piece: nn.Module, x: Tensor) -> float:
     return median(once() for _ in range(_REPEATS))
 
 
-def synchronize(x: Tensor) -> None:
-    """Wait until the device of a tensor has done all it was given: before and after what is timed."""
-    if x.device.type == "cuda":
-        torch.cuda.synchronize(x.device)
+def synchronize(x: Given) -> None:
+    """Wait until the device of a message has done all it was given: before and after what is timed."""
+    device = lead(x).device
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
-def _flops(piece: nn.Module, x: Tensor) -> float:
+def _flops(piece: nn.Module, x: Given) -> float:
     with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as counter:
         _step(piece, x)
     return float(counter.get_total_flops())
 
 
-def _bytes(piece: nn.Module, x: Tensor) -> float:
+def _bytes(piece: nn.Module, x: Given) -> float:
     x = _fresh(x)
     with saved_bytes(piece) as kept:
         output = piece(x)
@@ -110,5 +114,5 @@ _CPU_ATTENTION = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_forward,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
 }
-_MEASURES: dict[str, Callable[[nn.Module, Tensor], float]] = {"time": _seconds, "flops": _flops, "bytes": _bytes}
+_MEASURES: dict[str, Callable[[nn.Module, Given], float]] = {"time": _seconds, "flops": _flops, "bytes": _bytes}
 COSTS = tuple(_MEASURES)

@@ -1,22 +1,23 @@
 """Cut a network into blocks: by number, by cost, or at named modules."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from itertools import chain, pairwise
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parameter import is_lazy
 
 from blocklocal._common.choices import BalanceName
 from blocklocal._common.errors import InputError, unknown
+from blocklocal._common.message import Input, as_input
 from blocklocal._common.ranges import FROM_ONE, check_range
 from blocklocal.splitting.agreement import check_agreement
-from blocklocal.splitting.chains import Chain, flat_layers, is_sequential, piece_starts
 from blocklocal.splitting.copying import copy_in_mode
 from blocklocal.splitting.costs import COSTS, piece_costs
 from blocklocal.splitting.graphs import TracedNetwork
 from blocklocal.splitting.partition import partition
+from blocklocal.splitting.plans import Plan, first_that_serves, plans
+from blocklocal.splitting.running import RunningNetwork
 from blocklocal.splitting.suitable import check_module, check_unshared
 
 
@@ -49,7 +50,7 @@ class Split:
         """
         return copy_in_mode(self.model, training=False)
 
-    def check(self, example: Tensor) -> list[nn.Parameter]:
+    def check(self, example: Input) -> list[nn.Parameter]:
         """Compare the blocks in order with the model, on two samples of `example`, [B, …].
 
         Returns:
@@ -61,17 +62,16 @@ class Split:
         return check_agreement(self.model, self.blocks, example)
 
 
-_Plan = Chain | TracedNetwork
-
-
 def split(
     model: nn.Module,
     blocks: int | None = None,
     *,
     at: Sequence[str] | None = None,
     balance: BalanceName = "count",
-    example: Tensor | None = None,
+    example: Input | None = None,
     starts: Sequence[int] | None = None,
+    leaf: Sequence[str | type[nn.Module]] = (),
+    carry: bool = False,
 ) -> Split:
     """Cut `model` into blocks.
 
@@ -79,15 +79,21 @@ def split(
     first batch, from its seed; run the model on a batch before, to draw them yourself.
 
     Args:
-        model: a module with `units()` (every model of this library), an nn.Sequential, or any module that torch.fx can
-            trace. Pieces of the last two begin with an activation, so that cuts by number or cost fall before it.
+        model: a module with `units()` (every model of this library), an nn.Sequential, any module that torch.fx can
+            trace, or, with an example, any module that is a chain at heart: a stem, layers in a list, a head. Pieces of
+            nn.Sequential and of a trace begin with an activation, so that cuts by number or cost fall before it.
         blocks: how many.
         at: the names of the pieces or submodules with which blocks 2, 3, ... start.
         balance: "count" gives every block as many pieces as possible alike; "time", "flops" and "bytes" measure each
             piece on `example` (see `piece_costs`) and make the most expensive block as cheap as possible.
-        example: a training batch, [B, ...]: for a measured balance, and to see that the blocks in order equal the model
-            on it (`BlockLocal` looks at that too, when it knows an example).
+        example: a training batch, [B, ...], or a tuple or mapping of tensors, as the model takes it: for a measured
+            balance, to cut by running where tracing fails, and to see that the blocks in order equal the model on it
+            (`BlockLocal` looks at that too, when it knows an example). Known by itself for models of transformers,
+            timm and torchvision.
         starts: `Split.starts` of an earlier cut by number or cost.
+        leaf: names or classes of modules that are never cut inside, and run as they are.
+        carry: cut also where several values cross, such as the skip connections of a U-Net: a block then gives a
+            `Message` with all of them.
 
     Raises:
         InputError: a name is unknown (the message gives the nearest), there are more blocks than pieces, a cut goes
@@ -95,14 +101,13 @@ def split(
             model.
     """
     check_module(model)
-    plan: _Plan
-    if starts is not None:
-        plan = _plan(model, None)
-        _check_starts(starts, plan)
-    else:
+    example = as_input(example)
+    if starts is None:
         _check_request(blocks, at, balance, example)
-        plan = _plan(model, at)
-        starts = _named_starts(plan, model, at) if at is not None else _even_starts(plan, blocks or 1, balance, example)
+    plan, starts = first_that_serves(
+        plans(model, at, example, leaf=leaf, carry=carry),
+        lambda plan: _starts(plan, model, blocks, at, balance, example, starts),
+    )
     edges = list(pairwise([*starts, plan.length]))
     parts = [plan.build(start, stop) for start, stop in edges]
     for part in parts:
@@ -117,13 +122,30 @@ def split(
         after_activation=[plan.after_activation(start) for start in starts[1:]],
         starts=list(starts),
     )
-    if isinstance(example, Tensor) and not any(is_lazy(p) for p in chain(model.parameters(), model.buffers())):
+    if example is not None and not any(is_lazy(p) for p in chain(model.parameters(), model.buffers())):
         found.check(example)
     return found
 
 
-def _check_starts(starts: Sequence[int], plan: _Plan) -> None:
+def _starts(
+    plan: Plan,
+    model: nn.Module,
+    blocks: int | None,
+    at: Sequence[str] | None,
+    balance: BalanceName,
+    example: Input | None,
+    starts: Sequence[int] | None,
+) -> Sequence[int]:
+    if starts is not None:
+        _check_starts(starts, plan)
+        return starts
+    return _named_starts(plan, model, at) if at is not None else _even_starts(plan, blocks or 1, balance, example)
+
+
+def _check_starts(starts: Sequence[int], plan: Plan) -> None:
     known = set(plan.piece_starts)
+    if isinstance(plan, RunningNetwork):
+        known.update(plan.all_starts)
     if not starts or starts[0] != 0 or any(a >= b for a, b in pairwise(starts)) or not known.issuperset(starts):
         raise InputError(
             f"starts {list(starts)} are not those of a cut of this network, whose pieces start at {sorted(known)}: "
@@ -131,7 +153,7 @@ def _check_starts(starts: Sequence[int], plan: _Plan) -> None:
         )
 
 
-def _check_request(blocks: int | None, at: Sequence[str] | None, balance: BalanceName, example: Tensor | None) -> None:
+def _check_request(blocks: int | None, at: Sequence[str] | None, balance: BalanceName, example: Input | None) -> None:
     if (blocks is None) == (at is None):
         raise InputError(f"give either blocks (how many) or at (names), not blocks={blocks!r} and at={at!r}.")
     if blocks is not None:
@@ -142,51 +164,11 @@ def _check_request(blocks: int | None, at: Sequence[str] | None, balance: Balanc
         raise unknown("balance", balance, ("count", *COSTS))
     if balance != "count" and at is not None:
         raise InputError(f"balance={balance!r} chooses the cuts itself: give blocks=, not at=.")
-    if balance != "count" and not isinstance(example, Tensor):
+    if balance != "count" and example is None:
         raise InputError(f"balance={balance!r} is measured: give example=, a training batch.")
 
 
-def _plan(model: nn.Module, at: Sequence[str] | None) -> _Plan:
-    """The simplest plan that knows all names in `at`."""
-    plan: _Plan
-    if callable(getattr(model, "units", None)):
-        layers = _checked_pieces(model)
-        plan = Chain(layers, range(len(layers)))
-    elif is_sequential(model):
-        layers = list(flat_layers(model))
-        if not layers:
-            raise InputError("the nn.Sequential is empty: there is nothing to split.")
-        plan = Chain(layers, piece_starts(layers))
-    else:
-        plan = TracedNetwork(model)
-    if at is None:
-        return plan
-    known = {name for name, _ in model.named_modules(remove_duplicate=False) if name}
-    if isinstance(plan, Chain):
-        known.update(name for name, _ in plan.layers)
-    for name in at:
-        if name not in known:
-            raise _unknown_module(name, known)
-    if isinstance(plan, Chain) and any(plan.locate(name) is None for name in at):
-        return TracedNetwork(model)  # a name lies inside a piece: the trace tells whether a cut there is possible
-    return plan
-
-
-def _checked_pieces(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    pieces = list(model.units())  # type: ignore[operator]
-    if not pieces:
-        raise InputError(f"{type(model).__name__}.units() is empty: it must list the (name, module) pairs of forward.")
-    names = [name for name, _ in pieces]
-    if len(set(names)) < len(names):
-        raise InputError(f"{type(model).__name__}.units() gives a name twice: {', '.join(names)}.")
-    held = {id(p) for _, piece in pieces for p in piece.parameters()}
-    lost = [name for name, p in model.named_parameters() if id(p) not in held]
-    if lost:
-        raise InputError(f"{type(model).__name__}.units() leaves out {', '.join(lost)}: pieces must equal forward.")
-    return pieces
-
-
-def _named_starts(plan: _Plan, model: nn.Module, at: Sequence[str]) -> list[int]:
+def _named_starts(plan: Plan, model: nn.Module, at: Sequence[str]) -> list[int]:
     positions: dict[int, str] = {}
     for name in at:
         position = plan.locate(name)
@@ -199,25 +181,29 @@ def _named_starts(plan: _Plan, model: nn.Module, at: Sequence[str]) -> list[int]
     return [0, *sorted(positions)]
 
 
-def _even_starts(plan: _Plan, blocks: int, balance: BalanceName, example: Tensor | None) -> list[int]:
-    edges = [*plan.piece_starts, plan.length]
-    count = len(plan.piece_starts)
+def _even_starts(plan: Plan, blocks: int, balance: BalanceName, example: Input | None) -> list[int]:
+    starts = plan.piece_starts
+    if blocks > len(starts) and isinstance(plan, RunningNetwork):
+        starts = plan.all_starts
+    edges, count = [*starts, plan.length], len(starts)
     if blocks > count:
         raise InputError(
             f"{blocks} blocks were asked for, but the network has {count} pieces that may be cut apart: "
-            f"ask for at most {count}, or divide it more finely.{_about_opaque(plan)}"
+            f"ask for at most {count}, or divide it more finely.{_about(plan)}"
         )
     costs: list[float] = [1.0] * count
     if balance != "count" and example is not None:
         costs = piece_costs([plan.build(a, b) for a, b in pairwise(edges)], example, balance)
-    starts = [0]
+    chosen = [0]
     for size in partition(costs, blocks)[:-1]:
-        starts.append(starts[-1] + size)
-    return [edges[i] for i in starts]
+        chosen.append(chosen[-1] + size)
+    return [edges[i] for i in chosen]
 
 
-def _about_opaque(plan: _Plan) -> str:
-    """Why some of its modules are one piece each."""
+def _about(plan: Plan) -> str:
+    """Why some of its modules are one piece each, or why a place cannot be cut at."""
+    if isinstance(plan, RunningNetwork):
+        return plan.about()
     opaque = plan.opaque if isinstance(plan, TracedNetwork) else {}
     return "".join(f" {name!r} is one piece: {reason}." for name, reason in list(opaque.items())[:3])
 
@@ -227,9 +213,3 @@ def _check_weights(model: nn.Module, parts: Sequence[nn.Module], names: Sequence
     empty = [name for name, part in zip(names, parts, strict=True) if not any(True for _ in part.parameters())]
     if empty and any(True for _ in model.parameters()):
         raise InputError(f"the block {empty[0]!r} would hold no weights: move a cut so that every block learns.")
-
-
-def _unknown_module(name: str, known: Collection[str]) -> InputError:
-    """Names the nearest, and of a large network the outer modules only."""
-    outer = {module for module in known if module.count(".") < 1}
-    return unknown("module to cut at", name, outer.union(get_close_matches(name, known, n=1, cutoff=0.4)))

@@ -7,7 +7,7 @@ it is (a *piece*). The network itself cannot be one: it is refused.
 """
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, zip_longest
 from typing import Any
@@ -77,13 +77,16 @@ class Trace:
     opaque: dict[str, str]
 
 
-def trace(model: nn.Module) -> Trace:
+def trace(model: nn.Module, leaves: Mapping[str, str] | None = None) -> Trace:
     """Trace `model`, a module of one tensor input and one output.
+
+    Args:
+        leaves: paths of modules that are one operation each, with the reason.
 
     Raises:
         InputError: the module cannot be traced.
     """
-    kind, opaque = type(model).__name__, dict[str, str]()
+    kind, opaque = type(model).__name__, dict(leaves or {})
     while True:
         try:
             train, evaluate, modes = _records(model, opaque)

@@ -7,13 +7,16 @@ there is one place per step, and the cache holds N messages, whatever the number
 import shutil
 import tempfile
 import weakref
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from blocklocal._common.lock import LOCK, locked
+from blocklocal._common.message import Forward, map_message
 from blocklocal.training.tensor_file import memory
 
 if TYPE_CHECKING:
@@ -25,9 +28,9 @@ PREFIX = ".cache-"
 class Cache(Protocol):
     """One forward message per step of a chunk."""
 
-    def put(self, step: int, message: Tensor) -> None: ...
+    def put(self, step: int, message: Forward) -> None: ...
 
-    def take(self, step: int) -> Tensor: ...
+    def take(self, step: int) -> Forward: ...
 
     def clear(self) -> None: ...
 
@@ -36,16 +39,25 @@ class MemoryCache:
     """In the memory of the device."""
 
     def __init__(self) -> None:
-        self._messages: dict[int, Tensor] = {}
+        self._messages: dict[int, Forward] = {}
 
-    def put(self, step: int, message: Tensor) -> None:
+    def put(self, step: int, message: Forward) -> None:
         self._messages[step] = message
 
-    def take(self, step: int) -> Tensor:
+    def take(self, step: int) -> Forward:
         return self._messages.pop(step)
 
     def clear(self) -> None:
         self._messages.clear()
+
+
+@dataclass(frozen=True)
+class _Like:
+    """What a tensor of a message is like."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
 
 
 class FileCache:
@@ -59,18 +71,17 @@ class FileCache:
     def __init__(self, folder: Path | None):
         self._place = folder
         self._folder: Path | None = None
-        self._like: dict[int, tuple[torch.Size, torch.dtype, torch.device]] = {}
+        self._like: dict[int, Any] = {}  # a message with what its tensors are like in their places
 
-    def put(self, step: int, message: Tensor) -> None:
-        self._like[step] = (message.shape, message.dtype, message.device)
-        self._path(step).write_bytes(memory(message.detach().contiguous().cpu()))
+    def put(self, step: int, message: Forward) -> None:
+        self._like[step] = pytree.tree_map_only(Tensor, lambda t: _Like(t.shape, t.dtype, t.device), message)
+        with self._path(step).open("wb") as file:
+            map_message(lambda t: _written(t, file), message)
 
-    def take(self, step: int) -> Tensor:
-        shape, dtype, device = self._like.pop(step)
-        message, path = torch.empty(shape, dtype=dtype), self._path(step)
-        with path.open("rb") as file:
-            file.readinto(memory(message))  # type: ignore[attr-defined]
-        return message.to(device)
+    def take(self, step: int) -> Forward:
+        like = self._like.pop(step)
+        with self._path(step).open("rb") as file:
+            return pytree.tree_map_only(_Like, lambda each: _read(each, file), like)
 
     def clear(self) -> None:
         self._like.clear()
@@ -88,6 +99,17 @@ class FileCache:
         made = Path(tempfile.mkdtemp(prefix=PREFIX, dir=self._place))
         weakref.finalize(self, _remove, made, locked(made / LOCK))
         return made
+
+
+def _written(t: Tensor, file: BinaryIO) -> Tensor:
+    file.write(memory(t.detach().contiguous().cpu()))
+    return t
+
+
+def _read(like: _Like, file: BinaryIO) -> Tensor:
+    t = torch.empty(like.shape, dtype=like.dtype)
+    file.readinto(memory(t))  # type: ignore[attr-defined]
+    return t.to(like.device)
 
 
 def clear_caches(folder: Path) -> None:

@@ -116,6 +116,10 @@ def _ways(made: Plan, visits: Sequence[int], most: int) -> Iterator[Plan]:
     yield from (replace(made, visit=n, most=most, cache="files") for n in visits)
 
 
+SMALLER = {"readout": "a smaller --readout (0: none)"}
+HEAVY = "a smaller embedding or head"
+
+
 def _nothing(memory: int, plans: list[Plan], visits: Sequence[int]) -> InputError:
     """The error that says by how much the smallest plan is too large, and what is largest in it."""
     ways = [way for made in plans for way in _ways(made, visits, 1)]
@@ -123,7 +127,7 @@ def _nothing(memory: int, plans: list[Plan], visits: Sequence[int]) -> InputErro
     needed, k = least.peak + least.process, least.worst
     block = least.blocks[k]
     part, size = max(block.parts.items(), key=lambda item: item[1])
-    remedy = "a smaller batch" if block.step > block.rests else "a smaller embedding or head, sgd (which keeps less)"
+    remedy = "a smaller batch" if block.step > block.rests else f"{SMALLER.get(part, HEAVY)}, sgd (which keeps less)"
     return InputError(
         f"{in_bytes(memory)} of memory are not enough: {len(least.blocks)} blocks, one in memory at a time, need "
         f"{in_bytes(needed)}, {in_bytes(needed - memory)} more ({in_bytes(least.process)} of it are the process). "

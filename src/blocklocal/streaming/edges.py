@@ -4,6 +4,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 from torch import Tensor
 
+from blocklocal._common.message import Forward, Given, Input
 from blocklocal.block.edges import Edges
 from blocklocal.streaming.cache import Cache
 
@@ -28,10 +29,10 @@ class CacheEdges(Edges):
     def pass_target(self, late: Tensor | None) -> None:
         """Nothing: the block's late messages rest with it."""
 
-    def take_forward(self, x: Tensor) -> Tensor:
+    def take_forward(self, x: Input) -> Given:
         return self.outer.take_forward(x) if self.first else self.cache.take(self.step)
 
-    def send_forward(self, a: Tensor) -> None:
+    def send_forward(self, a: Forward) -> None:
         if self.last:
             self.outer.send_forward(a)
         else:

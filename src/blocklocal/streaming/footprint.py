@@ -5,10 +5,8 @@ what the step will make: outputs, what autograd keeps for the backward pass, gra
 """
 
 import copy
-from collections.abc import Callable, Hashable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,119 +19,33 @@ from torch._subclasses.fake_tensor import (
 
 from blocklocal._common.errors import InputError
 from blocklocal._common.memory import saved_bytes
-from blocklocal.block.edges import Edges
+from blocklocal._common.message import (
+    Forward,
+    Given,
+    Input,
+    hidden_of,
+    lead,
+    map_message,
+    named_tensors,
+    tensors_of,
+)
 from blocklocal.block.learner import BlockLearner, StepContext
 from blocklocal.block.loss import OutputLoss
 from blocklocal.block.optim import Optimizer
 from blocklocal.block.values import Values
 from blocklocal.network.network import BlockLocal
 from blocklocal.rules.base import Batch, local_step
+from blocklocal.streaming.ends import Ends
 from blocklocal.streaming.live import Live
+from blocklocal.streaming.needs import Footprint, Footprints, Pass
 from blocklocal.streaming.resting import fill
 from blocklocal.streaming.update_bytes import Update, Updates, bytes_of
 
 CPU = torch.device("cpu")
 
 
-@dataclass(frozen=True)
-class Pass:
-    """Bytes that a forward and a backward pass make beside the parameters.
-
-    Attributes:
-        gradients: of the parameters.
-        kept: what autograd keeps between the two.
-        worst: all that is made, gradients too, at the worst moment.
-        left: what of it is still there when the optimiser begins.
-    """
-
-    gradients: int
-    kept: int
-    worst: int
-    left: int
-
-    def peak(self, update: Update | None) -> int:
-        """All that is made at the worst moment, the optimiser's temporaries too."""
-        return max(self.worst, self.left + (update.temporaries if update else 0))
-
-
-@dataclass(frozen=True)
-class Footprint:
-    """Bytes that one block needs.
-
-    Attributes:
-        index: of the block, from 0.
-        parts: its parameters and buffers by what they are for: block, twin, readout, classifier, decoders, …
-        largest: its largest tensor.
-        local: its local step.
-        update: its optimiser's; None: not known.
-        plain: the block alone, without twin and local loss, as a part of a network that backprop trains.
-        plain_update: its optimiser's then.
-        received, sent: the forward messages that it gets and gives.
-    """
-
-    index: int
-    parts: dict[str, int]
-    largest: int
-    local: Pass
-    update: Update | None
-    plain: Pass
-    plain_update: Update | None
-    received: int
-    sent: int
-
-    @property
-    def weights(self) -> int:
-        return sum(self.parts.values())
-
-    @property
-    def states(self) -> int:
-        return self.update.states if self.update else 0
-
-    @property
-    def rests(self) -> int:
-        """What rests at home: weights and the states of the optimiser."""
-        return self.weights + self.states
-
-    @property
-    def plain_rests(self) -> int:
-        """The same under backprop."""
-        return self.parts["block"] + (self.plain_update.states if self.plain_update else 0)
-
-    @property
-    def step(self) -> int:
-        """All that a local step makes at its worst moment, beside what rests."""
-        return self.local.peak(self.update)
-
-    @property
-    def check(self) -> int:
-        """Of looking for values that are not finite: a copy of the largest tensor, and two truth values for each."""
-        return self.largest + self.largest // 2
-
-
-@dataclass(frozen=True)
-class Footprints:
-    """Bytes of all blocks of a network.
-
-    Attributes:
-        blocks: of each.
-        backprop: looks at the passes of backprop through all of them, which takes longer than all the rest.
-        batch: a batch with its targets.
-        rows: the target rows that twins start from.
-    """
-
-    blocks: list[Footprint]
-    backprop: Callable[[], Pass] = field(compare=False)
-    batch: int
-    rows: int
-
-    @cached_property
-    def whole(self) -> Pass:
-        """The passes of backprop through all blocks."""
-        return self.backprop()
-
-
 def footprints(
-    network: BlockLocal, x: Tensor, optimizer: Optimizer, *, precision: torch.dtype | None = None, cuda: bool = False
+    network: BlockLocal, x: Input, optimizer: Optimizer, *, precision: torch.dtype | None = None, cuda: bool = False
 ) -> Footprints:
     """What the blocks of a network need for batches like x.
 
@@ -164,23 +76,26 @@ def footprints(
 def _looked_at(
     network: BlockLocal,
     learners: Sequence[BlockLearner],
-    x: Tensor,
+    x: Input,
     updates: Sequence[tuple[Update | None, Update | None]],
     mode: FakeTensorMode,
 ) -> Footprints:
     for learner in learners:
         fill(learner, {id(t): torch.empty(t.shape, dtype=t.dtype) for t in _tensors(learner)}, CPU)
-    given, rows = torch.empty(x.shape, dtype=x.dtype), torch.empty(network._rows.shape)
+    given = map_message(lambda t: torch.empty(t.shape, dtype=t.dtype), x)
+    rows = torch.empty(network._rows.shape)
     with torch.no_grad():
-        output = given
+        output: Any = given
         for learner in learners:
             output = learner(output)
-    shape = (len(x), *network.targets.shape(network.targets.answer(output.shape)[1:]))
+    shape = (len(lead(x)), *network.targets.shape(network.targets.answer(hidden_of(output).shape)[1:]))
     y = torch.empty(shape, dtype=torch.float32 if isinstance(network.targets, Values) else torch.int64)
     batch = Batch(given, y, rows, StepContext())
-    blocks, a, known = [], given, dict[Hashable, tuple[Footprint, Tensor]]()
+    blocks: list[Footprint] = []
+    a: Given = given
+    known = dict[Hashable, tuple[Footprint, Forward]]()
     for learner, target, update in zip(learners, _targets(learners, rows), updates, strict=True):
-        kind = (learner_kind(learner), a.shape, a.dtype, target.shape, a is given)
+        kind = (learner_kind(learner), message_kind(a), target.shape, a is given)
         if kind not in known:
             known[kind] = _footprint(learner, a, target, batch, update)
         footprint, a = known[kind]
@@ -190,14 +105,14 @@ def _looked_at(
         with CPU, mode:
             return _backprop(learners, given, batch)
 
-    return Footprints(blocks, backprop, bytes_of([given, y]), bytes_of([rows]))
+    return Footprints(blocks, backprop, bytes_of([*tensors_of(given), y]), bytes_of([rows]))
 
 
 def _footprint(
-    learner: BlockLearner, a: Tensor, target: Tensor, batch: Batch, update: tuple[Update | None, Update | None]
-) -> tuple[Footprint, Tensor]:
+    learner: BlockLearner, a: Given, target: Tensor, batch: Batch, update: tuple[Update | None, Update | None]
+) -> tuple[Footprint, Forward]:
     """(of one block, the message that it sends)."""
-    ends = _Ends(a, target)
+    ends = Ends(a, target)
     local = _local(learner, replace(batch, edges=ends))
     assert ends.sent is not None
     footprint = Footprint(
@@ -208,8 +123,8 @@ def _footprint(
         update=update[0],
         plain=_backprop([learner], a, batch),
         plain_update=update[1],
-        received=bytes_of([a]),
-        sent=bytes_of([ends.sent]),
+        received=bytes_of(tensors_of(a)),
+        sent=bytes_of(tensors_of(ends.sent)),
     )
     return footprint, ends.sent
 
@@ -218,21 +133,24 @@ def _local(learner: BlockLearner, batch: Batch) -> Pass:
     with Live() as live, saved_bytes(learner) as kept:
         ending = _Ending(live)
         learner.optimizer, learner.schedule, learner.clip = ending, None, None  # type: ignore[assignment]
+        learner.scale = learner.ema = None
         local_step([learner], batch)
     return Pass(_dropped_gradients([learner]), kept.peak, live.peak, ending.left)
 
 
-def _backprop(learners: Sequence[BlockLearner], a: Tensor, batch: Batch) -> Pass:
+def _backprop(learners: Sequence[BlockLearner], a: Given, batch: Batch) -> Pass:
     """Through these blocks, with a gradient at the input unless that is the batch."""
-    source = a.detach()
+    given = map_message(Tensor.detach, a)
+    source = lead(given)
     if learners[0].index and source.is_floating_point():
         source.requires_grad_()
     with Live() as live, saved_bytes(*learners) as kept, torch.enable_grad():
-        out = source
+        out: Any = given
         for learner in learners:
             out = learner(out)
         if isinstance(learners[-1].local, OutputLoss):
-            out = learners[-1].local(out, batch.y).loss
+            out = learners[-1].local(hidden_of(out), batch.y).loss
+        out = hidden_of(out)
         if out.requires_grad:
             out.backward(torch.empty_like(out))
         source.grad = None
@@ -250,28 +168,6 @@ class _Ending:
         self.left = self._live.live
 
     def zero_grad(self, set_to_none: bool = True) -> None: ...
-
-
-class _Ends(Edges):
-    """The edges of one block in one step: it gets these messages, and the one that it sends is kept."""
-
-    def __init__(self, a: Tensor, target: Tensor):
-        self._a, self._target = a, target
-        self.sent: Tensor | None = None
-
-    def take_target(self, rows: Tensor, *, learning: bool) -> Tensor:
-        return self._target
-
-    def pass_target(self, late: Tensor | None) -> None: ...
-
-    def take_forward(self, x: Tensor) -> Tensor:
-        return self._a
-
-    def send_forward(self, a: Tensor) -> None:
-        self.sent = a
-
-    def timed(self, index: int) -> AbstractContextManager[None]:
-        return nullcontext()
 
 
 def _without_content(learner: BlockLearner, precision: torch.dtype | None) -> BlockLearner:
@@ -294,6 +190,11 @@ def _targets(learners: Sequence[BlockLearner], rows: Tensor) -> list[Tensor]:
         found.append(incoming)
         incoming = learner.message(incoming)[1]
     return found[::-1]
+
+
+def message_kind(a: Given) -> Hashable:
+    """Equal for messages of the same shapes and types, by the same names."""
+    return tuple((name, t.shape, t.dtype) for name, t in named_tensors(a))
 
 
 def learner_kind(learner: BlockLearner) -> Hashable:

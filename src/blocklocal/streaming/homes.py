@@ -8,6 +8,7 @@ import gc
 import shutil
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -42,8 +43,20 @@ PATIENCE = 1.0  # seconds for a process that has just ended to be gone
 class Home(Protocol):
     """Where blocks rest. `fetch` and `put` are called from threads of their own, each for one block at a time."""
 
-    def fetch(self, shape: BlockLearner) -> Saved:
-        """What rests of the block of this learner without content."""
+    def fetch(self, shape: BlockLearner, *, optimizer: bool = True) -> Saved:
+        """What rests of the block of this learner without content.
+
+        Args:
+            optimizer: whether its optimiser is wanted too.
+        """
+        ...
+
+    def check_loaded(self) -> None:
+        """Refuse to take for new blocks what is none.
+
+        Raises:
+            InputError: blocks of an older network rest here, and nobody has loaded them.
+        """
         ...
 
     def opened(self, kept: Kept, shapes: Sequence[BlockLearner]) -> AbstractContextManager[None]:
@@ -85,13 +98,19 @@ class Home(Protocol):
 
 
 class HostHome:
-    """Host memory. A learner is handed out as it is kept, so an interrupted chunk leaves earlier blocks ahead."""
+    """Host memory. A learner is handed out as it is kept, so an interrupted chunk leaves earlier blocks ahead.
+
+    To undo one, all blocks would have to be here twice; `Streamed` warns where it happens.
+    """
 
     def __init__(self) -> None:
         self._kept: dict[int, Saved] = {}
 
-    def fetch(self, shape: BlockLearner) -> Saved:
-        return self._kept[shape.index]
+    def fetch(self, shape: BlockLearner, *, optimizer: bool = True) -> Saved:
+        kept = self._kept[shape.index]
+        return kept if optimizer else replace(kept, optimizer=dict.fromkeys(kept.optimizer))
+
+    def check_loaded(self) -> None: ...
 
     @contextmanager
     def opened(self, kept: Kept, shapes: Sequence[BlockLearner]) -> Generator[None]:
@@ -195,17 +214,27 @@ class FileHome:
         there = list_checkpoints(self.folder)
         if there != self._found:
             lock.release()
-            raise InputError(
-                f"the folder {self.folder} holds blocks already ({there[-1].name if there else 'of another run'}): go "
-                "on with them, blocklocal.load(network, folder), or give a new folder."
-            )
+            raise self._taken(there)
         clear_leftovers(self.folder)  # now, and not when blocks are only looked at
         clear_caches(self.folder)
         self._lock = lock
 
-    def fetch(self, shape: BlockLearner) -> Saved:
+    def fetch(self, shape: BlockLearner, *, optimizer: bool = True) -> Saved:
         assert self.current is not None
-        return read_learner(open_files(self.current), shape)
+        return read_learner(open_files(self.current), shape, optimizer=optimizer)
+
+    def check_loaded(self) -> None:
+        there = list_checkpoints(self.folder) if self.current is None else []
+        if there:
+            raise self._taken(there)
+
+    def _taken(self, there: Sequence[Path]) -> InputError:
+        """What to say of blocks that this network has not loaded."""
+        name = there[-1].name if there else "of another run"
+        return InputError(
+            f"the folder {self.folder} holds blocks already ({name}), and this network has not loaded them: go on with "
+            "them, blocklocal.load(network, folder), or give a new folder."
+        )
 
     def begin(self, step: int) -> None:
         """A chunk of steps begins.

@@ -87,7 +87,7 @@ def _step_seconds(network: Streamed, k: int, a: Tensor, x: Tensor, y: Tensor) ->
     """Of the second step; in the first one, kernels are chosen and memory is taken."""
     learner = network.stock.drawn(k).train()
     learner.configure(network.optimizer, "constant", 1)
-    incoming, batch = network.target_message(k), Batch(x, y, network._rows, StepContext())
+    incoming, batch = _incoming(network, k), Batch(x, y, network._rows, StepContext())
 
     def step() -> None:
         block_step(learner, a, batch, learner.message(incoming)[0])
@@ -97,16 +97,24 @@ def _step_seconds(network: Streamed, k: int, a: Tensor, x: Tensor, y: Tensor) ->
         return _seconds(step, x.device)
 
 
+def _incoming(network: Streamed, k: int) -> Tensor:
+    """What the twin of block k starts from: the target rows, or a message such as a chained twin behind it sends."""
+    behind = network.learners[k + 1].twin if k + 1 < network.count else None
+    if behind is None or not behind.chained:
+        return network._rows
+    return _made_up(torch.empty(behind.message_shape, device="meta"), network.device)
+
+
 def _made_up(like: Tensor, device: torch.device) -> Tensor:
     """A forward message: no step takes longer or shorter for its values."""
     return torch.rand(like.shape, dtype=like.dtype, device=device)
 
 
 def _store_speed(folder: Path, plan: Plan) -> tuple[float, float]:
-    """Bytes per second of (reading, writing) a block's two files, with checksums, and flushed to the disk."""
+    """Bytes per second of (reading, writing) a block's files, with checksums, and flushed to the disk."""
     share = min(1.0, MOST_SAMPLE / max(1, plan.rests))
     weights, states = (torch.zeros(1 + int(share * size / 4)) for size in (plan.weights, plan.rests - plan.weights))
-    saved = Saved(0, {"sample": weights}, {"optimizer": {"sample": states}, "schedule": None})
+    saved = Saved(0, {"sample": weights}, {"optimizer": {"state": {0: {"sample": states}}}, "schedule": None})
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".partial-speed-", dir=folder) as place:
         draft = Draft.open(Path(place), 0)
@@ -117,7 +125,7 @@ def _store_speed(folder: Path, plan: Plan) -> tuple[float, float]:
 
         def read() -> None:
             files.weights(0, kinds(saved.weights), set(saved.weights))
-            files.tensors("block-0.optimizer", set(saved.optimizer))
+            files.optimizer(0)
 
         reading = _seconds(read)
     size = bytes_of([weights, states])

@@ -7,13 +7,14 @@ Every formula stands here once, with the reason why. What goes into them is coun
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from blocklocal._common.errors import InputError
 from blocklocal._common.limits import in_bytes
+from blocklocal._common.message import Input, map_message
 from blocklocal.block.optim import Optimizer, OptimizerFactory, as_optimizer
 from blocklocal.network.network import BlockLocal
-from blocklocal.streaming.footprint import Footprint, Footprints, footprints
+from blocklocal.streaming.footprint import footprints
+from blocklocal.streaming.needs import Footprint, Footprints
 from blocklocal.streaming.settings import Place
 
 MIB = 2**20
@@ -33,6 +34,7 @@ class Plan:
         home: where blocks rest: "files", or "ram".
         keep: complete chunks that stay in files.
         cuda: whether blocks compute on CUDA; else device and host share one memory.
+        links: bytes of the messages from and to other processes that may be under way here.
     """
 
     needs: Footprints
@@ -42,6 +44,7 @@ class Plan:
     home: Place = "files"
     cuda: bool = False
     keep: int = 1
+    links: int = 0
 
     @property
     def blocks(self) -> list[Footprint]:
@@ -103,8 +106,8 @@ class Plan:
 
     @property
     def common(self) -> int:
-        """What all blocks read: the N batches of a chunk with their targets, and the target rows."""
-        return self.visit * self.needs.batch + self.needs.rows
+        """Whatever block computes: the N batches of a chunk with their targets, target rows, messages under way."""
+        return self.visit * self.needs.batch + self.needs.rows + self.links
 
     @property
     def worst(self) -> int:
@@ -137,7 +140,7 @@ class Plan:
 
 def plan(
     network: BlockLocal,
-    x: Tensor,
+    x: Input,
     optimizer: Optimizer | OptimizerFactory | None = None,
     *,
     visit: int = 16,
@@ -163,7 +166,9 @@ def plan(
     """
     if not network.learners:
         raise InputError("a plan needs the shapes of the network: give BlockLocal example=, a batch [B, …].")
-    network.output_shape(torch.zeros_like(x, device=network.device))  # it runs on such a batch
+    network.output_shape(
+        map_message(lambda t: torch.zeros_like(t, device=network.device), x)
+    )  # it runs on such a batch
     cuda = torch.device(device).type == "cuda"
     chosen = as_optimizer(network.optimizer if optimizer is None else optimizer)
     needs = footprints(network, x, chosen, precision=precision, cuda=cuda)

@@ -1,10 +1,9 @@
 """A plan as lines for a terminal of 100 columns."""
 
 from collections.abc import Sequence
-from itertools import groupby
 
 from blocklocal._common.limits import in_bytes
-from blocklocal.streaming.footprint import Footprint
+from blocklocal.streaming.needs import Footprint
 from blocklocal.streaming.pace import Pace
 from blocklocal.streaming.peers import Peer, in_memory, peers
 from blocklocal.streaming.plan import Plan
@@ -21,13 +20,22 @@ def plan_lines(plan: Plan, pace: Pace | None = None) -> list[str]:
 
 
 def _alike(plan: Plan) -> list[list[Footprint]]:
-    """Neighbouring blocks that need the same, as one row."""
+    """Blocks that need the same, as one row."""
+    rows: dict[tuple[int, ...], list[Footprint]] = {}
+    for block in plan.blocks:
+        needs = (*_sizes(block), plan.computing(block.index), plan.waiting(block.index))
+        rows.setdefault(needs, []).append(block)
+    return list(rows.values())
 
-    def needs(block: Footprint) -> tuple[object, ...]:
-        k = block.index
-        return (*_sizes(block), plan.computing(k), plan.waiting(k))
 
-    return [list(run) for _, run in groupby(plan.blocks, needs)]
+def _named(numbers: Sequence[int]) -> str:
+    """`3`, `3–9`, or the first, how many more, and the last of those that do not follow each other."""
+    first, last = numbers[0], numbers[-1]
+    if first == last:
+        return f"{first}"
+    if last - first == len(numbers) - 1:
+        return f"{first}–{last}"
+    return f"{first}, {last}" if len(numbers) == 2 else f"{first} … {last} ({len(numbers)})"
 
 
 def _sizes(block: Footprint) -> tuple[int, ...]:
@@ -35,12 +43,11 @@ def _sizes(block: Footprint) -> tuple[int, ...]:
 
 
 def _block_row(plan: Plan, run: Sequence[Footprint]) -> list[str]:
-    first, last = run[0], run[-1]
-    name = f"{first.index + 1}" if first is last else f"{first.index + 1}–{last.index + 1}"
+    first = run[0]
     sizes = [in_bytes(size) for size in (*_sizes(first), plan.computing(first.index) + plan.waiting(first.index))]
     if first.update is None:
         sizes[2] = "unknown"
-    return [name, *sizes]
+    return [_named([block.index + 1 for block in run]), *sizes]
 
 
 def summary_lines(plan: Plan, pace: Pace | None = None) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from blocklocal.block.average import swap
 from blocklocal.block.learner import BlockLearner
 from blocklocal.network.neighbours import Kept
 from blocklocal.streaming.deferred import Deferred
@@ -48,6 +49,7 @@ class Stock:
     Attributes:
         known: what must be known of the blocks; a value, so that a chunk that fails can put it back.
         layout: the memory layout that learners get, if any.
+        averaged: whether learners are given with the running means of their weights, to be looked at.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Stock:
         self.shapes, self.model, self.made, self.home, self.device = shapes, model, made, home, device
         self.known = Known()
         self.layout: torch.memory_format | None = None
+        self.averaged = False
         self._optimisation, self._first = optimisation, None
         self._weights = None if weights is None else Weights(weights)
         if self._weights is not None:
@@ -76,17 +79,22 @@ class Stock:
 
     # --- learners
 
-    def fetch(self, k: int) -> BlockLearner:
-        """The k-th block as it rests."""
+    def fetch(self, k: int, *, optimizer: bool = True) -> BlockLearner:
+        """The k-th block as it rests.
+
+        Args:
+            optimizer: whether its optimiser is read too; else it has one that begins anew.
+        """
         if not self.known.resting:
             return self.drawn(k)
         blueprint = self._blueprint(k)
-        saved = self.home.fetch(blueprint.learner)
-        if k in self.known.anew:
-            saved.optimizer.update(optimizer=None, schedule=None)
+        wanted = (optimizer or self.averaged) and k not in self.known.anew  # means are kept with optimisers
+        saved = self.home.fetch(blueprint.learner, optimizer=wanted)
         learner = blueprint.restored(saved, self._optimisation)
         if k in self.known.restarts:
             learner.begin_schedule(self._optimisation[0], self._optimisation[1])
+        if self.averaged and learner.optimizer is not None:
+            swap(learner.optimizer)
         return learner
 
     def drawn(self, k: int) -> BlockLearner:

@@ -4,21 +4,21 @@
     wavefront        every process its own blocks, as messages come             (`parallel.Stage`)
     block by block   for every chunk of N steps: for every block: its N steps   (here)
 
-Block k at step t needs its own state after step t − 1 and the forward message of block k − 1 at step t, and nothing
-else. All three walks keep that order, so they end with the same weights, bit for bit.
+All three keep the one order that matters, so they end with the same weights, bit for bit (`network.walks`).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import logging
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from blocklocal._common.errors import InputError
-from blocklocal._common.modes import kept_modes
+from blocklocal._common.message import Input
 from blocklocal._common.ranges import check_range
 from blocklocal.block.edges import OPEN
 from blocklocal.block.learner import BlockLearner, StepContext
@@ -27,29 +27,35 @@ from blocklocal.block.objectives import mixing
 from blocklocal.block.optim import Optimizer, OptimizerFactory, Schedule, as_optimizer, as_schedule
 from blocklocal.block.target import Wanted
 from blocklocal.block.targets import Asked, Target, target_rows
-from blocklocal.network.edge import check_batch, check_finite, check_tensor, taking_gradients
-from blocklocal.network.neighbours import Kept, Neighbours, Stepped
-from blocklocal.network.network import BlockLocal, Prediction, predictions
+from blocklocal.network.edge import taking_gradients
+from blocklocal.network.neighbours import Kept, Stepped
+from blocklocal.network.network import BlockLocal
+from blocklocal.network.updates import with_updates
 from blocklocal.rules.base import Batch
 from blocklocal.splitting import Split
 from blocklocal.streaming.cache import Cache, FileCache, MemoryCache
 from blocklocal.streaming.deferred import Deferred
-from blocklocal.streaming.edges import CacheEdges
 from blocklocal.streaming.homes import FileHome, Home, HostHome
+from blocklocal.streaming.looking import Looking
 from blocklocal.streaming.resting import tensors_of
 from blocklocal.streaming.settings import BLOCKS, VISIT
 from blocklocal.streaming.stock import Known, Stock
-from blocklocal.streaming.suitable import built, check_streamed
+from blocklocal.streaming.suitable import built, check_known, check_trained
 from blocklocal.streaming.visits import Visits
 from blocklocal.streaming.weights import export
 from blocklocal.timeline.segments import COMPUTE
 from blocklocal.timeline.visits import VisitRecorder
 from blocklocal.training.tally import check_weights
 
-T = TypeVar("T")
+log = logging.getLogger("blocklocal")
+TORN = (
+    "training ended within a chunk of steps, and what rests in host memory cannot be put back: some blocks have taken "
+    "these steps, and others have not. Load what was saved last before you go on: blocklocal.load(network, folder), or "
+    "blocklocal train --resume RUN."
+)
 
 
-class Streamed(Neighbours):
+class Streamed(Looking):
     """A network whose blocks rest in files or in host memory; one at a time is fetched and takes N steps in a row.
 
     It takes the place of the network in a `Trainer`. The weights at the end are those of the ordinary network.
@@ -68,6 +74,8 @@ class Streamed(Neighbours):
         weights: what the model starts from, by the names of its state_dict: a safetensors file, the index of several,
             or a folder with either. Of each block only its own tensors are read.
         device: where blocks compute.
+        trains: False for a network that is only looked at: it predicts, is evaluated and exported. Any rule and any
+            twin will do then.
         keep: complete chunks that stay in the store's folder; the one before the newest helps where that is damaged.
         most: blocks in memory at a time, at most: 3 (one computes, one is fetched, one is written back), 2 or 1.
         recorder: is told when blocks compute, are fetched and are written back.
@@ -88,6 +96,7 @@ class Streamed(Neighbours):
         weights: Path | str | None = None,
         device: torch.device | str = "cpu",
         most: int = 3,
+        trains: bool = True,
         keep: int = 1,
         recorder: VisitRecorder | None = None,
     ):
@@ -95,11 +104,14 @@ class Streamed(Neighbours):
         check_range("most", most, BLOCKS)
         with torch.device("meta"), Deferred() as made:
             network = built(build)
-        check_streamed(network, visit)
+        check_known(network)
+        if trains:
+            check_trained(network, visit)
         made.adopt(network)
         made.keep(tensors_of(network).values())
         super().__init__(network.targets, network.learning, network.optimizer, network.seed)
         self.network, self.visit_steps, self.timeline = network, visit, recorder or VisitRecorder()
+        self._trains = trains
         self._device = torch.device(device)
         for learner in network.learners:
             learner.optimizer = learner.schedule = None
@@ -112,14 +124,9 @@ class Streamed(Neighbours):
         )
         self._cache: Cache = MemoryCache() if cache == "ram" else FileCache(None if store == "ram" else Path(store))
         self.visits = Visits(self.stock.fetch, lambda learner: self.home.put(learner), most=most, timed=self._timed)
-        self._chained = any(learner.late is not None for learner in self.learners)
+        self._chained = any(twin is not None and twin.chained for twin in (each.twin for each in self.learners))
         self._uncommitted = False  # whether blocks have taken the steps of a chunk that does not count yet
         self.watch: Callable[[str, float], object] = lambda text, ahead: None  # told what is done now: `Progress.work`
-
-    @property
-    def home(self) -> Home:
-        """Where blocks rest."""
-        return self.stock.home
 
     # --- the learners, which have no content here
 
@@ -136,7 +143,7 @@ class Streamed(Neighbours):
         """How the network was cut; its modules have no content."""
         return self.network.split
 
-    def materialize(self, example: Tensor) -> None:
+    def materialize(self, example: Input) -> None:
         """Nothing: its shapes are known."""
 
     def to(self, *args: Any, **kwargs: Any) -> "Streamed":
@@ -168,8 +175,17 @@ class Streamed(Neighbours):
     def rate(self) -> float | None:
         return self.stock.known.rate
 
-    def each(self, do: Callable[[BlockLearner], T]) -> list[T]:
-        return self.visits.run(self.stock.places, do, writes=False)
+    def keep_averages(self) -> None:
+        """Whoever looks sees the running means from now on; the network is not trained any more."""
+        self.stock.averaged = self.averaging = True
+
+    @contextmanager
+    def _swapped(self) -> Generator[None]:
+        self.stock.averaged = True
+        try:
+            yield
+        finally:
+            self.stock.averaged = False
 
     def close(self) -> None:
         """End the training, so that another network may go on with what rests in the store."""
@@ -212,11 +228,6 @@ class Streamed(Neighbours):
         """
         raise InputError("a streamed network is never whole in memory: write its model with network.export(folder).")
 
-    def target_message(self, k: int) -> Tensor:
-        """What the twin of block k starts from in the next step: the target rows, or what a chained twin has sent."""
-        message = self._message(self.stock.known.late, k, 0)
-        return self._rows if message is None else message
-
     def take(self, kept: Kept) -> None:
         """Blocks rest in a checkpoint from now on. Nothing has changed where one of them cannot be read.
 
@@ -234,17 +245,29 @@ class Streamed(Neighbours):
     # --- training
 
     @taking_gradients()
-    def step(self, x: Tensor, y: Wanted, weight: Tensor | None = None) -> list[LocalResult | None]:
-        """One training step, which reads and writes all blocks: `walk` does it once per N steps."""
+    def step(
+        self, x: Input, y: Wanted, weight: Tensor | None = None, *, update: bool = True
+    ) -> list[LocalResult | None]:
+        """One training step, which reads and writes all blocks: `walk` does it once per N steps.
+
+        Raises:
+            InputError: without an update, whose gradients no block could keep while it rests.
+        """
+        if not update or self.accumulate > 1:
+            raise InputError(
+                "a streamed network adds gradients up within a chunk of steps alone: train it by Trainer(network, "
+                "accumulate=…), or give step larger batches."
+            )
         (stepped,) = self.walk([(x, y if isinstance(y, Tensor | Target) and weight is None else Target(y, weight))])
         return stepped.results
 
-    def walk(self, batches: Iterable[tuple[Tensor, Asked]]) -> Iterator[Stepped]:
+    def walk(self, batches: Iterable[tuple[Input, Asked]]) -> Iterator[Stepped]:
         """Train on batches, block by block: for every N of them, for every block.
 
         A chunk counts when it is committed: after its last step by who takes the steps, or else before the next chunk.
-        Where that fails, or the walk ends within the steps of a chunk, the network is as after the last commit
-        (in host memory: as after the chunk).
+        Where that fails, or the walk ends within the steps of a chunk, the network is as after the last commit. In host
+        memory, which would have to hold all blocks twice, a chunk cannot be undone: where it fails, some blocks have
+        taken its steps and others have not, and a warning says so; where the walk ends, the network is as after it.
 
         Args:
             batches: (x, y).
@@ -252,6 +275,14 @@ class Streamed(Neighbours):
         Raises:
             InputError: as `step`.
         """
+        if not self._trains:
+            raise InputError("this network was made to be looked at (trains=False): make one anew to train it.")
+        if self.visit_steps % self.accumulate:
+            raise InputError(
+                f"{self.visit_steps} steps in a row are no whole number of updates after {self.accumulate} steps each: "
+                f"give a visit of {self.accumulate * max(1, self.visit_steps // self.accumulate)}."
+            )
+        self.check_trainable()
         coming = iter(batches)
         self.timeline.begin()
         while chunk := [self.check(x, y) for x, y in islice(coming, self.visit_steps)]:
@@ -275,13 +306,13 @@ class Streamed(Neighbours):
         self.timeline.totals(self.epoch + 1)
 
     @taking_gradients()
-    def _chunk(self, batches: list[tuple[Tensor, Asked]]) -> list[list[LocalResult | None]]:
+    def _chunk(self, batches: list[tuple[Input, Asked]]) -> list[list[LocalResult | None]]:
         """Every block's steps in a row; per block, the results of the steps."""
         self.begin()
         for x, y in batches:
             self.prepare(x, y)
         self.expect([len(y) for _, y in batches], training=True)
-        self._know_late()
+        self.know_late()
         self.home.begin(self.steps + len(batches))
         before = self.steps, self.stock.known
         late = self.stock.known.late  # as all twins stood at the start of the chunk
@@ -290,7 +321,8 @@ class Streamed(Neighbours):
 
         def train(learner: BlockLearner) -> list[LocalResult | None]:
             results = []
-            for t, (x, y) in enumerate(batches):
+            for (t, (x, y)), update in with_updates(enumerate(batches), self.accumulate):
+                learner.holds = not update
                 edges = self._edges(learner, t, self._message(late, learner.index, t))
                 context = StepContext(self.stream, self.steps + t, mixing(self.learning.tau, self.epoch))
                 with self.timeline.span(COMPUTE, learner.index, t):
@@ -307,7 +339,8 @@ class Streamed(Neighbours):
             with self.timeline.chunk(self.steps + 1, len(batches)):
                 results = self.visits.run(self.stock.places, train, writes=True)
         except BaseException:
-            self._given_up(before)
+            if not self._given_up(before) and before[1].resting:
+                log.warning(TORN)
             raise
         self._uncommitted = True
         return results
@@ -321,26 +354,6 @@ class Streamed(Neighbours):
             self.steps, self.stock.known = before
         return undone
 
-    def _edges(self, learner: BlockLearner, step: int, message: Tensor | None = None) -> CacheEdges:
-        """Of a block, in a step of the chunk."""
-        first, last = (learner.index == self.learners[k].index for k in (0, -1))
-        return CacheEdges(self.edges, self._cache, step, first=first, last=last, message=message)
-
-    def _know_late(self) -> None:
-        """Of chained twins: what is under way to each block, before the first visit."""
-        if self._chained and not self.stock.known.late:
-            self.each(self.stock.note)
-
-    def _message(self, late: Mapping[int, Tensor], k: int, t: int) -> Tensor | None:
-        """The target message that reaches block k in step t of a chunk from a chained twin; None: the target rows."""
-        if k + 1 not in late:
-            return None
-        behind = self.network.learners[k + 1].twin
-        assert behind is not None
-        # In memory of its own, as `Twin.post` leaves it: a product may round in another way where a matrix begins
-        # elsewhere than at a multiple of 64 bytes.
-        return late[k + 1][t].clone().view(behind.message_shape)
-
     def commit(self, state: Callable[[], dict[str, Any]]) -> None:
         self.stock.commit(state)
         self._uncommitted = False
@@ -348,80 +361,3 @@ class Streamed(Neighbours):
 
     def _own_state(self) -> dict[str, Any]:
         return {"step": self.steps, "network_epoch": self.epoch}
-
-    # --- without training
-
-    def look(self, batches: Iterable[tuple[Tensor, Asked]]) -> Iterator[tuple[Asked, list[Tensor | None]]]:
-        coming = iter(batches)
-        while chunk := list(islice(coming, self.visit_steps)):
-            logits = self._look([x for x, _ in chunk])
-            for t, (_, y) in enumerate(chunk):
-                yield y, [each[t] for each in logits]
-
-    def block_logits(self, x: Tensor) -> list[Tensor | None]:
-        return [each[0] for each in self._look([x])]
-
-    @torch.no_grad()
-    def _look(self, inputs: list[Tensor]) -> list[list[Tensor | None]]:
-        """Per block, the logits of all inputs."""
-        self.begin()
-        for x in inputs:
-            self.check_input(x)
-            self.looking(x)
-        self.expect([len(x) for x in inputs], training=False)
-
-        def look(learner: BlockLearner) -> list[Tensor | None]:
-            message, logits = self._own_message(learner), []
-            for t, x in enumerate(inputs):
-                edges = self._edges(learner, t)
-                a = learner(edges.take_forward(x))
-                logits.append(learner.scores(a, message))
-                edges.send_forward(a)
-            return logits
-
-        self._know_late()
-        return self.each(look)
-
-    def message_sizes(self) -> list[float | None]:
-        with torch.no_grad():
-            self._know_late()
-            messages = self.each(self._own_message)
-            return [None if b is None else b.abs().mean().item() for b in messages]
-
-    @torch.no_grad()
-    def _own_message(self, learner: BlockLearner) -> Tensor | None:
-        return learner.message(self.target_message(learner.index))[0]
-
-    @taking_gradients()
-    def predict(self, x: Tensor) -> Prediction:
-        """As `BlockLocal.predict`."""
-        check_tensor("x", x, self.device)
-        check_finite(x)
-        with kept_modes([self]):
-            logits = self.eval().block_logits(x)
-        return predictions(self.targets, logits)
-
-    # --- what is asked of neighbours
-
-    def check(self, x: Tensor, y: Asked) -> tuple[Tensor, Asked]:
-        check_tensor("x", x, self.device)
-        return check_batch(x, y, self.targets, self.device, first=self.steps == 0)
-
-    def prepare(self, x: Tensor, y: Asked) -> None:
-        self.network.prepare(_shape(x), y)
-
-    def check_input(self, x: Tensor) -> None:
-        check_tensor("x", x, self.device)
-        if not x.is_cuda:
-            check_finite(x)
-
-    def looking(self, x: Tensor) -> AbstractContextManager[None]:
-        self.network.output_shape(_shape(x), training=self.training)
-        return nullcontext()
-
-    def expect(self, sizes: Sequence[int], *, training: bool) -> None:
-        """Batches of these sizes follow, in a chunk."""
-
-
-def _shape(x: Tensor) -> Tensor:
-    return torch.empty_like(x, device="meta")

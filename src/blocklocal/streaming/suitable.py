@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from blocklocal._common.errors import InputError, first_line
 from blocklocal.network.network import BlockLocal
+from blocklocal.rules import Rule
 
 
 def built(build: Callable[[], BlockLocal]) -> BlockLocal:
@@ -25,20 +26,37 @@ def built(build: Callable[[], BlockLocal]) -> BlockLocal:
         ) from error
 
 
-def check_streamed(network: object, visit: int) -> None:
-    """Refuse what cannot be trained in visits of so many steps.
+def check_known(network: object) -> None:
+    """Refuse what is no `BlockLocal` that knows its shapes.
 
     Raises:
-        InputError: it is no `BlockLocal` that knows its shapes; its rule's blocks wait for later ones; or the messages
-            of a chained twin would have to be there earlier.
+        InputError: as said.
     """
     if not isinstance(network, BlockLocal):
         raise InputError(f"build made {type(network).__name__}, and must make a BlockLocal.")
     if not network.learners:
         raise InputError("a streamed network must know its shapes: give BlockLocal example=, a batch [B, …].")
-    reason = network.rule.waits_because(network.learning.scope)
+
+
+def check_rule(rule: Rule, scope: str) -> None:
+    """Refuse a rule whose blocks wait for later ones.
+
+    Raises:
+        InputError: with the reason.
+    """
+    reason = rule.waits_because(scope)
     if reason is not None:
-        raise InputError(f"one block at a time cannot train under the rule {network.rule.name}: {reason}.")
+        raise InputError(f"one block at a time cannot train under the rule {rule.name}: {reason}.")
+
+
+def check_trained(network: BlockLocal, visit: int) -> None:
+    """Refuse what cannot be trained in visits of so many steps. To look at a network, nothing of this is needed.
+
+    Raises:
+        InputError: its rule's blocks wait for later ones; or the messages of a chained twin would have to be there
+            earlier.
+    """
+    check_rule(network.rule, network.learning.scope)
     delay = network.learning.message_delay
     if any(learner.twin is not None and learner.twin.chained for learner in network.learners) and delay < visit:
         raise InputError(

@@ -78,7 +78,8 @@ class Updates:
         optimizer.step()
         with Live() as live:
             optimizer.step()
-        return Update(bytes_of(tree_leaves(list(optimizer.state.values()))), live.peak)
+        averages = bytes_of(made) if self._optimizer.ema is not None else 0
+        return Update(bytes_of(tree_leaves(list(optimizer.state.values()))) + averages, live.peak)
 
 
 def bytes_of(tensors: Iterable[object]) -> int:

@@ -19,7 +19,8 @@ class Visits:
     """Makes block learners one after the other; at most `most` of them are in memory.
 
     Args:
-        fetch: makes the learner of a block. It runs in a thread of its own.
+        fetch: makes the learner of a block, with its optimiser or without (`optimizer=`). It runs in a thread of its
+            own.
         write: takes a learner back. It runs in another thread.
         most: 3: one computes, one is fetched, one is written back; 2: one computes, and one is either; 1: one is all.
         timed: the context in which a block is fetched, is written, or is waited for.
@@ -30,7 +31,7 @@ class Visits:
 
     def __init__(
         self,
-        fetch: Callable[[int], BlockLearner],
+        fetch: Callable[..., BlockLearner],
         write: Callable[[BlockLearner], None],
         *,
         most: int = 3,
@@ -41,12 +42,15 @@ class Visits:
         self._alive: weakref.WeakSet[BlockLearner] = weakref.WeakSet()
         self.peak = 0
 
-    def run(self, blocks: Sequence[int], do: Callable[[BlockLearner], T], *, writes: bool) -> list[T]:
+    def run(
+        self, blocks: Sequence[int], do: Callable[[BlockLearner], T], *, writes: bool, optimizers: bool = True
+    ) -> list[T]:
         """`do` with the learner of every block, in this order.
 
         Args:
             do: must not keep the learner.
             writes: whether `do` changes it, so that it is written back.
+            optimizers: whether learners have their optimisers; without, less is read.
         """
         given: list[T] = []
         with ThreadPoolExecutor(1, "fetch") as fetching, ThreadPoolExecutor(1, "write") as writing:
@@ -56,7 +60,7 @@ class Visits:
             try:
                 for place in range(len(blocks)):
                     for block in blocks[place + len(coming) : place + 2]:  # this one, and the next ahead
-                        coming.append(fetching.submit(self._bring, block, stopped))
+                        coming.append(fetching.submit(self._bring, block, stopped, optimizers))
                     with self._timed(WAIT, blocks[place]):
                         held = coming[0].result()  # still among those that `_empty` looks after
                     coming.pop(0)
@@ -80,14 +84,14 @@ class Visits:
             self._room.release()
             raise
 
-    def _bring(self, block: int, stopped: threading.Event) -> list[BlockLearner]:
+    def _bring(self, block: int, stopped: threading.Event, optimizer: bool) -> list[BlockLearner]:
         """The learner in a list, which others may keep: who takes it out has the only reference."""
         while not self._room.acquire(timeout=0.05):
             if stopped.is_set():
                 raise RuntimeError("the visits have ended")
         try:
             with self._timed(FETCH, block):
-                learner = self._fetch(block)
+                learner = self._fetch(block, optimizer=optimizer)
         except BaseException:
             self._room.release()
             raise

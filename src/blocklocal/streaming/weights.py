@@ -87,7 +87,7 @@ def export(network: Neighbours, model: nn.Module, folder: Path) -> Path:
         write_tensors(folder / file, tensors)
         return dict.fromkeys(tensors, file)
 
-    files = {name: file for written in network.each(write) for name, file in written.items()}
+    files = {name: file for written in network.each(write, optimizers=False) for name, file in written.items()}
     size = sum(t.numel() * t.element_size() for t in model.state_dict().values() if isinstance(t, Tensor))
     content = {"metadata": {"total_size": size}, "weight_map": files}
     write_text(folder / INDEX, json.dumps(content, indent=1) + "\n")

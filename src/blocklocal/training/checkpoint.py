@@ -2,10 +2,11 @@
 
     RUN/checkpoints/step-00000400/
         block-0.safetensors …   weights and buffers of every learner (block, twin, readout, decoders)
-        block-0.optimizer …     its optimiser and schedule (tensors and builtins only)
+        block-0.moments …       what its optimiser keeps of every weight (the safetensors format again)
+        block-0.optimizer …     the rest of its optimiser, and its schedule (tensors and builtins only)
         state.json              architecture, position in training, tallies
         rng.pt                  torch's global random state, for a user's own code (the library names its streams)
-        checksums.json          size and SHA-256 of each of these files; what differs is never loaded
+        checksums.json          size and XXH128 of each of these files; what differs is never loaded
 
 A checkpoint is written under a temporary name beside the older one and renamed, so that a kill at any moment leaves a
 loadable run; the two newest are kept. A second one of the same step is `step-00000400.2` until the first is gone.
@@ -14,7 +15,7 @@ loadable run; the two newest are kept. A second one of the same step is `step-00
 import json
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
@@ -29,8 +30,9 @@ from blocklocal.schemas.checkpoint import Checksum, TensorKind
 from blocklocal.training.advice import OF_RUN, Advice
 from blocklocal.training.checkpoint_files import RANDOM, STATE, Files, write_checksums
 from blocklocal.training.learner_state import kinds, pack, unpack
+from blocklocal.training.moments import divide
 from blocklocal.training.optimizer_check import check_optimizer
-from blocklocal.training.tensor_file import HashedFile, write_tensors
+from blocklocal.training.tensor_file import SummedFile, write_tensors
 
 KEEP = 2
 OPTIMIZER = {"optimizer", "schedule"}
@@ -85,10 +87,16 @@ class Draft:
 
     def write_saved(self, saved: "Saved") -> None:
         """As `write`, of what was taken from a learner before."""
-        weights, optimizer = (self.partial / f"block-{saved.index}.{kind}" for kind in ("safetensors", "optimizer"))
-        self.sums[weights.name] = write_tensors(weights, saved.weights)
-        self.sums[optimizer.name] = _save_tensors(optimizer, saved.optimizer)
-        _sync([weights, optimizer])
+        block = f"block-{saved.index}"
+        rest, moments = divide(saved.optimizer)
+        self._written(f"{block}.safetensors", write_tensors, saved.weights)
+        if moments:
+            self._written(f"{block}.moments", write_tensors, moments)
+        self._written(f"{block}.optimizer", _save_tensors, rest)
+
+    def _written(self, name: str, write: Callable[[Path, Any], Checksum], content: dict) -> None:
+        self.sums[name] = write(self.partial / name, content)
+        _sync([self.partial / name])
 
     def link(self, files: Files) -> None:
         """The blocks of a complete checkpoint are those of this one too: no second copy where links are possible."""
@@ -191,7 +199,7 @@ class Saved:
 
 
 def _save_tensors(path: Path, value: dict) -> Checksum:
-    with HashedFile(path) as file:
+    with SummedFile(path) as file:
         try:
             torch.save(value, cast(IO[bytes], file))
         except RuntimeError as error:  # what torch makes of an error of writing
@@ -331,9 +339,7 @@ def read_learner(files: Files, shape: BlockLearner, *, optimizer: bool = True) -
     """
     weights = files.weights(shape.index, describe(shape), _parameters(shape))
     anew = dict.fromkeys(OPTIMIZER)
-    return Saved(
-        shape.index, weights, files.tensors(f"block-{shape.index}.optimizer", OPTIMIZER) if optimizer else anew
-    )
+    return Saved(shape.index, weights, files.optimizer(shape.index) if optimizer else anew)
 
 
 def _parameters(learner: BlockLearner) -> set[str]:

@@ -1,11 +1,10 @@
 """The files of a checkpoint read back: each held against its checksum, and checked before anything is loaded."""
 
-import hashlib
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import msgspec
 import torch
@@ -16,8 +15,10 @@ from blocklocal._common.finite import is_finite
 from blocklocal.schemas import NotJson, check, parse, read_json
 from blocklocal.schemas.checkpoint import Checksum, State
 from blocklocal.training.advice import OF_RUN, Advice
+from blocklocal.training.checksums import checksum, checksum_at, checksum_of
 from blocklocal.training.learner_state import kinds
-from blocklocal.training.tensor_file import PIECE, read_tensors
+from blocklocal.training.moments import MOMENTS, join
+from blocklocal.training.tensor_file import read_tensors
 
 CHECKSUMS, STATE, RANDOM = "checksums.json", "state.json", "rng.pt"
 MOST = 2**20 * MIB  # of a file whose size nobody has written down
@@ -28,32 +29,15 @@ WHAT = "the state of a checkpoint, as training writes it"
 
 
 def write_checksums(folder: Path, known: Mapping[str, Checksum]) -> Path:
-    """Note size and SHA-256 of all files of a checkpoint that is being written, and return the path of the list.
+    """Note size and checksum of all files of a checkpoint that is being written, and return the path of the list.
 
     Args:
         known: those that are known already; the other files are read.
     """
-    sums = {file.name: known.get(file.name) or _checksum_of(file) for file in sorted(folder.iterdir())}
+    sums = {file.name: known.get(file.name) or checksum_at(file) for file in sorted(folder.iterdir())}
     path = folder / CHECKSUMS
     path.write_bytes(msgspec.json.format(msgspec.json.encode(sums), indent=1))
     return path
-
-
-def _checksum_of(path: Path) -> Checksum:
-    with path.open("rb") as file:
-        return _checksum(file)
-
-
-def _checksum(file: BinaryIO) -> Checksum:
-    summed, piece, size = hashlib.sha256(), memoryview(bytearray(PIECE)), 0
-    while count := file.readinto(piece):  # type: ignore[attr-defined]
-        summed.update(piece[:count])
-        size += count
-    return Checksum(size, summed.hexdigest())
-
-
-def checksum(content: bytes) -> Checksum:
-    return Checksum(len(content), hashlib.sha256(content).hexdigest())
 
 
 @dataclass(frozen=True)
@@ -105,16 +89,7 @@ class Files:
             wanted: `describe` of the block.
         """
         name = f"block-{k}.safetensors"
-        noted = self._noted(name)
-        try:
-            tensors, found = read_tensors(self.path / name, most=noted.bytes if noted else MOST)
-        except InputError as error:
-            raise self.damaged(name, error) from error
-        except ValueError as error:
-            changed = noted is not None and _checksum_of(self.path / name) != noted
-            raise self.damaged(name, DIFFERS if changed else str(error)) from error
-        if noted is not None and found != noted:
-            raise self.damaged(name, DIFFERS)
+        tensors = self._file_of_tensors(name)
         if kinds(tensors) != wanted:
             raise self.damaged(name, f"other tensors than {STATE} lists")
         for key in parameters & set(tensors):
@@ -123,21 +98,50 @@ class Files:
         # In one order in all replicas, which divide them together; safetensors gives another one in every process.
         return {key: tensors[key] for key in wanted}
 
-    def tensors(self, name: str, keys: set[str]) -> dict[str, Any]:
-        """What `torch.save` wrote: an object with these keys, of tensors and plain values."""
+    def optimizer(self, k: int) -> dict[str, Any]:
+        """Optimiser and schedule of block k."""
+        name = f"block-{k}.optimizer"
+        rest = self.tensors(name, {"optimizer", "schedule"}, also=MOMENTS)
+        if MOMENTS not in rest:  # an optimiser without them, or a checkpoint of an older version
+            return rest
+        moments = self._file_of_tensors(f"block-{k}.moments")
+        try:
+            return join(rest, moments)
+        except ValueError as error:
+            raise self.damaged(name, error) from error
+
+    def tensors(self, name: str, keys: set[str], *, also: str | None = None) -> dict[str, Any]:
+        """What `torch.save` wrote: an object with these keys, of tensors and plain values.
+
+        Args:
+            also: a key that may be there.
+        """
         noted, loaded = self._noted(name), None
         try:
             with open_bytes(self.path / name, what=WHAT_FILE, most=noted.bytes if noted else MOST) as (file, size):
-                same = noted is None or _checksum(file) == noted
+                same = noted is None or checksum_of(file, noted) == noted
             if same:  # a large one is mapped, not read into the heap: what is changed gets pages of its own
                 loaded = torch.load(self.path / name, map_location="cpu", weights_only=True, mmap=size > MIB)
         except Exception as error:  # torch.load raises whatever the damaged bytes lead its unpickler to
             raise self.damaged(name, error) from error
         if not same:
             raise self.damaged(name, DIFFERS)
-        if not isinstance(loaded, dict) or set(loaded) != keys:
+        if not isinstance(loaded, dict) or set(loaded) - {also} != keys:
             raise self.damaged(name, f"it holds other things than {', '.join(sorted(keys))}")
         return loaded
+
+    def _file_of_tensors(self, name: str) -> dict[str, torch.Tensor]:
+        noted = self._noted(name)
+        try:
+            tensors, found = read_tensors(self.path / name, most=noted.bytes if noted else MOST, noted=noted)
+        except InputError as error:
+            raise self.damaged(name, error) from error
+        except ValueError as error:
+            changed = noted is not None and checksum_at(self.path / name, noted) != noted
+            raise self.damaged(name, DIFFERS if changed else str(error)) from error
+        if noted is not None and found != noted:
+            raise self.damaged(name, DIFFERS)
+        return tensors
 
     def random_state(self) -> torch.Tensor:
         """The state of torch's generator on the CPU."""
@@ -155,7 +159,7 @@ class Files:
             content = read_bytes(self.path / name, what=WHAT_FILE, most=noted.bytes if noted else most)
         except InputError as error:
             raise self.damaged(name, error) from error
-        if noted is not None and checksum(content) != noted:
+        if noted is not None and checksum(content, noted) != noted:
             raise self.damaged(name, DIFFERS)
         return content
 

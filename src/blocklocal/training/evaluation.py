@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from blocklocal._common.errors import InputError
 from blocklocal._common.modes import kept_modes
 from blocklocal.block.loss import OutputLoss
 from blocklocal.block.targets import MISSING, Asked, Classes, Targets, Values, combined, measured, values_of
-from blocklocal.network.edge import Given, check_asked, pair
+from blocklocal.network.edge import pair
 from blocklocal.network.neighbours import Neighbours, check_network
 from blocklocal.training.confusion import Counts, confusion_counts
 from blocklocal.training.loaders import check_loader
@@ -55,7 +56,7 @@ Look = Callable[[list[Tensor | None], Asked], None]
 
 @torch.no_grad()
 def measure_blocks(
-    network: Neighbours, batches: Iterable[Given], look: Look | None = None, metrics: Metrics | None = None
+    network: Neighbours, batches: Iterable[Any], look: Look | None = None, metrics: Metrics | None = None
 ) -> tuple[dict[str, list[float | None]], dict[str, float]]:
     """How good every block is in evaluation mode, by the name of the measure; None where it cannot predict.
 
@@ -79,15 +80,14 @@ def measure_blocks(
     targets, own = network.targets, Measuring(metrics or {})
     with kept_modes([network]):
         network.train(False)
-        for given, scores in network.look(map(pair, batches)):
-            y = check_asked(given, targets, network.device)
+        for y, scores in network.look(map(pair, batches)):
             if not sums or not y.is_cuda:
                 targets.check(y)
             has_output = _has_output(network)
             answers = [*scores[:-1], None] if has_output and targets.hidden else scores
             sums.append([measured(targets, each, y) for each in answers])
             if has_output and scores[-1] is not None:
-                own.add(scores[-1], given)
+                own.add(scores[-1], y)
             if look is not None:
                 look(scores, y)
     if not sums:
@@ -111,7 +111,7 @@ def _total(sums: list[Tensor | None]) -> Tensor | None:
     return total
 
 
-def evaluate(network: Neighbours, batches: Iterable[Given], *, metrics: Metrics | None = None) -> Evaluation:
+def evaluate(network: Neighbours, batches: Iterable[Any], *, metrics: Metrics | None = None) -> Evaluation:
     """Measure a network in evaluation mode. It works before any training too.
 
     The mode of every part of the network is put back afterwards, also after an error: a BatchNorm that was in
@@ -159,8 +159,9 @@ class _Output:
             return
         self.counts.append(measured(self.targets, combined(self.targets, scores), y))
         if output.dim() < 4:
-            self.logits.append(output.float().cpu())
-            self.wanted.append(wanted.cpu())
+            flat = output.dim() == 3  # positions one by one: sequences may differ in length
+            self.logits.append((output.flatten(0, 1) if flat else output).float().cpu())
+            self.wanted.append((wanted.flatten(0, 1) if flat else wanted).cpu())
             return
         there = int(self.targets.measure(output, wanted)[1])
         self.sums.append((self.targets.loss(output.float(), wanted).item() * there, there))

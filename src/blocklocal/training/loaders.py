@@ -1,17 +1,17 @@
 """What a `Trainer` takes batches from, and what it asks of it."""
 
 import inspect
-from collections.abc import Iterable, Iterator
-from typing import Protocol, TypeGuard
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Protocol, TypeGuard
 
 from blocklocal._common.errors import InputError
-from blocklocal.network.edge import Given, Pair, pair
+from blocklocal.network.edge import Pair, pair
 
 
 class Loader(Protocol):
-    """(x, y) batches with a length."""
+    """Batches with a length: (x, y), or tensors by name with `labels` among them (`network.edge.pair`)."""
 
-    def __iter__(self) -> Iterator[Given]: ...
+    def __iter__(self) -> Iterator[Pair | Mapping[str, Any]]: ...
 
     def __len__(self) -> int: ...
 
@@ -19,12 +19,12 @@ class Loader(Protocol):
 class Epochs(Protocol):
     """A loader that knows its epochs by number, as `Batches` does: the batches of one, from step `start` on."""
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Given]: ...
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Pair | Mapping[str, Any]]: ...
 
 
 def batches(train: Loader, epoch: int, start: int) -> Iterator[Pair]:
     """The batches of an epoch from position `start`: by number from `Epochs`, by skipping from any other loader."""
-    if _knows_epochs(train):
+    if knows_epochs(train):
         yield from map(pair, train.epoch(epoch, start))
         return
     for position, batch in enumerate(train):
@@ -32,7 +32,7 @@ def batches(train: Loader, epoch: int, start: int) -> Iterator[Pair]:
             yield pair(batch)
 
 
-def _knows_epochs(train: object) -> TypeGuard[Epochs]:
+def knows_epochs(train: object) -> TypeGuard[Epochs]:
     """Whether it has a method epoch(number, start): many loaders have an `epoch` that is something else."""
     method = getattr(train, "epoch", None)
     if not callable(method):

@@ -1,23 +1,28 @@
 """The training loop: epochs over batches, one network step per batch, records per epoch."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from blocklocal._common.errors import InputError, shown
+from blocklocal._common.message import map_message
 from blocklocal._common.modes import kept_modes
 from blocklocal._common.ranges import FROM_ONE, check_range, whole
 from blocklocal.block.optim import Optimizer, OptimizerFactory, Schedule, as_optimizer, as_schedule
-from blocklocal.network.edge import Given, Pair, pair
+from blocklocal.network.edge import Pair, pair
 from blocklocal.network.neighbours import Neighbours, Stepped, check_network
 from blocklocal.training.callbacks import Callback, Record, check_callbacks, running
 from blocklocal.training.evaluation import measure_blocks
-from blocklocal.training.loaders import Loader, batches, check_loader, first_batch, nothing_came, steps_of
+from blocklocal.training.feed import Feed
+from blocklocal.training.loaders import Loader, check_loader, first_batch, nothing_came, steps_of
 from blocklocal.training.metrics import Metrics, check_metrics
+from blocklocal.training.notebook import Shown, in_notebook
 from blocklocal.training.tally import NotFinite, Tally
 
 logger = logging.getLogger("blocklocal")
@@ -52,8 +57,11 @@ class Trainer:
         trainer = Trainer(network, optimizer=sgd(lr=0.1), epochs=10)
         records = trainer.fit(train_loader, validation_loader)
 
-    With `Batches`, whose order depends on seed and epoch alone, `state()` and `restore()` continue in mid-epoch bit for
-    bit. The schedule is made for the length at the start; an epoch of another number of batches is warned of.
+    With `Batches`, whose order depends on seed and epoch alone, and with loaders that have a `state_dict` (torchdata's
+    `StatefulDataLoader`), `state()` and `restore()` continue in mid-epoch bit for bit. A warning says where they
+    cannot.
+
+    The schedule is made for the length at the start; an epoch of another number of batches is warned of.
 
     A `fit` that fails (a batch that does not fit, an error in a callback, Ctrl-C) leaves the network as the last
     finished step left it, in the modes that it had; another `fit` goes on after that step. Only what interrupts a
@@ -64,13 +72,21 @@ class Trainer:
         optimizer: default, the network's own. Also a `torch.optim` class or any function that makes an optimiser of a
             list of parameters: every block builds its own.
         epochs: passes over the training batches.
-        schedule: one-cycle, cosine or constant, per training step; or a function of a block's optimiser and the number
-            of training steps that makes a torch scheduler.
+        schedule: one-cycle, cosine, warmup-cosine or constant, per update; or a function of a block's optimiser and the
+            number of updates that makes a torch scheduler.
         callbacks: what watches the training, in the order in which it is called.
         observers: an older name of `callbacks`; they come after those.
         should_stop: a function that is asked after every step.
         look_every: steps between two calls of the callbacks' `step` on CUDA, where a look at the losses waits for the
             device; on the CPU it is called at every step.
+        accumulate: batches whose gradients every block adds up before it updates; it takes their mean, so that n equal
+            batches teach what one of n times the size does (but for what looks at a batch as a whole: BatchNorm,
+            the similarity loss). A step is a batch, an epoch ends with an update, and training is saved and stopped
+            at updates alone.
+        ema: how much of the running mean of the weights stays at an update, such as 0.999. Validation is of that mean;
+            see `BlockLocal.averaged`. Training goes on with the weights themselves.
+        show: whether every epoch is shown: in a notebook as a table and a curve, elsewhere as a line; default: in a
+            notebook alone.
         first_epoch: the epoch, counted from 0, in which the schedule begins. Where training goes on after the end of an
             earlier schedule, `restore` begins a new one there, for the epochs that are left; momenta are kept.
         metrics: your own measures of the output on the validation batches, by name: functions (output, y) → one
@@ -91,6 +107,9 @@ class Trainer:
         observers: Iterable[Callback] = (),
         should_stop: Callable[[], bool] | None = None,
         look_every: int = CHECK_EVERY,
+        accumulate: int = 1,
+        ema: float | None = None,
+        show: bool | None = None,
         first_epoch: int = 0,
         metrics: Metrics | None = None,
     ):
@@ -98,23 +117,30 @@ class Trainer:
         check_range("epochs", epochs, FROM_ONE)
         check_range("first_epoch", first_epoch, whole(0, epochs - 1))
         check_range("look_every", look_every, FROM_ONE)
+        check_range("accumulate", accumulate, FROM_ONE)
         if should_stop is not None and not callable(should_stop):
             raise InputError(f"should_stop must be a function without arguments, not {shown(should_stop)}.")
         self.network = network
         self.optimizer = as_optimizer(network.optimizer if optimizer is None else optimizer)
+        if ema is not None:
+            self.optimizer = replace(self.optimizer, ema=ema)
         self.epochs, self.first_epoch = epochs, first_epoch
         self.schedule = as_schedule(schedule)
-        self.look_every = look_every
+        self.look_every, self.accumulate = look_every, accumulate
         self.callbacks = [*check_callbacks(callbacks), *check_callbacks(observers)]
         self.metrics = check_metrics(metrics)
+        if in_notebook() if show is None else show:
+            self.callbacks.append(Shown())
         self.should_stop = should_stop or (lambda: False)
         self.epoch, self.step_in_epoch = 0, 0
         self.whole = True  # whether all blocks have taken the same steps: see `Stepped`
         self.tally: Tally | None = None
         self.records: list[Record] = []
+        self.stopped: str | None = None  # why the last `fit` ended before its last epoch
         self.seconds = 0.0  # of training alone, without evaluation
         self.images = 0
         self.steps_per_epoch: int | None = None
+        self._feed = Feed()
         self._start: _Start | None = None  # of the epoch in progress
         self._prepared = False
 
@@ -123,15 +149,17 @@ class Trainer:
         """Training steps taken so far."""
         return self.network.steps
 
-    def fit(self, train: Loader, validation: Iterable[Given] | None = None) -> list[Record]:
+    def fit(self, train: Loader, validation: Iterable[Any] | None = None) -> list[Record]:
         """Train to the last epoch, from where training stands.
 
         Args:
-            train: (x, y) batches, two tensors, with a length: a `torch.utils.data.DataLoader`, `Batches`, or a list.
+            train: (x, y) batches with a length: a `torch.utils.data.DataLoader`, `Batches`, or a list. x is a tensor,
+                or a tuple or dictionary of them; a batch of tensors by name is split into `labels` and all others.
             validation: batches on which every block is measured after each epoch.
 
         Returns:
-            One record per epoch (the metrics of a run, see `docs/runs.md`).
+            One record per epoch (the metrics of a run, see `docs/runs.md`); fewer than `epochs` where a callback ended
+            the training (`stop`); `stopped` says why.
 
         Raises:
             InputError: a loader or a batch cannot be used.
@@ -140,14 +168,17 @@ class Trainer:
         """
         if validation is not None:
             check_loader("validation", validation)
+        self.stopped = None
         with kept_modes([self.network], after_failure=True):
             self.prepare(train)
             with running(self.callbacks, self):
                 self._run(train, validation)
         return self.records
 
-    def _run(self, train: Loader, validation: Iterable[Given] | None) -> None:
+    def _run(self, train: Loader, validation: Iterable[Any] | None) -> None:
         for epoch in range(self.epoch, self.epochs):
+            if self.stopped is not None:
+                break
             self.epoch = self.network.epoch = epoch
             record = self._run_epoch(train)
             record |= self._validate(validation)
@@ -155,6 +186,14 @@ class Trainer:
             self.records.append(record)
             for callback in self.callbacks:
                 callback.epoch(self, record)
+
+    def stop(self, reason: str) -> None:
+        """End the training after this epoch and its callbacks; `fit` returns its records. For callbacks.
+
+        Args:
+            reason: a half sentence, kept in `stopped`.
+        """
+        self.stopped = reason
 
     def prepare(self, train: Loader) -> None:
         """Make what needs the shapes of a batch or the number of steps; `fit` does it, unless it is done already.
@@ -166,10 +205,12 @@ class Trainer:
             return
         steps = steps_of(train)
         if not self.network.learners:
-            self.network.materialize(self._to_device(first_batch(train)[0]))
+            self.network.materialize(map_message(self._to_device, first_batch(train)[0]))
         self.steps_per_epoch = steps
+        updates = (self.epochs - self.first_epoch) * math.ceil(steps / self.accumulate)
         with _learners_after_failure(self.network):
-            self.network.configure(self.optimizer, self.schedule, (self.epochs - self.first_epoch) * steps)
+            self.network.configure(self.optimizer, self.schedule, updates)
+        self.network.accumulate = self.accumulate
         self._prepared = True
 
     def state(self) -> dict[str, Any]:
@@ -184,6 +225,7 @@ class Trainer:
             "tally": self.tally.state() if self.tally else None,
             "start": self._start,
             "records": self.records,
+            **self._feed.state(self.step_in_epoch),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -201,6 +243,7 @@ class Trainer:
         self.epoch, self.step_in_epoch = state["epoch"], state["step_in_epoch"]
         self.seconds, self.images = state["seconds"], state["images"]
         self.records = list(state["records"])
+        self._feed.restore(state.get("loader"))
         if state["tally"]:
             self._start = _Start(*state["start"])
             self.tally = self._new_tally()
@@ -238,7 +281,7 @@ class Trainer:
         start = self._start = self._start or _Start(self.network.rate(), self.seconds, self.images)
         started, before = time.perf_counter(), self.seconds
         losses: list[float] | None = []
-        walk = self.network.walk(self._moved(batches(train, self.epoch, self.step_in_epoch)))
+        walk = self.network.walk(self._moved(self._feed.batches(train, self.epoch, self.step_in_epoch)))
         with self._consistent(walk):
             for stepped in walk:
                 self._take(stepped, tally)
@@ -328,11 +371,12 @@ class Trainer:
         for callback in self.callbacks:
             callback.step(self, losses)
 
-    def _validate(self, validation: Iterable[Given] | None) -> Record:
+    def _validate(self, validation: Iterable[Any] | None) -> Record:
         if validation is None:
             unknown: list[float | None] = [None] * len(self.network.learners)
             return {f"validation_{name}": unknown for name in self.network.targets.measures}
-        measured, own = measure_blocks(self.network, self._moved(validation), metrics=self.metrics)
+        with self.network.averaged() if self.optimizer.ema is not None else nullcontext():
+            measured, own = measure_blocks(self.network, self._moved(validation), metrics=self.metrics)
         found: Record = {f"validation_{name}": values for name, values in measured.items()}
         return found | ({"metrics": own} if own else {})
 
@@ -340,9 +384,9 @@ class Trainer:
         learners = self.network.learners
         return Tally(len(learners), self.network.targets, first=learners[0].index)
 
-    def _moved(self, given: Iterable[Given]) -> Iterator[Pair]:
+    def _moved(self, given: Iterable[Any]) -> Iterator[Pair]:
         for x, y in map(pair, given):
-            yield self._to_device(x), y.to(self.network.device, non_blocking=True)
+            yield map_message(self._to_device, x), y.to(self.network.device, non_blocking=True)
 
     def _to_device(self, t: Tensor) -> Tensor:
         return t.to(self.network.device, non_blocking=True)
@@ -352,10 +396,12 @@ class Trainer:
 def _learners_after_failure(network: Neighbours) -> Generator[None, None, None]:
     """Where a block's new optimiser or schedule cannot be built, give all blocks back what they had."""
     learners = network.learners
-    before = [(learner.optimizer, learner.schedule, learner.schedule_steps, learner.clip) for learner in learners]
+    names = ("optimizer", "schedule", "schedule_steps", "clip", "ema", "scale")
+    before = [[(name, getattr(learner, name)) for name in names] for learner in learners]
     try:
         yield
     except BaseException:
         for learner, kept in zip(learners, before, strict=True):
-            learner.optimizer, learner.schedule, learner.schedule_steps, learner.clip = kept
+            for name, value in kept:
+                setattr(learner, name, value)
         raise

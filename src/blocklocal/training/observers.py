@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 from msgspec import Struct
 
 from blocklocal._common.errors import InputError
-from blocklocal._common.extras import needs
 from blocklocal._common.files import MOST_LINES, cut_half_line, is_there, read_bytes
 from blocklocal.network.neighbours import Neighbours
 from blocklocal.schemas import NotJson, check, parse
@@ -64,28 +63,6 @@ def _line(line: bytes, event: str, kind: type[S]) -> S | None:
         return None
 
 
-class TensorBoard(Callback):
-    """Scalars per block, one point per epoch."""
-
-    @needs("report")
-    def __init__(self, folder: Path):
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.writer = SummaryWriter(str(folder))
-
-    def epoch(self, trainer: Trainer, record: Record) -> None:
-        measures = [name for name in record if name.startswith(("train_", "validation_"))]
-        for name in ("loss", *measures, "message"):
-            for k, value in enumerate(record[name]):
-                if value is not None:
-                    self.writer.add_scalar(f"{name}/block-{k + 1}", value, record["step"])
-        self.writer.flush()
-
-    def close(self) -> None:
-        """End the writer's thread."""
-        self.writer.close()
-
-
 class Console(Callback):
     """Feeds the live table."""
 
@@ -133,7 +110,7 @@ def saves_now(trainer: Trainer, every: int | None, saved: int) -> bool:
 
 def check_finite(network: Neighbours) -> None:
     """Raise NotFinite, with block and step, where an update has made a weight NaN or infinite."""
-    network.each(lambda learner: check_weights(learner, network.steps))
+    network.each(lambda learner: check_weights(learner, network.steps), optimizers=False)
 
 
 class Warnings(Callback):

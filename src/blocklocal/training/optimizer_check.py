@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from blocklocal.block.average import AVERAGE
 from blocklocal.block.learner import BlockLearner
+from blocklocal.block.scaling import SCALER
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 KEPT: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
@@ -34,17 +36,23 @@ def check_optimizer(saved: dict[str, Any], learner: BlockLearner) -> None:
         if (saved[name] is None) != (own is None):
             raise ValueError(f"{name} is {'absent' if saved[name] is None else 'there'}, unlike in the network")
     if learner.optimizer is not None:
-        _check_state(saved["optimizer"], learner.optimizer)
+        _check_state(saved["optimizer"], learner.optimizer, averages=learner.ema is not None)
     if learner.schedule is not None:
         _check_values("schedule", saved["schedule"], learner.schedule.state_dict())
         if saved["schedule"].get("last_epoch", 0) < 0:
             raise ValueError("schedule: last_epoch is negative")
 
 
-def _check_state(saved: Any, optimizer: torch.optim.Optimizer) -> None:
+def _check_state(saved: Any, optimizer: torch.optim.Optimizer, *, averages: bool) -> None:
     own = optimizer.state_dict()
-    if not isinstance(saved, dict) or set(saved) != {"state", "param_groups"}:
+    if not isinstance(saved, dict) or not {"state", "param_groups"} <= set(saved) <= {"state", "param_groups", SCALER}:
         raise ValueError("optimizer is no state of an optimiser")
+    if (SCALER in saved) != (SCALER in own):
+        raise ValueError(
+            f"optimizer has {'a' if SCALER in saved else 'no'} loss scale, unlike in the network (float16)"
+        )
+    if SCALER in own:
+        _check_values(SCALER, saved[SCALER], own[SCALER])
     groups, states = saved["param_groups"], saved["state"]
     if not isinstance(groups, list) or len(groups) != len(own["param_groups"]) or not isinstance(states, dict):
         raise ValueError("optimizer is of other groups of parameters")
@@ -57,6 +65,11 @@ def _check_state(saved: Any, optimizer: torch.optim.Optimizer) -> None:
     for index, state in states.items():
         if not isinstance(index, int) or not 0 <= index < len(parameters) or not isinstance(state, dict):
             raise ValueError(f"optimizer: there is no parameter {index!r}")
+        if (AVERAGE in state) != averages:
+            raise ValueError(f"optimizer keeps {'no' if averages else 'a'} running mean of the weights (ema)")
+        if averages:
+            _check_tensor(f"{AVERAGE} of parameter {index}", state[AVERAGE], parameters[index], scalar=False)
+            state = {name: value for name, value in state.items() if name != AVERAGE}
         if kept is None:
             continue
         if not set(kept) >= set(state) or (len(kept) > 1 and len(state) != len(kept)):
@@ -73,7 +86,7 @@ def _kept(optimizer: torch.optim.Optimizer) -> tuple[str, ...] | None:
 
 
 def _check_tensor(what: str, value: Any, parameter: Tensor, *, scalar: bool) -> None:
-    if value is None and not scalar:
+    if value is None and not scalar and not what.startswith(AVERAGE):
         return
     if not isinstance(value, Tensor):
         raise ValueError(f"optimizer: {what} is no tensor")

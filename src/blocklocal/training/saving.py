@@ -30,6 +30,7 @@ def save(network: Neighbours, folder: Path | str, *, trainer: Trainer | None = N
         OSError: it cannot be written.
     """
     check_network(network)
+    network.check_trainable()
     place = Path(folder)
     if not network.learners:
         raise InputError("a network must know its shapes before it is saved: give BlockLocal example=, a batch [B, …].")
@@ -47,39 +48,7 @@ def save(network: Neighbours, folder: Path | str, *, trainer: Trainer | None = N
 
 
 def load(network: Neighbours, folder: Path | str, *, optimizers: bool = True, trainer: Trainer | None = None) -> None:
-    """Load what `save` has written into a network of the same cut and settings.
-
-    To predict, or to train anew from these weights:
-
-        load(network, folder, optimizers=False)
-
-    To go on with steps of your own (`network.step`), bit for bit. What a `Trainer` had configured is, for example,
-    `sgd()` with the schedule one-cycle over all steps:
-
-        network.configure(sgd(), "one-cycle", epochs * len(train))
-        load(network, folder)
-
-    To go on with a `Trainer`, also in the middle of an epoch, save it too: `save(network, folder, trainer=trainer)`.
-    Without `trainer=` a new one begins at its first epoch, with optimisers of its own.
-
-        trainer = Trainer(network, epochs=10)      # as before
-        trainer.prepare(train)
-        load(network, folder, trainer=trainer)
-        trainer.fit(train)
-
-    That is the same as never having stopped, bit for bit, where the batches of an epoch are the same again, as those of
-    `Batches` are.
-
-    Args:
-        network: made like the saved one, with its shapes known; for its optimisers, configured alike (`configure`).
-        folder: what was given to `save`.
-        optimizers: whether to load optimisers, schedules and torch's random state too; else the network keeps its own.
-        trainer: the network's, prepared, to go on from where the saved one stood.
-
-    Raises:
-        InputError: nothing is saved there, it is damaged, it is of another network, its optimisers are configured
-            otherwise, or the trainer cannot go on from it. Nothing is loaded then.
-    """
+    """As `blocklocal.load` of a network: load what `save` has written into one of the same cut and settings."""
     check_network(network)
     found = list_checkpoints(Path(folder)) if Path(folder).is_dir() else []
     if not found:

@@ -6,10 +6,10 @@ eight bytes with the length of a JSON header, the header, and the values of all 
 safetensors opens these files.
 """
 
-import hashlib
 import io
 import mmap
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from math import prod
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, cast
@@ -21,8 +21,8 @@ from torch import Tensor
 
 from blocklocal._common.files import open_bytes
 from blocklocal.schemas.checkpoint import Checksum
+from blocklocal.training.checksums import PIECE, Summed
 
-PIECE = 2**20  # bytes that are hashed and written at a time
 OWN_PAGES = 2**20  # bytes of a tensor
 MOST_HEADER = 100_000_000  # bytes; the safetensors library's own limit
 DTYPES = {
@@ -31,7 +31,7 @@ DTYPES = {
     "BOOL": torch.bool, "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "C64": torch.complex64,
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
 }  # fmt: skip
-_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _PRIVATE: dict[str, int] = (
     {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
 )  # a fork has its own
@@ -44,11 +44,11 @@ class _Entry(Struct):
     data_offsets: tuple[_Size, _Size]
 
 
-class HashedFile(io.RawIOBase):
-    """A file that is being written, with the SHA-256 of what has gone into it. Its errors are OSErrors."""
+class SummedFile(io.RawIOBase):
+    """A file that is being written, with the checksum of what has gone into it. Its errors are OSErrors."""
 
     def __init__(self, path: Path):
-        self._file, self._sum, self._bytes = path.open("wb", buffering=0), hashlib.sha256(), 0
+        self._file, self._summed = path.open("wb", buffering=0), Summed()
         self.failed: OSError | None = None  # for a library that hides why writing failed
 
     def writable(self) -> bool:
@@ -65,8 +65,7 @@ class HashedFile(io.RawIOBase):
         return len(view)
 
     def _write_all(self, piece: memoryview) -> None:
-        self._sum.update(piece)
-        self._bytes += len(piece)
+        self._summed.update(piece)
         while piece:
             piece = piece[self._file.write(piece) or 0 :]
 
@@ -76,7 +75,7 @@ class HashedFile(io.RawIOBase):
 
     @property
     def checksum(self) -> Checksum:
-        return Checksum(self._bytes, self._sum.hexdigest())
+        return self._summed.checksum
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> Checksum:
@@ -89,21 +88,22 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> Checksum:
     entries, end = {}, 0
     for name, tensor in ordered:
         begin, end = end, end + tensor.numel() * tensor.element_size()
-        entries[name] = _Entry(_NAMES[tensor.dtype], list(tensor.shape), (begin, end))
+        entries[name] = _Entry(NAMES[tensor.dtype], list(tensor.shape), (begin, end))
     header = msgspec.json.encode(entries)
     header += b" " * (-len(header) % 8)
-    with HashedFile(path) as file:
+    with SummedFile(path) as file:
         file.write(len(header).to_bytes(8, "little") + header)
         for _, tensor in ordered:
             file.write(memory(tensor.detach().contiguous().cpu()))
         return file.checksum
 
 
-def read_tensors(path: Path, *, most: int) -> tuple[dict[str, Tensor], Checksum]:
+def read_tensors(path: Path, *, most: int, noted: Checksum | None = None) -> tuple[dict[str, Tensor], Checksum]:
     """The tensors of a file by name, in memory of their own, and the checksum of what was read.
 
     Args:
         most: bytes that the file may have.
+        noted: a checksum, of whose kind the one that is returned is.
 
     Raises:
         InputError: it is no ordinary file, or cannot be read.
@@ -111,7 +111,8 @@ def read_tensors(path: Path, *, most: int) -> tuple[dict[str, Tensor], Checksum]
     """
     with open_bytes(path, what="tensors in the safetensors format", most=most) as (file, size):
         entries, head = read_header(file, size)
-        summed, tensors = hashlib.sha256(head), {}
+        summed, tensors = Summed(noted), {}
+        summed.update(head)
         for name, entry in entries:
             tensor = room(entry.shape, DTYPES[entry.dtype])
             view = memory(tensor)
@@ -121,18 +122,23 @@ def read_tensors(path: Path, *, most: int) -> tuple[dict[str, Tensor], Checksum]
                     raise ValueError("it ends early")
                 summed.update(piece)
             tensors[name] = tensor
-    return tensors, Checksum(size, summed.hexdigest())
+    return tensors, summed.checksum
 
 
 def room(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """An empty tensor on the CPU; a large one in pages of its own, which go back to the system when it is freed.
 
     The C library would keep them in its heap. Blocks that come and go leave holes there, which do not fit the next one.
+    Large pages, where the system has them: to get one of the ordinary size costs more than to fill it.
     """
     size = prod(shape) * dtype.itemsize
     if size < OWN_PAGES:
         return torch.empty(tuple(shape), dtype=dtype)
-    return torch.frombuffer(mmap.mmap(-1, size, **_PRIVATE), dtype=dtype).view(*shape)
+    pages = mmap.mmap(-1, size, **_PRIVATE)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a kernel without them
+            pages.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(pages, dtype=dtype).view(*shape)
 
 
 def read_header(file: BinaryIO, size: int) -> tuple[list[tuple[str, _Entry]], bytes]:

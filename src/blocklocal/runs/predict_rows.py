@@ -1,0 +1,54 @@
+"""What a trained run says of the rows of a table or of series."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from blocklocal._common.errors import InputError
+from blocklocal._common.extras import needs
+from blocklocal.data.arrays import load_series
+from blocklocal.data.frame import read_frame
+from blocklocal.data.samples import SampleBatches, Samples
+from blocklocal.runs.build import EVALUATION_BATCH, DatasetInfo
+from blocklocal.runs.predict import Said, check_numbers
+from blocklocal.runs.run import block_names, load_network
+
+
+@needs("data")
+def predict_rows(
+    run: Path,
+    file: Path,
+    *,
+    checkpoint: str | None = None,
+    device: str = "auto",
+    trust: bool = False,
+    visit: int | None = None,
+) -> Iterator[Said]:
+    """One value per row (counted from 1), batch by batch.
+
+    Raises:
+        InputError: the file does not fit the run, or the network predicts no numbers.
+    """
+    _, facts, network = load_network(run, checkpoint, device, trust=trust, visit=visit)
+    x = _rows(file, facts)
+    known = (facts.mean, facts.std) if facts.kind == "series" else ((), ())
+    samples = Samples(x, torch.zeros(len(x), dtype=torch.int64))
+    batches = SampleBatches(samples, batch_size=EVALUATION_BATCH, mean=known[0], std=known[1], device=network.device)
+    names, row = block_names(network), 0
+    for part, _ in batches:
+        prediction = network.predict(part)
+        check_numbers(prediction, run)
+        for i in range(len(part)):
+            row += 1
+            yield Said("row", row, prediction, i, facts, names)
+
+
+def _rows(file: Path, facts: DatasetInfo) -> Tensor:
+    if facts.features is not None:
+        return facts.features.encode(read_frame(file))
+    x = load_series(file)
+    if tuple(x.shape[1:]) != facts.shape:
+        raise InputError(f"{file} has series {list(x.shape[1:])} (channels, steps), the run takes {list(facts.shape)}.")
+    return x
