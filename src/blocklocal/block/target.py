@@ -165,12 +165,12 @@ def of_samples(weight: Tensor, real: Tensor | None = None) -> Tensor:
 class Targets(ABC):
     """What a network is asked for.
 
+    Scores have their units last: [B, R], [B, T, R], or [B, H, W, R] where every pixel has a target.
+
     Attributes:
         read: takes y and gives the targets of the hidden blocks, where y is not them.
         hidden: whether the hidden blocks alone answer, because the output is for the user's own loss; the targets are
             then one per sample.
-
-    Scores have their units last: [B, R], [B, T, R], or [B, H, W, R] where every pixel has a target.
     """
 
     count: int
