@@ -265,7 +265,7 @@ def test_nothing_differs_from_itself(tmp_path):
 
 def test_a_setting_that_an_older_version_did_not_have_was_what_it_usually_is():
     def made(**settings) -> origin.Origin:
-        return origin.Origin(settings, {}, threads=1, device="cpu", replicas=1, versions={}, folder="")
+        return origin.Origin({"threads": 1} | settings, {}, threads=1, device="cpu", replicas=1, versions={}, folder="")
 
     assert origin.differences(made(), made(mix="")) == []
     assert origin.differences(made(), made(mix="mixup")) == ["mix:  then, mixup now"]
