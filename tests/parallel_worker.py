@@ -15,9 +15,9 @@ from parallel_cases import CASES, batches, make, plain
 from rule_helpers import same
 
 from blocklocal import InputError
+from blocklocal._common.dense import is_dense
 from blocklocal.block.shards import local_shard
 from blocklocal.parallel import Address, Processes, Stage, join
-from blocklocal.parallel.layout import is_dense
 from blocklocal.parallel.links import STOP, Inbox, Outbox
 from blocklocal.training.checkpoint import Saved
 from blocklocal.training.evaluation import measure_blocks

@@ -20,7 +20,10 @@ def output_of(name: str, run: Callable = forking.run) -> str:
     return ended.stdout
 
 
-@pytest.mark.parametrize(("name", "chance"), [("own_images.py", 50), ("own_model.py", 10), ("sequences.py", 10)])
+CHANCE = [("own_images.py", 50), ("own_model.py", 10), ("sequences.py", 10), ("segmentation.py", 30)]
+
+
+@pytest.mark.parametrize(("name", "chance"), CHANCE)
 def test_an_example_ends_with_blocks_far_above_chance(name: str, chance: float) -> None:
     found = re.search(r"in percent: \[(.*)\]", output_of(name))
     assert found is not None
@@ -33,6 +36,12 @@ def test_the_example_inside_another_library_learns(library: str) -> None:
     found = re.search(r"in percent: \[(.*)\]", output_of(f"in_{library}.py", subprocess.run))
     assert found is not None
     assert float(found[1]) > 80
+
+
+def test_the_example_of_values_ends_with_a_smaller_error_than_the_frozen_control() -> None:
+    found = re.findall(r"in degrees: \[(.*)\]", output_of("regression.py"))
+    own, frozen = (float(errors.split(",")[-1]) for errors in found)
+    assert own < 0.8 * frozen
 
 
 @pytest.mark.xdist_group("processes")

@@ -10,8 +10,9 @@ from parallel_helpers import work
 from parallel_worker import MISFITS
 from run_helpers import equal
 
+from blocklocal._common.dense import is_dense
 from blocklocal._common.message import Message, tensors_of
-from blocklocal.parallel.layout import Layout, is_dense
+from blocklocal.parallel.layout import Layout
 from blocklocal.training.evaluation import measure_blocks
 
 pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.timeout(180)]

@@ -389,6 +389,24 @@ class TestOwnLoss:
         with pytest.raises(InputError, match="output_loss= alone"):
             net.predict(X)
 
+    def test_the_output_may_be_a_picture_while_hidden_blocks_are_asked_for_a_class(self):
+        """The output has three channels and there are five classes."""
+        wanted = torch.randn(4, 3, 8, 8, generator=GENERATOR)
+        label = torch.tensor([0, 4, 2, 1])
+
+        def loss(output, y):
+            return F.mse_loss(output, y[0])
+
+        net = BlockLocal(
+            split(conv(), blocks=3), classes=5, example=MAPS[:2], output_loss=loss, targets=lambda y: y[1], readout=0
+        )
+        expected = loss(net(MAPS), (wanted, label))
+        assert torch.isclose(net.step(MAPS, (wanted, label))[-1].loss, expected)
+        found = evaluate(net, [(MAPS, (wanted, label))])
+        assert found.top1 is None
+        assert found.block_top1[-1] is None
+        assert all(top1 is not None for top1 in found.block_top1[:-1])
+
     def test_what_is_no_loss_is_refused(self):
         with pytest.raises(InputError, match="must give one number"):
             network(output_loss=lambda output, y: output).step(X, Y)

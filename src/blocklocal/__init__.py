@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from blocklocal.network.settings import Learning
     from blocklocal.rules import RULES
     from blocklocal.runs.load import load
-    from blocklocal.splitting import Split, split
+    from blocklocal.splitting import Split, freeze, split
     from blocklocal.streaming import Streamed
     from blocklocal.training import (
         Callback,
@@ -71,6 +71,7 @@ __all__ = [
     "build_model",
     "evaluate",
     "family",
+    "freeze",
     "load",
     "load_images",
     "save",
@@ -92,7 +93,7 @@ _HOMES = {
     "block.values": ("Values",),
     "rules": ("RULES",),
     "network.settings": ("Learning",),
-    "splitting": ("Split", "split"),
+    "splitting": ("Split", "freeze", "split"),
     "streaming": ("Streamed",),
     "runs.load": ("load",),
     "training": (

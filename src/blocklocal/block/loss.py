@@ -63,7 +63,8 @@ class OutputLoss(nn.Module):
             if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.is_floating_point():
                 raise InputError(f"output_loss must give one number, a tensor with its graph, not {shown(loss)}.")
             loss = loss.reshape(())
-        return LocalResult(loss, {name: loss.detach()}, units_last(a.detach()), mask=mask)
+        scores = None if self.targets.hidden else units_last(a.detach())
+        return LocalResult(loss, {name: loss.detach()}, scores, mask=mask)
 
     def scores(self, a: Tensor, message: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         return units_last(a)

@@ -5,7 +5,7 @@ a loss of the user's own and the targets of the hidden blocks are read off it.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -75,6 +75,15 @@ class Target:
 
 
 Asked = Tensor | Target
+Wanted = Tensor | Target | Mapping[str, Tensor] | Sequence[Tensor]
+"""What a loader may give as targets: several tensors where `targets=` reads them."""
+
+
+def with_weight(y: Wanted, weight: Tensor | None) -> Asked:
+    """Targets as a loader gives them, with the weights of samples or positions, where there are any."""
+    if isinstance(y, Target):
+        return y if weight is None else replace(y, weight=weight)
+    return y if isinstance(y, Tensor) and weight is None else Target(y, weight)
 
 
 def values_of(target: Asked) -> Tensor:
@@ -135,10 +144,10 @@ def weighted_mean(each: Tensor, weight: Tensor) -> Tensor:
 
 
 def mean_of_real(each: Tensor, mask: Tensor | None) -> Tensor:
-    """The mean over positions, [B, P, …] → [B, …]; with a mask [B, P], over those that it says are real."""
+    """The mean over positions, [B, P, …] → [B, …]; with a mask, [B, P] or of more axes, over those that are real."""
     if mask is None:
         return each.mean(1)
-    real = mask.view(*mask.shape, *(1 for _ in each.shape[2:]))
+    real = mask.view(*mask.shape, *(1 for _ in each.shape[mask.dim() :]))
     return torch.where(real, each, 0).sum(1) / real.sum(1).clamp(min=1)
 
 
@@ -154,7 +163,12 @@ def of_samples(weight: Tensor, real: Tensor | None = None) -> Tensor:
 
 @dataclass(frozen=True)
 class Targets(ABC):
-    """What a network is asked for. `read` takes y and gives the targets of the hidden blocks, where y is not them.
+    """What a network is asked for.
+
+    Attributes:
+        read: takes y and gives the targets of the hidden blocks, where y is not them.
+        hidden: whether the hidden blocks alone answer, because the output is for the user's own loss; the targets are
+            then one per sample.
 
     Scores have their units last: [B, R], [B, T, R], or [B, H, W, R] where every pixel has a target.
     """
@@ -162,6 +176,7 @@ class Targets(ABC):
     count: int
 
     read: Callable[[Any], Tensor] | None = field(default=None, kw_only=True)
+    hidden: bool = field(default=False, kw_only=True)
 
     measures: ClassVar[tuple[str, ...]] = ("top1",)  # the names of `figures`; the first is the one that counts
 
@@ -178,9 +193,9 @@ class Targets(ABC):
     def check(self, target: Asked) -> None:
         """Refuse targets that cannot be right."""
 
-    def answered(self, scores: Tensor) -> bool:
-        """Whether scores are of the rows, or an output's own; else they mean nothing for these targets."""
-        return scores.dim() > 1 and scores.shape[-1] in (self.rows, self.count)
+    def answer(self, output: torch.Size) -> torch.Size:
+        """The shape of the answer to these targets, [B, …]: the output's own, or one per sample."""
+        return torch.Size((output[0], self.count)) if self.hidden else output
 
     @abstractmethod
     def misfit(self, output: torch.Size) -> str | None:

@@ -152,11 +152,8 @@ class Labels(Targets):
 
 
 def measured(targets: Targets, scores: Tensor | None, y: Asked) -> Tensor | None:
-    """Sums of which figures are made (`Targets.measure`); None where nothing is predicted.
-
-    An output that only the user's own loss can read predicts nothing.
-    """
-    return None if scores is None or not targets.answered(scores) else targets.measure(scores, y)
+    """Sums of which figures are made (`Targets.measure`); None where nothing is predicted."""
+    return None if scores is None else targets.measure(scores, y)
 
 
 def target_rows(targets: Targets, device: torch.device | None = None) -> Tensor:
@@ -173,7 +170,7 @@ def combined(targets: Targets, scores: Sequence[Tensor | None]) -> Tensor | None
         The logits; None where fewer than two predict.
     """
     last = scores[-1] if scores else None
-    if last is None or not targets.answered(last):
+    if last is None or targets.hidden:
         return None
     known = [targets.as_logits(targets.resized(each, last)).float() for each in scores if each is not None]
     return torch.stack(known).mean(0) if len(known) > 1 else None

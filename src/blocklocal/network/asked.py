@@ -26,8 +26,8 @@ def asked_for(
     """
     if sum(kind is not None for kind in (classes, labels, values)) != 1:
         raise InputError(
-            "give one of classes= (one of several), labels= (several yes/no answers) or values= (one or several "
-            "numbers)."
+            "say what is asked for: either classes= (one of several), or labels= (several yes/no answers), or values= "
+            "(numbers)."
         )
     if read is not None and not callable(read):
         raise InputError(f"targets= must be a function of y that gives the targets, not {shown(read)}.")

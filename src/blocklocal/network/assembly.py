@@ -1,7 +1,7 @@
 """From blocks to learners: shapes are read off one example; rule and settings say which local loss each block gets."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn as nn
@@ -34,7 +34,7 @@ def build_learners(
     Args:
         example: a batch [B, …], which gives shapes and device.
         seed: of the weights of twins, readouts and decoders.
-        own: the user's loss of the last block.
+        own: the user's loss of the last block, whose output may then be anything; the learners know by their `targets`.
     """
     rule = RULES.get(learning.rule)
     modules = [Whole(*split.blocks)] if rule.whole and len(split.blocks) > 1 else list(split.blocks)
@@ -45,6 +45,8 @@ def build_learners(
     check_batch_first(shapes)
     if own is None:
         _check_output(shapes[-1], axes[-1], targets)
+    elif targets.misfit(shapes[-1]) is not None:
+        targets = replace(targets, hidden=True)
     seen = Seen(shapes, axes, getattr(split.model, "unit_axis", None))
     if rule.own_losses:
         _check_parts(learning, example, made, seen)
@@ -128,7 +130,11 @@ class _Assembly:
 
     @property
     def _pixels(self) -> bool:
-        return len(self.seen.shapes[-1]) > 3
+        return len(self._answer) > 3
+
+    @property
+    def _answer(self) -> torch.Size:
+        return self.targets.answer(self.seen.shapes[-1])
 
     def _twins(self, latents: Sequence[torch.Size]) -> Sequence[Twin | None]:
         kind = self.rule.twin_of(self.learning.twin)
@@ -160,7 +166,7 @@ class _Assembly:
                 order=self._order(k, h),
                 temperature=learning.temperature,
                 smoothing=learning.label_smoothing,
-                per_position=len(self.seen.shapes[-1]) > 2,
+                per_position=len(self._answer) > 2,
                 pixels=self._pixels,
             ),
             message_scale=1.0 if is_map(latent) else units_of(latent) ** -0.5,

@@ -5,15 +5,19 @@ What fails here has changed nothing: no weight, no statistic of a norm, no step 
 
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from blocklocal._common.errors import InputError
 from blocklocal._common.message import Input, as_input, lead, map_message, named_tensors, tensors_of
-from blocklocal.block.targets import Asked, Target, Targets, values_of
+from blocklocal.block.target import Asked, Target, Targets, Wanted, values_of, with_weight
 
 Pair = tuple[Input, Asked]
+Loaded = tuple[Input, Wanted] | tuple[Input, Wanted, Tensor] | Mapping[str, Any]
+"""What a loader may give: (x, y), with a weight per sample, or tensors by name."""
+
 LABELS = "labels"  # the targets in a batch by name, as Hugging Face libraries give them
 
 
@@ -46,17 +50,15 @@ def pair(batch: object) -> Pair:
 
 def _asked(y: object, weight: object) -> Asked | None:
     """The targets of a batch with its weights; None where they are none."""
-    if isinstance(y, Target):
-        return y if weight is None else None
     # Whole numbers may be the index of every sample, which some data sets give as well: they are no weights.
-    if not _is_asked(y) or not (weight is None or (isinstance(weight, Tensor) and weight.is_floating_point())):
+    if not _is_wanted(y) or not (weight is None or (isinstance(weight, Tensor) and weight.is_floating_point())):
         return None
-    return y if isinstance(y, Tensor) and weight is None else Target(y, weight)
+    return with_weight(y, weight)
 
 
-def _is_asked(y: object) -> bool:
+def _is_wanted(y: object) -> TypeGuard[Wanted]:
     """Whether it can be the targets of a batch: a tensor, or several, which `targets=` reads."""
-    if isinstance(y, Tensor):
+    if isinstance(y, Tensor | Target):
         return True
     parts = list(y.values()) if isinstance(y, Mapping) else y if isinstance(y, tuple | list) else []
     return len(parts) > 0 and all(isinstance(part, Tensor) for part in parts)
@@ -142,23 +144,26 @@ def check_batch(x: Input, y: Asked, targets: Targets, device: torch.device, *, f
     """
     if reads:
         x = check_x(x, device)
-    y = check_asked(y, targets, device)
-    if reads and y.shape[:1] != lead(x).shape[:1]:
+    asked = check_asked(y, targets, device)
+    if reads and asked.shape[:1] != lead(x).shape[:1]:
         raise InputError(
-            f"targets of shape {list(y.shape)} for {len(lead(x))} samples: give one target (or row of them) per sample."
+            f"targets of shape {list(asked.shape)} for {len(lead(x))} samples: give one target (or row of them) per "
+            "sample."
         )
-    if first or not y.is_cuda:
-        targets.check(y)
+    if first or not asked.is_cuda:
+        targets.check(asked)
     if reads and (first or not lead(x).is_cuda):
         check_finite(x)
-    return map_message(_usable, x), y.map(_usable) if isinstance(y, Target) else _usable(y)
+    return map_message(_usable, x), asked.map(_usable) if isinstance(asked, Target) else _usable(asked)
 
 
 def check_asked(y: object, targets: Targets, device: torch.device) -> Asked:
     """The targets of a batch in the form that losses take; refused where they are no tensors on the device."""
-    if not isinstance(y, Target):
-        y = Target(y) if _is_asked(y) and not isinstance(y, Tensor) else y
+    if not isinstance(y, Tensor | Target) and _is_wanted(y):
+        y = Target(y)
     if isinstance(y, Target):
+        if not _is_wanted(y.y):
+            check_tensor("y", y.y, device)
         for name, t in (("y", y.first), ("the weights", y.weight)):
             if t is not None:
                 check_tensor(name, t, device)

@@ -22,7 +22,8 @@ from blocklocal.block.learner import BlockLearner, StepContext
 from blocklocal.block.loss import LocalResult
 from blocklocal.block.objectives import mixing
 from blocklocal.block.optim import Optimizer, OptimizerFactory, Schedule, as_optimizer, as_schedule
-from blocklocal.block.targets import Asked, Target, Targets
+from blocklocal.block.target import Wanted, with_weight
+from blocklocal.block.targets import Asked, Targets
 from blocklocal.network.edge import check_asked, taking_gradients
 from blocklocal.network.settings import Learning
 from blocklocal.network.updates import with_updates
@@ -37,7 +38,7 @@ class Stepped(NamedTuple):
     """A step that all blocks have taken.
 
     Attributes:
-        y: the targets.
+        y: the targets, as they were given.
         results: of every learner that is here; None where it has no loss.
         whole: whether no block has taken a later step, so that the network may be saved and training stopped.
     """
@@ -299,7 +300,7 @@ class Neighbours(nn.Module, ABC):
 
     @taking_gradients()
     def step(
-        self, x: Input, y: Asked, weight: Tensor | None = None, *, update: bool = True
+        self, x: Input, y: Wanted, weight: Tensor | None = None, *, update: bool = True
     ) -> list[LocalResult | None]:
         """One training step: every block takes its local loss and updates itself.
 
@@ -321,17 +322,17 @@ class Neighbours(nn.Module, ABC):
                 block does not run. It has changed nothing then.
         """
         self.check_trainable()
-        x, y = self.check(x, y if weight is None else Target(y, weight))
+        x, asked = self.check(x, with_weight(y, weight))
         if not self.training:
             self.train()
         self.begin()
-        self.prepare(x, y)
+        self.prepare(x, asked)
         for learner in self.learners:
             learner.holds = not update
         context, before = StepContext(self.stream, self.steps, mixing(self.learning.tau, self.epoch)), self.steps
         try:
             walk = self.rule.step_function(self.learning.scope)
-            results = walk(self.learners, Batch(x, y, self._rows, context, self.edges))
+            results = walk(self.learners, Batch(x, asked, self._rows, context, self.edges))
             self.steps, self._held = self.steps + 1, 0 if update else self._held + 1
             self.after_step()
         finally:

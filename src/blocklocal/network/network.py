@@ -185,6 +185,8 @@ class BlockLocal(Neighbours):
         own = {id(p): name for name, p in self.split.model.named_parameters()}
         for learner in learners:
             learner.names = {name: own[id(p)] for name, p in learner.named_parameters() if id(p) in own}
+        assert learners[-1].local is not None
+        self.targets = learners[-1].local.targets
         resting = [part for block in self.split.blocks for part in block.modules() if not part.training]
         self._learners = nn.ModuleList(learners).train(self.training)
         for part in resting:
@@ -193,11 +195,15 @@ class BlockLocal(Neighbours):
         self.register_buffer("_rows", target_rows(self.targets, lead(example).device), persistent=False)
         self.configure(*self._optimisation)
         self.autocast(self._autocast)
-        self.target_shape = self.targets.shape(self.output_shape(map_message(_twice, example)))
+        self.target_shape = self._target_shape(self.output_shape(map_message(_twice, example)))
 
     def output_shape(self, x: Input, *, training: bool = True) -> torch.Size:
         """The shape of the network's output for one sample of a batch like x; a new kind of batch is tried first."""
         return self._trials.output(self.learners, x, self._rows, training=training)
+
+    def _target_shape(self, output: torch.Size) -> torch.Size:
+        """Of one sample, where the network gives this output for it."""
+        return self.targets.shape(self.targets.answer(torch.Size((1, *output)))[1:])
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile what `step` and `predict` run of every block, by `torch.compile` with these arguments.
@@ -218,7 +224,7 @@ class BlockLocal(Neighbours):
 
     def prepare(self, x: Input, y: Asked) -> None:
         self.materialize(x)
-        self.targets.fit(y, torch.Size((len(lead(x)), *self.targets.shape(self.output_shape(x)))))
+        self.targets.fit(y, torch.Size((len(lead(x)), *self._target_shape(self.output_shape(x)))))
 
     def check_input(self, x: Input) -> Input:
         x = check_x(x, self.device)
@@ -322,7 +328,7 @@ def predictions(targets: Targets, logits: list[Tensor | None]) -> Prediction:
 def _comparable(targets: Targets, logits: list[Tensor | None]) -> list[Tensor | None]:
     """The blocks' logits in the resolution of the output's; None where an output answers no targets."""
     last = logits[-1]
-    if last is None or not targets.answered(last):
+    if last is None or targets.hidden:
         return [None for _ in logits]
     return [None if each is None else targets.resized(each, last) for each in logits]
 

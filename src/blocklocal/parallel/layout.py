@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from blocklocal._common.dense import flat
 from blocklocal._common.errors import InputError
 from blocklocal._common.message import Forward, Message, tensors_of
 from blocklocal.parallel.store import decode
@@ -92,23 +93,3 @@ class Layout:
 def empty(part: Part, device: torch.device) -> Tensor:
     shape, stride, dtype = part
     return torch.empty_strided(shape, stride, dtype=getattr(torch, dtype), device=device)
-
-
-def flat(a: Tensor) -> Tensor:
-    """The bytes of a dense tensor in the order of memory."""
-    return a.as_strided((a.numel(),), (1,)).view(torch.uint8)
-
-
-def dense(a: Tensor) -> Tensor:
-    """A tensor whose elements fill their piece of memory."""
-    return a if is_dense(a) else a.contiguous()
-
-
-def is_dense(a: Tensor) -> bool:
-    """Whether the elements fill their piece of memory, in any order of dimensions."""
-    expected = 1
-    for stride, size in sorted((stride, size) for size, stride in zip(a.shape, a.stride(), strict=True) if size > 1):
-        if stride != expected:
-            return False
-        expected *= size
-    return True

@@ -41,12 +41,12 @@ class Linked(Neighbours):
 
         Of sequences, whose length may vary, the number of axes is looked at here.
         """
-        x, y = check_batch(x, y, self.targets, self.device, first=self.steps == 0, reads=self.reads_images)
-        hard = isinstance(self.targets, Classes) and not values_of(y).is_floating_point()
-        lengths = y.shape[1:] if len(self._target_shape) == 1 and hard else ()
+        x, asked = check_batch(x, y, self.targets, self.device, first=self.steps == 0, reads=self.reads_images)
+        hard = isinstance(self.targets, Classes) and not values_of(asked).is_floating_point()
+        lengths = asked.shape[1:] if len(self._target_shape) == 1 and hard else ()
         expected = lengths if len(lengths) == 1 else self._target_shape
-        self.targets.fit(y, torch.Size((len(y), *expected)))
-        return x, y
+        self.targets.fit(asked, torch.Size((len(asked), *expected)))
+        return x, asked
 
     def prepare(self, x: Input, y: Asked) -> None:
         self.edges.announce([len(y)], training=True)

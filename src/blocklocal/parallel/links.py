@@ -24,9 +24,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from blocklocal._common.dense import dense, flat
 from blocklocal._common.errors import InputError
 from blocklocal._common.message import Forward, hidden_of, map_message
-from blocklocal.parallel.layout import Layout, dense, empty, flat
+from blocklocal.parallel.layout import Layout, empty
 from blocklocal.parallel.processes import POLL_SECONDS, Edge, Processes
 from blocklocal.parallel.wire import begin, wait
 

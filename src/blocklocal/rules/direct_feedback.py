@@ -24,11 +24,7 @@ def direct_feedback_step(learners: Sequence[BlockLearner], batch: Batch) -> list
         pendings.append(pending)
         a = pending.sent()
     error = output_error(learners[-1], pendings[-1], batch.y).float()
-    if error.dim() > 3:
-        raise InputError(
-            "direct-feedback-alignment projects one error per sample or per position of a sequence, and here every "
-            "pixel has one: give another rule."
-        )
+    _check_error(learners[-1], error)
     learners[-1].local_backward(pendings[-1])
     for learner, pending, message in zip(learners[:-1], pendings, messages, strict=False):
         assert isinstance(learner.local, HiddenLoss)
@@ -40,6 +36,19 @@ def direct_feedback_step(learners: Sequence[BlockLearner], batch: Batch) -> list
     for learner in learners:
         learner.update()
     return [summary(pending) for pending in pendings]
+
+
+def _check_error(last: BlockLearner, error: Tensor) -> None:
+    if last.local is not None and last.local.targets.hidden:
+        raise InputError(
+            "direct-feedback-alignment projects the error of every target, and with this output_loss the output "
+            "answers none: give another rule, or a model with one output per target."
+        )
+    if error.dim() > 3:
+        raise InputError(
+            "direct-feedback-alignment projects one error per sample or per position of a sequence, and here every "
+            "pixel has one: give another rule."
+        )
 
 
 def projected(error: Tensor, message: Tensor, output: Tensor, mask: Tensor | None = None) -> Tensor:

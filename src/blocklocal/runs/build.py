@@ -30,7 +30,7 @@ from blocklocal.network.neighbours import Neighbours
 from blocklocal.network.network import BlockLocal
 from blocklocal.rules import RULES
 from blocklocal.runs.class_weights import class_weights_of
-from blocklocal.runs.config import Config, Model
+from blocklocal.runs.config import Config, Model, Optimisation
 from blocklocal.runs.fits import check_fits
 from blocklocal.schemas import Number, Text
 from blocklocal.splitting import freeze, split
@@ -45,6 +45,7 @@ S = TypeVar("S", bound=Streamed)
 AnySet: TypeAlias = ImageSet | SampleSet
 AnyBatches: TypeAlias = Batches | SampleBatches
 EVALUATION_BATCH = 500
+ROWS: dict[str, Any] = {"optimizer": "adamw", "lr": 3e-3}  # how rows of tables and series are trained
 MEASURE_BATCH = 32  # images for measuring the cost of pieces
 Side = Annotated[int, Meta(ge=1, le=100_000)]
 """Pixels; the bounds in `DatasetInfo` are for what is read from a file (`training.saved`)."""
@@ -96,8 +97,8 @@ class DatasetInfo:
 
     def asked(self) -> dict[str, Any]:
         """What a network is asked for, as `BlockLocal` takes it."""
-        if self.answers is not None and self.answers.kind == "values":
-            return {"values": Values(len(self.classes), self.answers.mean, self.answers.std)}
+        if self.predicts_values and self.answers is not None:
+            return {"values": Values(len(self.classes), mean=self.answers.mean, std=self.answers.std)}
         if self.predicts_labels:
             return {"labels": len(self.classes)}
         return {"classes": len(self.classes), "class_weights": self.class_weights}
@@ -324,11 +325,14 @@ def plain_model(config: Config, facts: DatasetInfo) -> nn.Module:
 
 
 def suited(config: Config, facts: DatasetInfo) -> Config:
-    """The settings with a model that reads such data, where they name the usual one, which reads images."""
+    """The settings with what is usual for such data, where they have the usual model or optimiser of images."""
     usual = {"table": "mlp", "series": "conv1d"}.get(facts.kind)
-    if usual is None or config.model.model != Model.model:
+    if usual is None:
         return config
-    return config.edit(model=usual)
+    o = config.optimisation
+    if config.model.model == Model.model:
+        config = config.edit(model=usual)
+    return config.edit(**ROWS) if (o.optimizer, o.lr) == (Optimisation.optimizer, Optimisation.lr) else config
 
 
 def check_memory_for(config: Config, facts: DatasetInfo, batch: int = 0, device: torch.device | None = None) -> None:

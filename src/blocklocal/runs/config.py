@@ -156,7 +156,8 @@ class Optimisation:
     """Passes over the training split. With --resume RUN: train a finished run on to so many; for the added epochs the
     schedule begins anew."""
     optimizer: OptimizerName = "sgd"
-    """sgd (Nesterov momentum), adam or adamw."""
+    """sgd (Nesterov momentum), adam or adamw. Rows of tables and series are trained with adamw and --lr 0.003, unless
+    one of the two is given."""
     lr: float = 0.1
     """Peak learning rate."""
     momentum: float = 0.9

@@ -19,6 +19,8 @@ Share = Annotated[float, Meta(ge=0, le=1.001)]
 """A sum of rounded parts may pass 1 by a hair."""
 Number = Annotated[float, Meta(ge=-1e40, le=1e40)]
 """Any figure: what float32 can hold is smaller."""
+Error = Annotated[float, Meta(ge=-1e300, le=1e300)]
+"""How far predicted values are off, and R²: squared, where float32 is near its end."""
 Text = Annotated[str, Meta(max_length=10_000)]
 Name = Annotated[str, Meta(min_length=1, max_length=1_000)]
 

@@ -8,10 +8,11 @@ from msgspec import Meta, Struct
 from blocklocal._common.errors import InputError
 from blocklocal._common.files import is_there
 from blocklocal._common.ranges import MOST_CLASSES
-from blocklocal.schemas.kinds import MOST_BLOCKS, Name, Number, Percent, Seconds, Seed, Share, Text, Whole
+from blocklocal.schemas.kinds import MOST_BLOCKS, Error, Name, Number, Percent, Seconds, Seed, Share, Text, Whole
 
 _PerBlock = Meta(max_length=MOST_BLOCKS)
 Figures = Annotated[list[Number | None], _PerBlock]
+Errors = Annotated[list[Error | None], _PerBlock]
 Percents = Annotated[list[Percent | None], _PerBlock]
 Ordinal = Annotated[int, Meta(ge=1, le=10**9)]
 Classes = Annotated[list[Text], Meta(max_length=MOST_CLASSES)]
@@ -55,12 +56,12 @@ class Epoch(Struct):
     validation_top1: Percents | None = None
     train_mean_iou: Percents | None = None
     validation_mean_iou: Percents | None = None
-    train_rmse: Figures | None = None
-    validation_rmse: Figures | None = None
-    train_mae: Figures | None = None
-    validation_mae: Figures | None = None
-    train_r2: Figures | None = None
-    validation_r2: Figures | None = None
+    train_rmse: Errors | None = None
+    validation_rmse: Errors | None = None
+    train_mae: Errors | None = None
+    validation_mae: Errors | None = None
+    train_r2: Errors | None = None
+    validation_r2: Errors | None = None
     metrics: dict[Text, Number | None] | None = None
     message: Figures | None = None
     parts: Annotated[list[dict[Text, Number | None]], _PerBlock] | None = None
@@ -108,16 +109,16 @@ class Known(Struct):
     block_names: Annotated[list[Text], _PerBlock] | None = None
     block_test_top1: Percents | None = None
     block_test_mean_iou: Percents | None = None
-    block_test_rmse: Figures | None = None
-    block_test_mae: Figures | None = None
-    block_test_r2: Figures | None = None
+    block_test_rmse: Errors | None = None
+    block_test_mae: Errors | None = None
+    block_test_r2: Errors | None = None
     test_mean_iou: Percent | None = None
-    test_rmse: Number | None = None
-    test_mae: Number | None = None
-    test_r2: Number | None = None
-    combined_test_rmse: Number | None = None
-    train_rmse: Number | None = None
-    validation_rmse: Number | None = None
+    test_rmse: Error | None = None
+    test_mae: Error | None = None
+    test_r2: Error | None = None
+    combined_test_rmse: Error | None = None
+    train_rmse: Error | None = None
+    validation_rmse: Error | None = None
     combined_test_top1: Percent | None = None
     test_top1: Percent | None = None
     test_top3: Percent | None = None

@@ -22,10 +22,12 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> list[str]:
         found = [name for name in named if fnmatchcase(name, pattern)]
         if not found:
             some = ", ".join(list(named)[:5])
-            raise InputError(f"--freeze {pattern!r} matches no weight of {type(model).__name__}, such as {some}.")
+            raise InputError(
+                f"the pattern {pattern!r} to freeze matches no weight of {type(model).__name__}, such as {some}."
+            )
         frozen += found
     for name in frozen:
         named[name].requires_grad_(False)
     if frozen and not any(p.requires_grad for p in named.values()):
-        raise InputError(f"--freeze {' '.join(patterns)} leaves no weight to train.")
+        raise InputError(f"freezing {', '.join(map(repr, patterns))} leaves no weight to train.")
     return list(dict.fromkeys(frozen))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from blocklocal._common.dense import dense, flat
 from blocklocal._common.lock import LOCK, locked
 from blocklocal._common.message import Forward, map_message
 from blocklocal.training.tensor_file import memory
@@ -53,11 +54,16 @@ class MemoryCache:
 
 @dataclass(frozen=True)
 class _Like:
-    """What a tensor of a message is like."""
+    """What a tensor of a message is like; it lies in memory as it lay, or else sums over it round in another way."""
 
     shape: torch.Size
+    stride: tuple[int, ...]
     dtype: torch.dtype
     device: torch.device
+
+    @classmethod
+    def of(cls, t: Tensor) -> "_Like":
+        return cls(t.shape, t.stride(), t.dtype, t.device)
 
 
 class FileCache:
@@ -74,7 +80,8 @@ class FileCache:
         self._like: dict[int, Any] = {}  # a message with what its tensors are like in their places
 
     def put(self, step: int, message: Forward) -> None:
-        self._like[step] = pytree.tree_map_only(Tensor, lambda t: _Like(t.shape, t.dtype, t.device), message)
+        message = map_message(dense, message)
+        self._like[step] = pytree.tree_map_only(Tensor, _Like.of, message)
         with self._path(step).open("wb") as file:
             map_message(lambda t: _written(t, file), message)
 
@@ -102,13 +109,13 @@ class FileCache:
 
 
 def _written(t: Tensor, file: BinaryIO) -> Tensor:
-    file.write(memory(t.detach().contiguous().cpu()))
+    file.write(memory(flat(t.detach().cpu())))
     return t
 
 
 def _read(like: _Like, file: BinaryIO) -> Tensor:
-    t = torch.empty(like.shape, dtype=like.dtype)
-    file.readinto(memory(t))  # type: ignore[attr-defined]
+    t = torch.empty_strided(like.shape, like.stride, dtype=like.dtype)
+    file.readinto(memory(flat(t)))  # type: ignore[attr-defined]
     return t.to(like.device)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from blocklocal._common.message import Input, lead, map_message, mask_after
 from blocklocal._common.modes import kept_modes
 from blocklocal.block.learner import BlockLearner
-from blocklocal.block.targets import Asked
+from blocklocal.block.target import Asked
 from blocklocal.network.edge import check_batch, check_finite, check_x, taking_gradients
 from blocklocal.network.neighbours import Neighbours
 from blocklocal.network.network import BlockLocal, Prediction, predictions

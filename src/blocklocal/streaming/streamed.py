@@ -25,7 +25,8 @@ from blocklocal.block.learner import BlockLearner, StepContext
 from blocklocal.block.loss import LocalResult
 from blocklocal.block.objectives import mixing
 from blocklocal.block.optim import Optimizer, OptimizerFactory, Schedule, as_optimizer, as_schedule
-from blocklocal.block.targets import Asked, Target, target_rows
+from blocklocal.block.target import Asked, Wanted, with_weight
+from blocklocal.block.targets import target_rows
 from blocklocal.network.edge import taking_gradients
 from blocklocal.network.neighbours import Kept, Stepped
 from blocklocal.network.network import BlockLocal
@@ -245,7 +246,7 @@ class Streamed(Looking):
 
     @taking_gradients()
     def step(
-        self, x: Input, y: Asked, weight: Tensor | None = None, *, update: bool = True
+        self, x: Input, y: Wanted, weight: Tensor | None = None, *, update: bool = True
     ) -> list[LocalResult | None]:
         """One training step, which reads and writes all blocks: `walk` does it once per N steps.
 
@@ -257,7 +258,7 @@ class Streamed(Looking):
                 "a streamed network adds gradients up within a chunk of steps alone: train it by Trainer(network, "
                 "accumulate=…), or give step larger batches."
             )
-        (stepped,) = self.walk([(x, y if weight is None else Target(y, weight))])
+        (stepped,) = self.walk([(x, with_weight(y, weight))])
         return stepped.results
 
     def walk(self, batches: Iterable[tuple[Input, Asked]]) -> Iterator[Stepped]:

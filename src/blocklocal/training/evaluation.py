@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +10,7 @@ from blocklocal._common.errors import InputError
 from blocklocal._common.modes import kept_modes
 from blocklocal.block.loss import OutputLoss
 from blocklocal.block.targets import MISSING, Asked, Classes, Targets, Values, combined, measured, values_of
-from blocklocal.network.edge import pair
+from blocklocal.network.edge import Loaded, pair
 from blocklocal.network.neighbours import Neighbours, check_network
 from blocklocal.training.confusion import Counts, confusion_counts
 from blocklocal.training.loaders import check_loader
@@ -56,7 +55,7 @@ Look = Callable[[list[Tensor | None], Asked], None]
 
 @torch.no_grad()
 def measure_blocks(
-    network: Neighbours, batches: Iterable[Any], look: Look | None = None, metrics: Metrics | None = None
+    network: Neighbours, batches: Iterable[Loaded], look: Look | None = None, metrics: Metrics | None = None
 ) -> tuple[dict[str, list[float | None]], dict[str, float]]:
     """How good every block is in evaluation mode, by the name of the measure; None where it cannot predict.
 
@@ -83,8 +82,10 @@ def measure_blocks(
         for y, scores in network.look(map(pair, batches)):
             if not sums or not y.is_cuda:
                 targets.check(y)
-            sums.append([measured(targets, each, y) for each in scores])
-            if _has_output(network) and scores[-1] is not None:
+            has_output = _has_output(network)
+            answers = [*scores[:-1], None] if has_output and targets.hidden else scores
+            sums.append([measured(targets, each, y) for each in answers])
+            if has_output and scores[-1] is not None:
                 own.add(scores[-1], y)
             if look is not None:
                 look(scores, y)
@@ -109,7 +110,7 @@ def _total(sums: list[Tensor | None]) -> Tensor | None:
     return total
 
 
-def evaluate(network: Neighbours, batches: Iterable[Any], *, metrics: Metrics | None = None) -> Evaluation:
+def evaluate(network: Neighbours, batches: Iterable[Loaded], *, metrics: Metrics | None = None) -> Evaluation:
     """Measure a network in evaluation mode. It works before any training too.
 
     The mode of every part of the network is put back afterwards, also after an error: a BatchNorm that was in
@@ -153,7 +154,7 @@ class _Output:
 
     def add(self, scores: list[Tensor | None], y: Asked) -> None:
         output, wanted = scores[-1], values_of(y)
-        if output is None or not self.targets.answered(output):
+        if output is None or self.targets.hidden:
             return
         self.counts.append(measured(self.targets, combined(self.targets, scores), y))
         if output.dim() < 4:
@@ -181,7 +182,9 @@ class _Output:
             return None, total / count, None
         if not self.logits:
             return None, None, None
-        return _of_output(self.targets, torch.cat(self.logits), torch.cat(self.wanted))
+        wanted = torch.cat(self.wanted)
+        self.targets.check(wanted)  # on CUDA those of the first batch alone were looked at
+        return _of_output(self.targets, torch.cat(self.logits), wanted)
 
 
 def _of_output(targets: Targets, logits: Tensor, wanted: Tensor) -> tuple[float | None, float, float | None]:

@@ -15,7 +15,7 @@ from blocklocal._common.message import map_message
 from blocklocal._common.modes import kept_modes
 from blocklocal._common.ranges import FROM_ONE, check_range, whole
 from blocklocal.block.optim import Optimizer, OptimizerFactory, Schedule, as_optimizer, as_schedule
-from blocklocal.network.edge import Pair, pair
+from blocklocal.network.edge import Loaded, Pair, pair
 from blocklocal.network.neighbours import Neighbours, Stepped, check_network
 from blocklocal.training.callbacks import Callback, Record, check_callbacks, running
 from blocklocal.training.evaluation import measure_blocks
@@ -149,7 +149,7 @@ class Trainer:
         """Training steps taken so far."""
         return self.network.steps
 
-    def fit(self, train: Loader, validation: Iterable[Any] | None = None) -> list[Record]:
+    def fit(self, train: Loader, validation: Iterable[Loaded] | None = None) -> list[Record]:
         """Train to the last epoch, from where training stands.
 
         Args:
@@ -175,7 +175,7 @@ class Trainer:
                 self._run(train, validation)
         return self.records
 
-    def _run(self, train: Loader, validation: Iterable[Any] | None) -> None:
+    def _run(self, train: Loader, validation: Iterable[Loaded] | None) -> None:
         for epoch in range(self.epoch, self.epochs):
             if self.stopped is not None:
                 break
@@ -371,7 +371,7 @@ class Trainer:
         for callback in self.callbacks:
             callback.step(self, losses)
 
-    def _validate(self, validation: Iterable[Any] | None) -> Record:
+    def _validate(self, validation: Iterable[Loaded] | None) -> Record:
         if validation is None:
             unknown: list[float | None] = [None] * len(self.network.learners)
             return {f"validation_{name}": unknown for name in self.network.targets.measures}
@@ -384,7 +384,7 @@ class Trainer:
         learners = self.network.learners
         return Tally(len(learners), self.network.targets, first=learners[0].index)
 
-    def _moved(self, given: Iterable[Any]) -> Iterator[Pair]:
+    def _moved(self, given: Iterable[Loaded]) -> Iterator[Pair]:
         for x, y in map(pair, given):
             yield map_message(self._to_device, x), y.to(self.network.device, non_blocking=True)
 
