@@ -261,3 +261,11 @@ def test_nothing_differs_from_itself(tmp_path):
     saved = origin.read_origin(run)
     assert saved is not None
     assert origin.differences(saved, saved) == []
+
+
+def test_a_setting_that_an_older_version_did_not_have_was_what_it_usually_is():
+    def made(**settings) -> origin.Origin:
+        return origin.Origin({"threads": 1} | settings, {}, threads=1, device="cpu", replicas=1, versions={}, folder="")
+
+    assert origin.differences(made(), made(mix="")) == []
+    assert origin.differences(made(), made(mix="mixup")) == ["mix:  then, mixup now"]

@@ -213,7 +213,10 @@ def _plain(config: Config) -> dict[str, Any]:
 
 
 def _settings(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    return {name: (then.get(name), now.get(name)) for name in dict.fromkeys([*then, *now]) if name not in FREE}
+    """Name → (then, now); a setting that an older version did not have was what it usually is."""
+    usual = _plain(Config())
+    names = [name for name in dict.fromkeys([*then, *now]) if name not in FREE]
+    return {name: (then.get(name, usual.get(name)), now.get(name)) for name in names}
 
 
 def _said(pairs: Mapping[str, tuple[Any, Any]]) -> list[str]:
