@@ -184,3 +184,80 @@ class Two(nn.Module):
 def test_an_output_of_several_tensors_is_refused_by_their_names():
     with pytest.raises(InputError, match="the tensors one, two"):
         split(Two(), blocks=2, example=torch.randn(4, 4))
+
+
+class Shared(nn.Module):
+    """One activation in place and one dropout for all layers; the first position decides what is done."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList([nn.Linear(6, 6) for _ in range(4)])
+        self.act, self.drop, self.head = nn.ReLU(inplace=True), nn.Dropout(0.3), nn.Linear(6, 3)
+
+    def forward(self, x, *, scale=1.0):
+        for layer in self.layers:
+            if x.shape[0] > 100:
+                break
+            x = self.drop(self.act(layer(x))) * scale
+        return self.head(x)
+
+
+def test_modules_without_weights_may_be_shared_by_blocks_and_work_in_place():
+    model, x = Shared(), torch.randn(4, 6)
+    parts = split(model, blocks=4, example={"x": x, "scale": torch.ones(1)})
+    given = {"x": x, "scale": torch.full((1,), 0.5)}
+    assert_is_the_network(parts, model, given)
+    message = parts.blocks[0](given)
+    before = message.hidden.clone()
+    parts.blocks[1](message)
+    assert torch.equal(message.hidden, before)
+
+
+def test_a_forward_that_leaves_layers_out_is_told_so():
+    parts = split(Shared(), blocks=4, example={"x": torch.randn(4, 6)})
+    with pytest.raises(InputError, match="on the example the forward called other modules first"):
+        parts.blocks[0]({"x": torch.randn(101, 6)})
+
+
+class Again(nn.Module):
+    """The same layer, twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(4, 4)] * 2)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return {"logits": x}
+
+
+def test_a_layer_that_both_sides_use_is_named():
+    with pytest.raises(InputError, match=r"layers.0.bias' is used on both sides"):
+        split(Again(), blocks=2, example=torch.randn(4, 4))
+
+
+def test_a_leaf_that_the_user_names_stays_whole_and_an_unknown_one_is_refused():
+
+    class Inner(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.two(self.one(x).relu())
+
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = Inner(), Inner()
+
+        def forward(self, x):
+            return self.b(self.a(x))
+
+    assert split(Outer(), blocks=4).names == ["a.one", "a.two", "b.one", "b.two"]
+    assert split(Outer(), blocks=2, leaf=[Inner]).names == ["a", "b"]
+    assert split(Outer(), blocks=3, leaf=["a"]).names == ["a", "b.one", "b.two"]
+    with pytest.raises(InputError, match="unknown leaf 'c'"):
+        split(Outer(), blocks=2, leaf=["c"])

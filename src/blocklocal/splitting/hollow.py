@@ -72,7 +72,10 @@ class Hollow(nn.Module):
             answer = self._answers[number]
             return pytree.tree_unflatten(made(answer.leaves, given.hidden, given.values), answer.form)
         if self._real is None:
-            raise InputError(f"{self._path!r} is called in a block that it does not belong to.")
+            raise InputError(
+                f"{self._path!r} is called in a block that it does not belong to: on the example the forward called "
+                "other modules first. A network that leaves layers out for some inputs cannot be cut between them."
+            )
         return self._real(*args, **kwargs)
 
 

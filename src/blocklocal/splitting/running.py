@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from blocklocal._common.errors import InputError, first_line
-from blocklocal._common.message import map_message
+from blocklocal._common.message import lead, map_message
 from blocklocal._common.seeds import seeded
 from blocklocal.splitting.assembling import Assembler
 from blocklocal.splitting.calls import described, named_inputs
@@ -59,8 +59,8 @@ class RunningNetwork:
 
     def about(self) -> str:
         """Why some layers are not to be cut apart."""
-        reasons = {self.ended[p - 1].path: self.trouble(p) for p in list(self._layers())[:40]}
-        told = [f" Behind {path!r}: {reason}." for path, reason in reasons.items() if reason]
+        reasons = [(self.ended[p - 1].path, self.trouble(p)) for p in list(self._layers())[:40]]
+        told = [f" Behind {path!r}: {reason}." for path, reason in reasons if reason]
         return "".join(told[:2])
 
     @cached_property
@@ -265,7 +265,9 @@ def _is_tensor(t: Any) -> bool:
 
 
 def _larger(x: Any) -> Any:
-    return map_message(lambda t: torch.cat([t[:_SAMPLES], t[:1]]) if t.dim() else t, x)
+    """One sample more, in all tensors that have as many as the first."""
+    first = lead(x)
+    return map_message(lambda t: torch.cat([t, t[:1]]) if t.dim() and len(t) == len(first) else t, x)
 
 
 def _shorter(x: Any) -> Any:
