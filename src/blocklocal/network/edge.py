@@ -5,6 +5,7 @@ What fails here has changed nothing: no weight, no statistic of a norm, no step 
 
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from blocklocal._common.message import Input, as_input, lead, map_message, named
 from blocklocal.block.targets import Asked, Target, Targets, values_of
 
 Pair = tuple[Input, Asked]
+Given = tuple[Input, Any] | tuple[Input, Any, Tensor]  # by a loader; the last is a weight per sample
 LABELS = "labels"  # the targets in a batch by name, as Hugging Face libraries give them
 
 

@@ -5,13 +5,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol, TypeGuard
 
 from blocklocal._common.errors import InputError
-from blocklocal.network.edge import Pair, pair
+from blocklocal.network.edge import Given, Pair, pair
 
 
 class Loader(Protocol):
     """Batches with a length: (x, y), or tensors by name with `labels` among them (`network.edge.pair`)."""
 
-    def __iter__(self) -> Iterator[Pair | Mapping[str, Any]]: ...
+    def __iter__(self) -> Iterator[Given | Mapping[str, Any]]: ...
 
     def __len__(self) -> int: ...
 
@@ -19,7 +19,7 @@ class Loader(Protocol):
 class Epochs(Protocol):
     """A loader that knows its epochs by number, as `Batches` does: the batches of one, from step `start` on."""
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Pair | Mapping[str, Any]]: ...
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Given | Mapping[str, Any]]: ...
 
 
 def batches(train: Loader, epoch: int, start: int) -> Iterator[Pair]:
