@@ -54,6 +54,12 @@ def test_a_library_that_is_not_installed_is_named_with_what_to_install(monkeypat
         build_named("hf:vit", **SIZES)
 
 
+def test_weights_that_the_library_would_not_draw_are_refused_on_the_device_meta():
+    quiet_import("transformers")
+    with torch.device("meta"), pytest.raises(InputError, match="train it whole"):
+        build_named("hf:vit", **SIZES, **TINY)
+
+
 @pytest.mark.usefixtures("no_reports")
 def test_the_command_line_trains_and_evaluates_a_model_by_name(tmp_path: Path):
     quiet_import("transformers")

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 
 from blocklocal._common.errors import InputError, first_line
@@ -41,6 +42,8 @@ def build_named(
     check_extras(extra)
     if not rest:
         raise InputError(f"--model {name} names no model: give one behind the colon.")
+    if pretrained and torch.empty(0).is_meta:
+        raise InputError("--pretrained loads whole networks: leave out --visit, or give Streamed weights= in Python.")
     try:
         return build(rest, classes=classes, channels=channels, image_size=image_size, pretrained=pretrained, **options)
     except InputError:

@@ -40,7 +40,7 @@ def build(
     if "image_size" in inspect.signature(get_model_builder(name)).parameters or name.startswith("vit_"):
         options.setdefault("image_size", image_size[0])
     model = get_model(name, weights=None, num_classes=classes, **options)
-    if pretrained and not torch.empty(0).is_meta:
+    if pretrained:
         _load(model, get_model(name, weights="DEFAULT").state_dict())
     if channels != 3:
         _take_channels(model, channels)

@@ -62,6 +62,11 @@ def build(
         if image_size[0] != image_size[1]:
             raise InputError(f"hf:{name} takes square images, not {image_size[0]}x{image_size[1]}: give --image-size.")
         config.image_size = image_size[0]
-    if not pretrained or torch.empty(0).is_meta:
+    if torch.empty(0).is_meta:  # where transformers leaves its own initialisation out
+        raise InputError(
+            f"hf:{name} cannot be trained one block at a time by name, because transformers draws no weights of its "
+            "own on the device meta: train it whole, or give Streamed a builder and weights= in Python."
+        )
+    if not pretrained:
         return AutoModelForImageClassification.from_config(config)
     return AutoModelForImageClassification.from_pretrained(name, config=config, ignore_mismatched_sizes=True)
