@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from other_libraries import images, quiet_import
+from safetensors.torch import save_model
 from torch import nn
 
-from blocklocal import BlockLocal, InputError, split
+from blocklocal import BlockLocal, InputError, Streamed, split
 from blocklocal.adapters import build_named
 from blocklocal.cli import main
 from blocklocal.splitting import freeze
@@ -126,3 +127,24 @@ def test_only_the_adapters_of_peft_train_and_every_block_has_its_own(how):
     assert all("lora_" in name or "classifier.modules_to_save" in name for name in changed)
     for k in range(3):
         assert any(f"layers.{k}." in name and "lora_" in name for name in changed)
+
+
+def vit_network(x):
+    transformers = quiet_import("transformers")
+    torch.manual_seed(3)
+    config = transformers.ViTConfig(num_labels=5, num_channels=1, image_size=32, **TINY)
+    model = transformers.ViTForImageClassification(config)
+    return BlockLocal(split(model, blocks=3, example=x), classes=5, example=x)
+
+
+def test_a_model_that_draws_nothing_on_meta_is_streamed_from_saved_weights_alone(tmp_path):
+    x, y = torch.randn(4, 1, 32, 32), torch.arange(4) % 5
+    whole = vit_network(x)
+    save_model(whole.split.model, str(tmp_path / "weights"))
+    with pytest.raises(InputError, match=r"draws no weights on torch's meta device.*weights=file"):
+        Streamed(lambda: vit_network(x), visit=1).step(x, y)
+    streamed = Streamed(lambda: vit_network(x), visit=1, weights=tmp_path / "weights")
+    for _ in range(2):
+        whole.step(x, y)
+        streamed.step(x, y)
+    assert torch.equal(whole.predict(x).probabilities, streamed.predict(x).probabilities)

@@ -18,11 +18,13 @@ class Usage:
         extra: arguments of its forward at every call in training, by name.
         example: a small batch as it takes it; None: not known.
         traceable: whether it is worth trying to trace it.
+        draws_on_meta: whether its construction draws weights on the device meta as well, where nothing has content.
     """
 
     extra: Mapping[str, Any] = field(default_factory=dict)
     example: Any = None
     traceable: bool = True
+    draws_on_meta: bool = True
 
 
 _FAMILIES = (transformers, timm, torchvision)
@@ -33,7 +35,7 @@ def usage(model: nn.Module) -> Usage:
     inner = _unwrapped(model)
     for family in _FAMILIES:
         if family.LIBRARY in sys.modules and family.is_one(inner):
-            return Usage(family.extra(inner), family.example(inner), family.TRACEABLE)
+            return Usage(family.extra(inner), family.example(inner), family.TRACEABLE, family.DRAWS_ON_META)
     return Usage()
 
 

@@ -10,6 +10,7 @@ from blocklocal._common.errors import unknown
 
 LIBRARY = "timm"
 TRACEABLE = True
+DRAWS_ON_META = True
 
 
 def is_one(model: nn.Module) -> bool:

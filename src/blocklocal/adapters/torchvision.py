@@ -10,6 +10,7 @@ from blocklocal._common.errors import unknown
 
 LIBRARY = "torchvision"
 TRACEABLE = True
+DRAWS_ON_META = True
 _SIDES = {"Inception3": 299, "VisionTransformer": 224}
 
 

@@ -11,6 +11,7 @@ from blocklocal._common.errors import InputError
 
 LIBRARY = "transformers"
 TRACEABLE = False
+DRAWS_ON_META = False  # it leaves its own initialisation out there
 _SAMPLES, _LENGTH = 2, 8
 
 

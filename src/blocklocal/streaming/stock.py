@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from blocklocal._common.errors import InputError
+from blocklocal.adapters import usage
 from blocklocal.block.average import swap
 from blocklocal.block.learner import BlockLearner
 from blocklocal.network.neighbours import Kept
@@ -98,7 +100,17 @@ class Stock:
         return learner
 
     def drawn(self, k: int) -> BlockLearner:
-        """The k-th block as the ordinary construction makes it, with a new optimiser."""
+        """The k-th block as the ordinary construction makes it, with a new optimiser.
+
+        Raises:
+            InputError: the construction draws nothing on the device meta, and no weights are given.
+        """
+        if self._weights is None and not usage(self.model).draws_on_meta:
+            raise InputError(
+                f"{type(self.model).__name__} draws no weights on torch's meta device, where a streamed network is "
+                "built, so it would begin with others than the ordinary one: write them once "
+                "(safetensors.torch.save_model(model, file)) and give weights=file, or train it whole."
+            )
         return self._blueprint(k).drawn(self._optimisation, self._given(self.shapes[k]))
 
     def note(self, learner: BlockLearner) -> None:
