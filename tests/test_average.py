@@ -12,7 +12,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import blocklocal as bl
 from blocklocal import InputError, Trainer, adamw, sgd
-from blocklocal.runs.run import load_network, resume_run
+from blocklocal.runs.looking import load_network
+from blocklocal.runs.run import resume_run
 from blocklocal.training.loop import Stopped
 
 BATCHES = [data(seed=seed) for seed in range(4)]

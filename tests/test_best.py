@@ -8,7 +8,7 @@ from run_helpers import assert_same_run, cli, metrics, stopping, summary, tiny, 
 
 import blocklocal as bl
 from blocklocal import EarlyStopping, InputError, KeepBest, Trainer, sgd
-from blocklocal.runs.looking import BEST
+from blocklocal.runs.checkpoints import BEST
 from blocklocal.runs.run import resume_run, start_run
 from blocklocal.training.best import best_epoch, out_of_patience
 

@@ -18,7 +18,7 @@ from test_checkpoint import network, saved, states
 
 from blocklocal._common.errors import InputError
 from blocklocal.block.optim import adam
-from blocklocal.runs.run import find_checkpoint
+from blocklocal.runs.checkpoints import find_checkpoint
 from blocklocal.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 
 FILES = (

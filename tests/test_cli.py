@@ -18,9 +18,9 @@ from blocklocal.data import load_images
 from blocklocal.parallel.launch import Launch
 from blocklocal.runs.build import evaluation_batches, load_data
 from blocklocal.runs.config import Config
+from blocklocal.runs.looking import load_network
 from blocklocal.runs.predict import open_pixels
 from blocklocal.runs.recipes import RECIPES, get_recipe
-from blocklocal.runs.run import load_network
 
 FLAGS = (
     "--data --train-size --model --width --rule --objective --family --scope --readout --reconstruction --blocks "

@@ -23,7 +23,8 @@ from blocklocal._common.errors import InputError
 from blocklocal.report import write_comparison, write_report
 from blocklocal.runs.compare import finish_run
 from blocklocal.runs.config import load_config
-from blocklocal.runs.run import load_network, resume_run
+from blocklocal.runs.looking import load_network
+from blocklocal.runs.run import resume_run
 from blocklocal.timeline.trace import write_trace
 
 CHECKPOINT = ("state.json", "checksums.json", "rng.pt", "block-0.safetensors", "block-0.optimizer")

@@ -26,7 +26,8 @@ from blocklocal._common.errors import InputError
 from blocklocal.runs import origin
 from blocklocal.runs.config import Config
 from blocklocal.runs.lock import held
-from blocklocal.runs.run import load_network, resume_run, start_run
+from blocklocal.runs.looking import load_network
+from blocklocal.runs.run import resume_run, start_run
 
 pytestmark = pytest.mark.usefixtures("no_reports")
 

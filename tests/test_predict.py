@@ -15,8 +15,8 @@ from run_helpers import assert_refused, cli, flags
 from blocklocal._common.errors import InputError
 from blocklocal.network.network import BlockLocal
 from blocklocal.runs import predict
+from blocklocal.runs.looking import load_network
 from blocklocal.runs.predict import BATCH_PIXELS, MOST_IMAGES, predict_files
-from blocklocal.runs.run import load_network
 
 pytestmark = pytest.mark.usefixtures("no_reports")
 

@@ -17,7 +17,8 @@ from blocklocal.report import write_report
 from blocklocal.report.table import aggregate, cells, headings, markdown_table
 from blocklocal.runs.build import load_data
 from blocklocal.runs.class_weights import class_weights_of
-from blocklocal.runs.run import load_network, start_run
+from blocklocal.runs.looking import load_network
+from blocklocal.runs.run import start_run
 from blocklocal.runs.saved import load_facts
 from blocklocal.training.loop import Stopped
 

@@ -8,7 +8,8 @@ import pytest
 from run_helpers import StopAfter, assert_same_run, cli, flags, summary
 
 from blocklocal.report.html import write_report
-from blocklocal.runs.run import load_network, resume_run
+from blocklocal.runs.looking import load_network
+from blocklocal.runs.run import resume_run
 
 MODEL = """
 import sys
@@ -45,7 +46,7 @@ class Made:
 
     def stop(self) -> "Made":
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("blocklocal.runs.run.StopSignals", lambda: StopAfter(2))
+            patch.setattr("blocklocal.runs.fit.StopSignals", lambda: StopAfter(2))
             assert cli("train", *self.flags, "--quiet", "--output", self.run).status == 130
         self.witness.unlink()
         return self

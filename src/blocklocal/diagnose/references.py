@@ -16,10 +16,10 @@ from blocklocal.network.network import BlockLocal
 from blocklocal.report.table import BACKPROP
 from blocklocal.rules import RULES
 from blocklocal.runs.build import DatasetInfo, build_network, build_streamed, find_device
+from blocklocal.runs.checkpoints import checkpoint_to_look, find_checkpoint
 from blocklocal.runs.config import Config, Optimisation
 from blocklocal.runs.looking import load_to_look
 from blocklocal.runs.origin import load_settings, open_settings
-from blocklocal.runs.run import checkpoint_to_look, find_checkpoint
 from blocklocal.runs.saved import load_cuts, load_facts
 from blocklocal.streaming.settings import Streaming
 from blocklocal.streaming.streamed import Streamed

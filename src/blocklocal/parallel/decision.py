@@ -32,18 +32,12 @@ from blocklocal.runs.build import (
     suited,
     training_batches,
 )
+from blocklocal.runs.checkpoints import CHECKPOINTS, checkpoint_to_resume
 from blocklocal.runs.config import Config, load_config
 from blocklocal.runs.lock import held
 from blocklocal.runs.origin import adds_epochs, is_finished
 from blocklocal.runs.planning import bytes_in, plan_run
-from blocklocal.runs.run import (
-    CHECKPOINTS,
-    add_epochs,
-    check_free,
-    check_same,
-    checkpoint_to_resume,
-    create_run,
-)
+from blocklocal.runs.run import add_epochs, check_free, check_same, create_run
 from blocklocal.runs.saved import load_cuts
 from blocklocal.splitting.copying import copy_module
 from blocklocal.streaming.place import check_new_store, store_folder

@@ -10,7 +10,8 @@ from blocklocal.network.network import BlockLocal
 from blocklocal.network.pretrained import HOW_TO_LOAD, model_card
 from blocklocal.runs.build import DatasetInfo
 from blocklocal.runs.config import Config
-from blocklocal.runs.run import block_names, load_network
+from blocklocal.runs.fit import block_names
+from blocklocal.runs.looking import load_network
 from blocklocal.runs.saved import SUMMARY, read_summary
 
 

@@ -84,7 +84,7 @@ def load(
         return None
     if folder is not None or trainer is not None or not optimizers:
         raise InputError("a run is loaded by its folder alone, load(RUN); to go on with it: blocklocal train --resume.")
-    from blocklocal.runs.run import load_network
+    from blocklocal.runs.looking import load_network
 
     found = load_network(Path(network), checkpoint, device, trust=trust)[2]
     assert isinstance(found, BlockLocal)

@@ -3,6 +3,7 @@
 With --keep best it is that of the best epoch; with --ema its weights are their running means.
 """
 
+import logging
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,17 @@ import torch
 
 from blocklocal._common.errors import InputError
 from blocklocal.network.neighbours import Neighbours
+from blocklocal.network.network import BlockLocal
+from blocklocal.runs.build import DatasetInfo, build_network, build_streamed, find_device
+from blocklocal.runs.checkpoints import checkpoint_to_look
 from blocklocal.runs.config import Config
-from blocklocal.training.checkpoint import list_checkpoints, load_checkpoint
+from blocklocal.runs.origin import edited_settings, open_settings
+from blocklocal.runs.saved import load_cuts, load_facts
+from blocklocal.streaming.settings import Streaming
+from blocklocal.streaming.streamed import Streamed
+from blocklocal.training.checkpoint import load_checkpoint
 
-BEST = "best"  # the folder in a run
+log = logging.getLogger("blocklocal")
 ANY_STEPS = 100  # of a schedule that nobody takes a step of
 
 
@@ -23,12 +31,6 @@ def check_watched(config: Config) -> None:
     if config.data.validation == 0 and (config.machine.keep == "best" or config.optimisation.patience is not None):
         asked = "--keep best" if config.machine.keep == "best" else "--patience"
         raise InputError(f"{asked} looks at the accuracy on validation images: give --validation more than 0.")
-
-
-def best_of(folder: Path) -> Path | None:
-    """The checkpoint of the best epoch of the run in `folder`, where it keeps one."""
-    kept = list_checkpoints(folder / BEST)
-    return kept[-1] if kept else None
 
 
 def load_to_look(path: Path, network: Neighbours, config: Config) -> dict[str, Any]:
@@ -53,3 +55,26 @@ def load_to_look(path: Path, network: Neighbours, config: Config) -> dict[str, A
 def looking(network: Neighbours) -> AbstractContextManager[None]:
     """Within it, a network that has been trained is as it is looked at."""
     return nullcontext() if network.optimizer.ema is None or network.averaging else network.averaged()
+
+
+def load_network(
+    folder: Path,
+    checkpoint: str | None = None,
+    device: str | None = None,
+    *,
+    trust: bool = False,
+    visit: int | None = None,
+) -> tuple[Config, DatasetInfo, BlockLocal | Streamed]:
+    """A run's trained network, without its data set. With `trust` the code of a user's own model may run."""
+    config, facts = open_settings(folder, trust=trust), load_facts(folder)
+    edited = edited_settings(folder)
+    if edited:
+        log.warning("%s is not looked at as it was trained: %s", folder, "; ".join(edited))
+    where, starts = find_device(device or config.machine.device), load_cuts(folder)
+    path = checkpoint_to_look(folder, checkpoint)
+    if visit is None:
+        network: BlockLocal | Streamed = build_network(config, facts, where, starts)
+    else:
+        network = build_streamed(config, facts, where, starts, Streaming(visit), path.parent, trains=False)
+    load_to_look(path, network, config)
+    return config, facts, network
