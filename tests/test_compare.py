@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from run_helpers import StopAfter, assert_same_run, cli, flags, summary, timeless, tiny
 
-from blocklocal._common.errors import InputError
+from blocklocal._common.errors import InputError, Interrupted
 from blocklocal.runs.compare import Variant, compare, parse_variant
-from blocklocal.runs.run import Interrupted, start_run
+from blocklocal.runs.run import start_run
 
 RULES = ("block-local:objective=variational,family=bernoulli", "block-local", "backprop", "frozen")
 

@@ -7,15 +7,15 @@ import pytest
 import torch
 from run_helpers import StopAfter, assert_refused, cli, tiny, whole, without_reports
 
-from blocklocal._common.errors import InputError
+from blocklocal._common.errors import InputError, Interrupted
 from blocklocal.data import Images
 from blocklocal.diagnose import diagnose_run
 from blocklocal.diagnose.run import choose_images
 from blocklocal.diagnose.table import lines
 from blocklocal.families import FAMILIES
-from blocklocal.runs import run as training_run
+from blocklocal.runs import fit as training_run
 from blocklocal.runs.build import load_data
-from blocklocal.runs.run import Interrupted, start_run
+from blocklocal.runs.run import start_run
 
 CUT = {"model": "resnet20", "width": 4, "blocks": 3, "epochs": 1}
 

@@ -12,9 +12,10 @@ import torch
 from parallel_helpers import command, finished, pids, started, torchrun, wait_until
 from run_helpers import StopAfter, assert_same_run, cli, newest, summary, weights, whole, with_dropout, without_reports
 
+from blocklocal._common.errors import Interrupted
 from blocklocal.parallel.watch import is_running
 from blocklocal.runs.config import Config
-from blocklocal.runs.run import Interrupted, resume_run, start_run
+from blocklocal.runs.run import resume_run, start_run
 from blocklocal.timeline import read_timeline, shares
 
 pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.timeout(180)]

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from reproduce_helpers import Counting, image_sets, timeless, tiny_job, use_jobs
 
-from blocklocal._common.errors import InputError
-from blocklocal.runs.run import Interrupted
+from blocklocal._common.errors import InputError, Interrupted
 from blocklocal.training.tally import NotFinite
 from experiments.experiment import EXPERIMENTS, Job
 from experiments.runner import JobLaunch, choose, reproduce
