@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from blocklocal._common.message import Message
     from blocklocal.block.classes import balanced
     from blocklocal.block.objectives import OBJECTIVES
-    from blocklocal.block.optim import Optimizer, adam, adamw, sgd, warmup_cosine
+    from blocklocal.block.optim import Optimizer, adam, adamw, sgd
+    from blocklocal.block.schedules import warmup_cosine
     from blocklocal.block.values import Values
     from blocklocal.data import Batches, Images, ImageSet, load_images
     from blocklocal.families import FAMILIES, Family, family

@@ -30,8 +30,9 @@ from blocklocal.block.average import averaged, follow
 from blocklocal.block.groups import normed
 from blocklocal.block.loss import HiddenLoss, LocalResult, OutputLoss
 from blocklocal.block.normalisation import one_value
-from blocklocal.block.optim import Optimizer, Schedule, build_schedule
+from blocklocal.block.optim import Optimizer
 from blocklocal.block.scaling import LossScale
+from blocklocal.block.schedules import Schedule, build_schedule
 from blocklocal.block.targets import Asked
 from blocklocal.block.twin import Twin
 

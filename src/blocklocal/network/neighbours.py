@@ -18,10 +18,12 @@ from blocklocal._common.errors import InputError, shown
 from blocklocal._common.message import Input, mask_after
 from blocklocal.block.average import swap
 from blocklocal.block.edges import Edges
+from blocklocal.block.factories import OptimizerFactory
 from blocklocal.block.learner import BlockLearner, StepContext
 from blocklocal.block.loss import LocalResult
 from blocklocal.block.objectives import mixing
-from blocklocal.block.optim import Optimizer, OptimizerFactory, Schedule, as_optimizer, as_schedule
+from blocklocal.block.optim import Optimizer, as_optimizer
+from blocklocal.block.schedules import Schedule, as_schedule
 from blocklocal.block.target import Wanted, with_weight
 from blocklocal.block.targets import Asked, Targets
 from blocklocal.network.edge import check_asked, taking_gradients

@@ -17,8 +17,9 @@ from blocklocal._common.message import Input, as_input, hidden_of, lead, map_mes
 from blocklocal._common.modes import kept_modes
 from blocklocal._common.ranges import SEED, check_range
 from blocklocal.block.edges import OPEN
+from blocklocal.block.factories import OptimizerFactory
 from blocklocal.block.loss import OwnLoss
-from blocklocal.block.optim import Optimizer, OptimizerFactory, as_optimizer, sgd
+from blocklocal.block.optim import Optimizer, as_optimizer, sgd
 from blocklocal.block.targets import Asked, Targets, Values, combined, target_rows
 from blocklocal.models.base import check_input, input_shape
 from blocklocal.network.asked import ClassWeights, asked_for, check_goes_with

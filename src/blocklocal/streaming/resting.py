@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from blocklocal._common.errors import InputError
 from blocklocal.block.learner import BlockLearner
-from blocklocal.block.optim import Optimizer, Schedule
+from blocklocal.block.optim import Optimizer
+from blocklocal.block.schedules import Schedule
 from blocklocal.streaming.deferred import Deferred
 from blocklocal.training.checkpoint import Saved
 from blocklocal.training.learner_state import unpack

@@ -21,10 +21,12 @@ from blocklocal._common.errors import InputError
 from blocklocal._common.message import Input
 from blocklocal._common.ranges import check_range
 from blocklocal.block.edges import OPEN
+from blocklocal.block.factories import OptimizerFactory
 from blocklocal.block.learner import BlockLearner, StepContext
 from blocklocal.block.loss import LocalResult
 from blocklocal.block.objectives import mixing
-from blocklocal.block.optim import Optimizer, OptimizerFactory, Schedule, as_optimizer, as_schedule
+from blocklocal.block.optim import Optimizer, as_optimizer
+from blocklocal.block.schedules import Schedule, as_schedule
 from blocklocal.block.target import Asked, Wanted, with_weight
 from blocklocal.block.targets import target_rows
 from blocklocal.network.edge import taking_gradients

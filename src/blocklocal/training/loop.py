@@ -14,7 +14,9 @@ from blocklocal._common.errors import InputError, shown
 from blocklocal._common.message import map_message
 from blocklocal._common.modes import kept_modes
 from blocklocal._common.ranges import FROM_ONE, check_range, whole
-from blocklocal.block.optim import Optimizer, OptimizerFactory, Schedule, as_optimizer, as_schedule
+from blocklocal.block.factories import OptimizerFactory
+from blocklocal.block.optim import Optimizer, as_optimizer
+from blocklocal.block.schedules import Schedule, as_schedule
 from blocklocal.network.edge import Loaded, Pair, pair
 from blocklocal.network.neighbours import Neighbours, Stepped, check_network
 from blocklocal.training.callbacks import Callback, Record, check_callbacks, running
