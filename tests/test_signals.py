@@ -13,7 +13,7 @@ from run_helpers import assert_same_run, whole, with_dropout, without_reports
 
 from blocklocal.runs.config import Config
 from blocklocal.runs.run import resume_run
-from blocklocal.training.checkpoint import list_checkpoints
+from blocklocal.training.checkpoint_folder import list_checkpoints
 from blocklocal.training.signals import StopSignals
 
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from blocklocal.data import Batches, Images, ImageSet, load_images
     from blocklocal.families import FAMILIES, Family, family
     from blocklocal.models import MODELS, build_model
-    from blocklocal.network.network import BlockLocal, Prediction
+    from blocklocal.network.network import BlockLocal
+    from blocklocal.network.prediction import Prediction
     from blocklocal.network.settings import Learning
     from blocklocal.rules import RULES
     from blocklocal.runs.load import load

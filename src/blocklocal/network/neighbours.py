@@ -8,8 +8,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,14 +18,16 @@ from blocklocal._common.message import Input, mask_after
 from blocklocal.block.average import swap
 from blocklocal.block.edges import Edges
 from blocklocal.block.factories import OptimizerFactory
-from blocklocal.block.learner import BlockLearner, StepContext
+from blocklocal.block.learner import BlockLearner
 from blocklocal.block.loss import LocalResult
 from blocklocal.block.objectives import mixing
 from blocklocal.block.optim import Optimizer, as_optimizer
 from blocklocal.block.schedules import Schedule, as_schedule
+from blocklocal.block.step import StepContext
 from blocklocal.block.target import Wanted, with_weight
 from blocklocal.block.targets import Asked, Targets
 from blocklocal.network.edge import check_asked, taking_gradients
+from blocklocal.network.saved import SavedNetwork
 from blocklocal.network.settings import Learning
 from blocklocal.network.updates import with_updates
 from blocklocal.rules import RULES
@@ -48,37 +49,6 @@ class Stepped(NamedTuple):
     y: Asked
     results: list[LocalResult | None]
     whole: bool = True
-
-
-class Kept(Protocol):
-    """A complete checkpoint of a network of this architecture, as a network takes it."""
-
-    @property
-    def path(self) -> Path:
-        """Its folder."""
-        ...
-
-    @property
-    def step(self) -> int:
-        """Steps that the network had taken."""
-        ...
-
-    @property
-    def optimizers(self) -> bool:
-        """Whether optimisers are taken too; else they begin anew."""
-        ...
-
-    def read(self, learner: BlockLearner) -> Any:
-        """What is kept of a learner, checked as far as that is possible for one without content."""
-        ...
-
-    def check(self, learner: BlockLearner, kept: Any) -> None:
-        """Whether a learner can go on with what was read."""
-        ...
-
-    def give(self, learner: BlockLearner, kept: Any) -> None:
-        """Load what was read."""
-        ...
 
 
 def check_network(given: object) -> None:
@@ -229,9 +199,9 @@ class Neighbours(nn.Module, ABC):
 
     @contextmanager
     def _swapped(self) -> Generator[None]:
-        with ExitStack() as kept:
+        with ExitStack() as swapped:
             for learner in self.learners:
-                kept.enter_context(learner.averaged())
+                swapped.enter_context(learner.averaged())
             yield
 
     # --- walks over pairs (block, step)
@@ -272,21 +242,21 @@ class Neighbours(nn.Module, ABC):
     def commit(self, state: Callable[[], dict[str, Any]]) -> None:
         """All blocks have taken the same steps, and training stands at `state`. Where blocks rest in files, keep it."""
 
-    def take(self, kept: Kept) -> None:
+    def take(self, saved: SavedNetwork) -> None:
         """Go on from a checkpoint. Nothing has changed where it cannot be read.
 
         Args:
-            kept: the checkpoint.
+            saved: the checkpoint.
 
         Raises:
             InputError: it is damaged, or its optimisers are others.
         """
-        found = [kept.read(learner) for learner in self.learners]
+        found = [saved.read(learner) for learner in self.learners]
         for learner, of_learner in zip(self.learners, found, strict=True):
-            kept.check(learner, of_learner)
+            saved.check(learner, of_learner)
         for learner, of_learner in zip(self.learners, found, strict=True):
-            kept.give(learner, of_learner)
-        self.steps = kept.step
+            saved.give(learner, of_learner)
+        self.steps = saved.step
 
     def begin_schedules(self, optimizer: Optimizer, schedule: Schedule) -> None:
         """Begin every block's schedule anew; its optimiser keeps its momenta."""

@@ -50,7 +50,8 @@ from blocklocal.streaming.place import check_new_store, store_folder
 from blocklocal.streaming.settings import Streaming
 from blocklocal.streaming.shares import check_disk_of, check_memory_of, share_lines, shares
 from blocklocal.streaming.streamed import Streamed
-from blocklocal.training.checkpoint import KEEP, clear_leftovers
+from blocklocal.training.checkpoint_draft import KEEP
+from blocklocal.training.checkpoint_folder import clear_leftovers
 
 STORE = "store"
 SPLITS = ("train", "validation", "test")

@@ -12,7 +12,8 @@ import torch
 from blocklocal._common.errors import InputError
 from blocklocal.network.neighbours import Neighbours
 from blocklocal.runs.config import Config
-from blocklocal.training.checkpoint import list_checkpoints, load_checkpoint
+from blocklocal.training.checkpoint import load_checkpoint
+from blocklocal.training.checkpoint_folder import list_checkpoints
 
 BEST = "best"  # the folder in a run
 ANY_STEPS = 100  # of a schedule that nobody takes a step of

@@ -16,7 +16,7 @@ from blocklocal._common.screen import printable
 from blocklocal._common.written import signed_json
 from blocklocal.data.picture import BadImage, open_picture, resize_and_crop, to_array, to_mode
 from blocklocal.data.scan import SUFFIXES, LeftOut, list_images
-from blocklocal.network.network import Prediction
+from blocklocal.network.prediction import Prediction
 from blocklocal.runs.build import DatasetInfo, normalise
 from blocklocal.runs.run import block_names, load_network
 

@@ -57,7 +57,8 @@ from blocklocal.timeline.recorder import STEPS, who
 from blocklocal.timeline.visits import VisitRecorder
 from blocklocal.training.best import EarlyStopping, KeepBest
 from blocklocal.training.callbacks import Callback
-from blocklocal.training.checkpoint import list_checkpoints, load_checkpoint
+from blocklocal.training.checkpoint import load_checkpoint
+from blocklocal.training.checkpoint_folder import list_checkpoints
 from blocklocal.training.loggers import MLflow, TensorBoard, WeightsAndBiases
 from blocklocal.training.loop import CHECK_EVERY, Record, Stopped, Trainer
 from blocklocal.training.observers import Checkpoints, Console, MetricsFile, Warnings

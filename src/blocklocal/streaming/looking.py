@@ -15,7 +15,8 @@ from blocklocal.block.learner import BlockLearner
 from blocklocal.block.target import Asked
 from blocklocal.network.edge import check_batch, check_finite, check_x, taking_gradients
 from blocklocal.network.neighbours import Neighbours
-from blocklocal.network.network import BlockLocal, Prediction, predictions
+from blocklocal.network.network import BlockLocal
+from blocklocal.network.prediction import Prediction, predictions
 from blocklocal.streaming.cache import Cache
 from blocklocal.streaming.edges import CacheEdges
 from blocklocal.streaming.homes import Home

@@ -12,7 +12,7 @@ from blocklocal.block.learner import BlockLearner
 from blocklocal.block.optim import Optimizer
 from blocklocal.block.schedules import Schedule
 from blocklocal.streaming.deferred import Deferred
-from blocklocal.training.checkpoint import Saved
+from blocklocal.training.checkpoint_draft import Saved
 from blocklocal.training.learner_state import unpack
 from blocklocal.training.optimizer_check import check_optimizer
 

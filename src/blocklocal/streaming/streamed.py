@@ -22,16 +22,18 @@ from blocklocal._common.message import Input
 from blocklocal._common.ranges import check_range
 from blocklocal.block.edges import OPEN
 from blocklocal.block.factories import OptimizerFactory
-from blocklocal.block.learner import BlockLearner, StepContext
+from blocklocal.block.learner import BlockLearner
 from blocklocal.block.loss import LocalResult
 from blocklocal.block.objectives import mixing
 from blocklocal.block.optim import Optimizer, as_optimizer
 from blocklocal.block.schedules import Schedule, as_schedule
+from blocklocal.block.step import StepContext
 from blocklocal.block.target import Asked, Wanted, with_weight
 from blocklocal.block.targets import target_rows
 from blocklocal.network.edge import taking_gradients
-from blocklocal.network.neighbours import Kept, Stepped
+from blocklocal.network.neighbours import Stepped
 from blocklocal.network.network import BlockLocal
+from blocklocal.network.saved import SavedNetwork
 from blocklocal.network.updates import with_updates
 from blocklocal.rules.base import Batch
 from blocklocal.splitting import Split
@@ -230,19 +232,19 @@ class Streamed(Looking):
         """
         raise InputError("a streamed network is never whole in memory: write its model with network.export(folder).")
 
-    def take(self, kept: Kept) -> None:
+    def take(self, saved: SavedNetwork) -> None:
         """Blocks rest in a checkpoint from now on. Nothing has changed where one of them cannot be read.
 
         To look at the network alone, without optimisers, blocks are read when they are needed.
 
         Args:
-            kept: the checkpoint, in the store's own folder or elsewhere.
+            saved: the checkpoint, in the store's own folder or elsewhere.
 
         Raises:
             InputError: it is damaged, or its optimisers are others; or the store holds other blocks already.
         """
-        self.stock.take(kept, lambda: self.each(self.stock.note))
-        self.steps = kept.step
+        self.stock.take(saved, lambda: self.each(self.stock.note))
+        self.steps = saved.step
 
     # --- training
 
