@@ -43,20 +43,25 @@ def train(arguments: list[str]) -> None:
         raise InputError("--memory plans a run in one process: give --visit N with --processes.")
     if spread:
         summary = _train_spread(given, arguments, folder, address)
-        if summary is None:
-            return
     elif given.resume is not None:
         summary = _resume(given, arguments)
     else:
-        steps = given.launch.timeline
         summary = start_run(
             given.settings,
             folder,
             quiet=given.quiet,
             streaming=given.streaming,
-            timeline=steps,
+            timeline=given.launch.timeline,
             choose_blocks=chooses_blocks(arguments),
         )
+    if summary is None:  # the first of the processes says it
+        return
+    _say(summary)
+    print(f"report: {folder / 'report.html'}")
+
+
+def _say(summary: dict[str, Any]) -> None:
+    """What the run has reached on the test split."""
     main = main_of([summary], "test_")
     blocks = "  ".join(f"{value:.{main.digits}f}" for value in summary[f"block_test_{main.name}"])
     together = summary.get(f"combined_test_{main.name}")
@@ -66,7 +71,6 @@ def train(arguments: list[str]) -> None:
         print(f"stopped early: {summary['stopped']}")
     said, digits = "accuracy" if main.percent else main.title, 2 if main.percent else main.digits
     print(f"test {said} {summary[f'test_{main.name}']:.{digits}f}{main.unit}  (per block: {blocks}{of_all}){ece}")
-    print(f"report: {folder / 'report.html'}")
 
 
 def _resume(given: TrainArguments, arguments: list[str]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from blocklocal._common.errors import InputError
-from blocklocal._common.message import Input, mask_after
+from blocklocal._common.message import Input, lead, mask_after
 from blocklocal.block.edges import Edges
 from blocklocal.block.learner import BlockLearner
 from blocklocal.block.loss import LocalResult
@@ -21,7 +21,7 @@ from blocklocal.block.objectives import mixing
 from blocklocal.block.step import StepContext
 from blocklocal.block.target import Wanted, with_weight
 from blocklocal.block.targets import Asked
-from blocklocal.network.edge import check_asked, taking_gradients
+from blocklocal.network.edge import check_asked, check_finite, check_x, taking_gradients
 from blocklocal.network.learner_row import LearnerRow
 from blocklocal.network.updates import with_updates
 from blocklocal.rules.base import Batch, target_messages
@@ -77,13 +77,16 @@ class Neighbours(LearnerRow):
     def prepare(self, x: Input, y: Asked) -> None:
         """Be ready for a checked batch: the learners are there, they run on it, and its messages are expected."""
 
-    @abstractmethod
     def check_input(self, x: Input) -> Input:
         """An input, to be looked at without learning, as it may be used.
 
         Raises:
             InputError: it cannot be right.
         """
+        x = check_x(x, self.device)
+        if not lead(x).is_cuda:
+            check_finite(x)
+        return x
 
     @abstractmethod
     def looking(self, x: Input) -> AbstractContextManager[None]:

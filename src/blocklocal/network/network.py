@@ -190,12 +190,6 @@ class BlockLocal(Neighbours):
         self.materialize(x)
         self.targets.fit(y, torch.Size((len(lead(x)), *self._target_shape(self.output_shape(x)))))
 
-    def check_input(self, x: Input) -> Input:
-        x = check_x(x, self.device)
-        if not lead(x).is_cuda:
-            check_finite(x)
-        return x
-
     def looking(self, x: Input) -> AbstractContextManager[None]:
         self.materialize(x)
         self.output_shape(x, training=self.training)

@@ -11,7 +11,7 @@ from blocklocal.block.loss import HiddenLoss
 from blocklocal.block.targets import Asked, Classes, values_of
 from blocklocal.data import Batches
 from blocklocal.data.samples import SampleBatches
-from blocklocal.network.edge import check_batch, check_finite, check_x
+from blocklocal.network.edge import check_batch
 from blocklocal.network.neighbours import Neighbours
 from blocklocal.network.network import BlockLocal
 from blocklocal.parallel.link_edges import LinkEdges
@@ -52,12 +52,7 @@ class Linked(Neighbours):
         self.edges.announce([len(y)], training=True)
 
     def check_input(self, x: Input) -> Input:
-        if not self.processes.first:
-            return x
-        x = check_x(x, self.device)
-        if not lead(x).is_cuda:
-            check_finite(x)
-        return x
+        return super().check_input(x) if self.processes.first else x
 
     def looking(self, x: Input) -> AbstractContextManager[None]:
         self.edges.announce([len(lead(x))], training=False)

@@ -25,31 +25,6 @@ MOST_IMAGES = 100  # of a batch
 
 
 @needs("data")
-def predict_files(
-    run: Path,
-    images: Sequence[Path],
-    resize: bool = False,
-    checkpoint: str | None = None,
-    device: str = "auto",
-    *,
-    trust: bool = False,
-    visit: int | None = None,
-) -> Iterator[str]:
-    """Lines of text, a few per image: class and confidence of the output, of every block, and of the ensemble.
-
-    They come batch by batch.
-
-    Args:
-        images: files, and folders of which all images are taken.
-
-    Raises:
-        InputError: the network predicts no numbers, or an image cannot be used; the lines of all before it come first.
-    """
-    for said in predict_each(run, images, resize, checkpoint, device, trust=trust, visit=visit):
-        yield from said.lines()
-
-
-@needs("data")
 def predict_each(
     run: Path,
     images: Sequence[Path],
@@ -60,7 +35,15 @@ def predict_each(
     trust: bool = False,
     visit: int | None = None,
 ) -> Iterator["Said"]:
-    """As `predict_files`, one value per image."""
+    """What the output, every block and the ensemble say of each image. They come batch by batch.
+
+    Args:
+        images: files, and folders of which all images are taken.
+
+    Raises:
+        InputError: the network predicts no numbers, or an image cannot be used; what is said of all before it comes
+            first.
+    """
     if not images:
         raise InputError("predict needs at least one image file, or folder of images, after the run folder.")
     files = image_files(images)

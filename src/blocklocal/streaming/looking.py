@@ -167,12 +167,6 @@ class Looking(Neighbours):
     def prepare(self, x: Input, y: Asked) -> None:
         self.network.prepare(map_message(_shape, x), y)
 
-    def check_input(self, x: Input) -> Input:
-        x = check_x(x, self.device)
-        if not lead(x).is_cuda:
-            check_finite(x)
-        return x
-
     def looking(self, x: Input) -> AbstractContextManager[None]:
         self.network.output_shape(map_message(_shape, x), training=self.training)
         return nullcontext()

@@ -30,7 +30,7 @@ from blocklocal.streaming.cache import Cache, FileCache, MemoryCache
 from blocklocal.streaming.chunks import Chunks
 from blocklocal.streaming.deferred import Deferred
 from blocklocal.streaming.homes import FileHome, Home, HostHome
-from blocklocal.streaming.resting import tensors_of
+from blocklocal.streaming.resting import tensors_by_name
 from blocklocal.streaming.settings import BLOCKS, VISIT
 from blocklocal.streaming.stock import Stock
 from blocklocal.streaming.suitable import built, check_known, check_trained
@@ -92,7 +92,7 @@ class Streamed(Chunks):
         if trains:
             check_trained(network, visit)
         made.adopt(network)
-        made.keep(tensors_of(network).values())
+        made.keep(tensors_by_name(network).values())
         super().__init__(network.targets, network.learning, network.optimizer, network.seed)
         self.network, self.visit_steps, self.timeline = network, visit, recorder or VisitRecorder()
         self._trains = trains
