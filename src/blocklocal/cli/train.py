@@ -97,10 +97,7 @@ def _train_spread(
     Returns the summary in the first of them.
     """
     from blocklocal.parallel.decision import RunRequest
-    from blocklocal.parallel.launch import launch
-    from blocklocal.parallel.processes import check_devices
     from blocklocal.parallel.run import train_share
-    from blocklocal.runs.build import find_device
     from blocklocal.runs.origin import adds_epochs, is_finished, open_settings
     from blocklocal.runs.run import check_free, check_run
 
@@ -116,11 +113,8 @@ def _train_spread(
     if address is None:
         if not resume:
             check_free(folder)
-        _check_share(config, given.launch)
-        check_devices(find_device(config.machine.device), wanted)
-        check_memory(f"{wanted} processes", {"torch in each": wanted * PROCESS_BYTES}, "give fewer --processes")
         output = [] if resume or given.output else ["--output", str(folder)]
-        raise SystemExit(launch(["train", *arguments, *output], wanted))
+        raise SystemExit(_start_processes(config, given.launch, [*arguments, *output]))
     if wanted not in (1, address.size):
         raise InputError(
             f"--processes {wanted} was given, but the launcher has started {address.size}: leave --processes out under "
@@ -132,21 +126,27 @@ def _train_spread(
         return train_share(
             address,
             RunRequest(
-                config,
-                given.launch,
-                folder,
-                resume,
-                given.checkpoint,
-                given.quiet,
-                given.accept_changes,
-                given.streaming,
-                epochs,
+                config, given.launch, folder, resume, given.checkpoint, given.quiet, given.accept_changes,
+                given.streaming, epochs,
             ),
-        )
+        )  # fmt: skip
     except Interrupted:
         if address.rank == 0:
             raise
         raise SystemExit(130) from None
+
+
+def _start_processes(config: Config, wanted: Launch, arguments: list[str]) -> int:
+    """Start the processes of a run and wait for them; returns the exit status."""
+    from blocklocal.parallel.launch import launch
+    from blocklocal.parallel.processes import check_devices
+    from blocklocal.runs.build import find_device
+
+    count = wanted.processes
+    _check_share(config, wanted)
+    check_devices(find_device(config.machine.device), count)
+    check_memory(f"{count} processes", {"torch in each": count * PROCESS_BYTES}, "give fewer --processes")
+    return launch(["train", *arguments], count)
 
 
 def _check_share(config: Config, launch: Launch) -> None:

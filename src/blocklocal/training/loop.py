@@ -17,7 +17,7 @@ from blocklocal._common.ranges import FROM_ONE, check_range, whole
 from blocklocal.block.factories import OptimizerFactory
 from blocklocal.block.optim import Optimizer, as_optimizer
 from blocklocal.block.schedules import Schedule, as_schedule
-from blocklocal.network.edge import Loaded, Pair, pair
+from blocklocal.network.edge import XY, Loaded, pair
 from blocklocal.network.neighbours import Neighbours, Stepped, check_network
 from blocklocal.training.callbacks import Callback, Record, check_callbacks, running
 from blocklocal.training.evaluation import measure_blocks
@@ -297,7 +297,7 @@ class Trainer(Resumable):
         found: Record = {f"validation_{name}": values for name, values in measured.items()}
         return found | ({"metrics": own} if own else {})
 
-    def _moved(self, given: Iterable[Loaded]) -> Iterator[Pair]:
+    def _moved(self, given: Iterable[Loaded]) -> Iterator[XY]:
         for x, y in map(pair, given):
             yield map_message(self._to_device, x), y.to(self.network.device, non_blocking=True)
 
