@@ -29,9 +29,9 @@ SLOW = """
 import sys, time
 from blocklocal.network.network import BlockLocal
 step = BlockLocal.step
-def slow(self, x, y):
+def slow(self, *given, **how):
     time.sleep(0.5)
-    return step(self, x, y)
+    return step(self, *given, **how)
 BlockLocal.step = slow
 from blocklocal.cli import main
 sys.exit(main(sys.argv[1:]))
