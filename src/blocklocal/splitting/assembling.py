@@ -69,9 +69,9 @@ class Assembler:
         """Names of the weights that are read in this block."""
         plan = self.plan
         read = set(self.crossing.weights) if self.crossing else set()
-        for step in plan.tape.steps:
-            if self.low < step.time <= self.high:
-                sources = (plan.tape.values[v].source for v in step.reads)
+        for operation in plan.tape.operations:
+            if self.low < operation.time <= self.high:
+                sources = (plan.tape.values[v].source for v in operation.reads)
                 read.update(source.partition(" ")[2] for source in sources if source.startswith("weight "))
         return read
 
