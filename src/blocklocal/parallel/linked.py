@@ -14,6 +14,7 @@ from blocklocal.data.samples import SampleBatches
 from blocklocal.network.edge import check_batch
 from blocklocal.network.neighbours import Neighbours
 from blocklocal.network.network import BlockLocal
+from blocklocal.parallel.gather import gathered
 from blocklocal.parallel.link_edges import LinkEdges
 from blocklocal.parallel.processes import Processes
 from blocklocal.timeline.recorder import Recorder
@@ -91,9 +92,7 @@ class Linked(Neighbours):
         Raises:
             InputError: `build` makes another network.
         """
-        from blocklocal.parallel.gather import gather
-
-        return gather(self, build)
+        return gathered(self, self.processes, build)
 
     def finish(self, *, stop: bool = False) -> None:
         """Hear that no message follows, and tell the next stage.
