@@ -24,7 +24,8 @@ from torch import Tensor
 
 from blocklocal._common.errors import InputError
 from blocklocal._common.seeds import seeded
-from blocklocal.block.optim import Optimizer, build_schedule
+from blocklocal.block.optim import Optimizer
+from blocklocal.block.schedules import build_schedule
 from experiments.autoencoder import Autoencoder, Means, Pair, Sizes, moments
 
 IMAGE_VARIANCE = 0.01  # s² of the local reconstruction: pixels are predicted to about 0.1, so its loss is of order one

@@ -19,7 +19,7 @@ from blocklocal._common.dense import is_dense
 from blocklocal.block.shards import local_shard
 from blocklocal.parallel import Address, Processes, Stage, join
 from blocklocal.parallel.links import STOP, Inbox, Outbox
-from blocklocal.training.checkpoint import Saved
+from blocklocal.training.checkpoint_draft import Saved
 from blocklocal.training.evaluation import measure_blocks
 
 MISFITS = ("mlp", "copies read sequences", "chain, 1 late")

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from blocklocal import BlockLocal, build_model, sgd, split
-from blocklocal.block.learner import StepContext
+from blocklocal.block.step import StepContext
 from blocklocal.models import MODELS
 from blocklocal.rules import RULES
 from blocklocal.rules.base import Batch, receive, target_messages

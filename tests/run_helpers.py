@@ -22,8 +22,8 @@ from blocklocal.cli import main
 from blocklocal.report.read import read_run
 from blocklocal.runs.config import Config
 from blocklocal.runs.run import start_run
-from blocklocal.training.checkpoint import list_checkpoints
 from blocklocal.training.checkpoint_files import Files
+from blocklocal.training.checkpoint_folder import list_checkpoints
 
 TIMES = ("seconds", "images_per_second", "evaluation_seconds")
 SPREAD = ("processes", "placement")  # how it was run, of a summary

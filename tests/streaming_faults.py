@@ -44,7 +44,7 @@ def retiring(source: Any, target: Any) -> bool:
     return target.name.startswith(".partial-step-")
 
 
-CHECKPOINT = "blocklocal.training.checkpoint:"
+CHECKPOINT = "blocklocal.training.checkpoint_draft:"
 POINTS = {
     "fetching a block": Point("blocklocal.streaming.resting:Blueprint._filled", lambda made, *_: of_hit(made)),
     "computing a step": Point("blocklocal.block.learner:BlockLearner.update", lambda self: self.index == HIT),

@@ -15,7 +15,7 @@ from blocklocal._common.seeds import seeded
 from blocklocal.block.learner import BlockLearner
 from blocklocal.network.neighbours import Neighbours
 from blocklocal.streaming.streamed import Streamed
-from blocklocal.training.checkpoint import Saved
+from blocklocal.training.checkpoint_draft import Saved
 
 CLASSES, FEATURES, BATCH = 3, 6, 4
 MAPS = (2, 4, 4)

@@ -17,7 +17,8 @@ from blocklocal._common.errors import InputError
 from blocklocal.block.optim import adam, sgd
 from blocklocal.models import build_model
 from blocklocal.splitting import split
-from blocklocal.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+from blocklocal.training.checkpoint import load_checkpoint, save_checkpoint
+from blocklocal.training.checkpoint_folder import list_checkpoints
 
 X, Y = torch.randn(8, 1, 4, 4, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 3
 

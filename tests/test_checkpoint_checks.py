@@ -19,7 +19,8 @@ from test_checkpoint import network, saved, states
 from blocklocal._common.errors import InputError
 from blocklocal.block.optim import adam
 from blocklocal.runs.checkpoints import find_checkpoint
-from blocklocal.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+from blocklocal.training.checkpoint import load_checkpoint, save_checkpoint
+from blocklocal.training.checkpoint_folder import list_checkpoints
 
 FILES = (
     "block-0.safetensors", "block-1.safetensors", "block-0.moments", "block-1.moments", "block-0.optimizer",

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from rule_helpers import network
 
-from blocklocal.training.checkpoint import list_checkpoints, save_checkpoint
+from blocklocal.training.checkpoint import save_checkpoint
+from blocklocal.training.checkpoint_folder import list_checkpoints
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from run_helpers import cli, flags, summary
 
 from blocklocal import __version__
 from blocklocal.cli.arguments import RENAMED, TrainArguments, parse_with_base
-from blocklocal.cli.commands import default_folder
+from blocklocal.cli.folder import default_folder
 from blocklocal.cli.main import COMMANDS
 from blocklocal.data import load_images
 from blocklocal.parallel.launch import Launch

@@ -17,7 +17,7 @@ from blocklocal.data.features import ABSENT, UNSEEN
 from blocklocal.data.frame import read_frame
 from blocklocal.data.samples import SampleBatches
 from blocklocal.data.table_set import load_table
-from blocklocal.network.network import Prediction
+from blocklocal.network.prediction import Prediction
 from blocklocal.runs.build import DatasetInfo
 from blocklocal.runs.predict import Said, describe_prediction
 from blocklocal.schemas import read_json

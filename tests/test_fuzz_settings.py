@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from blocklocal import BlockLocal, InputError, Learning, Optimizer, Trainer, build_model, split
-from blocklocal.block.optim import SCHEDULES
+from blocklocal.block.schedules import SCHEDULES
 from blocklocal.cli.arguments import CompareArguments, EvaluateArguments, TrainArguments, parse
 from blocklocal.cli.diagnose import DiagnoseArguments
 from blocklocal.cli.simulate_arguments import Measurement, SimulateArguments, Uniform

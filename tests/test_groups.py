@@ -9,7 +9,7 @@ from torch import nn
 
 import blocklocal as bl
 from blocklocal import BlockLocal, InputError, Optimizer, Trainer, adamw, sgd, split
-from blocklocal.block.optim import warmup_cosine
+from blocklocal.block.schedules import warmup_cosine
 
 BATCHES = [data(seed=seed) for seed in range(3)]
 

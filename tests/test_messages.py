@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import blocklocal as bl
 from blocklocal._common.message import Message
-from blocklocal.block.learner import StepContext
+from blocklocal.block.step import StepContext
 from blocklocal.network.edge import pair
 from blocklocal.network.trial import _try
 from blocklocal.streaming.footprint import footprints

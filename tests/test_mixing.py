@@ -7,8 +7,8 @@ import torch
 from rule_helpers import data, network
 
 from blocklocal import Trainer
-from blocklocal.block.learner import StepContext
 from blocklocal.block.objectives import mixing
+from blocklocal.block.step import StepContext
 
 TAU = 0.5
 STEPS = 2

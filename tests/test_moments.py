@@ -8,7 +8,7 @@ import pytest
 import torch
 from run_helpers import equal
 
-from blocklocal.training.checkpoint import Draft, Saved
+from blocklocal.training.checkpoint_draft import Draft, Saved
 from blocklocal.training.checkpoint_files import Files, write_checksums
 from blocklocal.training.moments import MOMENTS, divide, join
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from blocklocal import BlockLocal, InputError, Learning, sgd, split
 from blocklocal.block.edges import Open
-from blocklocal.block.learner import StepContext
+from blocklocal.block.step import StepContext
 from blocklocal.block.targets import target_rows
 from blocklocal.network.settings import LearningSettings
 from blocklocal.rules.base import Batch, local_step

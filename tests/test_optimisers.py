@@ -10,7 +10,7 @@ from rule_helpers import data, network, parameters, same, state
 from torch import nn
 
 from blocklocal import InputError, Optimizer, Trainer, adam, sgd
-from blocklocal.block.optim import build_schedule
+from blocklocal.block.schedules import build_schedule
 from blocklocal.training.checkpoint import load_checkpoint, save_checkpoint
 from blocklocal.training.loop import Stopped
 

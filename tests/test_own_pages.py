@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from blocklocal.training.checkpoint import Draft, Saved
+from blocklocal.training.checkpoint_draft import Draft, Saved
 from blocklocal.training.checkpoint_files import Files, write_checksums
 from blocklocal.training.tensor_file import OWN_PAGES, read_tensors, room, write_tensors
 

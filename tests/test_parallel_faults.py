@@ -17,7 +17,7 @@ from run_helpers import assert_same_run, whole, with_dropout, without_reports
 from blocklocal.parallel.watch import is_running
 from blocklocal.runs.config import Config
 from blocklocal.runs.run import resume_run
-from blocklocal.training.checkpoint import list_checkpoints
+from blocklocal.training.checkpoint_folder import list_checkpoints
 
 pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.timeout(180)]
 WITHIN = 30.0  # seconds from a failure to the end of all processes

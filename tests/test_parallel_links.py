@@ -12,7 +12,7 @@ from run_helpers import equal
 
 from blocklocal._common.dense import is_dense
 from blocklocal._common.message import Message, tensors_of
-from blocklocal.parallel.layout import Layout
+from blocklocal.parallel.layout import MessageLayout
 from blocklocal.training.evaluation import measure_blocks
 
 pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.timeout(180)]
@@ -142,8 +142,8 @@ PARTS = {
 @pytest.mark.parametrize("kind", PARTS)
 def test_a_message_is_the_same_after_it_was_packed(kind):
     message = PARTS[kind]
-    layout = Layout.read(Layout.of(message).written().encode())
+    layout = MessageLayout.read(MessageLayout.of(message).written().encode())
     found = layout.unpack(layout.pack(message))
     assert type(found) is type(message)
     assert equal(tensors_of(found), tensors_of(message))
-    assert Layout.of(found) == Layout.of(message)
+    assert MessageLayout.of(found) == MessageLayout.of(message)

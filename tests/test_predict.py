@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from blocklocal._common.errors import InputError
 from blocklocal.network.network import BlockLocal
 from blocklocal.runs import predict
 from blocklocal.runs.looking import load_network
-from blocklocal.runs.predict import BATCH_PIXELS, MOST_IMAGES, predict_files
+from blocklocal.runs.predict import BATCH_PIXELS, MOST_IMAGES, predict_each
 
 pytestmark = pytest.mark.usefixtures("no_reports")
 
@@ -44,6 +45,11 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     original = BlockLocal.predict
     monkeypatch.setattr(BlockLocal, "predict", lambda self, x: sizes.append(len(x)) or original(self, x))
     return sizes
+
+
+def predict_files(run: Path, images: Sequence[Path]) -> Iterator[str]:
+    """The lines that are printed."""
+    return (line for said in predict_each(run, images) for line in said.lines())
 
 
 def test_many_files_are_predicted_in_batches_of_bounded_size(run, files, batches):

@@ -29,7 +29,7 @@ from blocklocal._common.errors import InputError
 from blocklocal.report.read import read_run
 from blocklocal.runs.config import Config
 from blocklocal.runs.run import resume_run, start_run
-from blocklocal.training.checkpoint import list_checkpoints
+from blocklocal.training.checkpoint_folder import list_checkpoints
 from blocklocal.training.observers import Checkpoints, Console
 
 
@@ -157,7 +157,7 @@ def test_a_run_whose_first_checkpoint_could_not_be_written_starts_anew_in_its_fo
         raise OSError(errno.ENOSPC, "full")
 
     with monkeypatch.context() as patch:
-        patch.setattr("blocklocal.training.checkpoint.write_checksums", full)
+        patch.setattr("blocklocal.training.checkpoint_draft.write_checksums", full)
         with pytest.raises(OSError, match="full"):
             start_run(tiny(), tmp_path / "run", quiet=True)
     resume_run(tmp_path / "run", quiet=True)

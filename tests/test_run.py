@@ -20,7 +20,7 @@ from blocklocal._common.errors import InputError
 from blocklocal.report.read import read_run
 from blocklocal.runs.config import load_config
 from blocklocal.runs.run import start_run
-from blocklocal.training.checkpoint import list_checkpoints
+from blocklocal.training.checkpoint_folder import list_checkpoints
 
 # fmt: off
 KEYS = {

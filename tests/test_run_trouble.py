@@ -23,7 +23,7 @@ from run_helpers import (
 
 from blocklocal.report.read import read_run
 from blocklocal.runs.run import start_run
-from blocklocal.training.checkpoint import list_checkpoints
+from blocklocal.training.checkpoint_folder import list_checkpoints
 from blocklocal.training.observers import Console, MetricsFile, Warnings, find_warnings
 from blocklocal.training.tally import NotFinite
 

@@ -54,7 +54,7 @@ def test_a_failed_save_leaves_the_older_one(tmp_path, monkeypatch) -> None:
     bl.save(net, tmp_path / "net")
     steps(net, 0, 1)
     monkeypatch.setattr(
-        "blocklocal.training.checkpoint.write_checksums", lambda *_: (_ for _ in ()).throw(OSError(28, "full"))
+        "blocklocal.training.checkpoint_draft.write_checksums", lambda *_: (_ for _ in ()).throw(OSError(28, "full"))
     )
     with pytest.raises(OSError, match="full"):
         bl.save(net, tmp_path / "net")

@@ -13,7 +13,7 @@ from run_helpers import assert_same_run, whole, with_dropout, without_reports
 
 from blocklocal.runs.config import Config
 from blocklocal.runs.run import resume_run
-from blocklocal.training.checkpoint import list_checkpoints
+from blocklocal.training.checkpoint_folder import list_checkpoints
 from blocklocal.training.signals import StopSignals
 
 
@@ -29,9 +29,9 @@ SLOW = """
 import sys, time
 from blocklocal.network.network import BlockLocal
 step = BlockLocal.step
-def slow(self, x, y):
+def slow(self, *given, **how):
     time.sleep(0.5)
-    return step(self, x, y)
+    return step(self, *given, **how)
 BlockLocal.step = slow
 from blocklocal.cli import main
 sys.exit(main(sys.argv[1:]))

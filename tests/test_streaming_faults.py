@@ -20,7 +20,8 @@ from run_helpers import equal, file_limit
 import blocklocal as bl
 from blocklocal._common.errors import InputError
 from blocklocal.network.neighbours import Neighbours
-from blocklocal.training.checkpoint import list_checkpoints, load_checkpoint
+from blocklocal.training.checkpoint import load_checkpoint
+from blocklocal.training.checkpoint_folder import list_checkpoints
 
 DATA = st.batches(3)
 ENDS = (0, 2, 3, 5, 6)  # steps after which a chunk of 2 ends, in 2 epochs of 3

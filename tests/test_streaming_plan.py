@@ -13,8 +13,8 @@ from torch import nn
 from blocklocal import BlockLocal, InputError, adamw, build_model, sgd, split
 from blocklocal._common.memory import saved_bytes
 from blocklocal.block.edges import Open
-from blocklocal.block.learner import StepContext
 from blocklocal.block.optim import Optimizer
+from blocklocal.block.step import StepContext
 from blocklocal.models.transformer import Transformer
 from blocklocal.rules.base import Batch, local_step
 from blocklocal.streaming.choice import choose

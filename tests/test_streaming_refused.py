@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import blocklocal as bl
 from blocklocal._common.errors import InputError
 from blocklocal.streaming.streamed import Streamed
-from blocklocal.training.checkpoint import list_checkpoints
+from blocklocal.training.checkpoint_folder import list_checkpoints
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 build = st.made(st.dense)

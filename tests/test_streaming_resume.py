@@ -13,7 +13,8 @@ from torch import nn
 
 import blocklocal as bl
 from blocklocal.network.neighbours import Neighbours
-from blocklocal.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+from blocklocal.training.checkpoint import load_checkpoint, save_checkpoint
+from blocklocal.training.checkpoint_folder import list_checkpoints
 from blocklocal.training.loop import Stopped
 
 KINDS: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {

@@ -28,7 +28,7 @@ from blocklocal.runs.run import resume_run, start_run
 from blocklocal.streaming.settings import Streaming
 from blocklocal.timeline.read import read_timeline
 from blocklocal.timeline.segments import COMPUTE
-from blocklocal.training.checkpoint import list_checkpoints
+from blocklocal.training.checkpoint_folder import list_checkpoints
 
 
 def config(**changes):

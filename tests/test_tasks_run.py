@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import blocklocal as bl
 from blocklocal import InputError, Values
 from blocklocal._common.measures import TOP1, main_of
-from blocklocal.cli.commands import evaluation_lines
+from blocklocal.cli.evaluate import evaluation_lines
 from blocklocal.report import write_report
 from blocklocal.report.table import aggregate, cells, headings, markdown_table
 from blocklocal.runs.build import load_data

@@ -9,8 +9,8 @@ from rule_helpers import disturb, gradients, parameters, same, state
 
 from blocklocal import BlockLocal, InputError, adam, sgd, split
 from blocklocal._common.seeds import seeded
-from blocklocal.block.learner import StepContext
 from blocklocal.block.normalisation import normaliser
+from blocklocal.block.step import StepContext
 from blocklocal.models.transformer import Attention, Transformer, sinusoids
 from blocklocal.rules.base import Batch, receive, target_messages
 

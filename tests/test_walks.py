@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import streaming_helpers as st
 
-from blocklocal.block.learner import BlockLearner, StepContext
+from blocklocal.block.learner import BlockLearner
+from blocklocal.block.step import StepContext
 from blocklocal.network.neighbours import Neighbours
 from blocklocal.network.walks import Pair, block_by_block, respects, step_by_step, wavefront
 

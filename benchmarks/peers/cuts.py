@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import blocklocal as bl
-from blocklocal.block.learner import BlockLearner, StepContext
+from blocklocal.block.learner import BlockLearner
+from blocklocal.block.step import StepContext
 from blocklocal.block.targets import target_rows
 from blocklocal.rules.base import Batch, block_step, target_messages
 from blocklocal.splitting import partition, piece_costs

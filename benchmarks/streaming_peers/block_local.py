@@ -12,7 +12,7 @@ from blocklocal.models.transformer import Transformer
 from blocklocal.network.neighbours import Neighbours
 from blocklocal.streaming.homes import FileHome, HostHome
 from blocklocal.streaming.streamed import Streamed
-from blocklocal.training.checkpoint import Saved
+from blocklocal.training.checkpoint_draft import Saved
 from streaming_peers.base import OPTIMIZER, VOCABULARY, Batch, Bytes, Peer, Size, Task
 
 # as the character-level language model of `blocklocal reproduce figure3` learns

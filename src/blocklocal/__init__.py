@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from blocklocal._common.message import Message
     from blocklocal.block.classes import balanced
     from blocklocal.block.objectives import OBJECTIVES
-    from blocklocal.block.optim import Optimizer, adam, adamw, sgd, warmup_cosine
+    from blocklocal.block.optim import Optimizer, adam, adamw, sgd
+    from blocklocal.block.schedules import warmup_cosine
     from blocklocal.block.values import Values
     from blocklocal.data import Batches, Images, ImageSet, load_images
     from blocklocal.families import FAMILIES, Family, family
     from blocklocal.models import MODELS, build_model
-    from blocklocal.network.network import BlockLocal, Prediction
+    from blocklocal.network.network import BlockLocal
+    from blocklocal.network.prediction import Prediction
     from blocklocal.network.settings import Learning
     from blocklocal.rules import RULES
     from blocklocal.runs.load import load
@@ -86,10 +88,12 @@ _HOMES = {
     "_common.message": ("Message",),
     "families": ("FAMILIES", "Family", "family"),
     "models": ("MODELS", "build_model"),
-    "network.network": ("BlockLocal", "Prediction"),
+    "network.network": ("BlockLocal",),
+    "network.prediction": ("Prediction",),
     "block.classes": ("balanced",),
     "block.objectives": ("OBJECTIVES",),
-    "block.optim": ("Optimizer", "adam", "adamw", "sgd", "warmup_cosine"),
+    "block.optim": ("Optimizer", "adam", "adamw", "sgd"),
+    "block.schedules": ("warmup_cosine",),
     "block.values": ("Values",),
     "rules": ("RULES",),
     "network.settings": ("Learning",),

@@ -48,7 +48,7 @@ def moments():
     """Name -> (where it is called, its name there, whether the fault comes after it)."""
     import torch.distributed as dist
 
-    from blocklocal.parallel import plan, processes, run
+    from blocklocal.parallel import processes, run
     from blocklocal.parallel.address import Address
     from blocklocal.parallel.links import Outbox
     from blocklocal.parallel.relay import SharedCheckpoints

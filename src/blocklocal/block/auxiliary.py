@@ -10,7 +10,7 @@ from torch import Tensor
 
 from blocklocal.block.readouts import space_of
 from blocklocal.block.shapes import is_map, to_positions
-from blocklocal.block.target import mean_of_real, of_samples, weighted_mean
+from blocklocal.block.weighting import mean_of_real, of_samples, weighted_mean
 
 
 class Decoder(nn.Module):

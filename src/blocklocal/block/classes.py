@@ -11,19 +11,8 @@ from torch import Tensor, nn
 
 from blocklocal._common.errors import InputError
 from blocklocal._common.ranges import FROM_ONE, check_range
-from blocklocal.block.target import (
-    MISSING,
-    Asked,
-    Target,
-    Targets,
-    check_shape,
-    check_weight,
-    spread,
-    units_last,
-    values_of,
-    weight_of,
-    weighted_mean,
-)
+from blocklocal.block.target import MISSING, Asked, Target, Targets, check_shape, check_weight, values_of, weight_of
+from blocklocal.block.weighting import spread, units_last, weighted_mean
 
 WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 SUM = 1e-3  # how far the shares of a soft target may be from a sum of one

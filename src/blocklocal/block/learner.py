@@ -11,10 +11,8 @@ step in one process, or as a wavefront over several.
     update()                     clip, optimiser step, schedule step; or, while it `holds`, gradients are added up
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,46 +28,15 @@ from blocklocal.block.average import averaged, follow
 from blocklocal.block.groups import normed
 from blocklocal.block.loss import HiddenLoss, LocalResult, OutputLoss
 from blocklocal.block.normalisation import one_value
-from blocklocal.block.optim import Optimizer, Schedule, build_schedule
+from blocklocal.block.optim import Optimizer
 from blocklocal.block.scaling import LossScale
+from blocklocal.block.schedules import Schedule, build_schedule
+from blocklocal.block.step import BlockPass, ForwardContext, StepContext
 from blocklocal.block.targets import Asked
 from blocklocal.block.twin import Twin
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
-
-
-@dataclass
-class BlockPass:
-    """A block's step between forward and update: its output with the graph, its cut-off input, its local loss."""
-
-    output: Forward
-    source: Given
-    result: LocalResult | None
-
-    def sent(self) -> Forward:
-        """The forward message as the next block gets it: data, without a graph."""
-        return map_message(Tensor.detach, self.output)
-
-
-@dataclass(frozen=True)
-class StepContext:
-    """Where training stands: it names the random streams of a step (dropout) and the mixing weight m."""
-
-    seed: int = 0
-    step: int = 0
-    mix: float = 1.0
-
-
-class ForwardContext(nn.Module, ABC):
-    """What a rule puts around a block while it learns (feedback alignment's fixed weights)."""
-
-    @abstractmethod
-    def context(self, block: nn.Module) -> AbstractContextManager: ...
-
-    @abstractmethod
-    def check(self, block: nn.Module, example: Given) -> None:
-        """Raise InputError where this context cannot do for `block` what it promises. It may run the block."""
 
 
 class BlockLearner(nn.Module):

@@ -16,9 +16,10 @@ from blocklocal._common.errors import InputError, shown
 from blocklocal.block.auxiliary import Decoder, similarity
 from blocklocal.block.objectives import Objective, Terms, scores
 from blocklocal.block.shapes import Layout, to_positions
-from blocklocal.block.target import given_of, mean_of_real, weight_of
+from blocklocal.block.target import given_of, weight_of
 from blocklocal.block.targets import Asked, Targets, measured, units_last
 from blocklocal.block.twin import Twin
+from blocklocal.block.weighting import mean_of_real
 from blocklocal.families import Family
 
 

@@ -18,8 +18,8 @@ from torch import Tensor
 from blocklocal._common.choices import OrderName, values
 from blocklocal._common.errors import InputError
 from blocklocal._common.registry import Registry
-from blocklocal.block.target import mean_of_real, spread
 from blocklocal.block.targets import Asked, Targets, values_of
+from blocklocal.block.weighting import mean_of_real, spread
 from blocklocal.families import Family
 
 ORDERS = values(OrderName)

@@ -1,22 +1,19 @@
-"""Optimisers and learning-rate schedules as small values: every block builds its own from the same recipe."""
+"""Optimisers as small values: every block builds its own from the same recipe."""
 
-import inspect
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch.optim import lr_scheduler
 
-from blocklocal._common.choices import DecayName, OptimizerName, ScheduleName, check_choices, values
-from blocklocal._common.errors import InputError, first_line, shown, unknown
-from blocklocal._common.ranges import FROM_ONE, LARGEST, WEIGHT, Range, check_range, check_settings
+from blocklocal._common.choices import DecayName, OptimizerName, check_choices, values
+from blocklocal._common.errors import InputError, shown, unknown
+from blocklocal._common.ranges import LARGEST, WEIGHT, Range, check_range, check_settings
+from blocklocal.block.factories import OptimizerFactory, made_optimizer
 from blocklocal.block.groups import Groups, parameter_groups
 
 OPTIMIZERS = values(OptimizerName)
-SCHEDULES = values(ScheduleName)
 RANGES = {
     "lr": Range(0, LARGEST, above=True),
     "momentum": Range(0, 1, below=True),
@@ -24,13 +21,6 @@ RANGES = {
     "ema": Range(0, 1, above=True, below=True),
     "clip": Range(0, 1e30, above=True),  # a float32 holds it, and what it is divided by
 }
-WARMUP = 0.05
-WARMUPS = Range(0, 1, above=True, below=True)
-OptimizerFactory: TypeAlias = Callable[[list[Any]], torch.optim.Optimizer]
-"""A `torch.optim` class, a `functools.partial` of one, or any function from a block's parameters to an optimiser."""
-ScheduleFactory: TypeAlias = Callable[[torch.optim.Optimizer, int], lr_scheduler.LRScheduler]
-"""A function from a block's optimiser and the number of training steps to a scheduler, which steps once per step."""
-Schedule: TypeAlias = ScheduleName | ScheduleFactory
 
 
 @dataclass(frozen=True)
@@ -130,7 +120,7 @@ class Optimizer:
         if matrices or self.groups is not None:
             named = zip(names or map(str, range(len(held))), held, strict=True)
             given = parameter_groups(list(named), self.groups, matrices=matrices)
-        made = self._built(given) if self.factory is None else _made(self.factory, given, held)
+        made = self._built(given) if self.factory is None else made_optimizer(self.factory, given, held)
         if self.groups is not None:
             _check_groups(given, made)
         return made
@@ -203,79 +193,6 @@ def as_optimizer(given: Optimizer | OptimizerFactory) -> Optimizer:
     return given if isinstance(given, Optimizer) else Optimizer.of(given)
 
 
-def as_schedule(given: Schedule) -> Schedule:
-    """A name of `SCHEDULES` or a factory, as it is.
-
-    Raises:
-        InputError: it is neither.
-    """
-    if isinstance(given, lr_scheduler.LRScheduler):
-        raise InputError(
-            "schedule is a ready scheduler, and every block builds its own: give a function such as "
-            "lambda optimizer, steps: torch.optim.lr_scheduler.StepLR(optimizer, 10)."
-        )
-    if not callable(given) and given not in SCHEDULES:
-        raise unknown("schedule", given, SCHEDULES)
-    return given
-
-
-def build_schedule(schedule: Schedule | str, optimizer: torch.optim.Optimizer, steps: int) -> lr_scheduler.LRScheduler:
-    """A per-step schedule of `steps` steps over the optimiser's own learning rate.
-
-    Args:
-        schedule: one-cycle: torch's OneCycleLR (it cycles momentum, or Adam's first beta, between 0.85 and 0.95 too; an
-            SGD without momentum stays without); cosine: to 0; warmup-cosine: `warmup_cosine()`; constant; or a factory.
-        optimizer: one block's.
-        steps: training steps in all.
-
-    Raises:
-        InputError: the name is unknown, steps is below 1, or the factory fails or gives no scheduler of this optimiser.
-    """
-    check_range("steps", steps, FROM_ONE)
-    if callable(schedule):
-        return _scheduled(schedule, optimizer, steps)
-    if schedule == "one-cycle":
-        group = optimizer.param_groups[0]
-        cycles = group.get("momentum") != 0 and not {"momentum", "betas"}.isdisjoint(group)
-        # torch would give momentum to an SGD that was asked to have none, and fails where there is none to cycle
-        rates = [each["lr"] for each in optimizer.param_groups]
-        return lr_scheduler.OneCycleLR(optimizer, max_lr=rates, total_steps=steps, cycle_momentum=cycles)
-    if schedule == "cosine":
-        return lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
-    if schedule == "warmup-cosine":
-        return warmup_cosine()(optimizer, steps)
-    if schedule == "constant":
-        return lr_scheduler.ConstantLR(optimizer, factor=1.0, total_iters=0)
-    raise unknown("schedule", schedule, SCHEDULES)
-
-
-def warmup_cosine(warmup: float = WARMUP) -> ScheduleFactory:
-    """A schedule that rises in a straight line to the optimiser's learning rate, and falls to 0 as half a cosine.
-
-    Args:
-        warmup: share of the steps in which it rises, at least one step; between 0 and 1.
-
-    Raises:
-        InputError: warmup lies outside its range.
-    """
-    check_range("warmup", warmup, WARMUPS)
-
-    def made(optimizer: torch.optim.Optimizer, steps: int) -> lr_scheduler.LRScheduler:
-        rising = max(1, round(warmup * steps))
-
-        def share(step: int) -> float:
-            if step < rising:
-                return (step + 1) / rising
-            return (1 + math.cos(math.pi * (step - rising + 1) / max(1, steps - rising + 1))) / 2
-
-        return lr_scheduler.LambdaLR(optimizer, share)
-
-    return made
-
-
-# --- what factories and groups give
-
-
 def _check_groups(given: list[dict[str, Any]], made: torch.optim.Optimizer) -> None:
     """torch takes any name and any number in a group."""
     for name, value in [(name, value) for group in given for name, value in group.items() if name != "params"]:
@@ -283,58 +200,3 @@ def _check_groups(given: list[dict[str, Any]], made: torch.optim.Optimizer) -> N
             raise unknown("setting of groups", name, made.defaults)
         if name in RANGES:
             check_range(f"{name} of groups", value, RANGES[name])
-
-
-def _made(factory: OptimizerFactory, given: list[Any], parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    try:
-        made = factory(given)
-    except Exception as error:  # a user's own function may fail in any way
-        raise InputError(f"the optimiser of a block could not be built: {_reason(error)}") from error
-    if not isinstance(made, torch.optim.Optimizer):
-        raise InputError(
-            f"optimizer made {shown(made)} of a block's parameters, and must make a torch.optim.Optimizer."
-        )
-    own = {id(p) for p in parameters}
-    held = {id(p) for group in made.param_groups for p in group["params"]}
-    if not held or not held <= own:
-        raise InputError(
-            f"optimizer made a {type(made).__name__} of other parameters than the block's: build it of the list "
-            "that it is called with, as in lambda parameters: torch.optim.SGD(parameters, lr=0.1)."
-        )
-    if _needs(made.step, "closure"):
-        raise InputError(
-            f"{type(made).__name__} runs the network anew within a step (a closure), which a block's step does not: "
-            "give another optimiser."
-        )
-    return made
-
-
-def _scheduled(factory: ScheduleFactory, optimizer: torch.optim.Optimizer, steps: int) -> lr_scheduler.LRScheduler:
-    try:
-        made = factory(optimizer, steps)
-    except Exception as error:  # a user's own function may fail in any way
-        raise InputError(
-            f"the schedule of a block could not be built: {_reason(error)}. schedule must be a function of the "
-            "optimiser and the number of steps, as in lambda optimizer, steps: "
-            "torch.optim.lr_scheduler.StepLR(optimizer, 10)."
-        ) from error
-    if not isinstance(made, lr_scheduler.LRScheduler) or made.optimizer is not optimizer:
-        raise InputError(f"schedule made {shown(made)}, and must make a torch scheduler of the optimiser it is given.")
-    if _needs(made.step, "metrics"):
-        raise InputError(
-            f"{type(made).__name__} looks at a measurement at every step, and a schedule here is a function of the "
-            "step alone: give another one."
-        )
-    return made
-
-
-def _reason(error: Exception) -> str:
-    """What went wrong; the kind too of an error whose words alone say little, as `KeyError: 'a'`."""
-    plain = isinstance(error, TypeError | ValueError)
-    return first_line(error) if plain else f"{type(error).__name__}: {first_line(error)}"
-
-
-def _needs(function: Callable[..., Any], argument: str) -> bool:
-    """Whether a function cannot be called without that argument."""
-    found = inspect.signature(function).parameters.get(argument)
-    return found is not None and found.default is inspect.Parameter.empty

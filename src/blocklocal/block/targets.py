@@ -16,21 +16,9 @@ from torch import Tensor
 from blocklocal._common.errors import InputError
 from blocklocal._common.ranges import FROM_ONE, check_range
 from blocklocal.block.classes import Classes, balanced
-from blocklocal.block.target import (
-    MISSING,
-    Asked,
-    Target,
-    Targets,
-    check_shape,
-    check_weight,
-    mean_of_real,
-    spread,
-    units_last,
-    values_of,
-    weight_of,
-    weighted_mean,
-)
+from blocklocal.block.target import MISSING, Asked, Target, Targets, check_shape, check_weight, values_of, weight_of
 from blocklocal.block.values import Values
+from blocklocal.block.weighting import mean_of_real, spread, units_last, weighted_mean
 
 __all__ = [
     "MISSING",

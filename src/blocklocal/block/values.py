@@ -17,19 +17,8 @@ from torch import Tensor
 
 from blocklocal._common.errors import InputError
 from blocklocal._common.ranges import FROM_ONE, check_range
-from blocklocal.block.target import (
-    Asked,
-    Target,
-    Targets,
-    check_shape,
-    check_weight,
-    given_of,
-    mean_of_real,
-    spread,
-    values_of,
-    weight_of,
-    weighted_mean,
-)
+from blocklocal.block.target import Asked, Target, Targets, check_shape, check_weight, given_of, values_of, weight_of
+from blocklocal.block.weighting import mean_of_real, spread, weighted_mean
 
 ROWS = 32
 REACH = 3.0  # in deviations; beyond it hidden blocks aim at the outermost row, the last block at the value

@@ -35,7 +35,7 @@ class Command:
 
 
 COMMANDS: dict[str, Command] = {
-    "train": Command("commands:train", "Train one network block by block and write a run folder with a report."),
+    "train": Command("train:train", "Train one network block by block and write a run folder with a report."),
     "plan": Command(
         "plan:plan",
         "What a run with one block at a time in memory would need, beside other ways to train.",
@@ -44,7 +44,7 @@ COMMANDS: dict[str, Command] = {
     "compare": Command(
         "commands:compare", "Train the same settings under several rules and seeds; one table, one report."
     ),
-    "evaluate": Command("commands:evaluate", "Measure every block of a trained run on a split.", printed=True),
+    "evaluate": Command("evaluate:evaluate", "Measure every block of a trained run on a split.", printed=True),
     "predict": Command(
         "commands:predict",
         "Class and confidence for image files: of the output, of each block and of the ensemble.",

@@ -28,7 +28,7 @@ class PlanArguments:
 
 def plan(arguments: list[str]) -> None:
     """What a run with one block at a time in memory would need, beside other ways to train."""
-    from blocklocal.cli.commands import chooses_blocks
+    from blocklocal.cli.train import chooses_blocks
     from blocklocal.runs.build import DatasetInfo, find_device, load_data, open_session, suited
     from blocklocal.runs.planning import pace_of, plan_run
     from blocklocal.streaming.place import store_folder

@@ -98,17 +98,22 @@ def find_answers(frame: Frame, target: Sequence[str], kind: TargetKind) -> tuple
         why = f"at most {FEW} different whole numbers"
     elif kind == "auto":
         why = "texts"
+    _check_classes(frame, target[0], different)
+    return Answers("classes", tuple(in_order(different))), why
+
+
+def _check_classes(frame: Frame, name: str, different: list[str]) -> None:
+    """Refuse a column that has one class, or too many."""
     if len(different) < 2:
         raise InputError(
-            f"{frame.path}: the target {target[0]} is {different[0]!r} in every row: there is nothing to learn."
+            f"{frame.path}: the target {name} is {different[0]!r} in every row: there is nothing to learn."
         )
     check_count(len(different), str(frame.path))
     if len(different) > max(FEW, len(frame) // 2):
         raise InputError(
-            f"{frame.path}: the target {target[0]} has {len(different):,} different texts in {len(frame):,} rows. Is "
-            "it the right column? (For numbers: --target-is values.)"
+            f"{frame.path}: the target {name} has {len(different):,} different texts in {len(frame):,} rows. Is it the "
+            "right column? (For numbers: --target-is values.)"
         )
-    return Answers("classes", tuple(in_order(different))), why
 
 
 def _words(frame: Frame, name: str, texts: list[str | None]) -> list[str | None]:

@@ -14,13 +14,12 @@ from torch import Tensor
 from blocklocal._common.errors import InputError, unknown
 from blocklocal._common.extras import needs
 from blocklocal._common.limits import check_memory
-from blocklocal._common.ranges import FROM_ONE, check_range
 from blocklocal.data.answers import Answers
 from blocklocal.data.lists import list_columns, read_lists
 from blocklocal.data.names import check_count, few, in_order, many
 from blocklocal.data.parts import Wanted, divide
 from blocklocal.data.samples import Samples, SampleSet
-from blocklocal.data.splits import check_validation
+from blocklocal.data.splits import check_sizes
 
 SUFFIXES = (".npy", ".npz")
 _COPIES = 3  # of the numbers in memory at once
@@ -61,10 +60,7 @@ def load_arrays(
     Raises:
         InputError: something in the files or the arguments cannot be used.
     """
-    for name, size in (("train_size", train_size), ("test_size", test_size)):
-        if size is not None:
-            check_range(name, size, FROM_ONE)
-    check_validation(validation)
+    check_sizes(train_size, test_size, validation)
     path = Path(os.path.expanduser(data))
     arrays = _read(path, labels)
     roles = [role for role in ("train", "validation", "test") if f"x_{role}" in arrays]

@@ -11,6 +11,7 @@ from torch import Tensor
 from blocklocal._common.errors import InputError, shown
 from blocklocal._common.seeds import generator
 from blocklocal.data.augment import augmenter
+from blocklocal.data.epochs import Epochs
 from blocklocal.data.images import Images
 from blocklocal.data.mix import mixer
 from blocklocal.data.order import Order
@@ -20,7 +21,7 @@ from blocklocal.data.prefetch import ahead
 _LEVELS = 255  # the largest uint8 pixel value, read as 1.0
 
 
-class Batches:
+class Batches(Epochs):
     """Epochs of (x, y): float32 [B, C, H, W], normalised to (pixels / 255 - mean) / std, and int64 [B].
 
     Pixels stay uint8 on `device`; only the current batch is a float. Those in a file (`PixelFile`) stay there, and a
@@ -79,7 +80,6 @@ class Batches:
         self.std = per_channel("std", std, channels, self.device)
         if not bool((self.std > 0).all()):
             raise InputError(f"std must be above 0 in every channel, not {list(std)}.")
-        self.next_epoch = 0
 
     def _count(self, classes: int | None, images: Images) -> int:
         if classes is None or int(images.labels.max()) >= classes:
@@ -88,25 +88,7 @@ class Batches:
             raise InputError("images are mixed in one process alone, which has their pixels: leave mix out.")
         return classes
 
-    def __len__(self) -> int:
-        """Steps per epoch."""
-        return len(self.order)
-
-    def sizes(self, start: int = 0) -> list[int]:
-        """Images in the batches of an epoch from step `start` on."""
-        return self.order.sizes(start)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Epoch `next_epoch`, which counts up from 0 with every iteration begun."""
-        self.next_epoch += 1
-        return self.epoch(self.next_epoch - 1)
-
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of one epoch from step `start` on.
-
-        Raises:
-            InputError: the epoch does not have this step.
-        """
         places = self.order.places(epoch, start).to(self.pixels.device)
         read = (self._read(step, places) for step in range(start, len(self)))
         if isinstance(self.pixels, PixelFile):

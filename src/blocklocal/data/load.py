@@ -14,7 +14,7 @@ from torch import Tensor
 from blocklocal._common.choices import ImagesIn
 from blocklocal._common.errors import InputError
 from blocklocal._common.extras import needs
-from blocklocal._common.ranges import FROM_ONE, IMAGE_SIZE, check_range, whole
+from blocklocal._common.ranges import IMAGE_SIZE, check_range, whole
 from blocklocal._common.screen import printable
 from blocklocal.data.account import copies_in_training, without_images
 from blocklocal.data.cache import cache_path, cached, default_cache_dir, file_identity
@@ -27,7 +27,7 @@ from blocklocal.data.names import few
 from blocklocal.data.parquet import find_parquet, parquet_files, role_of_file
 from blocklocal.data.scan import holds_images
 from blocklocal.data.source import Source
-from blocklocal.data.splits import check_validation, split
+from blocklocal.data.splits import check_sizes, split
 from blocklocal.data.stacks import Room
 from blocklocal.data.table_reading import names_images
 
@@ -84,14 +84,11 @@ def load_images(
     Raises:
         InputError: something in the data or the arguments cannot be used.
     """
-    for name, size in (("train_size", train_size), ("test_size", test_size)):
-        if size is not None:
-            check_range(name, size, FROM_ONE)
+    check_sizes(train_size, test_size, validation)
     if image_size is not None:
         check_range("image_size", image_size, IMAGE_SIZE)
     if workers is not None:
         check_range("workers", workers, whole(0, 1024))
-    check_validation(validation)
     if data == "digits":
         return split(read_digits(image_size), data, train_size, validation, test_size, split_seed)
     name, identity, find = _locate(data, label, stream)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from blocklocal._common.errors import InputError
 from blocklocal.data.answers import Answers
+from blocklocal.data.epochs import Epochs
 from blocklocal.data.features import Features
 from blocklocal.data.order import Order
 
@@ -88,7 +89,7 @@ class SampleSet:
         return {name: _digest(each, facts) for name, each in splits.items()}
 
 
-class SampleBatches:
+class SampleBatches(Epochs):
     """Epochs of (x, y): float32 [B, S], and int64 [B] or float32 [B, V].
 
     The order depends on (seed, epoch) alone, as that of `Batches` does.
@@ -123,27 +124,8 @@ class SampleBatches:
         self.x, self.labels = samples.x.to(device), samples.labels.to(device)
         ones = (1,) * (self.x.dim() - 2)
         self.scale = [torch.tensor(each, device=device).view(-1, *ones) for each in (mean, std)] if len(mean) else []
-        self.next_epoch = 0
-
-    def __len__(self) -> int:
-        """Steps per epoch."""
-        return len(self.order)
-
-    def sizes(self, start: int = 0) -> list[int]:
-        """Samples in the batches of an epoch from step `start` on."""
-        return self.order.sizes(start)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Epoch `next_epoch`, which counts up from 0 with every iteration begun."""
-        self.next_epoch += 1
-        return self.epoch(self.next_epoch - 1)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of one epoch from step `start` on.
-
-        Raises:
-            InputError: the epoch does not have this step.
-        """
         places = self.order.places(epoch, start).to(self.x.device)
         return (self._batch(self.order.part(places, step)) for step in range(start, len(self)))
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from blocklocal._common.errors import InputError
+from blocklocal._common.ranges import FROM_ONE, check_range
 from blocklocal._common.seeds import generator
 from blocklocal.data.account import line
 from blocklocal.data.decode import Raw, Told
@@ -93,8 +94,16 @@ def _validation_line(raw: Raw, kept: Images, split_seed: int) -> str:
     )
 
 
-def check_validation(validation: int | float) -> None:
-    """Refuse what is neither a count (int) nor a fraction (float); sets are large, so do it before they are read."""
+def check_sizes(train_size: int | None, test_size: int | None, validation: int | float) -> None:
+    """Refuse sizes of splits that cannot be; sets are large, so do it before they are read."""
+    for name, size in (("train_size", train_size), ("test_size", test_size)):
+        if size is not None:
+            check_range(name, size, FROM_ONE)
+    _check_validation(validation)
+
+
+def _check_validation(validation: int | float) -> None:
+    """Refuse what is neither a count (int) nor a fraction (float)."""
     count = isinstance(validation, int) and not isinstance(validation, bool) and validation >= 0
     if not count and not (isinstance(validation, float) and 0 <= validation < 1):
         raise InputError(f"validation must be a count of 0 or more, or a fraction in [0, 1), not {validation!r}.")

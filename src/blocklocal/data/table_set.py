@@ -9,7 +9,6 @@ from pathlib import Path
 from blocklocal._common.choices import TargetKind, values
 from blocklocal._common.errors import InputError, unknown
 from blocklocal._common.extras import needs
-from blocklocal._common.ranges import FROM_ONE, check_range
 from blocklocal.data.answers import Answers, answers_of, find_answers
 from blocklocal.data.features import Features, find_features
 from blocklocal.data.frame import SUFFIXES, Frame, read_frame
@@ -17,7 +16,7 @@ from blocklocal.data.names import few, many
 from blocklocal.data.parts import Wanted, divide
 from blocklocal.data.samples import Samples, SampleSet
 from blocklocal.data.scan import files_directly_in
-from blocklocal.data.splits import check_validation
+from blocklocal.data.splits import check_sizes
 from blocklocal.data.tables import role_of_table
 
 
@@ -50,10 +49,7 @@ def load_table(
     Raises:
         InputError: something in the table or the arguments cannot be used.
     """
-    for name, size in (("train_size", train_size), ("test_size", test_size)):
-        if size is not None:
-            check_range(name, size, FROM_ONE)
-    check_validation(validation)
+    check_sizes(train_size, test_size, validation)
     if target_is not in values(TargetKind):
         raise unknown("target_is", target_is, values(TargetKind))
     names = [target] if isinstance(target, str) else list(target)

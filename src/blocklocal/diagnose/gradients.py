@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from blocklocal._common.message import Forward, Given
 from blocklocal._common.seeds import seeded
-from blocklocal.block.learner import BlockLearner, StepContext
+from blocklocal.block.learner import BlockLearner
+from blocklocal.block.step import StepContext
 from blocklocal.block.targets import target_rows
 from blocklocal.network.assembly import Whole
 from blocklocal.network.network import BlockLocal

@@ -16,8 +16,9 @@ from blocklocal._common.errors import InputError
 from blocklocal._common.message import Forward, lead
 from blocklocal._common.modes import kept_modes
 from blocklocal._common.seeds import seeded
-from blocklocal.block.learner import BlockLearner, StepContext
+from blocklocal.block.learner import BlockLearner
 from blocklocal.block.objectives import mixing
+from blocklocal.block.step import StepContext
 from blocklocal.data import Batches
 from blocklocal.diagnose.gradients import cosine, weights_of
 from blocklocal.diagnose.measure import Measured, Pairs, Seen, mean_image, measured

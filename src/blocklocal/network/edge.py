@@ -14,14 +14,14 @@ from blocklocal._common.errors import InputError
 from blocklocal._common.message import Input, as_input, lead, map_message, named_tensors, tensors_of
 from blocklocal.block.target import Asked, Target, Targets, Wanted, values_of, with_weight
 
-Pair = tuple[Input, Asked]
+XY = tuple[Input, Asked]  # a batch: the input, and the targets in the form that losses take
 Loaded = tuple[Input, Wanted] | tuple[Input, Wanted, Tensor] | Mapping[str, Any]
 """What a loader may give: (x, y), with a weight per sample, or tensors by name."""
 
 LABELS = "labels"  # the targets in a batch by name, as Hugging Face libraries give them
 
 
-def pair(batch: object) -> Pair:
+def pair(batch: object) -> XY:
     """(x, y) of what a loader gave: of a pair, of (x, y, weight), or of tensors by name, whose `labels` are y.
 
     x is one tensor, a tuple of tensors, or a dictionary of them. So is y, where a function reads the targets off it.
@@ -129,7 +129,7 @@ def _check_finite(x: Tensor) -> None:
     )
 
 
-def check_batch(x: Input, y: Asked, targets: Targets, device: torch.device, *, first: bool, reads: bool = True) -> Pair:
+def check_batch(x: Input, y: Asked, targets: Targets, device: torch.device, *, first: bool, reads: bool = True) -> XY:
     """A training batch as it may be used: targets without a graph, both out of inference mode.
 
     Types, shapes and devices are checked at every step. The values, finite inputs and targets in their range, too on

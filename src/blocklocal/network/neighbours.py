@@ -1,37 +1,32 @@
-"""A run of neighbouring block learners, a whole network or a share of one: what steps, predicts and is configured.
+"""A run of neighbouring block learners, a whole network or a share of one: what steps and predicts.
 
 A whole network (`BlockLocal`) has all learners and open edges; a stage of several processes has some of them, and links
 at its edges. What differs is in `edges`, and in the four methods that the two give.
 """
 
-import re
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar, cast
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from blocklocal._common.errors import InputError, shown
-from blocklocal._common.message import Input, mask_after
-from blocklocal.block.average import swap
+from blocklocal._common.errors import InputError
+from blocklocal._common.message import Input, lead, mask_after
 from blocklocal.block.edges import Edges
-from blocklocal.block.learner import BlockLearner, StepContext
+from blocklocal.block.learner import BlockLearner
 from blocklocal.block.loss import LocalResult
 from blocklocal.block.objectives import mixing
-from blocklocal.block.optim import Optimizer, OptimizerFactory, Schedule, as_optimizer, as_schedule
+from blocklocal.block.step import StepContext
 from blocklocal.block.target import Wanted, with_weight
-from blocklocal.block.targets import Asked, Targets
-from blocklocal.network.edge import check_asked, taking_gradients
-from blocklocal.network.settings import Learning
+from blocklocal.block.targets import Asked
+from blocklocal.network.edge import check_asked, check_finite, check_x, taking_gradients
+from blocklocal.network.learner_row import LearnerRow
 from blocklocal.network.updates import with_updates
-from blocklocal.rules import RULES
 from blocklocal.rules.base import Batch, target_messages
 
 T = TypeVar("T")
-PROGRESS = "_extra_state"  # the name that torch gives it in a state_dict
 
 
 class Stepped(NamedTuple):
@@ -48,37 +43,6 @@ class Stepped(NamedTuple):
     whole: bool = True
 
 
-class Kept(Protocol):
-    """A complete checkpoint of a network of this architecture, as a network takes it."""
-
-    @property
-    def path(self) -> Path:
-        """Its folder."""
-        ...
-
-    @property
-    def step(self) -> int:
-        """Steps that the network had taken."""
-        ...
-
-    @property
-    def optimizers(self) -> bool:
-        """Whether optimisers are taken too; else they begin anew."""
-        ...
-
-    def read(self, learner: BlockLearner) -> Any:
-        """What is kept of a learner, checked as far as that is possible for one without content."""
-        ...
-
-    def check(self, learner: BlockLearner, kept: Any) -> None:
-        """Whether a learner can go on with what was read."""
-        ...
-
-    def give(self, learner: BlockLearner, kept: Any) -> None:
-        """Load what was read."""
-        ...
-
-
 def check_network(given: object) -> None:
     """Raise InputError for what is no network of block learners, as a plain module."""
     if not isinstance(given, Neighbours):
@@ -88,32 +52,18 @@ def check_network(given: object) -> None:
         )
 
 
-class Neighbours(nn.Module, ABC):
-    """Neighbouring block learners with their targets, settings, steps and epoch.
+class Neighbours(LearnerRow):
+    """Neighbouring block learners that step and predict.
 
     Attributes:
-        targets: what the network is asked for.
-        learning: the settings of rule and local losses.
-        steps, epoch: how far training is. They name the random streams of a step (dropout) and the mixing weight, and
-            are part of the `state_dict`.
-        shares: parts of a batch that are trained on at the same time (replicas).
+        edges: where the messages of the first and the last learner come from and go.
         accumulate: batches of a `walk` whose gradients are added up before the blocks update.
     """
 
     edges: Edges
     accumulate = 1
-    averaging = False  # whether its weights are their running means now
     _held = 0  # steps since the blocks updated
     _rows: Tensor  # one-hot target rows, where every twin starts
-
-    def __init__(self, targets: Targets, learning: Learning, optimizer: Optimizer, seed: int, shares: int = 1):
-        super().__init__()
-        self.targets, self.learning, self.rule = targets, learning, RULES.get(learning.rule)
-        self.stream, self.shares = seed, shares
-        self.steps, self.epoch = 0, 0
-        self._learners = nn.ModuleList()
-        self._optimisation: tuple[Optimizer, Schedule, int] = (optimizer, "constant", 1)
-        self._autocast: torch.dtype | None = None
 
     @abstractmethod
     def check(self, x: Input, y: Asked) -> tuple[Input, Asked]:
@@ -127,110 +77,24 @@ class Neighbours(nn.Module, ABC):
     def prepare(self, x: Input, y: Asked) -> None:
         """Be ready for a checked batch: the learners are there, they run on it, and its messages are expected."""
 
-    @abstractmethod
     def check_input(self, x: Input) -> Input:
         """An input, to be looked at without learning, as it may be used.
 
         Raises:
             InputError: it cannot be right.
         """
+        x = check_x(x, self.device)
+        if not lead(x).is_cuda:
+            check_finite(x)
+        return x
 
     @abstractmethod
     def looking(self, x: Input) -> AbstractContextManager[None]:
         """Be ready for a checked input, and return the context in which the learners run on it."""
 
-    @property
-    @abstractmethod
-    def count(self) -> int:
-        """Number of learners of the whole network."""
-
-    @property
-    @abstractmethod
-    def device(self) -> torch.device:
-        """Where the learners are."""
-
     @abstractmethod
     def materialize(self, example: Input) -> None:
         """Make what needs the shape of a batch [B, …], where it is not made yet."""
-
-    # --- the learners
-
-    @property
-    def learners(self) -> list[BlockLearner]:
-        """The block learners that are here, first to last; they know their `index` in the network."""
-        return cast(list[BlockLearner], list(self._learners))
-
-    @property
-    def units(self) -> list[BlockLearner]:
-        """An older name of `learners`."""
-        return self.learners
-
-    @property
-    def optimizer(self) -> Optimizer:
-        """Which optimiser every block has."""
-        return self._optimisation[0]
-
-    def configure(
-        self, optimizer: Optimizer | OptimizerFactory, schedule: Schedule = "constant", steps: int = 1
-    ) -> None:
-        """Give every block its own optimiser and learning-rate schedule of `steps` steps."""
-        optimisation = (as_optimizer(optimizer), as_schedule(schedule), steps)
-        for learner in self.learners:
-            learner.configure(*optimisation)
-        self._optimisation = optimisation
-
-    def autocast(self, dtype: torch.dtype | None) -> None:
-        """Run blocks in this precision (for example torch.bfloat16); None: as the parameters are.
-
-        In torch.float16 every block scales its own loss (torch's GradScaler), so that small gradients do not vanish.
-
-        Raises:
-            InputError: it is no floating type of torch's.
-        """
-        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-            raise InputError(f"autocast takes a floating type, as in torch.bfloat16, or None, not {shown(dtype)}.")
-        self._autocast = dtype
-        for learner in self.learners:
-            learner.cast(dtype)
-
-    @contextmanager
-    def averaged(self) -> Generator[None]:
-        """Within it, the weights are their running means (EMA): to evaluate, predict or export, and not to train.
-
-            trainer = Trainer(network, ema=0.999)
-            trainer.fit(train)
-            with network.averaged():
-                evaluate(network, test)
-
-        Buffers, such as the statistics of a BatchNorm, are the network's own.
-
-        Raises:
-            InputError: its optimisers keep no means.
-        """
-        if self.optimizer.ema is None:
-            raise InputError("this network keeps no running mean of its weights: train it by Trainer(…, ema=0.999).")
-        if self.averaging:
-            raise InputError("the network's weights are their running means already.")
-        with self._swapped():
-            self.averaging = True
-            try:
-                yield
-            finally:
-                self.averaging = False
-
-    def keep_averages(self) -> None:
-        """Put the running means in the place of the weights for good; the optimisers begin anew."""
-        for learner in self.learners:
-            if learner.optimizer is not None:
-                swap(learner.optimizer)
-        self.configure(*self._optimisation)
-
-    @contextmanager
-    def _swapped(self) -> Generator[None]:
-        with ExitStack() as kept:
-            for learner in self.learners:
-                kept.enter_context(learner.averaged())
-            yield
 
     # --- walks over pairs (block, step)
 
@@ -269,32 +133,6 @@ class Neighbours(nn.Module, ABC):
 
     def commit(self, state: Callable[[], dict[str, Any]]) -> None:
         """All blocks have taken the same steps, and training stands at `state`. Where blocks rest in files, keep it."""
-
-    def take(self, kept: Kept) -> None:
-        """Go on from a checkpoint. Nothing has changed where it cannot be read.
-
-        Args:
-            kept: the checkpoint.
-
-        Raises:
-            InputError: it is damaged, or its optimisers are others.
-        """
-        found = [kept.read(learner) for learner in self.learners]
-        for learner, of_learner in zip(self.learners, found, strict=True):
-            kept.check(learner, of_learner)
-        for learner, of_learner in zip(self.learners, found, strict=True):
-            kept.give(learner, of_learner)
-        self.steps = kept.step
-
-    def begin_schedules(self, optimizer: Optimizer, schedule: Schedule) -> None:
-        """Begin every block's schedule anew; its optimiser keeps its momenta."""
-        for learner in self.learners:
-            learner.begin_schedule(optimizer, schedule)
-
-    def rate(self) -> float | None:
-        """The present learning rate, of the last block, which learns under every rule; None for no optimiser."""
-        optimizer = self.learners[-1].optimizer
-        return optimizer.param_groups[0].get("lr") if optimizer else None
 
     # --- what they do
 
@@ -341,11 +179,6 @@ class Neighbours(nn.Module, ABC):
                 for learner in self.learners:
                     learner.forget()
         return results
-
-    def check_trainable(self) -> None:
-        """Raise InputError where the weights are not those that are trained."""
-        if self.averaging:
-            raise InputError("a network is not trained or saved within averaged(): leave that `with` before.")
 
     def block_logits(self, x: Input) -> list[Tensor | None]:
         """The own logits of every block that is here, None where a block cannot predict. Modes are left as they are.
@@ -398,24 +231,3 @@ class Neighbours(nn.Module, ABC):
 
     def _messages(self) -> Sequence[Tensor | None]:
         return target_messages(self.learners, self.edges.take_target(self._rows, learning=False))
-
-    # --- how far training is, in the state_dict
-
-    def get_extra_state(self) -> Tensor:
-        """[steps, epoch], so that random streams and the mixing schedule go on after `load_state_dict`."""
-        return torch.tensor([self.steps, self.epoch])
-
-    def set_extra_state(self, state: Tensor) -> None:
-        known = isinstance(state, Tensor) and state.shape == (2,) and not state.is_floating_point()
-        if not known or state.is_complex() or bool((state < 0).any()):
-            raise InputError(
-                f"{PROGRESS} of a network's state_dict must be two whole numbers from 0 on, steps and epoch, not "
-                f"{shown(state)}: load what state_dict() gave, or leave it out."
-            )
-        self.steps, self.epoch = state.tolist()
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """As of any module, older names of learners too. One without `steps` and `epoch` leaves them as they are."""
-        named = {re.sub(r"^_units\.", "_learners.", name): value for name, value in state_dict.items()}
-        complete = {PROGRESS: self.get_extra_state(), **named} if named else {}
-        return super().load_state_dict(complete, strict=strict, assign=assign)

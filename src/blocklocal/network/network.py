@@ -1,8 +1,8 @@
 """A whole network of block learners as one module: training steps, and a prediction from every block."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,57 +17,21 @@ from blocklocal._common.message import Input, as_input, hidden_of, lead, map_mes
 from blocklocal._common.modes import kept_modes
 from blocklocal._common.ranges import SEED, check_range
 from blocklocal.block.edges import OPEN
+from blocklocal.block.factories import OptimizerFactory
 from blocklocal.block.loss import OwnLoss
-from blocklocal.block.optim import Optimizer, OptimizerFactory, as_optimizer, sgd
-from blocklocal.block.targets import Asked, Targets, Values, combined, target_rows
+from blocklocal.block.optim import Optimizer, as_optimizer, sgd
+from blocklocal.block.targets import Asked, Values, target_rows
 from blocklocal.models.base import check_input, input_shape
 from blocklocal.network.asked import ClassWeights, asked_for, check_goes_with
 from blocklocal.network.assembly import build_learners
 from blocklocal.network.compiling import compile_learners
 from blocklocal.network.edge import check_batch, check_finite, check_x, explained, taking_gradients
 from blocklocal.network.neighbours import Neighbours
+from blocklocal.network.prediction import Prediction, predictions
 from blocklocal.network.pretrained import HOW_TO_LOAD, model_card, write_pretrained
 from blocklocal.network.settings import Learning, LearningSettings
 from blocklocal.network.trial import Trials
 from blocklocal.splitting import Split
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a network says of a batch.
-
-    Attributes:
-        probabilities: [B, C] of the classes ([B, T, C] for sequences, [B, C, H, W] for pixels); for binary labels
-            [B, L], of every "yes". Of a network that predicts values they are the `values`.
-        blocks: the same from every block, None where a block cannot predict.
-        combined: what all of them say together (their normalised geometric mean), None where only the output predicts.
-        label, confidence: [B] (or [B, T]), the most probable class and its probability; for binary labels [B, L], 0 or
-            1 and the probability of that answer.
-    """
-
-    probabilities: Tensor
-    targets: Targets
-    blocks: Sequence["Prediction | None"] = ()
-    combined: "Prediction | None" = None
-
-    @property
-    def values(self) -> Tensor:
-        """The predicted values [B, V], in their own units.
-
-        Raises:
-            InputError: the network does not predict values.
-        """
-        if not isinstance(self.targets, Values):
-            raise InputError("this network predicts classes or labels, not values: read .label or .probabilities.")
-        return self.probabilities
-
-    @property
-    def label(self) -> Tensor:
-        return self.targets.label(self.probabilities)
-
-    @property
-    def confidence(self) -> Tensor:
-        return self.targets.confidence(self.probabilities)
 
 
 class BlockLocal(Neighbours):
@@ -226,12 +190,6 @@ class BlockLocal(Neighbours):
         self.materialize(x)
         self.targets.fit(y, torch.Size((len(lead(x)), *self._target_shape(self.output_shape(x)))))
 
-    def check_input(self, x: Input) -> Input:
-        x = check_x(x, self.device)
-        if not lead(x).is_cuda:
-            check_finite(x)
-        return x
-
     def looking(self, x: Input) -> AbstractContextManager[None]:
         self.materialize(x)
         self.output_shape(x, training=self.training)
@@ -312,25 +270,6 @@ class BlockLocal(Neighbours):
     def to_plain(self) -> nn.Module:
         """The user's module again, trained, with its own state_dict names; twins and readouts stay behind."""
         return self.split.to_plain()
-
-
-def predictions(targets: Targets, logits: list[Tensor | None]) -> Prediction:
-    """What the blocks' logits (`block_logits`) say."""
-    *blocks, together = [
-        None if scores is None else Prediction(targets.probabilities(scores), targets)
-        for scores in (*_comparable(targets, logits), combined(targets, logits))
-    ]
-    if blocks[-1] is None:
-        raise InputError("the output answers no targets, it is for output_loss= alone: call the network itself.")
-    return replace(blocks[-1], blocks=tuple(blocks), combined=together)
-
-
-def _comparable(targets: Targets, logits: list[Tensor | None]) -> list[Tensor | None]:
-    """The blocks' logits in the resolution of the output's; None where an output answers no targets."""
-    last = logits[-1]
-    if last is None or targets.hidden:
-        return [None for _ in logits]
-    return [None if each is None else targets.resized(each, last) for each in logits]
 
 
 def _known(example: Input) -> Input:

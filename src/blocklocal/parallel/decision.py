@@ -44,7 +44,8 @@ from blocklocal.streaming.place import check_new_store, store_folder
 from blocklocal.streaming.settings import Streaming
 from blocklocal.streaming.shares import check_disk_of, check_memory_of, share_lines, shares
 from blocklocal.streaming.streamed import Streamed
-from blocklocal.training.checkpoint import KEEP, clear_leftovers
+from blocklocal.training.checkpoint_draft import KEEP
+from blocklocal.training.checkpoint_folder import clear_leftovers
 
 STORE = "store"
 SPLITS = ("train", "validation", "test")
@@ -110,31 +111,18 @@ def run_fingerprint(request: RunRequest) -> dict[str, Any]:
 
 
 def decide(
-    processes: Processes, request: RunRequest, device: torch.device, kept: ExitStack
+    processes: Processes, request: RunRequest, device: torch.device, lock: ExitStack
 ) -> tuple[Decision, AnySet, BlockLocal | Streamed]:
     """The decision, and the data and network it was made with.
 
     Args:
-        kept: gets the run's lock.
+        lock: gets the run's lock.
 
     Raises:
         InputError: the folder holds a run with other settings, or there is nothing to resume.
     """
     config, folder = request.config, request.output
-    # Launched again after a failure (torchrun --max-restarts), the same command goes on with what is there.
-    again = processes.address.attempt > 0 and (folder / "config.json").exists()
-    if again and not request.resume and load_config(folder).flat() != config.flat():
-        raise InputError(f"{folder} holds a run with other settings: choose another --output.")
-    resume, checkpoint = request.resume or again, None
-    if resume:
-        kept.enter_context(held(folder))
-        if not adds_epochs(folder, request.epochs) and is_finished(folder):
-            raise InputError(f"the run {folder} is finished: there is nothing to resume.")
-        # Where a run goes on by itself, from the newest one.
-        checkpoint = checkpoint_to_resume(folder, None if again else request.checkpoint)
-    else:
-        check_free(folder)
-        check_new_store(request.streaming.store)
+    resume, checkpoint = _where_it_begins(processes, request, lock)
     if config.data.mix:
         raise InputError("images are mixed in one process: leave out --mix, or --processes.")
     data = load_data(config)
@@ -168,7 +156,7 @@ def decide(
         clear_leftovers(folder / CHECKPOINTS)
     else:
         create_run(folder, session)
-        kept.enter_context(held(folder))
+        lock.enter_context(held(folder))
     decision = Decision(
         facts,
         data.name,
@@ -182,6 +170,24 @@ def decide(
     if not request.quiet:
         print(*data.account, placement.summary(), *lines, sep="\n", flush=True)
     return decision, data, network
+
+
+def _where_it_begins(processes: Processes, request: RunRequest, lock: ExitStack) -> tuple[bool, Path | None]:
+    """Whether there is a run to go on with, and its checkpoint; None for its beginning."""
+    folder = request.output
+    # Launched again after a failure (torchrun --max-restarts), the same command goes on with what is there.
+    again = processes.address.attempt > 0 and (folder / "config.json").exists()
+    if again and not request.resume and load_config(folder).flat() != request.config.flat():
+        raise InputError(f"{folder} holds a run with other settings: choose another --output.")
+    if not request.resume and not again:
+        check_free(folder)
+        check_new_store(request.streaming.store)
+        return False, None
+    lock.enter_context(held(folder))
+    if not adds_epochs(folder, request.epochs) and is_finished(folder):
+        raise InputError(f"the run {folder} is finished: there is nothing to resume.")
+    # Where a run goes on by itself, from the newest one.
+    return True, checkpoint_to_resume(folder, None if again else request.checkpoint)
 
 
 def _room(

@@ -12,20 +12,24 @@ from torch import Tensor
 
 from blocklocal._common.errors import InputError
 from blocklocal.block.learner import BlockLearner
+from blocklocal.network.neighbours import Neighbours
 from blocklocal.network.network import BlockLocal
-from blocklocal.parallel.linked import Linked
 from blocklocal.parallel.processes import Processes
 from blocklocal.parallel.store import decode
 from blocklocal.training.learner_state import pack, unpack
 
 
-def gather(stage: Linked, build: Callable[[], BlockLocal]) -> BlockLocal | None:
-    """As `Stage.gather`.
+def gathered(stage: Neighbours, processes: Processes, build: Callable[[], BlockLocal]) -> BlockLocal | None:
+    """The network with what all processes have trained, in the first process; None in the others.
+
+    Args:
+        stage: the blocks of this process.
+        processes: all of them; each calls this.
+        build: makes the network, as before training.
 
     Raises:
         InputError: `build` makes another network, or something else arrives.
     """
-    processes = stage.processes
     found = stage.each(_kept)  # in all replicas, because they may share what they train
     processes.gathers += 1
     if processes.address.rank != 0:

@@ -16,7 +16,7 @@ Part = tuple[tuple[int, ...], tuple[int, ...], str]
 
 
 @dataclass(frozen=True)
-class Layout:
+class MessageLayout:
     """Shape, strides and type of every tensor of a message: they arrive laid out in memory as they were made.
 
     Attributes:
@@ -30,11 +30,11 @@ class Layout:
     masked: bool = False
 
     @classmethod
-    def of(cls, a: Forward) -> "Layout":
+    def of(cls, a: Forward) -> "MessageLayout":
         parts = tuple((tuple(t.shape), t.stride(), str(t.dtype).removeprefix("torch.")) for t in tensors_of(a))
         return cls(parts, tuple(a.beside), a.mask is not None) if isinstance(a, Message) else cls(parts)
 
-    def like(self, other: "Layout") -> bool:
+    def like(self, other: "MessageLayout") -> bool:
         """Whether the two differ in strides alone."""
         shapes = [[(shape, dtype) for shape, _, dtype in each.parts] for each in (self, other)]
         return shapes[0] == shapes[1] and (self.names, self.masked) == (other.names, other.masked)
@@ -43,7 +43,7 @@ class Layout:
         return json.dumps([self.parts, self.names, self.masked])
 
     @classmethod
-    def read(cls, text: bytes) -> "Layout":
+    def read(cls, text: bytes) -> "MessageLayout":
         """Raise InputError for a layout that this torch cannot hold."""
         parts, names, masked = decode(text, tuple[tuple[Part, ...], tuple[str, ...] | None, bool])
         for _, _, dtype in parts:

@@ -11,9 +11,10 @@ from blocklocal.block.loss import HiddenLoss
 from blocklocal.block.targets import Asked, Classes, values_of
 from blocklocal.data import Batches
 from blocklocal.data.samples import SampleBatches
-from blocklocal.network.edge import check_batch, check_finite, check_x
+from blocklocal.network.edge import check_batch
 from blocklocal.network.neighbours import Neighbours
 from blocklocal.network.network import BlockLocal
+from blocklocal.parallel.gather import gathered
 from blocklocal.parallel.link_edges import LinkEdges
 from blocklocal.parallel.processes import Processes
 from blocklocal.timeline.recorder import Recorder
@@ -52,12 +53,7 @@ class Linked(Neighbours):
         self.edges.announce([len(y)], training=True)
 
     def check_input(self, x: Input) -> Input:
-        if not self.processes.first:
-            return x
-        x = check_x(x, self.device)
-        if not lead(x).is_cuda:
-            check_finite(x)
-        return x
+        return super().check_input(x) if self.processes.first else x
 
     def looking(self, x: Input) -> AbstractContextManager[None]:
         self.edges.announce([len(lead(x))], training=False)
@@ -96,9 +92,7 @@ class Linked(Neighbours):
         Raises:
             InputError: `build` makes another network.
         """
-        from blocklocal.parallel.gather import gather
-
-        return gather(self, build)
+        return gathered(self, self.processes, build)
 
     def finish(self, *, stop: bool = False) -> None:
         """Hear that no message follows, and tell the next stage.

@@ -27,7 +27,7 @@ from torch import Tensor
 from blocklocal._common.dense import dense, flat
 from blocklocal._common.errors import InputError
 from blocklocal._common.message import Forward, hidden_of, map_message
-from blocklocal.parallel.layout import Layout, empty
+from blocklocal.parallel.layout import MessageLayout, empty
 from blocklocal.parallel.processes import POLL_SECONDS, Edge, Processes
 from blocklocal.parallel.wire import begin, wait
 
@@ -88,8 +88,8 @@ class Outbox:
         self.edge, self.depth, self.full = edge, depth, full
         self.losses: Sequence[float] = [nan] * blocks
         self._timeout = processes.message_timeout
-        self._layouts: dict[Kind, Layout] = {}
-        self._others: dict[Layout, int] = {}
+        self._layouts: dict[Kind, MessageLayout] = {}
+        self._others: dict[MessageLayout, int] = {}
         self._training = True
         self._sizes: deque[int] = deque()
         self._under_way: deque[tuple[list[Any], list[Tensor]]] = deque()
@@ -111,7 +111,7 @@ class Outbox:
         size, given = self._sizes.popleft(), len(hidden_of(a))
         assert size == given, f"a message for {given} samples where {size} were announced"
         a = map_message(dense, a)
-        kind, layout = (self._training, size), Layout.of(a)
+        kind, layout = (self._training, size), MessageLayout.of(a)
         known = self._layouts.setdefault(kind, layout)
         if known is layout:
             self.edge.store.set(layout_key(self.edge, kind), known.written())
@@ -141,7 +141,7 @@ class Outbox:
             tensors.append(rest)
         self._under_way.append((works, tensors))
 
-    def _post_other(self, known: Layout, layout: Layout, packed: Tensor) -> None:
+    def _post_other(self, known: MessageLayout, layout: MessageLayout, packed: Tensor) -> None:
         """A message of another layout than the first of its kind, for whose size a receive is posted."""
         number = self._others.setdefault(layout, len(self._others))
         if number == len(self._others) - 1:
@@ -162,7 +162,7 @@ class Outbox:
         self._under_way.popleft()
 
 
-def _laid_out(a: Forward, known: Layout) -> Forward:
+def _laid_out(a: Forward, known: MessageLayout) -> Forward:
     """The message with the strides of another one, in memory of its own."""
     parts = iter(known.parts)
     return map_message(lambda t: empty(next(parts), t.device).copy_(t), a)
@@ -178,8 +178,8 @@ class Inbox:
         self._sizes: deque[int] = deque()
         self._posted: deque[tuple[Kind, Tensor, Any]] = deque()
         self._free: dict[Kind, list[Tensor]] = {}
-        self._layouts: dict[Kind, Layout] = {}
-        self._others: dict[int, Layout] = {}
+        self._layouts: dict[Kind, MessageLayout] = {}
+        self._others: dict[int, MessageLayout] = {}
         self._used: tuple[Kind, Tensor] | None = None
         self._values = torch.empty(3 + blocks, dtype=torch.float64)
         self._coming: Any = None
@@ -228,13 +228,15 @@ class Inbox:
         """Whether a tensor lies in the buffer of the message taken last."""
         return self._used is not None and a.untyped_storage().data_ptr() == self._used[1].untyped_storage().data_ptr()
 
-    def _message(self, header: Header, known: Layout, buffer: Tensor) -> Forward:
+    def _message(self, header: Header, known: MessageLayout, buffer: Tensor) -> Forward:
         """What has arrived in a buffer, and behind the header."""
         if header.layout < 0:
             return buffer if known.names is None else known.unpack(buffer)
         layout = self._others.get(header.layout)
         if layout is None:
-            layout = self._others[header.layout] = Layout.read(self.edge.store.get(other_key(self.edge, header.layout)))
+            layout = self._others[header.layout] = MessageLayout.read(
+                self.edge.store.get(other_key(self.edge, header.layout))
+            )
         packed, size = flat(buffer), layout.places[-1]
         if size > len(packed):
             rest = torch.empty(size - len(packed), dtype=torch.uint8)
@@ -264,7 +266,7 @@ class Inbox:
             if not needed:
                 return False
             time.sleep(POLL_SECONDS)
-        self._layouts[kind] = Layout.read(self.edge.store.get(key))
+        self._layouts[kind] = MessageLayout.read(self.edge.store.get(key))
         return True
 
     def _irecv(self, tensor: Tensor, group: Any) -> Any:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from blocklocal._common.message import Input, lead
 from blocklocal.block.edges import Open
-from blocklocal.block.learner import StepContext
+from blocklocal.block.step import StepContext
 from blocklocal.block.targets import target_rows
 from blocklocal.network.network import BlockLocal
 from blocklocal.rules.base import Batch, local_step

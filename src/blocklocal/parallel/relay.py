@@ -18,7 +18,7 @@ from blocklocal.parallel.processes import Processes
 from blocklocal.parallel.store import as_text, decode
 from blocklocal.training.best import EarlyStopping
 from blocklocal.training.callbacks import Callback, Record
-from blocklocal.training.checkpoint import Draft, Saved, describe
+from blocklocal.training.checkpoint_draft import Draft, Saved, describe
 from blocklocal.training.loop import Trainer
 from blocklocal.training.observers import check_finite, saves_now
 from blocklocal.training.progress import NullProgress, Progress

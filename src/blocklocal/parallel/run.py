@@ -127,44 +127,10 @@ def _train_planned(
     config, rank = request.config, processes.address.rank
     if config.machine.compile and request.streaming.wanted:
         raise InputError("blocks that come and go are not compiled: leave out --compile, or --visit.")
-    if made:
-        network = made[2]
-    elif not request.streaming.wanted:
-        network = build_on_cpu(config, decision.facts, decision.starts)
-    else:
-        network = build_streamed(
-            config, decision.facts, device, decision.starts, request.streaming.looked_at, request.output
-        )
+    network = made[2] if made else _build(request, decision, device)
     first_sizes = network.message_sizes()
     process = _who(processes, request, decision, network.split.names, threads, device)
-    file, steps = request.output / TIMELINE / f"process-{rank}.jsonl", request.launch.timeline
-    stage: Stage | StreamedStage
-    if isinstance(network, BlockLocal):
-        stage = Stage(
-            network,
-            processes,
-            decision.placement.sizes,
-            max_in_flight=request.launch.max_in_flight,
-            shard=request.launch.shard,
-            device=device,
-            recorder=Recorder(file, process, steps=steps),
-        )
-        prepare_for_device(stage, config, device)
-        compile_for_training(stage, config, device)
-    else:
-        spread = partial(
-            StreamedStage,
-            processes=processes,
-            placement=decision.placement.sizes,
-            # The last block sends the messages of a whole visit in a row: with room for them it need not wait.
-            max_in_flight=max(request.launch.max_in_flight, request.streaming.visit or 1),
-            recorder=VisitRecorder(file, process, steps=steps),
-        )
-        store = own_store(request, processes)
-        clear_store(store)  # of a launch that was killed: a run goes on from its checkpoints
-        stage = build_streamed(
-            config, decision.facts, device, decision.starts, request.streaming, store, make=spread, keep=1
-        )
+    stage = _stage(network, processes, request, decision, process, device)
     _register(processes, request, stage)
     data = made[1] if made else _data(config, decision, stage)
     names = network.split.names
@@ -181,6 +147,58 @@ def _train_planned(
         )
     del stage
     return _conclude(request, decision, data, device, threads) if rank == 0 else None
+
+
+def _build(request: RunRequest, decision: Decision, device: torch.device) -> BlockLocal | Streamed:
+    """The network that was decided on, where another process has decided."""
+    if not request.streaming.wanted:
+        return build_on_cpu(request.config, decision.facts, decision.starts)
+    return build_streamed(
+        request.config, decision.facts, device, decision.starts, request.streaming.looked_at, request.output
+    )
+
+
+def _stage(
+    network: BlockLocal | Streamed,
+    processes: Processes,
+    request: RunRequest,
+    decision: Decision,
+    process: dict[str, Any],
+    device: torch.device,
+) -> Stage | StreamedStage:
+    """The blocks of this process, linked to those of the others.
+
+    Args:
+        process: what the timeline says of this process.
+    """
+    config = request.config
+    file, steps = request.output / TIMELINE / f"process-{processes.address.rank}.jsonl", request.launch.timeline
+    if isinstance(network, BlockLocal):
+        stage = Stage(
+            network,
+            processes,
+            decision.placement.sizes,
+            max_in_flight=request.launch.max_in_flight,
+            shard=request.launch.shard,
+            device=device,
+            recorder=Recorder(file, process, steps=steps),
+        )
+        prepare_for_device(stage, config, device)
+        compile_for_training(stage, config, device)
+        return stage
+    spread = partial(
+        StreamedStage,
+        processes=processes,
+        placement=decision.placement.sizes,
+        # The last block sends the messages of a whole visit in a row: with room for them it need not wait.
+        max_in_flight=max(request.launch.max_in_flight, request.streaming.visit or 1),
+        recorder=VisitRecorder(file, process, steps=steps),
+    )
+    store = own_store(request, processes)
+    clear_store(store)  # of a launch that was killed: a run goes on from its checkpoints
+    return build_streamed(
+        config, decision.facts, device, decision.starts, request.streaming, store, make=spread, keep=1
+    )
 
 
 @dataclass(frozen=True)

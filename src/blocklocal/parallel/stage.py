@@ -14,8 +14,10 @@ from blocklocal._common.errors import InputError
 from blocklocal._common.message import Input
 from blocklocal._common.seeds import stream_seed
 from blocklocal.block import shards
+from blocklocal.block.factories import OptimizerFactory
 from blocklocal.block.learner import BlockLearner
-from blocklocal.block.optim import Optimizer, OptimizerFactory, Schedule
+from blocklocal.block.optim import Optimizer
+from blocklocal.block.schedules import Schedule
 from blocklocal.network.network import BlockLocal
 from blocklocal.network.settings import Learning
 from blocklocal.parallel.link_edges import LinkEdges

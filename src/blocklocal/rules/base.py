@@ -13,8 +13,9 @@ from torch import Tensor
 from blocklocal._common.message import Forward, Given, Input, hidden_of, mask_after
 from blocklocal._common.registry import Registry
 from blocklocal.block.edges import OPEN, Edges
-from blocklocal.block.learner import BlockLearner, BlockPass, ForwardContext, StepContext
+from blocklocal.block.learner import BlockLearner
 from blocklocal.block.loss import LocalResult, OutputLoss
+from blocklocal.block.step import BlockPass, ForwardContext, StepContext
 from blocklocal.block.targets import Asked
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from blocklocal._common.message import Given
 from blocklocal._common.modes import kept_modes
-from blocklocal.block.learner import ForwardContext
+from blocklocal.block.step import ForwardContext
 from blocklocal.rules.base import RULES, Rule, local_step
 from blocklocal.rules.feedback_mode import FeedbackWeights
 from blocklocal.rules.feedback_proof import check_errors

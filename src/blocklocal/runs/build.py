@@ -38,7 +38,7 @@ from blocklocal.streaming.place import RAM
 from blocklocal.streaming.settings import Streaming
 from blocklocal.streaming.streamed import Streamed
 from blocklocal.streaming.suitable import check_rule
-from blocklocal.training.checkpoint import KEEP
+from blocklocal.training.checkpoint_draft import KEEP
 from blocklocal.training.learner_state import check_savable
 
 S = TypeVar("S", bound=Streamed)

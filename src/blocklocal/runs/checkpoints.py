@@ -5,7 +5,7 @@ from pathlib import Path
 from blocklocal._common.errors import InputError
 from blocklocal._common.files import is_there
 from blocklocal.runs.saved import SUMMARY
-from blocklocal.training.checkpoint import list_checkpoints
+from blocklocal.training.checkpoint_folder import list_checkpoints
 from blocklocal.training.observers import MetricsFile
 
 CHECKPOINTS, METRICS, TIMELINE, BEST = "checkpoints", "metrics.jsonl", "timeline", "best"  # in a run's folder

@@ -38,7 +38,8 @@ from blocklocal._common.ranges import (
     check_settings,
     whole,
 )
-from blocklocal.block.optim import WARMUP, WARMUPS, Optimizer, Schedule, warmup_cosine
+from blocklocal.block.optim import Optimizer
+from blocklocal.block.schedules import WARMUP, WARMUPS, Schedule, warmup_cosine
 from blocklocal.network.settings import Learning
 from blocklocal.runs.class_weights import check_class_weights
 from blocklocal.schemas import Text, check, read_json

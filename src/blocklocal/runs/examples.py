@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from blocklocal.data import Images, ImageSet
-from blocklocal.network.network import BlockLocal, Prediction
+from blocklocal.network.network import BlockLocal
+from blocklocal.network.prediction import Prediction
 from blocklocal.streaming.streamed import Streamed
 
 LOOK_AT = 500  # test images that examples are chosen from

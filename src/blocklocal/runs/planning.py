@@ -20,7 +20,7 @@ from blocklocal.streaming.plan import Plan, check_room, plan
 from blocklocal.streaming.settings import Streaming
 from blocklocal.streaming.streamed import Streamed
 from blocklocal.streaming.suitable import check_known, check_rule, check_trained
-from blocklocal.training.checkpoint import KEEP
+from blocklocal.training.checkpoint_draft import KEEP
 
 
 @dataclass(frozen=True)

@@ -16,38 +16,13 @@ from blocklocal._common.screen import printable
 from blocklocal._common.written import signed_json
 from blocklocal.data.picture import BadImage, open_picture, resize_and_crop, to_array, to_mode
 from blocklocal.data.scan import SUFFIXES, LeftOut, list_images
-from blocklocal.network.network import Prediction
+from blocklocal.network.prediction import Prediction
 from blocklocal.runs.build import DatasetInfo, normalise
 from blocklocal.runs.fit import block_names
 from blocklocal.runs.looking import load_network
 
 BATCH_PIXELS = 2**17  # of a batch, so that memory does not grow with the number or the size of the images
 MOST_IMAGES = 100  # of a batch
-
-
-@needs("data")
-def predict_files(
-    run: Path,
-    images: Sequence[Path],
-    resize: bool = False,
-    checkpoint: str | None = None,
-    device: str = "auto",
-    *,
-    trust: bool = False,
-    visit: int | None = None,
-) -> Iterator[str]:
-    """Lines of text, a few per image: class and confidence of the output, of every block, and of the ensemble.
-
-    They come batch by batch.
-
-    Args:
-        images: files, and folders of which all images are taken.
-
-    Raises:
-        InputError: the network predicts no numbers, or an image cannot be used; the lines of all before it come first.
-    """
-    for said in predict_each(run, images, resize, checkpoint, device, trust=trust, visit=visit):
-        yield from said.lines()
 
 
 @needs("data")
@@ -61,7 +36,15 @@ def predict_each(
     trust: bool = False,
     visit: int | None = None,
 ) -> Iterator["Said"]:
-    """As `predict_files`, one value per image."""
+    """What the output, every block and the ensemble say of each image. They come batch by batch.
+
+    Args:
+        images: files, and folders of which all images are taken.
+
+    Raises:
+        InputError: the network predicts no numbers, or an image cannot be used; what is said of all before it comes
+            first.
+    """
     if not images:
         raise InputError("predict needs at least one image file, or folder of images, after the run folder.")
     files = image_files(images)

@@ -11,8 +11,9 @@ from blocklocal._common.errors import InputError
 from blocklocal._common.memory import saved_bytes
 from blocklocal._common.message import Message
 from blocklocal._common.ranges import check_range, whole
-from blocklocal.block.learner import BlockLearner, StepContext
+from blocklocal.block.learner import BlockLearner
 from blocklocal.block.loss import OutputLoss
+from blocklocal.block.step import StepContext
 from blocklocal.block.targets import target_rows
 from blocklocal.network.network import BlockLocal
 from blocklocal.rules.base import Batch, block_step, receive

@@ -9,7 +9,7 @@ from blocklocal.splitting.blanks import Blank, Shapes, stand_in
 from blocklocal.splitting.calls import named_inputs
 from blocklocal.splitting.copying import copy_module
 from blocklocal.splitting.crossing import Crossing, leaves
-from blocklocal.splitting.hollow import Answer, Given, Hollow, shell
+from blocklocal.splitting.hollow import Hollow, Incoming, Reply, shell
 from blocklocal.splitting.running_block import Cut, RunningBlock, Taken
 from blocklocal.splitting.tape import Call, Leaf
 
@@ -30,7 +30,7 @@ class Assembler:
         self.plan, self.start, self.stop = plan, start, stop
         self.low = plan.time(start) if start else 0
         self.high = plan.time(stop)
-        self.given = Given()
+        self.given = Incoming()
         self.crossing: Crossing | None = plan.crossing(start) if start else None
         calls = plan.tape.calls
         self.hollow = {id(calls[i]) for i in self.crossing.hollow} if self.crossing else set()
@@ -69,9 +69,9 @@ class Assembler:
         """Names of the weights that are read in this block."""
         plan = self.plan
         read = set(self.crossing.weights) if self.crossing else set()
-        for step in plan.tape.steps:
-            if self.low < step.time <= self.high:
-                sources = (plan.tape.values[v].source for v in step.reads)
+        for operation in plan.tape.operations:
+            if self.low < operation.time <= self.high:
+                sources = (plan.tape.values[v].source for v in operation.reads)
                 read.update(source.partition(" ")[2] for source in sources if source.startswith("weight "))
         return read
 
@@ -196,9 +196,9 @@ class Assembler:
 
     def _hollow(self, path: str, module: nn.Module, calls: list[Call], real: nn.Module | None) -> Hollow:
         shapes = self._shapes(self.start)
-        answers = []
+        replies = []
         for call in calls:
             other = self.plan.twin(call)
             pairs = zip(call.leaves, other.leaves, strict=True)
-            answers.append(Answer([stand_in(a, b, self.sent, shapes) for a, b in pairs], call.form))
-        return Hollow(path, module, self.given, answers, real)
+            replies.append(Reply([stand_in(a, b, self.sent, shapes) for a, b in pairs], call.form))
+        return Hollow(path, module, self.given, replies, real)

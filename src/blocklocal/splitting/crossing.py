@@ -8,7 +8,7 @@ through operations between calls, is read later.
 
 from dataclasses import dataclass, field
 
-from blocklocal.splitting.tape import Call, Leaf, Step, Tape
+from blocklocal.splitting.tape import Call, Leaf, Operation, Tape
 
 
 @dataclass
@@ -44,16 +44,16 @@ class Analysis:
 
     def crossing(self, time: int) -> Crossing:
         """What crosses at that time, the end of a call."""
-        calls, values, steps = self.tape.calls, self.tape.values, self.tape.steps
+        calls, values, operations = self.tape.calls, self.tape.values, self.tape.operations
         over = [i for i, c in enumerate(calls) if 0 <= c.leave <= time]
         done = set(over)
         outer = [i for i in over if not done.intersection(calls[i].parents)]
         found = Crossing(outer)
         given = {leaf.place for i in outer for leaf in leaves(calls[i])}
-        wanted = [v for step in steps if step.time > time for v in step.reads] + self.tape.results
-        for step in self._decided(time, done):
-            wanted.extend(step.reads)
-            found.weights.update(self._weights(step))
+        wanted = [v for operation in operations if operation.time > time for v in operation.reads] + self.tape.results
+        for operation in self._decided(time, done):
+            wanted.extend(operation.reads)
+            found.weights.update(self._weights(operation))
         seen: set[int] = set()
         while wanted:
             v = wanted.pop()
@@ -61,20 +61,20 @@ class Analysis:
             if v in seen or value.born > time:
                 continue
             seen.add(v)
-            if value.step is None:
+            if value.operation is None:
                 kind, _, name = value.source.partition(" ")
                 if kind == "input":
                     found.inputs.add(name)
                 continue
-            step = steps[value.step]
-            maker = self._maker(step, done)
+            operation = operations[value.operation]
+            maker = self._maker(operation, done)
             if maker is None or maker in found.again:
-                wanted.extend(step.reads)
-                found.weights.update(self._weights(step))
+                wanted.extend(operation.reads)
+                found.weights.update(self._weights(operation))
             elif not value.learned and calls[maker].path in self.weightless:
                 found.again.add(maker)
-                inner = [s for s in steps if maker in s.calls and s.decides]
-                wanted.extend([*step.reads, *(r for s in inner for r in s.reads)])
+                inner = [s for s in operations if maker in s.calls and s.decides]
+                wanted.extend([*operation.reads, *(r for s in inner for r in s.reads)])
             elif value.place in given:
                 found.carried.append(value.place)
             else:
@@ -89,19 +89,19 @@ class Analysis:
 
     def overwritten(self, place: int, time: int) -> bool:
         """Whether an operation after that time changes the storage in place."""
-        return any(place in step.writes_in_place for step in self.tape.steps if step.time > time)
+        return any(place in operation.writes_in_place for operation in self.tape.operations if operation.time > time)
 
-    def _decided(self, time: int, done: set[int]) -> list[Step]:
+    def _decided(self, time: int, done: set[int]) -> list[Operation]:
         """Operations by which the forward itself decides something before that time, and will again."""
-        return [s for s in self.tape.steps if s.decides and s.time <= time and not done.intersection(s.calls)]
+        return [s for s in self.tape.operations if s.decides and s.time <= time and not done.intersection(s.calls)]
 
-    def _weights(self, step: Step) -> list[str]:
-        sources = (self.tape.values[v].source for v in step.reads)
+    def _weights(self, operation: Operation) -> list[str]:
+        sources = (self.tape.values[v].source for v in operation.reads)
         return [source.partition(" ")[2] for source in sources if source.startswith("weight ")]
 
-    def _maker(self, step: Step, done: set[int]) -> int | None:
+    def _maker(self, operation: Operation, done: set[int]) -> int | None:
         """The outermost call, over by now, in which the operation ran."""
-        return next((i for i in step.calls if i in done), None)
+        return next((i for i in operation.calls if i in done), None)
 
 
 def leaves(call: Call) -> list[Leaf]:

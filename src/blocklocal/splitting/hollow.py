@@ -14,7 +14,7 @@ from blocklocal.splitting.blanks import made
 
 
 @dataclass
-class Given:
+class Incoming:
     """What a running block has been given; all its hollow modules read it.
 
     Attributes:
@@ -32,7 +32,7 @@ class Given:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Reply:
     """What a hollow module gives at one of its calls."""
 
     leaves: Sequence[Any]
@@ -46,16 +46,16 @@ class Hollow(nn.Module):
     asks for a type or a setting.
 
     Args:
-        answers: one for each call before this block.
+        replies: one for each call before this block.
         real: what runs at the calls after those, if there are any.
     """
 
     def __init__(
-        self, path: str, module: nn.Module, given: Given, answers: Sequence[Answer], real: nn.Module | None = None
+        self, path: str, module: nn.Module, given: Incoming, replies: Sequence[Reply], real: nn.Module | None = None
     ):
         super().__init__()
         self.__dict__.update(plain_attributes(module))
-        self._path, self._given, self._answers = path, given, answers
+        self._path, self._given, self._replies = path, given, replies
         for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
             if not is_lazy(tensor):
                 self.register_buffer(name, tensor.detach().new_empty(0), persistent=False)
@@ -67,10 +67,10 @@ class Hollow(nn.Module):
         given = self._given
         number = given.counts.get(self._path, 0)
         given.counts[self._path] = number + 1
-        if number < len(self._answers):
+        if number < len(self._replies):
             assert given.hidden is not None
-            answer = self._answers[number]
-            return pytree.tree_unflatten(made(answer.leaves, given.hidden, given.values), answer.form)
+            reply = self._replies[number]
+            return pytree.tree_unflatten(made(reply.leaves, given.hidden, given.values), reply.form)
         if self._real is None:
             raise InputError(
                 f"{self._path!r} is called in a block that it does not belong to: on the example the forward called "

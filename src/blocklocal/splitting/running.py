@@ -52,7 +52,7 @@ class RunningNetwork:
         self.tape, self.other = self._tapes(self.form)
         self.weighted = {path for path, m in self.modules.items() if any(True for _ in m.parameters())}
         self.analysis = Analysis(self.tape, set(self.modules) - self.weighted)
-        self.learning = [s.time for s in self.tape.steps if any(map(self._is_weight, s.reads))]
+        self.learning = [s.time for s in self.tape.operations if any(map(self._is_weight, s.reads))]
         self.ended = sorted((c for c in self.tape.calls), key=lambda c: c.leave)
         self.length = len(self.ended) + 1
         self._crossings: dict[int, Crossing] = {}
@@ -114,7 +114,9 @@ class RunningNetwork:
         for position, made in reversed(list(enumerate(self.ended, 1))):
             if made.leave > first.enter:
                 continue
-            if any(made.leave < s.time < first.enter and any(map(self._is_weight, s.reads)) for s in self.tape.steps):
+            if any(
+                made.leave < s.time < first.enter and any(map(self._is_weight, s.reads)) for s in self.tape.operations
+            ):
                 break
             trouble = self.trouble(position)
             if not trouble:
@@ -153,9 +155,9 @@ class RunningNetwork:
         time = self.time(position)
         first, then = set[str](self.crossing(position).weights), set[str]()
         before = set[str]()
-        for step in self.tape.steps:
-            read = {self.tape.values[v].source for v in step.reads if self._is_weight(v)}
-            (before if step.time <= time else then).update(name.partition(" ")[2] for name in read)
+        for operation in self.tape.operations:
+            read = {self.tape.values[v].source for v in operation.reads if self._is_weight(v)}
+            (before if operation.time <= time else then).update(name.partition(" ")[2] for name in read)
         return next(iter(sorted(before & (then | first))), None)
 
     def _open_twice(self, made: Call) -> str | None:
@@ -188,9 +190,9 @@ class RunningNetwork:
     def after_activation(self, position: int) -> bool:
         hidden = self.hidden(position)
         values = [v for v in self.tape.values if hidden and v.place == hidden.place and v.born <= self.time(position)]
-        if not values or values[-1].step is None:
+        if not values or values[-1].operation is None:
             return False
-        return self.tape.steps[values[-1].step].name.split(".")[1].rstrip("_") in _ACTIVATIONS
+        return self.tape.operations[values[-1].operation].name.split(".")[1].rstrip("_") in _ACTIVATIONS
 
     def build(self, start: int, stop: int) -> nn.Module:
         return Assembler(self, start, stop).block()

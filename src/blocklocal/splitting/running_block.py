@@ -13,7 +13,7 @@ from blocklocal._common.errors import InputError
 from blocklocal._common.message import Forward, Message
 from blocklocal.splitting.blanks import Blank
 from blocklocal.splitting.calls import call_with, like_inputs, named_inputs, one_tensor
-from blocklocal.splitting.hollow import Given
+from blocklocal.splitting.hollow import Incoming
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class RunningBlock(nn.Module):
     def __init__(
         self,
         network: nn.Module,
-        given: Given,
+        given: Incoming,
         form: Any,
         start: Cut | None,
         end: Cut | None,

@@ -23,21 +23,21 @@ class Value:
 
     Attributes:
         place: the number of its storage.
-        step: the operation that wrote it, an index into `Tape.steps`; None: it was there before.
+        operation: the operation that wrote it, an index into `Tape.operations`; None: it was there before.
         learned: whether it depends on a weight.
         source: "input NAME" or "weight NAME" of what was there before.
         born: when.
     """
 
     place: int
-    step: int | None
+    operation: int | None
     learned: bool
     source: str
     born: int
 
 
 @dataclass
-class Step:
+class Operation:
     """An operation.
 
     Attributes:
@@ -103,7 +103,7 @@ class Tape:
     """
 
     calls: list[Call] = field(default_factory=list)
-    steps: list[Step] = field(default_factory=list)
+    operations: list[Operation] = field(default_factory=list)
     values: list[Value] = field(default_factory=list)
     results: list[int] = field(default_factory=list)
 
@@ -154,13 +154,13 @@ class _Writer(TorchDispatchMode):
         known = {self.tape.values[v].place for v in reads}
         written = {self.place(t) for t in _written(func, args, kwargs or {})} - {None}
         fresh = [p for p in dict.fromkeys(map(self.place, made)) if p is not None and p not in known]
-        step = Step(self.tick(), str(func), tuple(reads), tuple(self.open), not made, tuple(written))  # type: ignore
+        operation = Operation(self.tick(), str(func), tuple(reads), tuple(self.open), not made, tuple(written))  # type: ignore
         if made and not written and not fresh:
             return output  # a view
-        self.tape.steps.append(step)
+        self.tape.operations.append(operation)
         learned = any(self.tape.values[v].learned for v in reads)
         for place in (*written, *fresh):
-            self._add(Value(place, len(self.tape.steps) - 1, learned, "", step.time))  # type: ignore[arg-type]
+            self._add(Value(place, len(self.tape.operations) - 1, learned, "", operation.time))  # type: ignore[arg-type]
         return output
 
     def entered(self, path: str) -> None:

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from blocklocal._common.errors import InputError
 from blocklocal._common.limits import in_bytes
-from blocklocal.block.optim import Optimizer, OptimizerFactory
+from blocklocal.block.factories import OptimizerFactory
+from blocklocal.block.optim import Optimizer
 from blocklocal.network.network import BlockLocal
 from blocklocal.streaming.plan import Plan, plan
 from blocklocal.streaming.settings import Medium

@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_flatten, tree_map
 
 from blocklocal._common.errors import InputError
+from blocklocal.streaming.replacing import replace_tensors
 
 Key = int  # of a storage
 MOST = 2**30  # bytes that a look at a value may need, or so many times the largest tensor of it:
@@ -149,16 +150,11 @@ class Deferred(TorchDispatchMode):
 
     def adopt(self, module: nn.Module) -> None:
         """Put what stands for them in the place of a module's tensors that have content (of numpy, or a file)."""
-        done: dict[int, Tensor] = {}
-        for part in module.modules():
-            for held in (part._parameters, part._buffers, vars(part)):
-                for name, value in list(held.items()):
-                    if isinstance(value, Tensor) and not is_lazy(value) and not value.is_meta:
-                        if id(value) not in done:
-                            shape = self.constant(value)
-                            is_parameter = isinstance(value, nn.Parameter)
-                            done[id(value)] = nn.Parameter(shape, value.requires_grad) if is_parameter else shape
-                        held[name] = done[id(value)]  # type: ignore[index]
+
+        def constant(value: Tensor) -> Tensor | None:
+            return None if is_lazy(value) or value.is_meta else self.constant(value)
+
+        replace_tensors(module, constant)
 
     def content(self, tensors: Iterable[Tensor]) -> list[Tensor]:
         """The content of tensors that were made in it, on the CPU; two that share memory share it here too.

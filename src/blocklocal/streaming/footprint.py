@@ -29,9 +29,10 @@ from blocklocal._common.message import (
     named_tensors,
     tensors_of,
 )
-from blocklocal.block.learner import BlockLearner, StepContext
+from blocklocal.block.learner import BlockLearner
 from blocklocal.block.loss import OutputLoss
 from blocklocal.block.optim import Optimizer
+from blocklocal.block.step import StepContext
 from blocklocal.block.values import Values
 from blocklocal.network.network import BlockLocal
 from blocklocal.rules.base import Batch, local_step

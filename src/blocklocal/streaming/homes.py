@@ -19,19 +19,11 @@ from torch.utils._pytree import tree_map
 from blocklocal._common.errors import InputError
 from blocklocal._common.lock import LOCK, locked
 from blocklocal.block.learner import BlockLearner
-from blocklocal.network.neighbours import Kept
+from blocklocal.network.saved import SavedNetwork
 from blocklocal.streaming.cache import clear_caches
-from blocklocal.training.checkpoint import (
-    Draft,
-    Saved,
-    adopt,
-    clear_leftovers,
-    describe,
-    list_checkpoints,
-    open_files,
-    read_learner,
-    remove,
-)
+from blocklocal.training.checkpoint import open_files, read_learner
+from blocklocal.training.checkpoint_draft import Draft, Saved, adopt, describe
+from blocklocal.training.checkpoint_folder import clear_leftovers, list_checkpoints, remove
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -59,7 +51,7 @@ class Home(Protocol):
         """
         ...
 
-    def opened(self, kept: Kept, shapes: Sequence[BlockLearner]) -> AbstractContextManager[None]:
+    def opened(self, saved: SavedNetwork, shapes: Sequence[BlockLearner]) -> AbstractContextManager[None]:
         """Blocks are those of this checkpoint from now on; an error in the context takes that back."""
         ...
 
@@ -113,8 +105,8 @@ class HostHome:
     def check_loaded(self) -> None: ...
 
     @contextmanager
-    def opened(self, kept: Kept, shapes: Sequence[BlockLearner]) -> Generator[None]:
-        before, self._kept = self._kept, {shape.index: kept.read(shape) for shape in shapes}
+    def opened(self, saved: SavedNetwork, shapes: Sequence[BlockLearner]) -> Generator[None]:
+        before, self._kept = self._kept, {shape.index: saved.read(shape) for shape in shapes}
         try:
             yield
         except BaseException:
@@ -164,22 +156,22 @@ class FileHome:
         self._found: list[Path] = []  # the complete checkpoints when this one was opened
 
     @contextmanager
-    def opened(self, kept: Kept, shapes: Sequence[BlockLearner]) -> Generator[None]:
+    def opened(self, saved: SavedNetwork, shapes: Sequence[BlockLearner]) -> Generator[None]:
         """One that lies elsewhere becomes one of this folder first.
 
         Args:
-            kept: the checkpoint.
+            saved: the checkpoint.
             shapes: the learners.
 
         Raises:
             InputError: it lies elsewhere, and the folder holds other blocks already.
         """
         self.discard()
-        elsewhere = kept.path.parent.resolve() != self.folder.resolve()
+        elsewhere = saved.path.parent.resolve() != self.folder.resolve()
         if elsewhere:
             self._own()
         before, others = self.current, list_checkpoints(self.folder)
-        self.current = adopt(kept.path, kept.step, self.folder) if elsewhere else kept.path
+        self.current = adopt(saved.path, saved.step, self.folder) if elsewhere else saved.path
         try:
             yield
         except BaseException:

@@ -15,7 +15,8 @@ from blocklocal.block.learner import BlockLearner
 from blocklocal.block.target import Asked
 from blocklocal.network.edge import check_batch, check_finite, check_x, taking_gradients
 from blocklocal.network.neighbours import Neighbours
-from blocklocal.network.network import BlockLocal, Prediction, predictions
+from blocklocal.network.network import BlockLocal
+from blocklocal.network.prediction import Prediction, predictions
 from blocklocal.streaming.cache import Cache
 from blocklocal.streaming.edges import CacheEdges
 from blocklocal.streaming.homes import Home
@@ -165,12 +166,6 @@ class Looking(Neighbours):
 
     def prepare(self, x: Input, y: Asked) -> None:
         self.network.prepare(map_message(_shape, x), y)
-
-    def check_input(self, x: Input) -> Input:
-        x = check_x(x, self.device)
-        if not lead(x).is_cuda:
-            check_finite(x)
-        return x
 
     def looking(self, x: Input) -> AbstractContextManager[None]:
         self.network.output_shape(map_message(_shape, x), training=self.training)

@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from blocklocal.block.learner import StepContext
+from blocklocal.block.step import StepContext
 from blocklocal.rules.base import Batch, block_step
 from blocklocal.streaming.footprint import learner_kind
 from blocklocal.streaming.plan import Plan
 from blocklocal.streaming.streamed import Streamed
 from blocklocal.streaming.update_bytes import bytes_of
-from blocklocal.training.checkpoint import Draft, Saved
+from blocklocal.training.checkpoint_draft import Draft, Saved
 from blocklocal.training.checkpoint_files import Files
 from blocklocal.training.learner_state import kinds
 

@@ -11,7 +11,8 @@ import torch
 from blocklocal._common.errors import InputError
 from blocklocal._common.limits import in_bytes
 from blocklocal._common.message import Input, map_message
-from blocklocal.block.optim import Optimizer, OptimizerFactory, as_optimizer
+from blocklocal.block.factories import OptimizerFactory
+from blocklocal.block.optim import Optimizer, as_optimizer
 from blocklocal.network.network import BlockLocal
 from blocklocal.streaming.footprint import footprints
 from blocklocal.streaming.needs import Footprint, Footprints

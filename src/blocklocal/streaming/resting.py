@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 from blocklocal._common.errors import InputError
 from blocklocal.block.learner import BlockLearner
-from blocklocal.block.optim import Optimizer, Schedule
+from blocklocal.block.optim import Optimizer
+from blocklocal.block.schedules import Schedule
 from blocklocal.streaming.deferred import Deferred
-from blocklocal.training.checkpoint import Saved
+from blocklocal.streaming.replacing import replace_tensors
+from blocklocal.training.checkpoint_draft import Saved
 from blocklocal.training.learner_state import unpack
 from blocklocal.training.optimizer_check import check_optimizer
 
@@ -61,7 +63,7 @@ class Blueprint:
     def _filled(self, values: Mapping[str, Tensor]) -> BlockLearner:
         """A learner with these tensors by name. The others (tables that are in no state_dict) are as at the start."""
         learner = copy.deepcopy(self.learner)
-        shapes, copied = tensors_of(self.learner), tensors_of(learner)
+        shapes, copied = tensors_by_name(self.learner), tensors_by_name(learner)
         rest = [name for name in shapes if name not in values]
         drawn = dict(zip(rest, self.made.content([shapes[name] for name in rest]), strict=True))
         found = {id(copied[name]): values[name] if name in values else drawn[name] for name in shapes}
@@ -80,7 +82,7 @@ def _check(saved: Saved, learner: BlockLearner) -> None:
         ) from error
 
 
-def tensors_of(module: nn.Module) -> dict[str, Tensor]:
+def tensors_by_name(module: nn.Module) -> dict[str, Tensor]:
     """A module's parameters, buffers and plain attributes that are tensors, by name, each tensor once."""
     plain = {
         f"{prefix}.{name}": value
@@ -93,16 +95,8 @@ def tensors_of(module: nn.Module) -> dict[str, Tensor]:
 
 def fill(learner: BlockLearner, values: Mapping[int, Tensor], device: torch.device) -> None:
     """Put tensors with content in the place of those without; what was one tensor stays one."""
-    done: dict[int, Tensor] = {}
-    for module in learner.modules():
-        for held in (module._parameters, module._buffers, vars(module)):
-            for name, shape in list(held.items()):
-                if not isinstance(shape, Tensor) or not (id(shape) in done or id(shape) in values):
-                    continue
-                if id(shape) not in done:
-                    done[id(shape)] = _like(shape, values[id(shape)].to(device))
-                held[name] = done[id(shape)]  # type: ignore[index]
 
+    def other(shape: Tensor) -> Tensor | None:
+        return values[id(shape)].to(device) if id(shape) in values else None
 
-def _like(shape: Tensor, value: Tensor) -> Tensor:
-    return nn.Parameter(value, requires_grad=shape.requires_grad) if isinstance(shape, nn.Parameter) else value
+    replace_tensors(learner, other)

@@ -12,7 +12,7 @@ from blocklocal._common.errors import InputError
 from blocklocal.adapters import usage
 from blocklocal.block.average import swap
 from blocklocal.block.learner import BlockLearner
-from blocklocal.network.neighbours import Kept
+from blocklocal.network.saved import SavedNetwork
 from blocklocal.streaming.deferred import Deferred
 from blocklocal.streaming.homes import Home
 from blocklocal.streaming.resting import Blueprint, Optimisation
@@ -157,22 +157,22 @@ class Stock:
         """Every block begins its schedule anew, when it is fetched next; its optimiser keeps its momenta."""
         self.known = replace(self.known, restarts=frozenset(self.places), rate=self._first)
 
-    def take(self, kept: Kept, note: Callable[[], object]) -> None:
+    def take(self, saved: SavedNetwork, note: Callable[[], object]) -> None:
         """Blocks rest in a checkpoint from now on. Nothing has changed where one of them cannot be read.
 
         Args:
-            kept: the checkpoint, in the home's own folder or elsewhere.
+            saved: the checkpoint, in the home's own folder or elsewhere.
             note: reads every block and notes it.
 
         Raises:
             InputError: it is damaged, or its optimisers are others; or the home holds other blocks already.
         """
         before = self.known
-        anew = frozenset() if kept.optimizers else frozenset(self.places)
+        anew = frozenset() if saved.optimizers else frozenset(self.places)
         self.known = Known(resting=True, anew=anew, rate=before.rate)
         try:
-            with self.home.opened(kept, self.shapes):
-                if kept.optimizers:
+            with self.home.opened(saved, self.shapes):
+                if saved.optimizers:
                     note()
         except BaseException:
             self.known = before

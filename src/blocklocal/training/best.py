@@ -8,7 +8,9 @@ from blocklocal._common.errors import InputError, shown
 from blocklocal._common.measures import main_of
 from blocklocal._common.ranges import FROM_ONE, check_range
 from blocklocal.training.callbacks import Callback, Record
-from blocklocal.training.checkpoint import adopt, clear_leftovers, list_checkpoints, remove, save_checkpoint
+from blocklocal.training.checkpoint import save_checkpoint
+from blocklocal.training.checkpoint_draft import adopt
+from blocklocal.training.checkpoint_folder import clear_leftovers, list_checkpoints, remove
 
 if TYPE_CHECKING:
     from blocklocal.training.loop import Trainer

@@ -12,29 +12,26 @@ A checkpoint is written under a temporary name beside the older one and renamed,
 loadable run; the two newest are kept. A second one of the same step is `step-00000400.2` until the first is gone.
 """
 
-import json
-import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 import torch
 
 from blocklocal._common.errors import InputError
 from blocklocal.block.learner import BlockLearner
-from blocklocal.block.shards import gather_full_state, shard_like, shard_state_like
+from blocklocal.block.shards import shard_like, shard_state_like
 from blocklocal.network.neighbours import Neighbours
-from blocklocal.schemas.checkpoint import Checksum, TensorKind
+from blocklocal.schemas.checkpoint import TensorKind
 from blocklocal.training.advice import OF_RUN, Advice
-from blocklocal.training.checkpoint_files import RANDOM, STATE, Files, write_checksums
-from blocklocal.training.learner_state import kinds, pack, unpack
-from blocklocal.training.moments import divide
+from blocklocal.training.checkpoint_draft import Draft, Saved, describe
+from blocklocal.training.checkpoint_files import Files
+from blocklocal.training.checkpoint_folder import clear_leftovers, list_checkpoints
+from blocklocal.training.learner_state import unpack
 from blocklocal.training.optimizer_check import check_optimizer
-from blocklocal.training.tensor_file import SummedFile, write_tensors
 
-KEEP = 2
 OPTIMIZER = {"optimizer", "schedule"}
 
 
@@ -55,200 +52,6 @@ def save_checkpoint(folder: Path, network: Neighbours, state: dict) -> Path:
     except BaseException:
         shutil.rmtree(draft.partial, ignore_errors=True)
         raise
-
-
-@dataclass(frozen=True)
-class Draft:
-    """A checkpoint that is being written, perhaps by several processes: each its own learners, one completes it."""
-
-    final: Path
-    step: int
-    sums: dict[str, Checksum] = field(default_factory=dict)  # of the files that were written here
-
-    @property
-    def partial(self) -> Path:
-        return self.final.with_name(f".partial-{self.final.name}")
-
-    @classmethod
-    def open(cls, folder: Path, step: int) -> "Draft":
-        """Choose the name and make the temporary folder."""
-        folder.mkdir(exist_ok=True)  # never the run folder again, where it is gone
-        draft, count = cls(folder / f"step-{step:08d}", step), 1
-        # Never the name of an older checkpoint, which must stay until the new one is complete, or of one in the making.
-        while draft.partial.exists() or draft.final.exists():  # in this order: the one becomes the other
-            count += 1
-            draft = cls(folder / f"step-{step:08d}.{count}", step)
-        draft.partial.mkdir()
-        return draft
-
-    def write(self, learner: BlockLearner) -> None:
-        """The files of this learner, flushed to the disk."""
-        self.write_saved(Saved.of(learner))
-
-    def write_saved(self, saved: "Saved") -> None:
-        """As `write`, of what was taken from a learner before."""
-        block = f"block-{saved.index}"
-        rest, moments = divide(saved.optimizer)
-        self._written(f"{block}.safetensors", write_tensors, saved.weights)
-        if moments:
-            self._written(f"{block}.moments", write_tensors, moments)
-        self._written(f"{block}.optimizer", _save_tensors, rest)
-
-    def _written(self, name: str, write: Callable[[Path, Any], Checksum], content: dict) -> None:
-        self.sums[name] = write(self.partial / name, content)
-        _sync([self.partial / name])
-
-    def link(self, files: Files) -> None:
-        """The blocks of a complete checkpoint are those of this one too: no second copy where links are possible."""
-        for name, checksum in (files.sums or {}).items():
-            if name.startswith("block-"):
-                _link(files.path / name, self.partial / name)
-                self.sums[name] = checksum
-
-    def complete(self, state: dict, described: list[dict], *, keep: int = KEEP) -> Path:
-        """As `finish`, and remove what is superseded.
-
-        Args:
-            state: where training stands (JSON-able).
-            described: of every learner, what `describe` says.
-            keep: complete checkpoints that stay, this one among them.
-        """
-        self.finish(state, described)
-        self.supersede(keep)
-        return self.final
-
-    def finish(self, state: dict, described: list[dict]) -> Path:
-        """Write what is common to all, and rename: the checkpoint is there as a whole or not at all.
-
-        Args:
-            state: where training stands (JSON-able).
-            described: of every learner, what `describe` says.
-        """
-        _save_tensors(self.partial / RANDOM, {"cpu": torch.get_rng_state()})
-        (self.partial / STATE).write_text(json.dumps({**state, "units": described}, indent=1))
-        _sync([self.partial / RANDOM, self.partial / STATE, write_checksums(self.partial, self.sums), self.partial])
-        return self.partial.rename(self.final)
-
-    def supersede(self, keep: int) -> None:
-        """Remove the older checkpoints that this complete one takes the place of.
-
-        Args:
-            keep: complete checkpoints that stay, this one among them.
-        """
-        before = [path for path in list_checkpoints(self.final.parent) if path != self.final]
-        # of the same step, or of a way not taken: the user went back to an older checkpoint
-        superseded = [path for path in before if path.name >= f"step-{self.step:08d}"]
-        older = [path for path in before if path not in superseded]
-        for path in [*superseded, *older[: len(older) - keep + 1]]:
-            remove(path)
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # a file system without links
-        shutil.copyfile(source, target)
-        _sync([target])
-
-
-def adopt(kept: Path, step: int, folder: Path) -> Path:
-    """Make a complete checkpoint one of `folder` too: no second copy where links are possible.
-
-    Args:
-        kept: its folder.
-        step: steps that the network had taken.
-        folder: where it shall be.
-
-    Returns:
-        Its path there.
-    """
-    draft = Draft.open(folder, step)
-    try:
-        for file in sorted(kept.iterdir()):
-            _link(file, draft.partial / file.name)
-        _sync([draft.partial])
-        return draft.partial.rename(draft.final)
-    except BaseException:
-        shutil.rmtree(draft.partial, ignore_errors=True)
-        raise
-
-
-def remove(path: Path) -> None:
-    """Rename first: a half removed checkpoint must not look like a complete one."""
-    leftover = path.rename(path.with_name(f".partial-{path.name}"))
-    shutil.rmtree(leftover, ignore_errors=True)
-
-
-@dataclass(frozen=True)
-class Saved:
-    """What is saved of the learner of block `index`."""
-
-    index: int
-    weights: dict[str, torch.Tensor]
-    optimizer: dict
-
-    @classmethod
-    def of(cls, learner: BlockLearner) -> "Saved":
-        """What is saved of this learner. Where replicas share its parameters (`shards`), all of them must call this."""
-        weights = pack(learner.state_dict())
-        optimizer = {
-            "optimizer": gather_full_state(learner.optimizer.state_dict()) if learner.optimizer else None,
-            "schedule": learner.schedule.state_dict() if learner.schedule else None,
-        }
-        return cls(learner.index, weights, optimizer)
-
-
-def _save_tensors(path: Path, value: dict) -> Checksum:
-    with SummedFile(path) as file:
-        try:
-            torch.save(value, cast(IO[bytes], file))
-        except RuntimeError as error:  # what torch makes of an error of writing
-            raise file.failed or error from error
-        return file.checksum
-
-
-def _sync(paths: Iterable[Path]) -> None:
-    """Flush to the disk, so that the rename never gets there before the contents."""
-    for path in paths:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def clear_leftovers(folder: Path) -> None:
-    """Remove what a kill has left half written."""
-    for leftover in folder.glob(".partial-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-
-
-def describe(learner: BlockLearner) -> dict[str, Any]:
-    """Names, shapes and types of a learner's tensors: the architecture a checkpoint belongs to."""
-    return kinds(learner.state_dict())
-
-
-def list_checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoints, oldest first; none where there is no such folder.
-
-    Raises:
-        InputError: the folder cannot be looked into, which is not the same as an empty one.
-    """
-    if not os.path.lexists(folder):
-        return []
-    if folder.is_symlink() and not folder.exists():
-        raise InputError(
-            f"the checkpoints in {folder} cannot be listed: it is a link to {os.readlink(folder)}, the store where the "
-            "blocks of this run rest, which is not there. Put it back, or let the link lead to where it is now."
-        )
-    try:
-        named = [path for path in folder.iterdir() if path.name.startswith("step-")]
-        return sorted(path for path in named if (path / STATE).is_file())
-    except OSError as error:
-        raise InputError(
-            f"the checkpoints in {folder} cannot be listed ({error.strerror or error}): make it a folder that can be "
-            "read again."
-        ) from error
 
 
 def load_checkpoint(path: Path, network: Neighbours, *, optimizers: bool = True, advice: Advice = OF_RUN) -> dict:
@@ -279,7 +82,7 @@ def load_checkpoint(path: Path, network: Neighbours, *, optimizers: bool = True,
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A complete checkpoint, as a network takes it (`network.neighbours.Kept`).
+    """A complete checkpoint, as a network takes it (`network.saved.SavedNetwork`).
 
     Attributes:
         files: its files.
@@ -298,11 +101,11 @@ class Checkpoint:
     def read(self, learner: BlockLearner) -> Saved:
         return read_learner(self.files, learner, optimizer=self.optimizers)
 
-    def check(self, learner: BlockLearner, kept: Saved) -> None:
+    def check(self, learner: BlockLearner, saved: Saved) -> None:
         if not self.optimizers:
             return
         try:
-            check_optimizer(kept.optimizer, learner)
+            check_optimizer(saved.optimizer, learner)
         except ValueError as error:
             if self.files.advice.configure is None:
                 raise self.files.damaged(f"block-{learner.index}.optimizer", error) from error
@@ -311,14 +114,14 @@ class Checkpoint:
                 f"{error}). {self.files.advice.configure}"
             ) from error
 
-    def give(self, learner: BlockLearner, kept: Saved) -> None:
+    def give(self, learner: BlockLearner, saved: Saved) -> None:
         now = learner.state_dict()
         learner.load_state_dict(
-            unpack({name: shard_like(tensor, now.get(name)) for name, tensor in kept.weights.items()})
+            unpack({name: shard_like(tensor, now.get(name)) for name, tensor in saved.weights.items()})
         )
         if self.optimizers and learner.optimizer is not None and learner.schedule is not None:
-            learner.optimizer.load_state_dict(shard_state_like(kept.optimizer["optimizer"], learner.optimizer))
-            learner.schedule.load_state_dict(kept.optimizer["schedule"])
+            learner.optimizer.load_state_dict(shard_state_like(saved.optimizer["optimizer"], learner.optimizer))
+            learner.schedule.load_state_dict(saved.optimizer["schedule"])
 
 
 def open_files(path: Path, advice: Advice = OF_RUN) -> Files:

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeGuard
 
 from torch.utils.data import SequentialSampler
 
-from blocklocal.network.edge import Pair, pair
+from blocklocal.network.edge import XY, pair
 from blocklocal.training.loaders import Loader, batches, knows_epochs
 from blocklocal.training.plain_state import from_plain, to_plain
 
@@ -37,7 +37,7 @@ class Feed:
         self._saved: Any = None  # what a checkpoint has kept of a loader
         self._told = False
 
-    def batches(self, train: Loader, epoch: int, start: int) -> Iterator[Pair]:
+    def batches(self, train: Loader, epoch: int, start: int) -> Iterator[XY]:
         """The batches of an epoch from position `start`.
 
         Raises:

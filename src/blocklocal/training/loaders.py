@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from typing import Protocol, TypeGuard
 
 from blocklocal._common.errors import InputError
-from blocklocal.network.edge import Loaded, Pair, pair
+from blocklocal.network.edge import XY, Loaded, pair
 
 
 class Loader(Protocol):
@@ -22,7 +22,7 @@ class Epochs(Protocol):
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Loaded]: ...
 
 
-def batches(train: Loader, epoch: int, start: int) -> Iterator[Pair]:
+def batches(train: Loader, epoch: int, start: int) -> Iterator[XY]:
     """The batches of an epoch from position `start`: by number from `Epochs`, by skipping from any other loader."""
     if knows_epochs(train):
         yield from map(pair, train.epoch(epoch, start))
@@ -81,7 +81,7 @@ def _kind(loader: object) -> str:
     return "None" if loader is None else f"of the kind {type(loader).__name__}"
 
 
-def first_batch(train: Loader) -> Pair:
+def first_batch(train: Loader) -> XY:
     """The batch that shapes are read off."""
     for batch in train:
         return pair(batch)

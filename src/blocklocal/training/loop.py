@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -14,30 +14,24 @@ from blocklocal._common.errors import InputError, shown
 from blocklocal._common.message import map_message
 from blocklocal._common.modes import kept_modes
 from blocklocal._common.ranges import FROM_ONE, check_range, whole
-from blocklocal.block.optim import Optimizer, OptimizerFactory, Schedule, as_optimizer, as_schedule
-from blocklocal.network.edge import Loaded, Pair, pair
+from blocklocal.block.factories import OptimizerFactory
+from blocklocal.block.optim import Optimizer, as_optimizer
+from blocklocal.block.schedules import Schedule, as_schedule
+from blocklocal.network.edge import XY, Loaded, pair
 from blocklocal.network.neighbours import Neighbours, Stepped, check_network
 from blocklocal.training.callbacks import Callback, Record, check_callbacks, running
 from blocklocal.training.evaluation import measure_blocks
-from blocklocal.training.feed import Feed
 from blocklocal.training.loaders import Loader, check_loader, first_batch, nothing_came, steps_of
 from blocklocal.training.metrics import Metrics, check_metrics
 from blocklocal.training.notebook import Shown, in_notebook
+from blocklocal.training.resumable import Resumable, Start
 from blocklocal.training.tally import NotFinite, Tally
 
 logger = logging.getLogger("blocklocal")
 CHECK_EVERY = 20
 
 
-class _Start(NamedTuple):
-    """What an epoch's record needs from its first step, also when the epoch is resumed in the middle."""
-
-    lr: float | None
-    seconds: float
-    images: int
-
-
-class _Position(NamedTuple):
+class _Committed(NamedTuple):
     """Where training stood when its last steps were committed."""
 
     step: int
@@ -51,7 +45,7 @@ class Stopped(Exception):
     """The user asked to stop; the step was finished and `Trainer.state` is where to go on."""
 
 
-class Trainer:
+class Trainer(Resumable):
     """Trains a `BlockLocal` network.
 
         trainer = Trainer(network, optimizer=sgd(lr=0.1), epochs=10)
@@ -120,34 +114,18 @@ class Trainer:
         check_range("accumulate", accumulate, FROM_ONE)
         if should_stop is not None and not callable(should_stop):
             raise InputError(f"should_stop must be a function without arguments, not {shown(should_stop)}.")
-        self.network = network
-        self.optimizer = as_optimizer(network.optimizer if optimizer is None else optimizer)
-        if ema is not None:
-            self.optimizer = replace(self.optimizer, ema=ema)
-        self.epochs, self.first_epoch = epochs, first_epoch
-        self.schedule = as_schedule(schedule)
+        chosen = as_optimizer(network.optimizer if optimizer is None else optimizer)
+        chosen = chosen if ema is None else replace(chosen, ema=ema)
+        super().__init__(network, chosen, as_schedule(schedule), first_epoch)
+        self.epochs = epochs
         self.look_every, self.accumulate = look_every, accumulate
         self.callbacks = [*check_callbacks(callbacks), *check_callbacks(observers)]
         self.metrics = check_metrics(metrics)
         if in_notebook() if show is None else show:
             self.callbacks.append(Shown())
         self.should_stop = should_stop or (lambda: False)
-        self.epoch, self.step_in_epoch = 0, 0
         self.whole = True  # whether all blocks have taken the same steps: see `Stepped`
-        self.tally: Tally | None = None
-        self.records: list[Record] = []
         self.stopped: str | None = None  # why the last `fit` ended before its last epoch
-        self.seconds = 0.0  # of training alone, without evaluation
-        self.images = 0
-        self.steps_per_epoch: int | None = None
-        self._feed = Feed()
-        self._start: _Start | None = None  # of the epoch in progress
-        self._prepared = False
-
-    @property
-    def step(self) -> int:
-        """Training steps taken so far."""
-        return self.network.steps
 
     def fit(self, train: Loader, validation: Iterable[Loaded] | None = None) -> list[Record]:
         """Train to the last epoch, from where training stands.
@@ -213,72 +191,11 @@ class Trainer:
         self.network.accumulate = self.accumulate
         self._prepared = True
 
-    def state(self) -> dict[str, Any]:
-        """Where training stands (JSON-able), for a checkpoint beside the network's weights and optimisers."""
-        return {
-            "step": self.step,
-            "epoch": self.epoch,
-            "step_in_epoch": self.step_in_epoch,
-            "steps_per_epoch": self.steps_per_epoch,
-            "seconds": self.seconds,
-            "images": self.images,
-            "tally": self.tally.state() if self.tally else None,
-            "start": self._start,
-            "records": self.records,
-            **self._feed.state(self.step_in_epoch),
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a saved `state`; the network (and its optimisers, after `prepare`) must have been loaded.
-
-        An optimiser or a schedule that a function makes is not in the state: give the new trainer the same function.
-
-        Args:
-            state: what `state()` gave.
-
-        Raises:
-            InputError: epochs have another number of steps than those of the saved run.
-        """
-        self.check(state)
-        self.epoch, self.step_in_epoch = state["epoch"], state["step_in_epoch"]
-        self.seconds, self.images = state["seconds"], state["images"]
-        self.records = list(state["records"])
-        self._feed.restore(state.get("loader"))
-        if state["tally"]:
-            self._start = _Start(*state["start"])
-            self.tally = self._new_tally()
-            self.tally.load(state["tally"], self.network.device)
-        if self._prepared and self.epoch == self.first_epoch > 0 and not self.step_in_epoch:
-            self.network.begin_schedules(self.optimizer, self.schedule)
-
-    def check(self, state: dict[str, Any]) -> None:
-        """Whether `restore` can go on from a saved state; nothing is changed.
-
-        Args:
-            state: what `state()` gave.
-
-        Raises:
-            InputError: it cannot.
-        """
-        if "epoch" not in state:
-            raise InputError("the checkpoint is of a network alone, without a position in training: train anew.")
-        before = state.get("steps_per_epoch")
-        if None not in (before, self.steps_per_epoch) and before != self.steps_per_epoch:
-            raise InputError(
-                f"the checkpoint is of a run with {before} steps per epoch, and here there are {self.steps_per_epoch}: "
-                "give the same batches, and as many replicas."
-            )
-        if state["epoch"] < self.first_epoch:
-            raise InputError(
-                f"the checkpoint is of epoch {state['epoch'] + 1}, before epochs were added after epoch "
-                f"{self.first_epoch}: its schedule has ended. Give a later checkpoint, or train anew."
-            )
-
     # --- one epoch
 
     def _run_epoch(self, train: Loader) -> Record:
         tally = self.tally = self.tally or self._new_tally()
-        start = self._start = self._start or _Start(self.network.rate(), self.seconds, self.images)
+        start = self._start = self._start or Start(self.network.rate(), self.seconds, self.images)
         started, before = time.perf_counter(), self.seconds
         losses: list[float] | None = []
         walk = self.network.walk(self._moved(self._feed.batches(train, self.epoch, self.step_in_epoch)))
@@ -313,11 +230,11 @@ class Trainer:
 
     def _commit(self) -> None:
         self.network.commit(self.state)
-        self._committed = self._position()
+        self._committed = self._now()
 
-    def _position(self) -> _Position:
+    def _now(self) -> _Committed:
         tally = None if self.tally is None else self.tally.copy()
-        return _Position(self.network.steps, self.step_in_epoch, self.images, self.seconds, tally)
+        return _Committed(self.network.steps, self.step_in_epoch, self.images, self.seconds, tally)
 
     @contextmanager
     def _consistent(self, walk: Iterator[Stepped]) -> Generator[None, None, None]:
@@ -326,7 +243,7 @@ class Trainer:
         Steps that all blocks have taken already are taken in. Where the network has given up steps, as when they could
         not be committed, so does the trainer.
         """
-        self._committed = self._position()
+        self._committed = self._now()
         try:
             yield
         except BaseException as error:
@@ -380,11 +297,7 @@ class Trainer:
         found: Record = {f"validation_{name}": values for name, values in measured.items()}
         return found | ({"metrics": own} if own else {})
 
-    def _new_tally(self) -> Tally:
-        learners = self.network.learners
-        return Tally(len(learners), self.network.targets, first=learners[0].index)
-
-    def _moved(self, given: Iterable[Loaded]) -> Iterator[Pair]:
+    def _moved(self, given: Iterable[Loaded]) -> Iterator[XY]:
         for x, y in map(pair, given):
             yield map_message(self._to_device, x), y.to(self.network.device, non_blocking=True)
 

@@ -6,7 +6,8 @@ from blocklocal._common.errors import InputError
 from blocklocal._common.lock import LOCK, locked
 from blocklocal.network.neighbours import Neighbours, check_network
 from blocklocal.training.advice import OF_SAVED
-from blocklocal.training.checkpoint import list_checkpoints, load_checkpoint, open_files, save_checkpoint
+from blocklocal.training.checkpoint import load_checkpoint, open_files, save_checkpoint
+from blocklocal.training.checkpoint_folder import list_checkpoints
 from blocklocal.training.loop import Trainer
 
 

@@ -1,0 +1,95 @@
+"""The command evaluate: every block of a trained run on a split."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from blocklocal._common.errors import InputError, unknown
+from blocklocal._common.measures import MEASURES, main_of
+from blocklocal._common.written import check_target, signed_json, write_file
+from blocklocal.cli.arguments import (
+    EvaluateArguments,
+    parse,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from blocklocal.data import ImageSet
+    from blocklocal.data.samples import SampleSet
+    from blocklocal.runs.build import DatasetInfo
+    from blocklocal.training.evaluation import Evaluation
+
+
+def evaluate(arguments: list[str]) -> None:
+    """Measure every block of a trained run on a split."""
+    from blocklocal.data.table_set import load_rows
+    from blocklocal.runs.build import evaluation_batches, load_data
+    from blocklocal.runs.fit import block_names
+    from blocklocal.runs.looking import load_network
+    from blocklocal.training.evaluation import evaluate as measure
+
+    given = parse(EvaluateArguments, arguments, "blocklocal evaluate")
+    if given.split not in ("test", "validation", "train"):
+        raise unknown("split", given.split, ("test", "validation", "train"))
+    if given.json is not None:
+        check_target(given.json, overwrite=given.overwrite)
+    config, facts, network = load_network(
+        given.run, given.checkpoint, given.device, trust=given.trust, visit=given.visit
+    )
+    if given.data is not None:  # sizes of the run's own set say nothing of another
+        held = config.data.validation if given.split == "validation" else 0
+        config = config.edit(data=given.data, train_size=None, test_size=None, validation=held)
+    if given.data is not None and facts.features is not None and facts.answers is not None:
+        samples = load_rows(Path(given.data), config.data.target, facts.answers, facts.features)
+    else:
+        data = load_data(config)
+        _check_same_kind(data, facts)
+        samples = getattr(data, given.split)
+    result = measure(network, evaluation_batches(config, samples, facts, network.device))
+    for line in evaluation_lines(given.split, block_names(network), result):
+        print(line)
+    if given.json is not None:
+        content = signed_json({"split": given.split, **asdict(result)}, indent=2)
+        write_file(given.json, content, overwrite=given.overwrite)
+
+
+def evaluation_lines(split: str, names: "Sequence[str]", result: "Evaluation") -> list[str]:
+    """Every block, the ensemble, and all that is known of the output."""
+    main = main_of([{f"test_{name}": values for name, values in result.measured.items()}], "test_")
+    form = "{:6.2f} %" if main.percent else f"{{:8.{main.digits}f}}"
+    lines = [
+        f"{name:32} {'  does not predict' if value is None else form.format(value)}"
+        for name, value in zip(names, result.measured[main.name], strict=True)
+    ]
+    if main.name in result.combined:
+        lines.append(f"{'ensemble':32} {form.format(result.combined[main.name])}")
+    top3 = "" if result.top3 is None else f"top-3 {result.top3:.2f} %  "
+    nll = "" if result.nll is None or not main.percent else f"NLL {result.nll:.4f}"
+    ece = "" if result.ece is None else f"  ECE {result.ece:.4f}"
+    said = [
+        f"{MEASURES[name].title} {form.format(values[-1]).strip()}  "
+        for name, values in result.measured.items()
+        if values[-1] is not None
+    ]
+    return [*lines, f"{split}: {''.join(said)}{top3}{nll}{ece}".rstrip()]
+
+
+def _check_same_kind(data: "ImageSet | SampleSet", facts: "DatasetInfo") -> None:
+    """The data set must have the classes and the image size that the run was trained on."""
+    from blocklocal.data import ImageSet
+
+    if data.classes != facts.classes:
+        raise InputError(
+            f"{data.name} has the classes {', '.join(data.classes)}; the run was trained on {', '.join(facts.classes)}."
+        )
+    if not isinstance(data, ImageSet):
+        if data.shape != facts.shape:
+            raise InputError(f"{data.name} has samples {list(data.shape)}, the run takes {list(facts.shape)}.")
+        return
+    given, taken = ((d.channels, d.height, d.width) for d in (data, facts))
+    if given != taken:
+        raise InputError(
+            f"{data.name} has images of {given[0]} channels and {given[1]}x{given[2]} pixels, the run takes {taken[0]} "
+            f"channels and {taken[1]}x{taken[2]} pixels: convert the images."
+        )
