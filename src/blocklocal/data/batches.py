@@ -11,7 +11,7 @@ from torch import Tensor
 from blocklocal._common.errors import InputError, shown
 from blocklocal._common.seeds import generator
 from blocklocal.data.augment import augmenter
-from blocklocal.data.images import Images
+from blocklocal.data.images import Images, as_targets
 from blocklocal.data.mix import mixer
 from blocklocal.data.order import Order
 from blocklocal.data.pixel_file import PixelFile
@@ -82,6 +82,8 @@ class Batches:
         self.next_epoch = 0
 
     def _count(self, classes: int | None, images: Images) -> int:
+        if images.labels.dim() != 1:
+            raise InputError("images are mixed where each has one class, and these are asked for more: leave mix out.")
         if classes is None or int(images.labels.max()) >= classes:
             raise InputError(f"images are mixed, so Batches needs the number of classes, not classes={classes}.")
         if not images.pixels.shape[2]:
@@ -125,7 +127,7 @@ class Batches:
             named = (self.seed, epoch, step, *((part,) if part else ()))
             pixels = self.augment(pixels, generator("augment", *named))
         x = (pixels.float() - self.mean) / self.std
-        y = self.labels[index.to(self.labels.device)]
+        y = as_targets(self.labels[index.to(self.labels.device)])
         if self.mix is not None:
             x, y = self.mix(x, y, generator("mix", self.seed, epoch, step, self.order.share[0]))
         return x.contiguous(memory_format=self.memory_format), y

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 
 from blocklocal._common.errors import InputError
+from blocklocal.data.answers import AnswerKind
 from blocklocal.data.decoding import decoded
 from blocklocal.data.images import Images
 from blocklocal.data.names import many
@@ -35,6 +36,7 @@ class Raw:
     Attributes:
         validation: the set's own, where it has one beside a test split.
         told: by name of the split.
+        kind: what the images are asked for.
     """
 
     train: Images
@@ -43,6 +45,7 @@ class Raw:
     skipped: int
     validation: Images | None = None
     told: dict[str, Told] = field(default_factory=dict)
+    kind: AnswerKind = "classes"
 
     @property
     def splits(self) -> dict[str, Images]:
@@ -150,4 +153,5 @@ def decode(
         told[split] = Told(encoded.origin, (*encoded.notes, *decoder.notes))
     if decoder.skipped:
         log.warning("%s: left out %d of %d images that cannot be decoded", name, decoder.skipped, total)
-    return Raw(images["train"], images["test"], source.classes, decoder.skipped, images.get("validation"), told)
+    own = images.get("validation")
+    return Raw(images["train"], images["test"], source.classes, decoder.skipped, own, told, source.kind)

@@ -8,6 +8,7 @@ from torch import Tensor
 from blocklocal._common.errors import InputError
 from blocklocal._common.seeds import generator
 from blocklocal.data.account import line
+from blocklocal.data.answers import Answers
 from blocklocal.data.decode import Raw, Told
 from blocklocal.data.images import Images, ImageSet, channel_statistics
 
@@ -39,7 +40,7 @@ def split(
     are measured on the same images.
 
     Raises:
-        InputError: the set has fewer images than are asked for.
+        InputError: the set has fewer images than are asked for, or all have the same target.
     """
     total, own = len(raw.train), raw.validation is not None
     order = torch.randperm(total, generator=generator("validation split", split_seed))
@@ -53,6 +54,7 @@ def split(
     kept = _own_validation(raw.validation, validation) if raw.validation is not None else raw.train.subset(order[:held])
     test = _subset(raw.test, test_size, "test")
     mean, std = channel_statistics(train.pixels)
+    answers = None if raw.kind == "classes" else Answers(raw.kind, raw.classes).measured(train.labels)
     return ImageSet(
         name=name,
         train=train,
@@ -62,6 +64,7 @@ def split(
         mean=mean,
         std=std,
         skipped=raw.skipped,
+        answers=answers,
         account=(
             line("train", train, raw.told["train"], total),
             _validation_line(raw, kept, split_seed),

@@ -20,7 +20,6 @@ from blocklocal.data.answers import Answers
 from blocklocal.data.arrays import is_arrays, load_arrays
 from blocklocal.data.batches import per_channel
 from blocklocal.data.features import Features
-from blocklocal.data.names import few
 from blocklocal.data.samples import SampleBatches, Samples, SampleSet
 from blocklocal.data.table_reading import names_images
 from blocklocal.data.table_set import load_table
@@ -72,7 +71,7 @@ class DatasetInfo:
     @classmethod
     def of(cls, data: AnySet) -> "DatasetInfo":
         if isinstance(data, ImageSet):
-            return cls(data.classes, data.channels, data.height, data.width, data.mean, data.std)
+            return cls(data.classes, data.channels, data.height, data.width, data.mean, data.std, answers=data.answers)
         if data.features is not None:
             width = data.shape[0]
             return cls(data.classes, 1, 1, width, (0.0,), (1.0,), "table", data.answers, data.features)
@@ -134,8 +133,6 @@ def load_data(config: Config) -> AnySet:
             split_seed=d.split_seed,
         )
     listed = names_images(Path(d.data).expanduser())
-    if listed and len(d.target) > 1:
-        raise InputError(f"images have one label column, and --target names {few(d.target)}: give one of them.")
     if d.target and not listed:
         return load_table(
             d.data,
@@ -155,7 +152,8 @@ def load_data(config: Config) -> AnySet:
         image_size=d.image_size,
         split_seed=d.split_seed,
         skip_bad=d.skip_bad,
-        label=d.target[0] if d.target else "",
+        label=d.target,
+        target_is=d.target_is,
         stream=d.stream,
         images_in=d.images_in,
     )
