@@ -11,7 +11,8 @@ import torch
 from blocklocal._common.errors import InputError
 from blocklocal.data.answers import AnswerKind
 from blocklocal.data.decoding import decoded
-from blocklocal.data.images import Images
+from blocklocal.data.images import NO_CLASS, Images
+from blocklocal.data.mask_reading import counted, read_masks
 from blocklocal.data.names import many
 from blocklocal.data.picture import BadImage
 from blocklocal.data.single import TO_COLOUR, Wish
@@ -73,6 +74,7 @@ class ImageDecoder:
         self.shape: tuple[int, ...] = (0, 0)  # height, width
         self.first = ""
         self.skipped = 0
+        self.count = 0  # of the classes of pixels, until they are known
         self.notes: tuple[str, ...] = ()  # on the split decoded last
 
     def split(self, encoded: Encoded, what: str) -> Images:
@@ -103,7 +105,11 @@ class ImageDecoder:
             raise InputError(f"none of the {count} images of {what} can be decoded; the last: {reason}")
         self._settle_mode(stack, changes)
         self.notes = _notes(changes, self.skipped - before)
-        return Images(stack.taken(), encoded.labels[torch.tensor(kept)])
+        if not encoded.masks:
+            return Images(stack.taken(), encoded.labels[torch.tensor(kept)])
+        masks = read_masks([encoded.masks[i] for i in kept], self.image_size, self.shape, self.count)
+        self.count = self.count or counted(masks, what)
+        return Images(stack.taken(), masks)
 
     def _check_size(self, shape: tuple[int, ...], where: str) -> None:
         if not self.first:
@@ -144,8 +150,9 @@ def decode(
 ) -> Raw:
     """Decode every split; the training split comes first and so decides mode and size."""
     total = sum(len(split.labels) for split in source.splits.values())
-    room.classes = source.classes
+    room.classes = source.classes or tuple(map(str, range(NO_CLASS)))
     decoder = ImageDecoder(image_size, skip_bad, room, total, workers)
+    decoder.count = len(source.classes)
     images, told = {}, {}
     for split, encoded in source.splits.items():
         full = {"train": "training"}.get(split, split)
@@ -153,5 +160,5 @@ def decode(
         told[split] = Told(encoded.origin, (*encoded.notes, *decoder.notes))
     if decoder.skipped:
         log.warning("%s: left out %d of %d images that cannot be decoded", name, decoder.skipped, total)
-    own = images.get("validation")
-    return Raw(images["train"], images["test"], source.classes, decoder.skipped, own, told, source.kind)
+    own, classes = images.get("validation"), source.classes or tuple(map(str, range(decoder.count)))
+    return Raw(images["train"], images["test"], classes, decoder.skipped, own, told, source.kind)

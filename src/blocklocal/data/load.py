@@ -23,6 +23,7 @@ from blocklocal.data.digits import read_digits
 from blocklocal.data.folder import find_folder, find_listed
 from blocklocal.data.hub import is_plain, looks_like_hub_name, open_hub
 from blocklocal.data.images import ImageSet
+from blocklocal.data.masks import find_masks, holds_masks
 from blocklocal.data.names import few
 from blocklocal.data.parquet import find_parquet, parquet_files, role_of_file
 from blocklocal.data.scan import holds_images
@@ -189,6 +190,6 @@ def _find(path: Path) -> Source:
                 f"{path} holds parquet files whose names say no split: {few([each.name for each in files])}. Expected "
                 "names like train-00000-of-00001.parquet and test-00000-of-00001.parquet, or folders train and test."
             )
-        return find_folder(path)
+        return find_masks(path) if holds_masks(path) else find_folder(path)
     except OSError as error:
         raise InputError(f"cannot read {error.filename or path}: {error.strerror}. Check its permissions.") from error

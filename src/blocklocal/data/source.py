@@ -21,12 +21,14 @@ class Encoded:
             source; it counts as one that cannot be decoded.
         origin: where the split was found, for people.
         notes: what else they are to be told of it.
+        masks: where every pixel has a class: the file of every image, and that of its mask. Labels then say nothing.
     """
 
     labels: Tensor
     images: Callable[[], Iterable[tuple[str, bytes | Path | None]]]
     origin: str
     notes: tuple[str, ...] = ()
+    masks: tuple[tuple[Path, Path], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Source:
     """A data set found but not yet decoded.
 
     Attributes:
-        classes: names of the classes, or of the columns of labels or values.
+        classes: names of the classes, or of the columns of labels or values; () for classes of pixels to be counted.
         files: all the files it is made of.
         kind: what the images are asked for.
     """

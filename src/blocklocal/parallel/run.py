@@ -346,7 +346,14 @@ def _data(config: Config, decision: Decision, stage: Linked) -> AnySet:
         name: Images(torch.empty(len(y), f.channels, 0, 0, dtype=torch.uint8), y) for name, y in decision.labels.items()
     }
     return ImageSet(
-        decision.name, classes=f.classes, mean=f.mean, std=f.std, skipped=decision.skipped, answers=f.answers, **blank
+        decision.name,
+        classes=f.classes,
+        mean=f.mean,
+        std=f.std,
+        skipped=decision.skipped,
+        account=(),
+        answers=f.answers,
+        **blank,
     )
 
 

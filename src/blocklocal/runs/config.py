@@ -89,7 +89,8 @@ class Data:
     """Leave out images that cannot be decoded (counted) instead of stopping."""
     target: tuple[str, ...] = ()
     """Of a table (a CSV or parquet file, or a folder of train.csv and test.csv): the column to predict, or several
-    columns of numbers; of a table of images too. Of arrays in a file: the name of the array of labels, where it is not called y."""
+    columns of numbers; of a table of images too. Of arrays in a file: the name of the array of labels, where it is not
+    called y."""
     target_is: TargetKind = "auto"
     """classes, values, or auto: values for numbers other than a few different whole ones."""
     categories: tuple[str, ...] = ()
