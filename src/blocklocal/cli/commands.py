@@ -253,9 +253,11 @@ def evaluation_lines(split: str, names: "Sequence[str]", result: "Evaluation") -
     """Every block, the ensemble, and all that is known of the output."""
     main = main_of([{f"test_{name}": values for name, values in result.measured.items()}], "test_")
     form = "{:6.2f} %" if main.percent else f"{{:8.{main.digits}f}}"
+    overlap = result.measured.get("mean_iou", [None] * len(names))
     lines = [
         f"{name:32} {'  does not predict' if value is None else form.format(value)}"
-        for name, value in zip(names, result.measured[main.name], strict=True)
+        + ("" if iou is None else f"  mean IoU {iou:6.2f} %")
+        for name, value, iou in zip(names, result.measured[main.name], overlap, strict=True)
     ]
     if main.name in result.combined:
         lines.append(f"{'ensemble':32} {form.format(result.combined[main.name])}")
@@ -293,7 +295,7 @@ def _check_same_kind(data: "ImageSet | SampleSet", facts: "DatasetInfo") -> None
 def predict(arguments: list[str]) -> None:
     """Class and confidence for image files: of the output, of each block and of the ensemble."""
     from blocklocal.runs.predict import check_suffix, predict_each, predictions_file, rows_of_text
-    from blocklocal.runs.predict_masks import check_folder, write_masks
+    from blocklocal.runs.predict_masks import checked_folder, write_masks
     from blocklocal.runs.predict_rows import predict_rows
     from blocklocal.runs.saved import load_facts
 
@@ -301,9 +303,9 @@ def predict(arguments: list[str]) -> None:
     facts = load_facts(given.run)
     how = {"checkpoint": given.checkpoint, "device": given.device, "trust": given.trust, "visit": given.visit}
     if facts.predicts_pixels:
-        check_folder(given.output, given.images, overwrite=given.overwrite)
-        masks = predict_each(given.run, given.images, given.resize, **how)
-        print(f"{given.output}: {write_masks(masks, given.output, overwrite=given.overwrite)} masks")
+        folder = checked_folder(given.output, given.images, overwrite=given.overwrite)
+        said = predict_each(given.run, given.images, given.resize, **how)
+        print(f"{folder}: {write_masks(said, folder, overwrite=given.overwrite)} masks")
         return
     if given.output is not None:
         check_suffix(given.output)

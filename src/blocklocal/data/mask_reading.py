@@ -70,7 +70,7 @@ def _read(image: Path, mask: Path, size: int | None) -> np.ndarray:
         with Image.open(mask) as opened:
             if opened.mode not in _MODES:
                 raise InputError(
-                    f"the mask {mask} has pixels of mode {opened.mode}, and the number of a class is expected for each: "
+                    f"the mask {mask} has pixels of mode {opened.mode}, and numbers of classes are expected: "
                     "write it as a palette or 8-bit grey PNG, without colours or transparency."
                 )
             opened.load()

@@ -18,7 +18,6 @@ from blocklocal._common.modes import kept_modes
 from blocklocal._common.seeds import seeded
 from blocklocal.block.learner import BlockLearner, StepContext
 from blocklocal.block.objectives import mixing
-from blocklocal.data import Batches
 from blocklocal.diagnose.gradients import cosine, weights_of
 from blocklocal.diagnose.measure import Measured, Pairs, Seen, mean_image, measured
 from blocklocal.diagnose.outputs import as_read, check_output
@@ -26,6 +25,7 @@ from blocklocal.diagnose.references import mean_statistics
 from blocklocal.families import Family
 from blocklocal.report.table import mean
 from blocklocal.rules.base import Batch
+from blocklocal.runs.build import AnyBatches
 from blocklocal.streaming.cache import Cache
 from blocklocal.streaming.ends import Ends
 from blocklocal.streaming.streamed import Streamed
@@ -207,7 +207,7 @@ class Following:
         cache: takes what a block gives for all of them.
     """
 
-    def __init__(self, network: Streamed, batches: Batches, cache: Cache):
+    def __init__(self, network: Streamed, batches: AnyBatches, cache: Cache):
         self.network, self.batches, self.cache = network, batches, cache
 
     @torch.no_grad()

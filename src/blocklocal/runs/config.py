@@ -64,8 +64,8 @@ class Data:
     """What is learned."""
 
     data: str = "digits"
-    """digits (embedded), a folder of images or parquet files, a name on the hub (ylecun/mnist, owner/name:config), a
-    table (--target), or arrays (.npy, .npz)."""
+    """digits (embedded), a folder of images (and masks) or parquet files, a name on the hub (ylecun/mnist,
+    owner/name:config), a table (--target), or arrays (.npy, .npz)."""
     train_size: int | None = None
     """Training images to use; default: all that the validation split leaves."""
     validation: float = 0.1

@@ -11,8 +11,8 @@ from blocklocal._common.written import check_target, write_file
 from blocklocal.runs.predict import Said, image_files
 
 
-def check_folder(folder: Path | None, images: Sequence[Path], *, overwrite: bool) -> None:
-    """Whether masks can be written into a folder.
+def checked_folder(folder: Path | None, images: Sequence[Path], *, overwrite: bool) -> Path:
+    """The folder, into which masks of these images can be written.
 
     Raises:
         InputError: there is none, two images have one stem, or a mask is there already.
@@ -26,6 +26,7 @@ def check_folder(folder: Path | None, images: Sequence[Path], *, overwrite: bool
         seen[file.stem] = file
         if folder.exists():
             check_target(_name(folder, file), overwrite=overwrite)
+    return folder
 
 
 def write_masks(said: Iterable[Said], folder: Path, *, overwrite: bool) -> int:
