@@ -291,3 +291,18 @@ def test_a_table_trains_over_processes_bit_for_bit_as_in_one(tmp_path, monkeypat
         assert done.returncode == 0, done.stderr
     a, b = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("one", "two"))
     assert a["test_nll"] == b["test_nll"]
+
+
+def test_a_run_on_a_table_is_diagnosed_and_one_of_values_is_refused(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = "".join(f"{i},{i * i % 17},{'big' if i > 20 else 'small'},{i + 0.5}\n" for i in range(40))
+    Path("t.csv").write_text(f"a,b,size,price\n{rows}")
+    for target in ("size", "price"):
+        small = ["--width", "4", "--blocks", "2", "--epochs", "1", "--batch-size", "8", "--device", "cpu"]
+        assert main(["train", "--data", "t.csv", "--target", target, *small, "--output", target]) == 0
+    assert main(["diagnose", "size"]) == 0
+    found = json.loads(Path("size/diagnosis.json").read_text())
+    assert all(0 <= block["probe"] <= 100 for block in found["blocks"])
+    capsys.readouterr()
+    assert main(["diagnose", "price"]) != 0
+    assert "is asked for values" in capsys.readouterr().err

@@ -48,7 +48,7 @@ def moments():
     """Name -> (where it is called, its name there, whether the fault comes after it)."""
     import torch.distributed as dist
 
-    from blocklocal.parallel import processes, run
+    from blocklocal.parallel import decision, processes, run
     from blocklocal.parallel.address import Address
     from blocklocal.parallel.links import Outbox
     from blocklocal.parallel.relay import SharedCheckpoints
@@ -59,7 +59,7 @@ def moments():
         "connected": (Address, "connect", True),
         "settings": (processes, "_check_same", False),
         "group": (dist, "init_process_group", False),
-        "planning": (plan, "load_data", False),
+        "planning": (decision, "load_data", False),
         "broadcast": (run, "broadcast_decision", False),
         "step": (Stage, "step", False),
         "sent": (Outbox, "send", True),

@@ -57,6 +57,7 @@ ModelName: TypeAlias = Literal[
     "resnet34",
     "resnet50",
     "resnet56",
+    "unet",
     "vgg8b",
 ]
 

@@ -116,7 +116,8 @@ class PredictArguments:
     resize: bool = False
     """Scale and crop images to the size the model takes."""
     output: Path | None = None
-    """Write what is predicted to this file instead: .csv, a row per image, or .json, with all probabilities."""
+    """Write what is predicted to this file instead: .csv, a row per image, or .json, with all probabilities.
+    Where every pixel has a class, a folder: a mask (PNG) for each image."""
     overwrite: bool = False
     """With --output: replace a file that blocklocal did not write."""
     checkpoint: str | None = None

@@ -46,17 +46,24 @@ def compare(arguments: list[str]) -> None:
 def predict(arguments: list[str]) -> None:
     """Class and confidence for image files: of the output, of each block and of the ensemble."""
     from blocklocal.runs.predict import check_suffix, predict_each, predictions_file, rows_of_text
+    from blocklocal.runs.predict_masks import checked_folder, write_masks
     from blocklocal.runs.predict_rows import predict_rows
     from blocklocal.runs.saved import load_facts
 
     given = parse(PredictArguments, arguments, "blocklocal predict")
+    facts = load_facts(given.run)
+    how = {"checkpoint": given.checkpoint, "device": given.device, "trust": given.trust, "visit": given.visit}
+    if facts.predicts_pixels:
+        folder = checked_folder(given.output, given.images, overwrite=given.overwrite)
+        said = predict_each(given.run, given.images, given.resize, **how)
+        print(f"{folder}: {write_masks(said, folder, overwrite=given.overwrite)} masks")
+        return
     if given.output is not None:
         check_suffix(given.output)
         check_target(given.output, overwrite=given.overwrite)
-    reads_rows = load_facts(given.run).kind != "images"
+    reads_rows = facts.kind != "images"
     if reads_rows and len(given.images) != 1:
         raise InputError(f"the run {given.run} reads rows: give one file of them.")
-    how = {"checkpoint": given.checkpoint, "device": given.device, "trust": given.trust, "visit": given.visit}
     if reads_rows:
         each = predict_rows(given.run, given.images[0], **how)
     else:

@@ -58,9 +58,11 @@ def evaluation_lines(split: str, names: "Sequence[str]", result: "Evaluation") -
     """Every block, the ensemble, and all that is known of the output."""
     main = main_of([{f"test_{name}": values for name, values in result.measured.items()}], "test_")
     form = "{:6.2f} %" if main.percent else f"{{:8.{main.digits}f}}"
+    overlap = result.measured.get("mean_iou", [None] * len(names))
     lines = [
         f"{name:32} {'  does not predict' if value is None else form.format(value)}"
-        for name, value in zip(names, result.measured[main.name], strict=True)
+        + ("" if iou is None else f"  mean IoU {iou:6.2f} %")
+        for name, value, iou in zip(names, result.measured[main.name], overlap, strict=True)
     ]
     if main.name in result.combined:
         lines.append(f"{'ensemble':32} {form.format(result.combined[main.name])}")

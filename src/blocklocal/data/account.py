@@ -24,13 +24,23 @@ def line(split: str, images: Images, told: Told, of: int | None = None) -> str:
     """
     channels, height, width = images.pixels.shape[1:]
     count = many(len(images), "image", "images") if of in (None, len(images)) else f"{len(images):,} of {of:,} images"
-    classes = len(images.labels.unique())
-    shape = f"{many(classes, 'class', 'classes')}, {many(channels, 'channel', 'channels')}, {width}x{height}"
+    shape = f"{_asked(images)}, {many(channels, 'channel', 'channels')}, {width}x{height}"
     return "; ".join((f"{split}: {count} from {told.origin}, {shape}", *told.notes))
+
+
+def _asked(images: Images) -> str:
+    if images.labels.dim() == 3:
+        return "a class per pixel"
+    if images.labels.dim() == 2:
+        count, values = images.labels.shape[1], images.labels.is_floating_point()
+        return many(count, "value", "values") if values else many(count, "label", "labels")
+    return many(len(images.labels.unique()), "class", "classes")
 
 
 def without_images(raw: Raw, split: str) -> tuple[str, ...]:
     """A note on the classes of which a split holds no image."""
+    if raw.kind != "classes":
+        return ()
     there = set(raw.splits[split].labels.unique().tolist())
     missing = [name for number, name in enumerate(raw.classes) if number not in there]
     return (f"no image of {few(missing)}",) if missing else ()

@@ -1,4 +1,4 @@
-"""What the samples of a set are asked for: one of several classes, binary labels, or values."""
+"""What the samples of a set are asked for: one of several classes, binary labels, values, or a class per pixel."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from blocklocal.data.names import check_count, few, in_order
 
 UNKNOWN = -100  # a label that is not known, as the targets of a network have it (block.targets.MISSING)
 FEW = 20  # different whole numbers that are classes, unless it is said otherwise
+AnswerKind = Literal["classes", "labels", "values", "pixels"]
 Text = Annotated[str, Meta(max_length=100_000)]
 
 
@@ -28,13 +29,13 @@ class Answers:
     """The targets.
 
     Attributes:
-        kind: "classes" (int64 [N]), "labels" (int64 [N, L], 0 or 1, or -100 where one is not known) or "values"
-            (float32 [N, V]).
+        kind: "classes" (int64 [N]), "labels" (int64 [N, L], 0 or 1, or -100 where one is not known), "values"
+            (float32 [N, V]), or "pixels" (classes as uint8 [N, H, W], 255 where one is not known).
         names: of the classes, or of the columns of labels or values.
         mean, std: of every value in the training part.
     """
 
-    kind: Literal["classes", "labels", "values"]
+    kind: AnswerKind
     names: Annotated[tuple[Text, ...], Meta(min_length=1, max_length=MOST_CLASSES)]
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
@@ -45,6 +46,8 @@ class Answers:
         Raises:
             InputError: all training samples have the same answer.
         """
+        if self.kind == "pixels":
+            return self
         if bool((training == training[:1]).all()):
             what = self.names[int(training[0])] if self.kind == "classes" else training[0].tolist()
             raise InputError(

@@ -11,8 +11,9 @@ from torch import Tensor
 from blocklocal._common.errors import InputError, shown
 from blocklocal._common.seeds import generator
 from blocklocal.data.augment import augmenter
+from blocklocal.data.augment_masks import augmenter_alike
 from blocklocal.data.epochs import Epochs
-from blocklocal.data.images import Images
+from blocklocal.data.images import Images, as_targets
 from blocklocal.data.mix import mixer
 from blocklocal.data.order import Order
 from blocklocal.data.pixel_file import PixelFile
@@ -22,7 +23,7 @@ _LEVELS = 255  # the largest uint8 pixel value, read as 1.0
 
 
 class Batches(Epochs):
-    """Epochs of (x, y): float32 [B, C, H, W], normalised to (pixels / 255 - mean) / std, and int64 [B].
+    """Epochs of (x, y): float32 [B, C, H, W], normalised to (pixels / 255 - mean) / std, and `Images.labels`.
 
     Pixels stay uint8 on `device`; only the current batch is a float. Those in a file (`PixelFile`) stay there, and a
     batch is read while the one before is used: its values are the same.
@@ -37,7 +38,8 @@ class Batches(Epochs):
         images: those without pixels ([N, C, 0, 0]: another process has them) give x without pixels and the labels in
             the same order.
         mean, std: per channel, of pixels in [0, 1].
-        augment: "crop,flip,cutout", see `augmenter`; before normalisation, so what is filled in is black.
+        augment: "crop,flip,cutout", see `augmenter` (of masks `augmenter_alike`); before normalisation, so what is
+            filled in is black.
         mix: "mixup" or "cutmix", see `mixer`: y is then float32 [B, classes], the share of every class.
         classes: their number, where images are mixed.
         share: (i, n) takes the i-th of n equal parts of every batch, i from 0; up to n - 1 images of the last batch are
@@ -72,6 +74,7 @@ class Batches(Epochs):
         self.labels = images.labels.to(device)
         self.order = Order(len(images), batch_size, shuffle, seed, share)
         self.augment = augmenter(augment)
+        self.augment_alike = augmenter_alike(augment) if images.labels.dim() == 3 else None
         self.mix = None if not mix else mixer(mix, self._count(classes, images))
         self.seed = seed
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -82,6 +85,8 @@ class Batches(Epochs):
             raise InputError(f"std must be above 0 in every channel, not {list(std)}.")
 
     def _count(self, classes: int | None, images: Images) -> int:
+        if images.labels.dim() != 1:
+            raise InputError("images are mixed where each has one class, and these are asked for more: leave mix out.")
         if classes is None or int(images.labels.max()) >= classes:
             raise InputError(f"images are mixed, so Batches needs the number of classes, not classes={classes}.")
         if not images.pixels.shape[2]:
@@ -102,12 +107,15 @@ class Batches(Epochs):
 
     def _batch(self, epoch: int, step: int, index: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
         pixels = pixels.to(self.device)
-        if pixels.numel():
-            part = self.order.share[0]
-            named = (self.seed, epoch, step, *((part,) if part else ()))
+        y = self.labels[index.to(self.labels.device)]
+        part = self.order.share[0]
+        named = (self.seed, epoch, step, *((part,) if part else ()))
+        if self.augment_alike is not None:
+            pixels, y = self.augment_alike(pixels, y, generator("augment", *named))
+        elif pixels.numel():
             pixels = self.augment(pixels, generator("augment", *named))
         x = (pixels.float() - self.mean) / self.std
-        y = self.labels[index.to(self.labels.device)]
+        y = as_targets(y)
         if self.mix is not None:
             x, y = self.mix(x, y, generator("mix", self.seed, epoch, step, self.order.share[0]))
         return x.contiguous(memory_format=self.memory_format), y

@@ -103,7 +103,8 @@ def _open(path: Path, on_disk: bool) -> Raw | None:
             pixels = {s: _lying(path, f"{s}_pixels") if on_disk else file.get_tensor(f"{s}_pixels") for s in told}
             splits = {s: Images(pixels[s], file.get_tensor(f"{s}_labels").clone()) for s in told}
         classes, skipped = tuple(json.loads(meta["classes"])), int(meta["skipped"])
-        return Raw(splits["train"], splits["test"], classes, skipped, splits.get("validation"), told)
+        kind, own = meta.get("kind", "classes"), splits.get("validation")
+        return Raw(splits["train"], splits["test"], classes, skipped, own, told, kind)  # type: ignore[arg-type]
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         log.warning("the cache file %s cannot be read (%s); it is made again", path, error)
         return None
@@ -119,7 +120,8 @@ def _lying(path: Path, name: str) -> PixelFile:
 
 def _meta(raw: Raw) -> dict[str, str]:
     told = {split: [each.origin, each.notes] for split, each in raw.told.items()}
-    return {"classes": json.dumps(raw.classes), "skipped": str(raw.skipped), "told": json.dumps(told)}
+    kind = {} if raw.kind == "classes" else {"kind": raw.kind}
+    return {"classes": json.dumps(raw.classes), "skipped": str(raw.skipped), "told": json.dumps(told), **kind}
 
 
 def _finish(draft: Draft, raw: Raw, path: Path | None) -> None:

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 import torch
 
 from blocklocal._common.errors import InputError
+from blocklocal.data.answers import AnswerKind
 from blocklocal.data.decoding import decoded
-from blocklocal.data.images import Images
+from blocklocal.data.images import NO_CLASS, Images
+from blocklocal.data.mask_reading import counted, read_masks
 from blocklocal.data.names import many
 from blocklocal.data.picture import BadImage
 from blocklocal.data.single import TO_COLOUR, Wish
@@ -35,6 +37,7 @@ class Raw:
     Attributes:
         validation: the set's own, where it has one beside a test split.
         told: by name of the split.
+        kind: what the images are asked for.
     """
 
     train: Images
@@ -43,6 +46,7 @@ class Raw:
     skipped: int
     validation: Images | None = None
     told: dict[str, Told] = field(default_factory=dict)
+    kind: AnswerKind = "classes"
 
     @property
     def splits(self) -> dict[str, Images]:
@@ -70,6 +74,7 @@ class ImageDecoder:
         self.shape: tuple[int, ...] = (0, 0)  # height, width
         self.first = ""
         self.skipped = 0
+        self.count = 0  # of the classes of pixels, until they are known
         self.notes: tuple[str, ...] = ()  # on the split decoded last
 
     def split(self, encoded: Encoded, what: str) -> Images:
@@ -100,7 +105,11 @@ class ImageDecoder:
             raise InputError(f"none of the {count} images of {what} can be decoded; the last: {reason}")
         self._settle_mode(stack, changes)
         self.notes = _notes(changes, self.skipped - before)
-        return Images(stack.taken(), encoded.labels[torch.tensor(kept)])
+        if not encoded.masks:
+            return Images(stack.taken(), encoded.labels[torch.tensor(kept)])
+        masks = read_masks([encoded.masks[i] for i in kept], self.image_size, self.shape, self.count)
+        self.count = self.count or counted(masks, what)
+        return Images(stack.taken(), masks)
 
     def _check_size(self, shape: tuple[int, ...], where: str) -> None:
         if not self.first:
@@ -141,8 +150,9 @@ def decode(
 ) -> Raw:
     """Decode every split; the training split comes first and so decides mode and size."""
     total = sum(len(split.labels) for split in source.splits.values())
-    room.classes = source.classes
+    room.classes = source.classes or tuple(map(str, range(NO_CLASS)))
     decoder = ImageDecoder(image_size, skip_bad, room, total, workers)
+    decoder.count = len(source.classes)
     images, told = {}, {}
     for split, encoded in source.splits.items():
         full = {"train": "training"}.get(split, split)
@@ -150,4 +160,5 @@ def decode(
         told[split] = Told(encoded.origin, (*encoded.notes, *decoder.notes))
     if decoder.skipped:
         log.warning("%s: left out %d of %d images that cannot be decoded", name, decoder.skipped, total)
-    return Raw(images["train"], images["test"], source.classes, decoder.skipped, images.get("validation"), told)
+    own, classes = images.get("validation"), source.classes or tuple(map(str, range(decoder.count)))
+    return Raw(images["train"], images["test"], classes, decoder.skipped, own, told, source.kind)

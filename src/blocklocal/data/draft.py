@@ -95,12 +95,13 @@ class Draft:
         self.end = end
 
     def append(self, name: str, values: np.ndarray) -> None:
-        """Write int64 values behind everything else."""
+        """Write values, int64, float32 or uint8, behind everything else."""
         start = self.end + -self.end % 8
         if start > self.end:  # no byte of the file may belong to no tensor
             self.add(f"_fill_{name}", "U8", [start - self.end], self.end, start)
-        self.write(values.astype("<i8").view(np.uint8), start)
-        self.add(name, "I64", [len(values)], start, start + 8 * len(values))
+        self.write(np.ascontiguousarray(values).reshape(-1).view(np.uint8), start)
+        kind = {"int64": "I64", "float32": "F32", "uint8": "U8"}[values.dtype.name]
+        self.add(name, kind, list(values.shape), start, start + values.nbytes)
 
     def finish(self, meta: dict[str, str], path: Path | None) -> None:
         """Write the header and give the file its name; without one it stays readable for who has it open alone.

@@ -5,12 +5,15 @@ The class of an image is the name of the folder it lies in, or what a table of l
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from blocklocal._common.choices import TargetKind
 from blocklocal._common.errors import InputError, shown
 from blocklocal._common.screen import printable
 from blocklocal.data.image_table import Table
+from blocklocal.data.image_targets import with_targets
 from blocklocal.data.listing import Listing, of_splits, of_whole
 from blocklocal.data.names import class_names, few, many
 from blocklocal.data.roles import ROLES, by_role, role_of
@@ -70,8 +73,8 @@ def find_folder(root: Path) -> Source:
     return of_whole(_list_classes(root, name, left, tables), root)
 
 
-def find_listed(path: Path, label: str = "") -> Source:
-    """The images that a table names, given by its own path: see `read_table`.
+def find_listed(path: Path, labels: Sequence[str] = (), kind: TargetKind = "auto") -> Source:
+    """The images that a table names, given by its own path: see `read_table` and `with_targets`.
 
     Paths count from the table's folder, or from a folder `images` beside it.
 
@@ -79,9 +82,12 @@ def find_listed(path: Path, label: str = "") -> Source:
         InputError: the table cannot be used, or a file that it names is not there.
     """
     root = path.resolve().parent
-    table = read_table(path, label)
+    table = read_table(path, labels)
+    columns = tuple(labels) or ((table.label_column,) if kind == "values" else ())
+    table, said = with_targets(table, columns, kind) if columns else (table, "")
     folders = {folder.name: folder for folder in subfolders(root, LeftOut())}
-    return _by_table(root, path.stem, table, folders, LeftOut(), own=True)
+    found = _by_table(root, path.stem, table, folders, LeftOut(), own=True)
+    return replace(found, train=replace(found.train, notes=(*found.train.notes, said))) if said else found
 
 
 def _with_splits(

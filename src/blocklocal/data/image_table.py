@@ -5,12 +5,13 @@ Columns are found by name, in any case: `FILE_COLUMNS` and `LABEL_COLUMNS`; othe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from blocklocal._common.errors import InputError
+from blocklocal.data.answers import Answers
 from blocklocal.data.roles import role_of
 
 FILE_COLUMNS = ("file_name", "filename", "file", "image", "image_name", "image_path", "img", "path", "file_path")
@@ -24,12 +25,16 @@ class Table:
 
     Attributes:
         label: the label column, where somebody has named it.
+        asked: the columns of the targets and what they are, where these are not the names of classes.
+        targets: those of every row then, by its line.
     """
 
     path: Path
     columns: tuple[str, ...]
     rows: list[tuple[int, dict[str, object]]]
     label: str = ""
+    asked: Answers | None = None
+    targets: Mapping[int, Sequence[float]] = field(default_factory=dict)
 
     @cached_property
     def file_column(self) -> str:
@@ -55,7 +60,9 @@ class Table:
         """Whether it names files and, for any of them, a label."""
         if not self.file_column or not self.label_column:
             return False
-        return any(str(cells[self.label_column]).strip() not in self.no_label for _, cells in self.rows)
+        return self.asked is not None or any(
+            str(cells[self.label_column]).strip() not in self.no_label for _, cells in self.rows
+        )
 
     @cached_property
     def roles(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Image sets: uint8 pixels in memory or in a file, integer labels, three splits, and statistics to normalise by."""
+"""Image sets: uint8 pixels in memory or in a file, their targets, three splits, and statistics to normalise by."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ import torch
 from torch import Tensor
 
 from blocklocal._common.errors import InputError
+from blocklocal.data.answers import UNKNOWN, Answers
 from blocklocal.data.pixel_file import PixelFile, Pixels, in_pieces
 
 _LEVELS = 255  # the largest uint8 pixel value, read as 1.0
 _STD_FLOOR = 1 / _LEVELS  # one grey level: a constant channel is normalised to 0, not to infinity
 _CHUNK = 2048  # images summed or hashed at a time, so that it needs little memory
 _DIGEST_BYTES = 16
+_TYPES = {1: (torch.int64,), 2: (torch.int64, torch.float32), 3: (torch.uint8,)}  # of labels, by their dimensions
+NO_CLASS = 255  # in a mask: this pixel has no target
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +28,8 @@ class Images:
 
     Attributes:
         pixels: uint8 [N, C, H, W], a tensor; or a `PixelFile`, which is read where it is indexed.
-        labels: int64 [N].
+        labels: int64 [N], numbers of classes; int64 [N, L], binary labels; float32 [N, V], values; or uint8 [N, H, W],
+            the class of every pixel, `NO_CLASS` where there is none.
 
     Raises:
         InputError: a type or shape is another one.
@@ -38,7 +42,7 @@ class Images:
         if self.pixels.dtype != torch.uint8 or self.pixels.ndim != 4:
             given = f"{self.pixels.dtype} {list(self.pixels.shape)}"
             raise InputError(f"pixels must be torch.uint8 [N, C, H, W], not {given}. Scale to 0..255 and convert them.")
-        if self.labels.dtype != torch.int64 or self.labels.shape != self.pixels.shape[:1]:
+        if self.labels.dtype not in _TYPES.get(self.labels.dim(), ()) or len(self.labels) != len(self.pixels):
             given = f"{self.labels.dtype} {list(self.labels.shape)}"
             raise InputError(f"labels must be torch.int64 [{len(self.pixels)}], one per image, not {given}.")
 
@@ -62,6 +66,7 @@ class ImageSet:
 
     Attributes:
         validation: may have no images.
+        answers: what the images are asked for, where that is not one of the classes; `classes` are then its names.
         mean, std: per channel, of pixels in [0, 1], from the training split alone.
         skipped: number of images that were left out because they could not be decoded.
         account: one line per split: what was read from where, which part it plays, what was left out or changed.
@@ -76,6 +81,7 @@ class ImageSet:
     std: tuple[float, ...]
     skipped: int = 0
     account: tuple[str, ...] = ()
+    answers: Answers | None = None
 
     @property
     def channels(self) -> int:
@@ -99,6 +105,13 @@ class ImageSet:
             name: _digest(images, self.classes)
             for name, images in (("train", self.train), ("validation", self.validation), ("test", self.test))
         }
+
+
+def as_targets(labels: Tensor) -> Tensor:
+    """Labels as a network is asked for them: classes of pixels as int64, -100 where there is none."""
+    if labels.dtype != torch.uint8:
+        return labels
+    return labels.long().masked_fill_(labels == NO_CLASS, UNKNOWN)
 
 
 def channel_statistics(pixels: Pixels) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -125,5 +138,5 @@ def _digest(images: Images, classes: tuple[str, ...]) -> str:
         some = images.subset(slice(start, start + _CHUNK))
         for pixels in in_pieces(some.pixels, _CHUNK):
             digest.update(pixels.contiguous().cpu().numpy().reshape(-1).data)
-        digest.update(some.labels.cpu().numpy().astype("<i8").data)
+        digest.update(some.labels.contiguous().cpu().numpy().reshape(-1).data)
     return digest.hexdigest()

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from blocklocal._common.errors import InputError
+from blocklocal.data.answers import AnswerKind
 from blocklocal.data.names import few
 from blocklocal.data.roles import cast
 from blocklocal.data.source import Encoded, Source, Unlabelled
@@ -23,6 +25,8 @@ class Listing:
         names: the class name of each file.
         classes: the different names in their order.
         tables: the files that the labels were read from.
+        targets: int64 [N, L] or float32 [N, V], where the images are asked for labels or values; `classes` are then
+            the columns of these, and the names say nothing.
     """
 
     files: list[Path]
@@ -31,6 +35,14 @@ class Listing:
     origin: str
     notes: tuple[str, ...] = ()
     tables: tuple[Path, ...] = ()
+    targets: Tensor | None = None
+
+    @property
+    def kind(self) -> AnswerKind:
+        """What the images are asked for."""
+        if self.targets is None:
+            return "classes"
+        return "values" if self.targets.is_floating_point() else "labels"
 
 
 def of_splits(parts: Mapping[str, Listing | Unlabelled], where: Path, missing: str) -> Source:
@@ -51,7 +63,7 @@ def of_splits(parts: Mapping[str, Listing | Unlabelled], where: Path, missing: s
     }
     files = [path for part in parts.values() if isinstance(part, Listing) for path in (*part.files, *part.tables)]
     training, validation, test = cast(encoded, where, missing)
-    return Source(train.classes, training, test, validation, tuple(files))
+    return Source(train.classes, training, test, validation, tuple(files), train.kind)
 
 
 def of_whole(listing: Listing, where: Path) -> Source:
@@ -61,17 +73,19 @@ def of_whole(listing: Listing, where: Path) -> Source:
         InputError: every class has one image only.
     """
     numbers = {name: number for number, name in enumerate(listing.classes)}
-    train, test = stratified([numbers[name] for name in listing.names])
+    train, test = stratified([numbers.get(name, 0) for name in listing.names])
     if not test:
         raise InputError(
             f"{where} has one image per class: nothing is left for a test split. Add images or a test folder."
         )
-    origin = f"{listing.origin} (a fixed fifth of every class; the set has no test split)"
+    share = "a fixed fifth" + (" of every class" if listing.targets is None else "")
+    origin = f"{listing.origin} ({share}; the set has no test split)"
     return Source(
         listing.classes,
         _encoded(listing, train, listing.classes, listing.origin),
         _encoded(listing, test, listing.classes, origin, notes=()),
         files=(*listing.files, *listing.tables),
+        kind=listing.kind,
     )
 
 
@@ -93,5 +107,8 @@ def _encoded(
     def images() -> Iterator[tuple[str, Path]]:
         return ((str(listing.files[i]), listing.files[i]) for i in index)
 
-    labels = torch.tensor([numbers[listing.names[i]] for i in index], dtype=torch.int64)
+    if listing.targets is None:
+        labels = torch.tensor([numbers[listing.names[i]] for i in index], dtype=torch.int64)
+    else:
+        labels = listing.targets[list(index)]
     return Encoded(labels, images, origin, listing.notes if notes is None else notes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from difflib import get_close_matches
@@ -11,8 +11,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from blocklocal._common.choices import ImagesIn
-from blocklocal._common.errors import InputError
+from blocklocal._common.choices import ImagesIn, TargetKind, values
+from blocklocal._common.errors import InputError, unknown
 from blocklocal._common.extras import needs
 from blocklocal._common.ranges import IMAGE_SIZE, check_range, whole
 from blocklocal._common.screen import printable
@@ -23,6 +23,7 @@ from blocklocal.data.digits import read_digits
 from blocklocal.data.folder import find_folder, find_listed
 from blocklocal.data.hub import is_plain, looks_like_hub_name, open_hub
 from blocklocal.data.images import ImageSet
+from blocklocal.data.masks import find_masks, holds_masks
 from blocklocal.data.names import few
 from blocklocal.data.parquet import find_parquet, parquet_files, role_of_file
 from blocklocal.data.scan import holds_images
@@ -49,7 +50,8 @@ def load_images(
     skip_bad: bool = False,
     cache: bool = True,
     cache_dir: Path | None = None,
-    label: str = "",
+    label: str | Sequence[str] = "",
+    target_is: TargetKind = "auto",
     stream: bool = False,
     images_in: ImagesIn = "auto",
     workers: int | None = None,
@@ -75,7 +77,9 @@ def load_images(
         cache_dir: where decoded sets are kept (default: `blocklocal` below $BLOCKLOCAL_CACHE, else $XDG_CACHE_HOME,
             else ~/.cache).
         label: the column of labels in a table of images that is given by its path (a CSV, JSON lines or parquet file
-            with a column of paths beside it); "" for one with a usual name.
+            with a column of paths beside it); "" for one with a usual name. Several are binary labels (0 and 1), or
+            values; one is values where a number in it has a fraction, and else the names of classes.
+        target_is: "classes" or "values", where these columns could be either.
         stream: of a set on the hub, keep the decoded images alone and no copy of what is downloaded.
         images_in: "memory"; "disk", where batches are read from the cache's file; or "auto": in memory where they take
             at most half of what is free. Batches are the same.
@@ -89,9 +93,12 @@ def load_images(
         check_range("image_size", image_size, IMAGE_SIZE)
     if workers is not None:
         check_range("workers", workers, whole(0, 1024))
+    if target_is not in values(TargetKind):
+        raise unknown("target_is", target_is, values(TargetKind))
     if data == "digits":
         return split(read_digits(image_size), data, train_size, validation, test_size, split_seed)
-    name, identity, find = _locate(data, label, stream)
+    labels = ((label,) if label else ()) if isinstance(label, str) else tuple(label)
+    name, identity, find = _locate(data, labels, target_is, stream)
     folder = cache_dir or default_cache_dir()
     room = Room(images_in, folder)
 
@@ -108,9 +115,11 @@ def _read(source: Source, name: str, image_size: int | None, skip_bad: bool, roo
     for split_name, encoded in source.splits.items():
         if not len(encoded.labels):
             raise InputError(f"the {split_name} split of {name} ({encoded.origin}) holds no images. Give it some.")
-    _check_learnable(source.train.labels, source.classes, name)
+    if source.kind == "classes":
+        _check_learnable(source.train.labels, source.classes, name)
     raw = decode(source, name, image_size, skip_bad, room, workers)
-    _check_learnable(raw.train.labels, raw.classes, name)
+    if raw.kind == "classes":
+        _check_learnable(raw.train.labels, raw.classes, name)
     copies = copies_in_training(raw)
     told = {
         each: Told(said.origin, (*said.notes, *without_images(raw, each), *copies[each]))
@@ -131,19 +140,19 @@ def _check_learnable(labels: Tensor, classes: tuple[str, ...], name: str) -> Non
     if len(classes) > len(labels):
         raise InputError(
             f"{name} has {len(classes):,} classes, but only {len(labels):,} training images. "
-            "Is its label column the right one? Give at least one image per class."
+            "Is its label column the right one? Give at least one image per class; for numbers, --target-is values."
         )
 
 
-def _locate(data: str, label: str, stream: bool) -> tuple[str, list, Callable[[], Source]]:
+def _locate(data: str, labels: Sequence[str], kind: TargetKind, stream: bool) -> tuple[str, list, Callable[[], Source]]:
     """(name, what the cache knows the set by, a call that opens it). The hub is asked only when that call is made."""
     path = Path(os.path.expanduser(data))
     if data and os.path.isdir(path):
         source = _find(path)
         return printable(path.resolve().name, lines=False), [file_identity(source.files), source.told()], lambda: source
     if data and names_images(path):
-        source = find_listed(path, label)
-        told = [file_identity(source.files), source.told(), label]
+        source = find_listed(path, labels, kind)
+        told = [file_identity(source.files), source.told(), *(labels or [""])]
         return printable(path.stem, lines=False), told, lambda: source
     if data and os.path.exists(path):
         raise InputError(
@@ -178,6 +187,6 @@ def _find(path: Path) -> Source:
                 f"{path} holds parquet files whose names say no split: {few([each.name for each in files])}. Expected "
                 "names like train-00000-of-00001.parquet and test-00000-of-00001.parquet, or folders train and test."
             )
-        return find_folder(path)
+        return find_masks(path) if holds_masks(path) else find_folder(path)
     except OSError as error:
         raise InputError(f"cannot read {error.filename or path}: {error.strerror}. Check its permissions.") from error

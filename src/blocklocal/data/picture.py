@@ -100,8 +100,8 @@ def to_mode(image: Image, mode: str) -> Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def resize_and_crop(image: Image, size: tuple[int, int]) -> Image:
-    """Scale an image (bilinear) until it just covers `size` (width, height), then cut the centre.
+def resize_and_crop(image: Image, size: tuple[int, int], *, nearest: bool = False) -> Image:
+    """Scale an image (bilinear, or to the `nearest` pixel) until it just covers `size` (width, height), cut the centre.
 
     Raises:
         BadImage: the scaled image would have more than `MAX_PIXELS`.
@@ -118,7 +118,8 @@ def resize_and_crop(image: Image, size: tuple[int, int]) -> Image:
             f"more than {MAX_PIXELS:,} pixels"
         )
     left, top = (width - size[0]) // 2, (height - size[1]) // 2
-    return image.resize((width, height), Resampling.BILINEAR).crop((left, top, left + size[0], top + size[1]))
+    way = Resampling.NEAREST if nearest else Resampling.BILINEAR
+    return image.resize((width, height), way).crop((left, top, left + size[0], top + size[1]))
 
 
 def to_array(image: Image) -> np.ndarray:

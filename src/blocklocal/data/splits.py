@@ -9,6 +9,7 @@ from blocklocal._common.errors import InputError
 from blocklocal._common.ranges import FROM_ONE, check_range
 from blocklocal._common.seeds import generator
 from blocklocal.data.account import line
+from blocklocal.data.answers import Answers
 from blocklocal.data.decode import Raw, Told
 from blocklocal.data.images import Images, ImageSet, channel_statistics
 
@@ -40,7 +41,7 @@ def split(
     are measured on the same images.
 
     Raises:
-        InputError: the set has fewer images than are asked for.
+        InputError: the set has fewer images than are asked for, or all have the same target.
     """
     total, own = len(raw.train), raw.validation is not None
     order = torch.randperm(total, generator=generator("validation split", split_seed))
@@ -54,6 +55,7 @@ def split(
     kept = _own_validation(raw.validation, validation) if raw.validation is not None else raw.train.subset(order[:held])
     test = _subset(raw.test, test_size, "test")
     mean, std = channel_statistics(train.pixels)
+    answers = None if raw.kind == "classes" else Answers(raw.kind, raw.classes).measured(train.labels)
     return ImageSet(
         name=name,
         train=train,
@@ -63,6 +65,7 @@ def split(
         mean=mean,
         std=std,
         skipped=raw.skipped,
+        answers=answers,
         account=(
             line("train", train, raw.told["train"], total),
             _validation_line(raw, kept, split_seed),

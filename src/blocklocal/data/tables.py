@@ -9,6 +9,7 @@ from pathlib import Path
 from blocklocal._common.errors import InputError, shown
 from blocklocal._common.screen import printable
 from blocklocal.data.image_table import Table, inside
+from blocklocal.data.image_targets import targets_of
 from blocklocal.data.listing import Listing
 from blocklocal.data.names import class_names, few, in_order
 from blocklocal.data.roles import role_of
@@ -57,23 +58,26 @@ def list_table(
         missing = "no label in its label column" if table.label_column else "no label column"
         return Unlabelled(origin, f"{table.path.name} has {missing}; its columns are {few(table.columns)}")
     files: dict[Path, str] = {}
+    lines: list[int] = []
     for line, cells in table.rows:
         if role is not None and role_of(table.text(line, cells, table.split_column)) != role:
             continue
         path = _locate(table, line, table.text(line, cells, table.file_column), bases)
         if within is not None and not inside(path, within):
             continue
-        label = table.text(line, cells, table.label_column)
-        if label in table.no_label:
+        label = "" if table.asked else table.text(line, cells, table.label_column)
+        if line not in table.targets if table.asked else label in table.no_label:
             raise InputError(f"{table.path}, line {line}: {path.name} has no label. Give it one, or remove the line.")
         if path in files:
             raise InputError(f"{table.path}, line {line}: {path.name} is named a second time. Keep one of the lines.")
         files[path] = printable(label, lines=False)
+        lines.append(line)
     if not files:
         raise InputError(f"{table.path} names no files of {origin}. Name every image and its label.")
-    classes = class_names(in_order(files.values()), str(table.path))
+    targets = targets_of(table, lines) if table.asked else None
+    classes = table.asked.names if table.asked else class_names(in_order(files.values()), str(table.path))
     left = LeftOut() if role_of_table(table.path) or table.roles else _unnamed(table, files, within)
-    return Listing(list(files), list(files.values()), classes, said, left.notes(), (table.path,))
+    return Listing(list(files), list(files.values()), classes, said, left.notes(), (table.path,), targets)
 
 
 def role_of_table(path: Path) -> str | None:

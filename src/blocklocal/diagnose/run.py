@@ -11,7 +11,8 @@ from torch import Tensor
 from blocklocal._common.errors import InputError
 from blocklocal._common.files import write_text
 from blocklocal._common.ranges import FROM_ONE, check_range
-from blocklocal.data import Batches, Images, ImageSet
+from blocklocal.data import Batches, Images
+from blocklocal.data.samples import SampleBatches, Samples
 from blocklocal.diagnose.diagnosis import Diagnosis, Messages, assemble
 from blocklocal.diagnose.gradients import gradient_cosines
 from blocklocal.diagnose.hints import find_hints
@@ -33,13 +34,14 @@ from blocklocal.diagnose.references import (
 from blocklocal.diagnose.streamed import Following, measure_streamed, nothing, streamed_cosines
 from blocklocal.network.network import BlockLocal
 from blocklocal.report.table import BACKPROP
-from blocklocal.runs.build import DatasetInfo, evaluation_batches, load_data, training_batches
+from blocklocal.runs.build import AnyBatches, AnySet, DatasetInfo, evaluation_batches, load_data, training_batches
 from blocklocal.runs.origin import load_settings
 from blocklocal.runs.run import check_facts
 from blocklocal.streaming.cache import FileCache
 from blocklocal.streaming.settings import VISIT
 from blocklocal.streaming.streamed import Streamed
 
+_ASKED = {"labels": "binary labels", "values": "values", "pixels": "a class per pixel"}
 HELD_SHARE = 5  # one image in so many is held out, where the run has no validation split
 
 
@@ -49,10 +51,10 @@ def silent(line: str) -> None:
 
 @dataclass(frozen=True)
 class Pieces:
-    """The images that probes are fitted on and scored on, and the split that the latter are from."""
+    """The images (or rows) that probes are fitted on and scored on, and the split that the latter are from."""
 
-    fit: Images
-    held: Images
+    fit: Images | Samples
+    held: Images | Samples
     split: str
 
 
@@ -91,9 +93,12 @@ def diagnose_run(
         check_range("visit", visit, VISIT)
     run, left_out = open_run(folder, checkpoint, device, trust=trust, visit=visit), list[str]()
     other = _other(run, against, device, say, trust, left_out)
+    if run.facts.answers is not None and run.facts.answers.kind != "classes":
+        raise InputError(
+            f"a diagnosis fits linear probes of one class per sample, and the run {folder} is asked for "
+            f"{_ASKED[run.facts.answers.kind]}."
+        )
     data = load_data(run.config)
-    if not isinstance(data, ImageSet):
-        raise InputError(f"diagnose looks at images, and the run {folder} was trained on {run.facts.kind}.")
     check_facts(DatasetInfo.of(data), folder, run.config)
     pieces = choose_images(data, images)
     say(f"{run.checkpoint.name} of {folder}: gradients of {batches} batches, then each network on the images.")
@@ -127,13 +132,13 @@ def write_diagnosis(diagnosis: Diagnosis, folder: Path) -> list[Path]:
     return paths
 
 
-def choose_images(data: ImageSet, count: int) -> Pieces:
+def choose_images(data: AnySet, count: int) -> Pieces:
     """At most `count` training and validation images; see `diagnose_run`.
 
     Raises:
         InputError: there are too few training images to hold some out, and no validation split.
     """
-    fit = data.train.subset(slice(0, count))
+    fit: Images | Samples = data.train.subset(slice(0, count))
     if len(data.validation):
         return Pieces(fit, data.validation.subset(slice(0, count)), "validation")
     held = len(fit) // HELD_SHARE
@@ -204,8 +209,12 @@ def _look(run: Opened, frozen: BlockLocal | Streamed, other: Opened | None, piec
     return [None if network is None else look(network) for network in networks]
 
 
-def _statistics(run: Opened, images: Images) -> Batches:
+def _statistics(run: Opened, images: Images | Samples) -> AnyBatches:
     """Training batches of these images, without augmentation."""
+    if isinstance(images, Samples):
+        known = (run.facts.mean, run.facts.std) if run.facts.kind == "series" else ((), ())
+        size, device = run.config.data.batch_size, run.network.device
+        return SampleBatches(images, batch_size=size, mean=known[0], std=known[1], shuffle=True, device=device)
     return Batches(
         images,
         batch_size=run.config.data.batch_size,

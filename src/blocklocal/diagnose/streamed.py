@@ -19,7 +19,6 @@ from blocklocal._common.seeds import seeded
 from blocklocal.block.learner import BlockLearner
 from blocklocal.block.objectives import mixing
 from blocklocal.block.step import StepContext
-from blocklocal.data import Batches
 from blocklocal.diagnose.gradients import cosine, weights_of
 from blocklocal.diagnose.measure import Measured, Pairs, Seen, mean_image, measured
 from blocklocal.diagnose.outputs import as_read, check_output
@@ -27,6 +26,7 @@ from blocklocal.diagnose.references import mean_statistics
 from blocklocal.families import Family
 from blocklocal.report.table import mean
 from blocklocal.rules.base import Batch
+from blocklocal.runs.build import AnyBatches
 from blocklocal.streaming.cache import Cache
 from blocklocal.streaming.ends import Ends
 from blocklocal.streaming.streamed import Streamed
@@ -208,7 +208,7 @@ class Following:
         cache: takes what a block gives for all of them.
     """
 
-    def __init__(self, network: Streamed, batches: Batches, cache: Cache):
+    def __init__(self, network: Streamed, batches: AnyBatches, cache: Cache):
         self.network, self.batches, self.cache = network, batches, cache
 
     @torch.no_grad()

@@ -244,6 +244,8 @@ def _place(
     if config.machine.channels_last and x.dim() == 4:
         x = x.contiguous(memory_format=torch.channels_last)
     y = torch.randint(len(facts.classes), (size,), device=device)
+    if facts.predicts_pixels:
+        y = torch.randint(len(facts.classes), (size, facts.height, facts.width), device=device)
     if facts.predicts_labels:
         y = torch.randint(2, (size, len(facts.classes)), device=device)
     if facts.predicts_values:

@@ -338,7 +338,7 @@ def _data(config: Config, decision: Decision, stage: Linked) -> AnySet:
             )
         return data
     f = decision.facts
-    if f.answers is not None:
+    if f.kind != "images" and f.answers is not None:
         known = (f.mean, f.std) if f.kind == "series" else ((), ())
         empty = {name: Samples(torch.empty(len(y), 0), y) for name, y in decision.labels.items()}
         return SampleSet(
@@ -355,7 +355,14 @@ def _data(config: Config, decision: Decision, stage: Linked) -> AnySet:
         name: Images(torch.empty(len(y), f.channels, 0, 0, dtype=torch.uint8), y) for name, y in decision.labels.items()
     }
     return ImageSet(
-        decision.name, classes=f.classes, mean=f.mean, std=f.std, skipped=decision.skipped, account=(), **blank
+        decision.name,
+        classes=f.classes,
+        mean=f.mean,
+        std=f.std,
+        skipped=decision.skipped,
+        account=(),
+        answers=f.answers,
+        **blank,
     )
 
 

@@ -6,6 +6,7 @@ from blocklocal.report.table import NOTHING, condition, mean_spread, number
 
 FIGURES = (
     ("test_top1", "test top-1", 1, " %"),
+    ("test_mean_iou", "test mean IoU", 1, " %"),
     ("test_rmse", "test RMSE", 3, ""),
     ("combined_test_rmse", "ensemble of all blocks, test RMSE", 3, ""),
     ("test_mae", "test MAE", 3, ""),

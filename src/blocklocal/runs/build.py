@@ -20,7 +20,7 @@ from blocklocal.data.answers import Answers
 from blocklocal.data.arrays import is_arrays, load_arrays
 from blocklocal.data.batches import per_channel
 from blocklocal.data.features import Features
-from blocklocal.data.names import few
+from blocklocal.data.images import as_targets
 from blocklocal.data.samples import SampleBatches, Samples, SampleSet
 from blocklocal.data.table_reading import names_images
 from blocklocal.data.table_set import load_table
@@ -45,6 +45,7 @@ S = TypeVar("S", bound=Streamed)
 AnySet: TypeAlias = ImageSet | SampleSet
 AnyBatches: TypeAlias = Batches | SampleBatches
 EVALUATION_BATCH = 500
+EVALUATION_PIXELS = 2**20  # of a batch, where each is asked for its class
 ROWS: dict[str, Any] = {"optimizer": "adamw", "lr": 3e-3}  # how rows of tables and series are trained
 MEASURE_BATCH = 32  # images for measuring the cost of pieces
 Side = Annotated[int, Meta(ge=1, le=100_000)]
@@ -72,7 +73,7 @@ class DatasetInfo:
     @classmethod
     def of(cls, data: AnySet) -> "DatasetInfo":
         if isinstance(data, ImageSet):
-            return cls(data.classes, data.channels, data.height, data.width, data.mean, data.std)
+            return cls(data.classes, data.channels, data.height, data.width, data.mean, data.std, answers=data.answers)
         if data.features is not None:
             width = data.shape[0]
             return cls(data.classes, 1, 1, width, (0.0,), (1.0,), "table", data.answers, data.features)
@@ -95,6 +96,11 @@ class DatasetInfo:
         """Whether `classes` are the names of binary labels."""
         return self.answers is not None and self.answers.kind == "labels"
 
+    @property
+    def predicts_pixels(self) -> bool:
+        """Whether every pixel has one of the classes."""
+        return self.answers is not None and self.answers.kind == "pixels"
+
     def asked(self) -> dict[str, Any]:
         """What a network is asked for, as `BlockLocal` takes it."""
         if self.predicts_values and self.answers is not None:
@@ -113,7 +119,7 @@ class DatasetInfo:
             if config.data.class_weights:
                 raise InputError("class_weights are for classes, and the target holds none: leave them out.")
             return self
-        weights = class_weights_of(config.data.class_weights, data.train.labels, len(self.classes))
+        weights = class_weights_of(config.data.class_weights, as_targets(data.train.labels), len(self.classes))
         return replace(self, class_weights=weights)
 
     def flat(self) -> dict[str, Any]:
@@ -134,8 +140,6 @@ def load_data(config: Config) -> AnySet:
             split_seed=d.split_seed,
         )
     listed = names_images(Path(d.data).expanduser())
-    if listed and len(d.target) > 1:
-        raise InputError(f"images have one label column, and --target names {few(d.target)}: give one of them.")
     if d.target and not listed:
         return load_table(
             d.data,
@@ -155,7 +159,8 @@ def load_data(config: Config) -> AnySet:
         image_size=d.image_size,
         split_seed=d.split_seed,
         skip_bad=d.skip_bad,
-        label=d.target[0] if d.target else "",
+        label=d.target,
+        target_is=d.target_is,
         stream=d.stream,
         images_in=d.images_in,
     )
@@ -326,7 +331,7 @@ def plain_model(config: Config, facts: DatasetInfo) -> nn.Module:
 
 def suited(config: Config, facts: DatasetInfo) -> Config:
     """The settings with what is usual for such data, where they have the usual model or optimiser of images."""
-    usual = {"table": "mlp", "series": "conv1d"}.get(facts.kind)
+    usual = "unet" if facts.predicts_pixels else {"table": "mlp", "series": "conv1d"}.get(facts.kind)
     if usual is None:
         return config
     o = config.optimisation
@@ -422,9 +427,10 @@ def evaluation_batches(
     if isinstance(images, Samples):
         known = (facts.mean, facts.std) if facts.kind == "series" else ((), ())
         return SampleBatches(images, batch_size=EVALUATION_BATCH, mean=known[0], std=known[1], device=device)
+    size = min(EVALUATION_BATCH, max(1, EVALUATION_PIXELS // (facts.height * facts.width)))
     return Batches(
         images,
-        batch_size=EVALUATION_BATCH,
+        batch_size=size if facts.predicts_pixels else EVALUATION_BATCH,
         mean=facts.mean,
         std=facts.std,
         device=device,

@@ -38,7 +38,7 @@ def conclude(session: RunContext, folder: Path, trainer: Trainer) -> dict[str, A
 def show(session: RunContext, folder: Path) -> None:
     """Write examples and report of a run whose result is there."""
     data = session.data
-    if isinstance(data, ImageSet):
+    if isinstance(data, ImageSet) and data.answers is None:
         with only_shows("the examples of the report", folder):
             examples = choose_examples(
                 session.network, data, lambda pixels: normalise(pixels.to(session.device), session.facts)

@@ -65,8 +65,8 @@ class Data:
     """What is learned."""
 
     data: str = "digits"
-    """digits (embedded), a folder of images or parquet files, a name on the hub (ylecun/mnist, owner/name:config), a
-    table (--target), or arrays (.npy, .npz)."""
+    """digits (embedded), a folder of images (and masks) or parquet files, a name on the hub (ylecun/mnist,
+    owner/name:config), a table (--target), or arrays (.npy, .npz)."""
     train_size: int | None = None
     """Training images to use; default: all that the validation split leaves."""
     validation: float = 0.1
@@ -90,7 +90,8 @@ class Data:
     """Leave out images that cannot be decoded (counted) instead of stopping."""
     target: tuple[str, ...] = ()
     """Of a table (a CSV or parquet file, or a folder of train.csv and test.csv): the column to predict, or several
-    columns of numbers. Of arrays in a file: the name of the array of labels, where it is not called y."""
+    columns of numbers; of a table of images too. Of arrays in a file: the name of the array of labels, where it is not
+    called y."""
     target_is: TargetKind = "auto"
     """classes, values, or auto: values for numbers other than a few different whole ones."""
     categories: tuple[str, ...] = ()
