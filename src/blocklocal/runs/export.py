@@ -95,7 +95,16 @@ def _measured(run: Path, network: BlockLocal) -> list[str]:
     table = [f"| {name} | {score:.{digits}f} |" for name, score in rows if score is not None]
     said = f"Measured on {result['test_size']} test samples, seed {result['seed']}, torch {result['torch']}."
     heading = "accuracy, %" if main is TOP1 else main.heading
-    return ["## Measured", "", said, *_certainty(result), "", f"| prediction | test {heading} |", "| --- | ---: |", *table]
+    return [
+        "## Measured",
+        "",
+        said,
+        *_certainty(result),
+        "",
+        f"| prediction | test {heading} |",
+        "| --- | ---: |",
+        *table,
+    ]
 
 
 def _certainty(result: dict[str, Any]) -> list[str]:
