@@ -103,6 +103,11 @@ def test_an_option_without_a_value(tmp_path):
     assert_refused(train(tmp_path, "--model-options", "depth"), "--model-options", folder=tmp_path)
 
 
+@pytest.mark.parametrize("option", ["image_size", "classes"])
+def test_an_option_of_the_model_that_the_run_gives_by_itself_is_refused(tmp_path, option):
+    assert_refused(train(tmp_path, "--model-options", option, "8"), f"--model-options {option}", folder=tmp_path)
+
+
 def test_settings_that_exclude_each_other(tmp_path):
     said = train(tmp_path, objective="printed-eq8", family="gaussian")
     assert_refused(said, "defined for family='bernoulli' alone, not 'gaussian'", folder=tmp_path)

@@ -458,3 +458,49 @@ def test_what_is_no_dense_tensor_is_named(x):
     network = BlockLocal(split(model, blocks=2), classes=3)
     with pytest.raises(InputError, match=r"x\['image'\] of shape .* not dict|to_dense"):
         network.step(x, torch.tensor([0, 1, 2, 0]))
+
+
+def tokens_and_labels(count=4, length=6):
+    class Words(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.hidden, self.head = nn.Embedding(9, 8), nn.Linear(8, 8), nn.Linear(8, 9)
+
+        def units(self):
+            return [("table", First(self.table)), ("hidden", self.hidden), ("head", self.head)]
+
+        def forward(self, input_ids):
+            return self.head(self.hidden(self.table(input_ids)))
+
+    class First(nn.Module):
+        def __init__(self, table):
+            super().__init__()
+            self.table = table
+
+        def forward(self, x):
+            return self.table(x["input_ids"] if isinstance(x, dict) else x)
+
+    tokens = torch.randint(9, (count, length), generator=torch.Generator().manual_seed(0))
+    return BlockLocal(split(Words(), 3), classes=9, readout=0), tokens
+
+
+def test_labels_that_are_the_tokens_themselves_are_refused_before_a_network_learns_to_copy():
+    network, tokens = tokens_and_labels()
+    padded = tokens.clone()
+    padded[:, -1] = -100
+    for y in (tokens, padded):
+        before = state(network)
+        with pytest.raises(InputError, match=r"learn to copy.*labels\[:, :-1\] = labels\[:, 1:\]"):
+            network.step({"input_ids": tokens}, y)
+        assert same(before, state(network))
+
+
+@pytest.mark.parametrize("kept", [3, 24])
+def test_labels_of_the_next_token_and_a_few_tokens_that_a_mask_left_as_they_are_are_taken(kept):
+    network, tokens = tokens_and_labels()
+    y = torch.full_like(tokens, -100)
+    if kept == 3:
+        y[0, :3] = tokens[0, :3]
+    else:
+        y[:, :-1] = tokens[:, 1:]
+    network.step({"input_ids": tokens}, y)

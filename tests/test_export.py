@@ -87,3 +87,24 @@ def test_a_run_is_exported_with_its_measured_table(tmp_path):
     assert all(f"| {score:.2f} |" in card for score in result["block_test_top1"])
     assert_refused(cli("export", run, "--to", out), "holds other things")
     assert_refused(cli("export", tmp_path / "none", "--to", tmp_path / "new"), "none", folder=tmp_path / "new")
+
+
+def test_a_run_on_a_table_of_values_is_exported_with_its_errors_and_the_call_that_builds_it(tmp_path):
+    rows = [f"{i % 7},{'ab'[i % 2]},{1.5 * (i % 7) + i % 2}" for i in range(60)]
+    (tmp_path / "t.csv").write_text("\n".join(["n,kind,price", *rows]) + "\n")
+    run, out = tmp_path / "run", tmp_path / "exported"
+    done = cli(
+        *("train", "--data", tmp_path / "t.csv", "--target", "price", "--target-is", "values"),
+        *("--blocks", 2, "--width", 8, "--epochs", 1, "--output", run),
+    )
+    assert done.status == 0, done.text
+    said = cli("export", run, "--to", out)
+    assert said.status == 0, said.text
+    card, result = (out / "README.md").read_text(), summary(run)
+    assert f"| output | {result['test_rmse']:.3f} |" in card
+    assert "tabular-regression" in card
+    assert "mage" not in card
+    call = next(line for line in card.splitlines() if line.startswith("blocklocal.build_model("))
+    plain = eval(call, {"blocklocal": bl})
+    load_model(plain, out / "model.safetensors")
+    assert same(dict(plain.state_dict()), dict(bl.load(run).to_plain().state_dict()))

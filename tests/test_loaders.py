@@ -33,6 +33,7 @@ def fit(train, validation=None, epochs=2, **settings):
 
 WRONG = {
     "dict": ({"image": X, "label": Y}, "a dict with the keys image, label. .*collate_fn"),
+    "text among them": ({"x": X, "labels": Y, "text": ["a", "b"]}, "of which text is a list and no tensor"),
     "other mapping": (UserDict(image=X, label=Y), "a UserDict with the keys image, label"),
     "three values": ((X, Y, torch.arange(16)), r"a tuple of 3 values \(Tensor, Tensor, Tensor\)"),
     "one value": ([X], r"a list of 1 values \(Tensor\)"),

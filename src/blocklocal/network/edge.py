@@ -12,13 +12,15 @@ from torch import Tensor, nn
 
 from blocklocal._common.errors import InputError
 from blocklocal._common.message import Input, as_input, lead, map_message, named_tensors, tensors_of
-from blocklocal.block.target import Asked, Target, Targets, Wanted, values_of, with_weight
+from blocklocal.block.target import MISSING, Asked, Target, Targets, Wanted, values_of, with_weight
 
 XY = tuple[Input, Asked]  # a batch: the input, and the targets in the form that losses take
 Loaded = tuple[Input, Wanted] | tuple[Input, Wanted, Tensor] | Mapping[str, Any]
 """What a loader may give: (x, y), with a weight per sample, or tensors by name."""
 
 LABELS = "labels"  # the targets in a batch by name, as Hugging Face libraries give them
+_TOKENS = "input_ids"  # the tokens in such a batch
+_ENOUGH = 8  # positions that are asked for their own token: more than a masked language model leaves by chance
 
 
 def pair(batch: object) -> XY:
@@ -66,13 +68,20 @@ def _is_wanted(y: object) -> TypeGuard[Wanted]:
 
 def _came(batch: object) -> str:
     if isinstance(batch, Mapping):
-        return f"a {type(batch).__name__} with the keys {', '.join(map(str, batch))}"
+        others = [f"{key} is {_kind(value)}" for key, value in batch.items() if not isinstance(value, Tensor)]
+        said = f"a {type(batch).__name__} with the keys {', '.join(map(str, batch))}"
+        return said + (f", of which {', '.join(others)}" if others else "")
     if isinstance(batch, Tensor):
         return f"one tensor of shape {list(batch.shape)}"
     if not isinstance(batch, tuple | list):
         return "None" if batch is None else f"one {type(batch).__name__}"
     kinds = ", ".join(type(each).__name__ for each in batch[:5])
     return f"a {type(batch).__name__} of {len(batch)} values" + (f" ({kinds})" if batch else "")
+
+
+def _kind(value: object) -> str:
+    """What stands in the place of a tensor: None, or a value of a type."""
+    return "None" if value is None else f"a {type(value).__name__} and no tensor"
 
 
 def check_tensor(name: str, t: object, device: torch.device) -> None:
@@ -152,9 +161,24 @@ def check_batch(x: Input, y: Asked, targets: Targets, device: torch.device, *, f
         )
     if first or not asked.is_cuda:
         targets.check(asked)
+        _check_not_its_own_tokens(x, values_of(asked))
     if reads and (first or not lead(x).is_cuda):
         check_finite(x)
     return map_message(_usable, x), asked.map(_usable) if isinstance(asked, Target) else _usable(asked)
+
+
+def _check_not_its_own_tokens(x: Input, y: Tensor) -> None:
+    """Refuse labels that Hugging Face's collators leave to be shifted inside the model: here nothing shifts them."""
+    tokens = x.get(_TOKENS) if isinstance(x, Mapping) else None
+    if not isinstance(tokens, Tensor) or tokens.shape != y.shape or y.is_floating_point():
+        return
+    known = y != MISSING
+    if int(known.sum()) >= _ENOUGH and bool((tokens[known] == y[known]).all()):
+        raise InputError(
+            f"every target is the token of {_TOKENS} at the same position, so the network would learn to copy. To "
+            f"predict the next token, give labels that are shifted: labels[:, :-1] = labels[:, 1:].clone(), and "
+            f"labels[:, -1] = {MISSING}. (Hugging Face's collators leave that to the model, whose own loss is not used.)"
+        )
 
 
 def check_asked(y: object, targets: Targets, device: torch.device) -> Asked:

@@ -308,6 +308,7 @@ def plain_model(config: Config, facts: DatasetInfo) -> nn.Module:
     """The module that a configuration names, not cut yet."""
     m = config.model
     options: dict[str, Any] = {name: _option(value) for name, value in m.model_options.items()}
+    _check_options(config, facts)
     options["classes"] = len(facts.classes)
     images: dict[str, Any] = {"channels": facts.channels, "image_size": (facts.height, facts.width)}
     if is_named(m.model):
@@ -327,6 +328,19 @@ def plain_model(config: Config, facts: DatasetInfo) -> nn.Module:
         model = build_model(m.model, width=m.width, **shape, **options)
     freeze(model, m.freeze)
     return model
+
+
+def _check_options(config: Config, facts: DatasetInfo) -> None:
+    """Refuse among the model's options what a run gives by itself."""
+    named, of_data = is_named(config.model.model), "it is that of the data"
+    given = {"classes": of_data, **({"pretrained": "give --pretrained"} if named else {"width": "give --width"})}
+    if facts.kind == "images":
+        given = {**given, "channels": of_data, "image_size": "give --image-size"}
+    else:
+        given = {**given, "input_shape": of_data, "categories": of_data}
+    twice = next((name for name in config.model.model_options if name in given), None)
+    if twice is not None:
+        raise InputError(f"--model-options {twice} is given by the run itself: leave it out; {given[twice]}.")
 
 
 def suited(config: Config, facts: DatasetInfo) -> Config:

@@ -5,6 +5,7 @@ from typing import Any
 
 from blocklocal._common.errors import InputError
 from blocklocal._common.files import is_there
+from blocklocal._common.measures import TOP1, main_of
 from blocklocal.models.file import is_reference
 from blocklocal.network.network import BlockLocal
 from blocklocal.network.pretrained import HOW_TO_LOAD, model_card
@@ -53,29 +54,66 @@ def _card(run: Path, config: Config, facts: DatasetInfo, network: BlockLocal) ->
         "",
         *_build(config, facts),
         "",
-        f"Classes: {', '.join(facts.classes)}. Images are {facts.channels}x{facts.height}x{facts.width}; pixels from 0 "
-        "to 255 minus `mean`, divided by `std`, which are in config.json.",
+        *_inputs(facts),
     ]
-    return model_card(f"{m.model} on {config.data.data}", lines, [learning.rule, "image-classification"])
+    return model_card(f"{m.model} on {config.data.data}", lines, [learning.rule, _task(facts)])
+
+
+def _task(facts: DatasetInfo) -> str:
+    """The tag by which the hub sorts models."""
+    kind = {"images": "image", "table": "tabular"}.get(facts.kind, "time-series")
+    return f"{kind}-{'regression' if facts.predicts_values else 'classification'}"
+
+
+def _inputs(facts: DatasetInfo) -> list[str]:
+    """What the model reads and gives, each a sentence."""
+    called = "Values" if facts.predicts_values else "Labels" if facts.predicts_labels else "Classes"
+    read = {
+        "images": f"Images are {facts.channels}x{facts.height}x{facts.width}; pixels from 0 to 255 minus `mean`, "
+        "divided by `std`, which are in config.json.",
+        "table": f"A row is {facts.width} numbers, made of the table's columns as `features` in config.json says.",
+        "series": f"A series has {facts.channels} channels and {facts.width} steps; each channel minus `mean`, divided "
+        "by `std`, which are in config.json.",
+    }
+    said = [f"{called}: {', '.join(facts.classes)}. {read[facts.kind]}"]
+    if facts.predicts_values:
+        said += ["", "A value is the output times `std` plus `mean` of `answers` in config.json."]
+    return said
 
 
 def _measured(run: Path, network: BlockLocal) -> list[str]:
     """The table of the run's result."""
     if not is_there(run / SUMMARY):
-        return ["The run is not finished, so nothing has been measured on test images."]
+        return ["The run is not finished, so nothing has been measured on the test split."]
     result = read_summary(run)
+    main = main_of([result], "test_")
     names = block_names(network)
-    scores = result["block_test_top1"]
+    scores = result[f"block_test_{main.name}"]
     names = names if len(names) == len(scores) else names[-len(scores) :]
     rows = [(f"block {name}", score) for name, score in zip(names, scores, strict=True)]
-    rows += [("all blocks together", result["combined_test_top1"]), ("output", result["test_top1"])]
-    table = [f"| {name} | {score:.2f} |" for name, score in rows if score is not None]
-    said = f"Measured on {result['test_size']} test images, seed {result['seed']}, torch {result['torch']}."
-    more = [
-        f"Negative log-likelihood {result['test_nll']:.4f} nats"
-        + ("." if result["test_ece"] is None else f"; calibration error {result['test_ece']:.4f}.")
+    rows += [("all blocks together", result[f"combined_test_{main.name}"]), ("output", result[f"test_{main.name}"])]
+    digits = max(main.digits, 2)
+    table = [f"| {name} | {score:.{digits}f} |" for name, score in rows if score is not None]
+    said = f"Measured on {result['test_size']} test samples, seed {result['seed']}, torch {result['torch']}."
+    heading = "accuracy, %" if main is TOP1 else main.heading
+    return [
+        "## Measured",
+        "",
+        said,
+        *_certainty(result),
+        "",
+        f"| prediction | test {heading} |",
+        "| --- | ---: |",
+        *table,
     ]
-    return ["## Measured", "", said, *more, "", "| prediction | test accuracy, % |", "| --- | ---: |", *table]
+
+
+def _certainty(result: dict[str, Any]) -> list[str]:
+    """Of classes and labels, what their probabilities are worth; of values nothing."""
+    if result["test_top1"] is None or result["test_nll"] is None:
+        return []
+    error = "." if result["test_ece"] is None else f"; calibration error {result['test_ece']:.4f}."
+    return [f"Negative log-likelihood {result['test_nll']:.4f} nats{error}"]
 
 
 def _build(config: Config, facts: DatasetInfo) -> list[str]:
@@ -85,6 +123,9 @@ def _build(config: Config, facts: DatasetInfo) -> list[str]:
         return [f"The module is made by `{m.model.rpartition(':')[2]}` of the run's own code."]
     options = "".join(f", {name}={value!r}" for name, value in m.model_options.items())
     width = "" if m.width is None else f", width={m.width}"
-    size = f"image_size=({facts.height}, {facts.width})"
-    call = f"classes={len(facts.classes)}, channels={facts.channels}, {size}{width}{options}"
+    images = f"channels={facts.channels}, image_size=({facts.height}, {facts.width})"
+    shape = images if facts.kind == "images" else f"input_shape={facts.shape}"
+    if facts.features is not None and facts.features.sizes:
+        shape += f", categories={facts.features.sizes}"
+    call = f"classes={len(facts.classes)}, {shape}{width}{options}"
     return ["The module is", "", "```python", f'blocklocal.build_model("{m.model}", {call})', "```"]
