@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from blocklocal._common.measures import TOP1
 from blocklocal.report.drawing import own_style
 from blocklocal.report.plots import FIXED, dot_plot
 from blocklocal.report.table import mean
@@ -39,6 +40,7 @@ def _dots(line: Line) -> dict[str, Any]:
     return {
         "label": line.label,
         "rule": line.method,
+        "measure": TOP1,
         "tests": tests,
         "test_mean": mean(tests),
         "test_deviation": statistics.stdev(tests) if len(tests) > 1 else None,

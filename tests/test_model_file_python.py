@@ -278,7 +278,7 @@ def test_weights_that_were_returned_before_are_refused(tmp_path, monkeypatch):
 def source(body: str, made: str = "Net()") -> str:
     return (
         "from __future__ import annotations\nfrom dataclasses import dataclass\nimport torch\nfrom torch import nn\n"
-        "@dataclass\nclass Output:\n    logits: object\n"
+        "@dataclass\nclass Output:\n    one: object\n    other: object\n"
         "class Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
         "        self.a, self.b = nn.Linear(64, 8), nn.Linear(8, 10)\n"
         f"    def forward(self, x):\n        y = self.b(torch.relu(self.a(x.flatten(1))))\n        return {body}\n"
@@ -291,8 +291,8 @@ class TestCommandLine:
         ("body", "made", "words"),
         [
             ("y, y", "Net()", ("one tensor", "tuple")),
-            ("{'logits': y}", "Net()", ("one tensor", "dict")),
-            ("Output(y)", "Net()", ("one tensor", "Output")),
+            ("{'one': y, 'other': y}", "Net()", ("one tensor", "dict with the tensors one, other")),
+            ("Output(y, y)", "Net()", ("one tensor", "Output with the tensors one, other")),
             ("None", "Net()", ("one tensor", "NoneType")),
             ("y", "Net().double()", ("torch.float64", "model.float()")),
             ("y", "Net().half()", ("torch.float16", "model.float()")),

@@ -49,8 +49,10 @@ def predict(arguments: list[str]) -> None:
     from blocklocal.runs.predict_masks import checked_folder, write_masks
     from blocklocal.runs.predict_rows import predict_rows
     from blocklocal.runs.saved import load_facts
+    from blocklocal.schemas.run import check_run_folder
 
     given = parse(PredictArguments, arguments, "blocklocal predict")
+    check_run_folder(given.run)
     facts = load_facts(given.run)
     how = {"checkpoint": given.checkpoint, "device": given.device, "trust": given.trust, "visit": given.visit}
     if facts.predicts_pixels:

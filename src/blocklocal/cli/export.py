@@ -27,7 +27,7 @@ class ExportArguments:
 
 
 def export(arguments: list[str]) -> None:
-    """Write a run's model."""
+    """Write the trained model of a run as a folder for others, with a model card."""
     from blocklocal.runs.export import export_run
 
     given = parse(ExportArguments, arguments, "blocklocal export")
