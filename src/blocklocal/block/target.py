@@ -158,8 +158,8 @@ class Targets(ABC):
     def check(self, target: Asked) -> None:
         """Refuse targets that cannot be right."""
 
-    def answer(self, output: torch.Size) -> torch.Size:
-        """The shape of the answer to these targets, [B, …]: the output's own, or one per sample."""
+    def prediction_shape(self, output: torch.Size) -> torch.Size:
+        """The shape of what is predicted for these targets, [B, …]: the output's own, or one per sample."""
         return torch.Size((output[0], self.count)) if self.hidden else output
 
     @abstractmethod

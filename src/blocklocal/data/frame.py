@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -152,8 +151,3 @@ def _check_header(header: str, separator: str, path: Path) -> None:
 def looks_like_number(text: str) -> bool:
     """Whether a cell can be read as a number."""
     return _NUMBER.fullmatch(text) is not None
-
-
-def first_where(mask: Sequence[bool]) -> int | None:
-    """The first place that is true."""
-    return next((i for i, each in enumerate(mask) if each), None)

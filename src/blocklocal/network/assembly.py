@@ -134,7 +134,7 @@ class _Assembly:
 
     @property
     def _answer(self) -> torch.Size:
-        return self.targets.answer(self.seen.shapes[-1])
+        return self.targets.prediction_shape(self.seen.shapes[-1])
 
     def _twins(self, latents: Sequence[torch.Size]) -> Sequence[Twin | None]:
         kind = self.rule.twin_of(self.learning.twin)

@@ -1,7 +1,7 @@
 """A run of neighbouring block learners, a whole network or a share of one: what steps and predicts.
 
 A whole network (`BlockLocal`) has all learners and open edges; a stage of several processes has some of them, and links
-at its edges. What differs is in `edges`, and in the four methods that the two give.
+at its edges. What differs is in `edges`, and in the methods that each of the two gives.
 """
 
 from abc import abstractmethod

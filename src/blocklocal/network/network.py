@@ -167,7 +167,7 @@ class BlockLocal(Neighbours):
 
     def _target_shape(self, output: torch.Size) -> torch.Size:
         """Of one sample, where the network gives this output for it."""
-        return self.targets.shape(self.targets.answer(torch.Size((1, *output)))[1:])
+        return self.targets.shape(self.targets.prediction_shape(torch.Size((1, *output)))[1:])
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile what `step` and `predict` run of every block, by `torch.compile` with these arguments.

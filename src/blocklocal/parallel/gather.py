@@ -30,7 +30,7 @@ def gathered(stage: Neighbours, processes: Processes, build: Callable[[], BlockL
     Raises:
         InputError: `build` makes another network, or something else arrives.
     """
-    found = stage.each(_kept)  # in all replicas, because they may share what they train
+    found = stage.each(_copied)  # in all replicas, because they may share what they train
     processes.gathers += 1
     if processes.address.rank != 0:
         if processes.replica == 0:
@@ -50,7 +50,7 @@ def gathered(stage: Neighbours, processes: Processes, build: Callable[[], BlockL
     return network
 
 
-def _kept(learner: BlockLearner) -> tuple[int, dict[str, Tensor]]:
+def _copied(learner: BlockLearner) -> tuple[int, dict[str, Tensor]]:
     """Its tensors, in memory of their own: a streamed block does not stay."""
     return learner.index, {name: tensor.clone() for name, tensor in pack(learner.state_dict()).items()}
 

@@ -89,7 +89,7 @@ def _looked_at(
         output: Any = given
         for learner in learners:
             output = learner(output)
-    answer = network.targets.answer(hidden_of(output).shape)
+    answer = network.targets.prediction_shape(hidden_of(output).shape)
     shape = (len(lead(x)), *network.targets.shape(answer[1:]))
     y = torch.empty(shape, dtype=torch.float32 if isinstance(network.targets, Values) else torch.int64)
     batch = Batch(given, y, rows, StepContext())
