@@ -171,9 +171,9 @@ def test_images_without_a_table_are_refused_with_the_layouts(tmp_path):
     pictures(tmp_path / "set" / "images")
     with pytest.raises(InputError, match=r"'images'.*Expected two or more class folders, or a labels\.csv"):
         load_images(str(tmp_path / "set"))
-    (tmp_path / "set" / "masks").mkdir()
-    pictures(tmp_path / "set" / "masks")
-    with pytest.raises(InputError, match=r"no class folders, only images, masks"):
+    (tmp_path / "set" / "labels").mkdir()
+    pictures(tmp_path / "set" / "labels")
+    with pytest.raises(InputError, match=r"no class folders, only images, labels"):
         load_images(str(tmp_path / "set"))
     shutil.rmtree(tmp_path / "set")
     pictures(tmp_path / "set")

@@ -68,6 +68,14 @@ def test_splits_are_folders_and_classes_txt_names_the_classes(tmp_path: Path) ->
     assert (data.classes, len(data.train), len(data.test)) == (("sky", "tree", "road", "car"), 4, 2)
 
 
+def test_a_table_of_labels_beside_masks_is_what_is_learned(tmp_path: Path) -> None:
+    write(tmp_path)
+    rows = "".join(f"{i}.png,{'even' if i % 2 == 0 else 'odd'}\n" for i in range(COUNT))
+    (tmp_path / "labels.csv").write_text(f"file,label\n{rows}")
+    data = load_images(str(tmp_path), cache=False)
+    assert (data.answers, data.classes) == (None, ("even", "odd"))
+
+
 def test_the_cache_gives_the_same_set_in_memory_and_on_disk(tmp_path: Path) -> None:
     folder = write(tmp_path / "data")
     plain = load_images(str(folder), cache=False)

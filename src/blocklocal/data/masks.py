@@ -14,13 +14,16 @@ from blocklocal.data.roles import by_role, cast, role_of
 from blocklocal.data.scan import LeftOut, images_directly_in, subfolders
 from blocklocal.data.source import Encoded, Source
 from blocklocal.data.splits import stratified
+from blocklocal.data.tables import find_tables
 
 IMAGES, MASKS, CLASSES = "images", "masks", "classes.txt"
 _LAYOUT = "images/0001.jpg with masks/0001.png, or train/images, train/masks, test/images and test/masks"
 
 
 def holds_masks(root: Path) -> bool:
-    """Whether a folder, or one of its splits, has a folder of images and one of masks."""
+    """Whether a folder, or one of its splits, has a folder of images and one of masks, and no table of labels."""
+    if any(table.labelled for table in find_tables(root).values()):
+        return False
     inner = [folder for folder in subfolders(root, LeftOut()) if role_of(folder.name)]
     return any((folder / IMAGES).is_dir() and (folder / MASKS).is_dir() for folder in (root, *inner))
 

@@ -30,7 +30,10 @@ def checked_folder(folder: Path | None, images: Sequence[Path], *, overwrite: bo
 
 
 def write_masks(said: Iterable[Said], folder: Path, *, overwrite: bool) -> int:
-    """Write a mask per image, in the size that the network reads; returns their number.
+    """Write a mask per image, in the size that the network reads.
+
+    Returns:
+        How many there are.
 
     Raises:
         InputError: one cannot be written.
