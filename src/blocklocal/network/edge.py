@@ -177,8 +177,7 @@ def _check_not_its_own_tokens(x: Input, y: Tensor) -> None:
         raise InputError(
             f"every target is the token of {_TOKENS} at the same position, so the network would learn to copy. To "
             f"predict the next token, give labels that are shifted: labels[:, :-1] = labels[:, 1:].clone(), and "
-            f"labels[:, -1] = {MISSING}. (Hugging Face's collators leave that to the model, whose own loss is not used "
-            "here.)"
+            f"labels[:, -1] = {MISSING}. (Hugging Face's collators leave that to the model's own loss, not used here.)"
         )
 
 
