@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from data_files import parquet_set
+from data_files import labels, picture, png, write_parquet
 
 from experiments.networks import command
 from experiments.networks.cases import CASES, RULES, UNet
@@ -19,8 +19,10 @@ TINY = Size(40, 20, 30, 1)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("sets")
-    for name in ("fashion_mnist", "cifar10"):
-        parquet_set(root / name, train=400, test=120)
+    for name, side, mode in (("fashion_mnist", 28, "L"), ("cifar10", 32, "RGB")):
+        for part, count in (("train", 150), ("test", 120)):
+            pictures = [png(picture(i, (side, side)).convert(mode)) for i in range(count)]
+            write_parquet(root / name / f"{part}-00000-of-00001.parquet", pictures, labels(count))
     return root
 
 
