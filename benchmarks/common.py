@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 
 from blocklocal._common.memory import saved_bytes
+from blocklocal._common.message import Input
 from blocklocal.network.network import BlockLocal
 
 Row = dict
 
 
-def seconds(network: BlockLocal, x: Tensor, y: Tensor, steps: int) -> float:
+def seconds(network: BlockLocal, x: Input, y: Tensor, steps: int) -> float:
     """Seconds per step."""
-    wait: Callable[[], None] = partial(torch.cuda.synchronize, x.device) if x.is_cuda else lambda: None
+    wait: Callable[[], None] = partial(torch.cuda.synchronize, y.device) if y.is_cuda else lambda: None
     wait()
     start = time.perf_counter()
     for _ in range(steps):
@@ -29,7 +30,7 @@ def seconds(network: BlockLocal, x: Tensor, y: Tensor, steps: int) -> float:
     return (time.perf_counter() - start) / steps
 
 
-def kept(network: BlockLocal, x: Tensor, y: Tensor) -> int:
+def kept(network: BlockLocal, x: Input, y: Tensor) -> int:
     """Peak bytes of distinct storages that autograd holds during one step, without parameters and buffers."""
     with saved_bytes(network) as count:
         network.step(x, y)
@@ -37,7 +38,7 @@ def kept(network: BlockLocal, x: Tensor, y: Tensor) -> int:
 
 
 def alternate(
-    networks: Mapping[str, BlockLocal], x: Tensor, y: Tensor, *, rounds: int, steps: int
+    networks: Mapping[str, BlockLocal], x: Input, y: Tensor, *, rounds: int, steps: int
 ) -> dict[str, list[float]]:
     """Seconds per step of every network in every round; within a round they take their steps in turn."""
     times: dict[str, list[float]] = {name: [] for name in networks}

@@ -1,0 +1,169 @@
+"""The networks: how each is built and cut, and the settings under which each rule trains it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import blocklocal as bl
+from experiments.networks.data import LENGTH, PACKAGES, WORDS, Parts, Size, mosaics, pictures, sources
+
+BLOCKS = 4
+RULES = ("backprop", "frozen", "block-local")
+
+
+@dataclass(frozen=True)
+class Way:
+    """How one rule trains one network: `lr` was chosen among `tried` on the validation part (`--choose`)."""
+
+    lr: float
+    tried: tuple[float, ...]
+    learning: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network, its data and its settings.
+
+    model: draws a new one. data: (folder of image sets, size, batch, seed) → its parts. measure: by which it is judged,
+    in percent, a name in `Evaluation.measured`. sizes: "full" and "small". ways: by rule. cut: settings of `split`.
+    """
+
+    name: str
+    words: str
+    model: Callable[[], nn.Module]
+    data: Callable[[Path | None, Size, int, int], Parts]
+    classes: int
+    measure: str
+    batch: int
+    sizes: Mapping[str, Size]
+    optimizer: Callable[..., bl.Optimizer]
+    ways: Mapping[str, Way]
+    cut: Mapping[str, Any] = field(default_factory=dict)
+
+    def build(self, rule: str, example: Any, seed: int, lr: float | None = None) -> bl.BlockLocal:
+        """The network under one rule, with the same first weights under all."""
+        way = self.ways[rule]
+        torch.manual_seed(seed)
+        model = self.model()
+        cut = bl.split(model, BLOCKS, example=example, **self.cut) if rule != "backprop" else bl.split(model, 1)
+        optimizer = self.optimizer(lr=lr or way.lr)
+        return bl.BlockLocal(
+            cut, classes=self.classes, rule=rule, optimizer=optimizer, example=example, seed=seed, **way.learning
+        )
+
+
+def vit() -> nn.Module:
+    from transformers import ViTConfig, ViTForImageClassification
+
+    config = ViTConfig.from_dict(_TRANSFORMER | {"image_size": 28, "patch_size": 4, "num_channels": 1})
+    config.num_labels = 10
+    return ViTForImageClassification(config)
+
+
+def bert() -> nn.Module:
+    from transformers import BertConfig, BertForSequenceClassification
+
+    settings = {"vocab_size": WORDS, "max_position_embeddings": LENGTH, "num_labels": len(PACKAGES)}
+    return BertForSequenceClassification(BertConfig.from_dict(_TRANSFORMER | settings))
+
+
+_TRANSFORMER = {"num_hidden_layers": 12, "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}
+_RESNET = partial(bl.build_model, "resnet50", classes=10, channels=3, image_size=(32, 32), width=8)
+
+
+class UNet(nn.Module):
+    """Two halvings, two doublings; what each level had before its halving is joined to what comes up again."""
+
+    def __init__(self, channels: int = 1, classes: int = 11, width: int = 16):
+        super().__init__()
+        widths = [channels, width, 2 * width, 4 * width]
+        self.down = nn.ModuleList([_double(given, made) for given, made in pairwise(widths)])
+        self.up = nn.ModuleList([_double(6 * width, 2 * width), _double(3 * width, width)])
+        self.head = nn.Conv2d(width, classes, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        skips = []
+        for i, level in enumerate(self.down):
+            x = level(F.max_pool2d(x, 2) if i else x)
+            skips.append(x)
+        for level, skip in zip(self.up, skips[1::-1], strict=True):
+            x = level(torch.cat([F.interpolate(x, scale_factor=2.0), skip], 1))
+        return self.head(x)
+
+
+def _double(given: int, made: int) -> nn.Sequential:
+    layers = [(nn.Conv2d(a, made, 3, padding=1), nn.BatchNorm2d(made), nn.ReLU()) for a in (given, made)]
+    return nn.Sequential(*(layer for part in layers for layer in part))
+
+
+def _ways(lr: Mapping[str, float], tried: tuple[float, ...], **learning: Any) -> dict[str, Way]:
+    """All rules with the same candidates; what `learning` changes is of block-local."""
+    return {rule: Way(lr[rule], tried, learning if rule == "block-local" else {}) for rule in RULES}
+
+
+_STREAM = {"family": "gaussian", "normalise": "units"}  # a residual stream, read off as the next block does
+_ADAMW = partial(bl.adamw, weight_decay=0.05, clip=1.0)
+CASES = {
+    case.name: case
+    for case in (
+        Case(
+            "vit",
+            "ViT of Hugging Face, 12 layers of width 64, 49 patches; Fashion-MNIST",
+            vit,
+            partial(pictures, "fashion-mnist"),
+            10,
+            "top1",
+            64,
+            {"full": Size(10_000, 2_000, 10_000, 6), "small": Size(64, 50, 100, 1)},
+            _ADAMW,
+            _ways(dict.fromkeys(RULES, 2e-3), (5e-4, 1e-3, 2e-3, 4e-3), **_STREAM),
+        ),
+        Case(
+            "bert",
+            f"BERT-type classifier of Hugging Face, 12 layers of width 64, {LENGTH} words; the package of Python's "
+            f"standard library that a piece of source is from, {len(PACKAGES)} classes",
+            bert,
+            sources,
+            len(PACKAGES),
+            "top1",
+            32,
+            {"full": Size(4_000, 1_000, 2_000, 8), "small": Size(64, 50, 100, 1)},
+            _ADAMW,
+            _ways(dict.fromkeys(RULES, 1e-3), (3e-4, 1e-3, 3e-3), family="gaussian"),
+        ),
+        Case(
+            "resnet50",
+            "ResNet-50 of width 8; CIFAR-10",
+            _RESNET,
+            partial(pictures, "cifar10"),
+            10,
+            "top1",
+            128,
+            {"full": Size(10_000, 2_000, 5_000, 5), "small": Size(64, 50, 100, 1)},
+            partial(bl.sgd, weight_decay=5e-4),
+            _ways(dict.fromkeys(RULES, 0.1), (0.05, 0.1, 0.2)),
+            {"balance": "bytes"},
+        ),
+        Case(
+            "unet",
+            "U-Net of widths 16, 32 and 64, its skips carried across the cuts; four items of Fashion-MNIST in a "
+            "picture, with noise: the class of every pixel, or none",
+            UNet,
+            mosaics,
+            11,
+            "mean_iou",
+            32,
+            {"full": Size(8_000, 1_000, 2_000, 5), "small": Size(64, 50, 100, 1)},
+            bl.adam,
+            _ways(dict.fromkeys(RULES, 3e-3), (1e-3, 3e-3, 1e-2)),
+            {"carry": True},
+        ),
+    )
+}
