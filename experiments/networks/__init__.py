@@ -7,9 +7,10 @@
 
 A ViT and a BERT-type classifier of Hugging Face, the library's ResNet-50, and a U-Net whose skips are carried across
 the cuts (`cases.py`), on real data (`data.py`), in 4 blocks. Every rule trains for the same epochs, from the same
-weights, on the same batches. Learning rates are chosen on the validation part, which no rule trains on, among the same
-ones for every rule. Kept: the peak of the bytes that autograd holds in a step. Times: the rules take steps in turn,
-round after round, and a ratio compares the two times of one round; give them a quiet machine.
+weights, on the same batches. `--choose` compares the same learning rates for every rule on the validation part, which
+no rule trains on; what it finds best belongs into `cases.py`. Kept: the peak of the bytes that autograd holds in a
+step. Times: the rules take steps in turn, round after round, and a ratio compares the two times of one round; give them
+a quiet machine.
 
 `--check`: block-local is above the control, and at most 2 points below backprop, in the mean over the seeds.
 """

@@ -20,7 +20,7 @@ RULES = ("backprop", "frozen", "block-local")
 
 @dataclass(frozen=True)
 class Way:
-    """How one rule trains one network: `lr` was chosen among `tried` on the validation part (`--choose`)."""
+    """How one rule trains one network. lr: learning rate. tried: those that `--choose` compares on validation data."""
 
     lr: float
     tried: tuple[float, ...]
@@ -108,6 +108,8 @@ def _ways(lr: Mapping[str, float], tried: tuple[float, ...], **learning: Any) ->
     return {rule: Way(lr[rule], tried, learning if rule == "block-local" else {}) for rule in RULES}
 
 
+# The ViT has no readout: after 4 epochs of 2,500 images it had 63.1 % on 1,000 validation images; with 1 layer 54.2,
+# with 2 layers 57.8 (one seed).
 _STREAM = {"family": "gaussian", "normalise": "units"}  # a residual stream, read off as the next block does
 _ADAMW = partial(bl.adamw, weight_decay=0.05, clip=1.0)
 CASES = {
@@ -123,7 +125,7 @@ CASES = {
             64,
             {"full": Size(10_000, 2_000, 10_000, 6), "small": Size(64, 50, 100, 1)},
             _ADAMW,
-            _ways(dict.fromkeys(RULES, 2e-3), (5e-4, 1e-3, 2e-3, 4e-3), **_STREAM),
+            _ways(dict.fromkeys(RULES, 2e-3), (5e-4, 1e-3, 2e-3, 4e-3), readout=0, **_STREAM),
         ),
         Case(
             "bert",
