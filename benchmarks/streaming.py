@@ -344,6 +344,7 @@ def conditions(arguments: argparse.Namespace) -> Row:
         "batch": f"{size.samples} × {size.length} tokens",
         "data": text()[1],
         "visit": arguments.scale.visit,
+        "blocks_in_memory": Task.most,
         "device": arguments.device,
         "threads": arguments.threads,
         "cores": len(os.sched_getaffinity(0)),

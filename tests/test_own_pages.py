@@ -7,7 +7,8 @@ import torch
 
 from blocklocal.training.checkpoint_draft import Draft, Saved
 from blocklocal.training.checkpoint_files import Files, write_checksums
-from blocklocal.training.tensor_file import OWN_PAGES, read_tensors, room, write_tensors
+from blocklocal.training.pages import OWN_PAGES, Pages, room
+from blocklocal.training.tensor_file import read_tensors, write_tensors
 
 LARGE = OWN_PAGES // 2  # numbers of four bytes: twice as large as what gets pages of its own
 
@@ -46,3 +47,40 @@ def test_optimiser_states_may_change_and_their_file_stays_or_goes(tmp_path: Path
     (draft.partial / "block-0.moments").unlink()
     assert torch.equal(second, moments)
     assert not first.any()
+
+
+def test_pages_of_a_tensor_that_is_gone_are_those_of_the_next_of_its_size() -> None:
+    kept = Pages()
+    with kept.used():
+        first = room((LARGE,), torch.float32).fill_(1)
+        place = first.data_ptr()
+        part = first[3:]  # holds the same pages
+        del first
+        second = room((LARGE,), torch.float32).fill_(2)
+        assert second.data_ptr() != place
+        assert (part == 1).all()
+        del part
+        assert room((2, LARGE // 2), torch.float32).data_ptr() == place
+
+
+def test_what_is_kept_makes_room_for_what_does_not_fit() -> None:
+    kept = Pages()
+    with kept.used():
+        for size in (LARGE, LARGE // 2, LARGE, 2 * LARGE, LARGE):
+            room((size,), torch.float32).zero_()
+            held = sum(len(pages) * each for each, pages in kept._kept.items()) + sum(map(len, kept._given))
+            assert held <= 4 * 2 * LARGE  # bytes of the largest that was in use
+    kept.close()
+    assert not kept._kept
+    assert not kept._given
+
+
+def test_a_tensor_outlives_the_pages_that_were_kept_beside_it() -> None:
+    kept = Pages()
+    with kept.used():
+        tensor = room((LARGE,), torch.float32).fill_(3)
+    kept.close()
+    assert (tensor == 3).all()
+    del tensor
+    assert not kept._given
+    assert room((LARGE,), torch.float32).is_contiguous()  # outside, as ever

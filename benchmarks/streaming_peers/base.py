@@ -39,7 +39,7 @@ class Task:
     size: Size
     store: str
     visit: int = 16
-    most: int = 3
+    most: int = 2
     device: str = "cpu"
 
 

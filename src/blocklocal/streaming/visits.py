@@ -10,6 +10,7 @@ from typing import TypeVar
 from blocklocal.block.learner import BlockLearner
 from blocklocal.streaming.allocator import give_back
 from blocklocal.timeline.segments import FETCH, WAIT, WRITE
+from blocklocal.training.pages import Pages
 
 T = TypeVar("T")
 Timed = Callable[[str, int], AbstractContextManager[None]]
@@ -52,7 +53,7 @@ class Visits:
             writes: whether `do` changes it, so that it is written back.
             optimizers: whether learners have their optimisers; without, less is read.
         """
-        given: list[T] = []
+        given, pages = list[T](), Pages()
         with ThreadPoolExecutor(1, "fetch") as fetching, ThreadPoolExecutor(1, "write") as writing:
             coming: list[Future[list[BlockLearner]]] = []
             written: list[Future[None]] = []
@@ -60,7 +61,7 @@ class Visits:
             try:
                 for place in range(len(blocks)):
                     for block in blocks[place + len(coming) : place + 2]:  # this one, and the next ahead
-                        coming.append(fetching.submit(self._bring, block, stopped, optimizers))
+                        coming.append(fetching.submit(self._bring, block, stopped, optimizers, pages))
                     with self._timed(WAIT, blocks[place]):
                         held = coming[0].result()  # still among those that `_empty` looks after
                     coming.pop(0)
@@ -75,6 +76,7 @@ class Visits:
                 raise
             finally:
                 self._empty(coming, written)
+                pages.close()
         return given
 
     def _done(self, do: Callable[[BlockLearner], T], held: list[BlockLearner]) -> T:
@@ -84,13 +86,13 @@ class Visits:
             self._room.release()
             raise
 
-    def _bring(self, block: int, stopped: threading.Event, optimizer: bool) -> list[BlockLearner]:
+    def _bring(self, block: int, stopped: threading.Event, optimizer: bool, pages: Pages) -> list[BlockLearner]:
         """The learner in a list, which others may keep: who takes it out has the only reference."""
         while not self._room.acquire(timeout=0.05):
             if stopped.is_set():
                 raise RuntimeError("the visits have ended")
         try:
-            with self._timed(FETCH, block):
+            with self._timed(FETCH, block), pages.used():  # of blocks that have gone
                 learner = self._fetch(block, optimizer=optimizer)
         except BaseException:
             self._room.release()

@@ -7,9 +7,7 @@ safetensors opens these files.
 """
 
 import io
-import mmap
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, cast
@@ -22,8 +20,8 @@ from torch import Tensor
 from blocklocal._common.files import open_bytes
 from blocklocal.schemas.checkpoint import Checksum
 from blocklocal.training.checksums import PIECE, Summed
+from blocklocal.training.pages import room
 
-OWN_PAGES = 2**20  # bytes of a tensor
 MOST_HEADER = 100_000_000  # bytes; the safetensors library's own limit
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -32,9 +30,6 @@ DTYPES = {
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
 }  # fmt: skip
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
-_PRIVATE: dict[str, int] = (
-    {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
-)  # a fork has its own
 _Size = Annotated[int, Meta(ge=0)]
 
 
@@ -123,22 +118,6 @@ def read_tensors(path: Path, *, most: int, noted: Checksum | None = None) -> tup
                 summed.update(piece)
             tensors[name] = tensor
     return tensors, summed.checksum
-
-
-def room(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """An empty tensor on the CPU; a large one in pages of its own, which go back to the system when it is freed.
-
-    The C library would keep them in its heap. Blocks that come and go leave holes there, which do not fit the next one.
-    Large pages, where the system has them: to get one of the ordinary size costs more than to fill it.
-    """
-    size = prod(shape) * dtype.itemsize
-    if size < OWN_PAGES:
-        return torch.empty(tuple(shape), dtype=dtype)
-    pages = mmap.mmap(-1, size, **_PRIVATE)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with suppress(OSError):  # a kernel without them
-            pages.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(pages, dtype=dtype).view(*shape)
 
 
 def read_header(file: BinaryIO, size: int) -> tuple[list[tuple[str, _Entry]], bytes]:
