@@ -84,3 +84,17 @@ def test_a_tensor_outlives_the_pages_that_were_kept_beside_it() -> None:
     del tensor
     assert not kept._given
     assert room((LARGE,), torch.float32).is_contiguous()  # outside, as ever
+
+
+def test_without_memory_a_file_that_is_read_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    write_tensors(tmp_path / "file", {"large": torch.randn(LARGE)})
+    monkeypatch.setattr("mmap.mmap", full)
+    with pytest.raises(
+        MemoryError, match="no memory for a tensor of 4,194,304 bytes|no memory for a tensor of 2,097,152"
+    ):
+        read_tensors(tmp_path / "file", most=2**30)

@@ -88,8 +88,15 @@ def room(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
 
 
 def _new(size: int) -> mmap.mmap:
-    """Large ones, where the system has them."""
-    pages = mmap.mmap(-1, size, **_PRIVATE)
+    """Large ones, where the system has them.
+
+    Raises:
+        MemoryError: there are none left.
+    """
+    try:
+        pages = mmap.mmap(-1, size, **_PRIVATE)
+    except OSError as error:  # what reads a file would take it for an error of the file
+        raise MemoryError(f"there is no memory for a tensor of {size:,} bytes ({error.strerror})") from error
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with suppress(OSError):  # a kernel without them
             pages.madvise(mmap.MADV_HUGEPAGE)
