@@ -54,6 +54,7 @@ MIB = 2**20
 MEMORY, TIME, TIME_STREAMED = 0.20, 1.05, 0.70
 READ = {1: 1 / 2, 16: 1 / 30}
 DEPTH, SOAK_MIB = 1.05, 4.0
+LIMITED_VISIT = 2
 
 
 @dataclass(frozen=True)
@@ -300,16 +301,17 @@ def short_of_soak(rows: Sequence[Row]) -> list[str]:
 
 
 def limit(arguments: argparse.Namespace) -> list[Row]:
-    """Who completes under a limit of the address space."""
+    """Who completes under a limit of the address space. Visits are short: their messages lie in memory."""
     scale, rows = arguments.scale, list[Row]()
-    task = Task(scale.size, arguments.store, visit=scale.visit)
+    visit = min(scale.visit, LIMITED_VISIT)
+    task = Task(scale.size, arguments.store, visit=visit)
     for name in (STREAMED, BACKPROP, CHECKPOINTED):
         row: Row = {"part": "limit", "method": name, "limit_bytes": arguments.limit}
         try:
             with Process(name, task, arguments.threads, arguments.limit) as process:
                 process.ready()
                 process.take(1)
-                loss = process.take(scale.visit)["loss"]
+                loss = process.take(visit)["loss"]
                 row |= {"completed": True, "loss": loss, **process.end()}
         except OutOfMemory as error:
             row |= {"completed": False, "error": str(error)}
