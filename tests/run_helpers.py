@@ -148,7 +148,7 @@ class StopAfter:
 def stopping(steps: int) -> Iterator[None]:
     """The run that goes on in here is stopped by its user during step `steps`."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("blocklocal.runs.fit.StopSignals", lambda: StopAfter(steps))
+        patch.setattr("blocklocal.runs.train.StopSignals", lambda: StopAfter(steps))
         with pytest.raises(Interrupted):
             yield
 

@@ -121,7 +121,7 @@ def test_repeated_or_no_rules_and_seeds_are_refused(tmp_path, rules, seeds):
 def stop_in_second_run(output: Path, monkeypatch: pytest.MonkeyPatch, **options) -> Interrupted:
     stops = iter([10**6, 2])
     with monkeypatch.context() as patch:
-        patch.setattr("blocklocal.runs.fit.StopSignals", lambda: StopAfter(next(stops)))
+        patch.setattr("blocklocal.runs.train.StopSignals", lambda: StopAfter(next(stops)))
         with pytest.raises(Interrupted) as caught:
             run(output, **options)
     return caught.value

@@ -13,7 +13,7 @@ from blocklocal.diagnose import diagnose_run
 from blocklocal.diagnose.run import choose_images
 from blocklocal.diagnose.table import lines
 from blocklocal.families import FAMILIES
-from blocklocal.runs import fit as training_run
+from blocklocal.runs import train as training_run
 from blocklocal.runs.build import load_data
 from blocklocal.runs.run import start_run
 

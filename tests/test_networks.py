@@ -9,7 +9,7 @@ import torch
 from data_files import labels, picture, png, write_parquet
 
 from experiments.networks import command
-from experiments.networks.cases import CASES, RULES, UNet
+from experiments.networks.cases import CASES, RULES
 from experiments.networks.data import PACKAGES, Size, sources
 
 pytest.importorskip("transformers", reason="transformers is not installed")
@@ -52,7 +52,7 @@ def test_training_batches_come_in_another_order_each_epoch_and_the_same_for_a_se
 
 
 def test_a_unet_gives_a_class_per_pixel() -> None:
-    assert UNet()(torch.zeros(2, 1, 28, 28)).shape == (2, 11, 28, 28)
+    assert CASES["unet"].model()(torch.zeros(2, 1, 28, 28)).shape == (2, 11, 28, 28)
 
 
 @pytest.mark.slow

@@ -104,7 +104,7 @@ def test_a_run_stopped_in_several_processes_goes_on_in_one(tmp_path, reference):
 @pytest.mark.parametrize("processes", [3, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_run_stopped_in_one_process_goes_on_in_several(tmp_path, reference, processes, monkeypatch):
     out = tmp_path / "run"
-    monkeypatch.setattr("blocklocal.runs.fit.StopSignals", lambda: StopAfter(4))
+    monkeypatch.setattr("blocklocal.runs.train.StopSignals", lambda: StopAfter(4))
     with pytest.raises(Interrupted):
         start_run(config(), out, quiet=True)
     status, _, err = run(command("train", "--resume", out, "--processes", processes, "--quiet"))
@@ -169,7 +169,7 @@ def test_only_replicas_can_share_parameters(tmp_path):
 def test_a_run_does_not_go_on_with_epochs_of_another_length(tmp_path, monkeypatch):
     """The last batch of 3 images is none for four replicas."""
     out = tmp_path / "run"
-    monkeypatch.setattr("blocklocal.runs.fit.StopSignals", lambda: StopAfter(1))
+    monkeypatch.setattr("blocklocal.runs.train.StopSignals", lambda: StopAfter(1))
     with pytest.raises(Interrupted):
         start_run(config(train_size=23), out, quiet=True)
     again = ("train", "--resume", out, "--processes", 4, "--replicas", 4, "--quiet")

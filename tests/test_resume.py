@@ -183,7 +183,7 @@ def test_an_epoch_whose_checkpoint_was_not_saved_is_recorded_again_and_counts_on
 def test_a_run_killed_after_its_last_epoch_is_finished_by_resuming(tmp_path, monkeypatch):
     config = tiny()
     with monkeypatch.context() as patch:
-        patch.setattr("blocklocal.runs.fit.conclude", lambda *_: (_ for _ in ()).throw(Killed()))
+        patch.setattr("blocklocal.runs.train.conclude", lambda *_: (_ for _ in ()).throw(Killed()))
         with pytest.raises(Killed):
             start_run(config, tmp_path / "run", quiet=True)
     resume_run(tmp_path / "run", quiet=True)

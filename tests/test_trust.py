@@ -46,7 +46,7 @@ class Made:
 
     def stop(self) -> "Made":
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("blocklocal.runs.fit.StopSignals", lambda: StopAfter(2))
+            patch.setattr("blocklocal.runs.train.StopSignals", lambda: StopAfter(2))
             assert cli("train", *self.flags, "--quiet", "--output", self.run).status == 130
         self.witness.unlink()
         return self

@@ -25,8 +25,8 @@ def evaluate(arguments: list[str]) -> None:
     """Measure every block of a trained run on a split."""
     from blocklocal.data.table_set import load_rows
     from blocklocal.runs.build import evaluation_batches, load_data
-    from blocklocal.runs.fit import block_names
     from blocklocal.runs.looking import load_network
+    from blocklocal.runs.train import block_names
     from blocklocal.training.evaluation import evaluate as measure
 
     given = parse(EvaluateArguments, arguments, "blocklocal evaluate")

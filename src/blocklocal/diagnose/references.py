@@ -15,12 +15,12 @@ from blocklocal._common.seeds import seeded
 from blocklocal.network.network import BlockLocal
 from blocklocal.report.table import BACKPROP
 from blocklocal.rules import RULES
-from blocklocal.runs.build import DatasetInfo, build_network, build_streamed, find_device
+from blocklocal.runs.build import DatasetInfo, build_network, build_streamed
 from blocklocal.runs.checkpoints import checkpoint_to_look, find_checkpoint
 from blocklocal.runs.config import Config, Optimisation
-from blocklocal.runs.looking import load_to_look
+from blocklocal.runs.looking import built_to_look
 from blocklocal.runs.origin import load_settings, open_settings
-from blocklocal.runs.saved import load_cuts, load_facts
+from blocklocal.runs.saved import load_facts
 from blocklocal.streaming.settings import Streaming
 from blocklocal.streaming.streamed import Streamed
 
@@ -76,14 +76,9 @@ def open_run(
     """
     config, facts = open_settings(folder, trust=trust), load_facts(folder)
     path = checkpoint_to_look(folder, checkpoint)
-    where, starts = find_device(device or config.machine.device), load_cuts(folder)
-    if visit is None:
-        network: BlockLocal | Streamed = build_network(config, facts, where, starts)
-    elif is_one(folder):
+    if visit is not None and is_one(folder):
         raise InputError(f"{folder} was trained under the rule {config.learning.rule}, {AS_ONE}: leave out --visit.")
-    else:
-        network = build_streamed(config, facts, where, starts, Streaming(visit), path.parent, trains=False)
-    state = load_to_look(path, network, config)
+    network, state = built_to_look(config, facts, folder, path, device, visit)
     network.epoch = min(int(state.get("epoch", 0)), config.optimisation.epochs - 1)
     return Opened(folder, path, config, load_settings(folder), facts, network, network.epoch, visit)
 

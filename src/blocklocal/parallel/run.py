@@ -48,9 +48,9 @@ from blocklocal.runs.build import (
 from blocklocal.runs.checkpoints import BEST, CHECKPOINTS, METRICS, TIMELINE, checkpoint_to_look, find_checkpoint
 from blocklocal.runs.conclude import conclude
 from blocklocal.runs.config import Config
-from blocklocal.runs.fit import loggers_of, new_progress, new_trainer, resumed
 from blocklocal.runs.looking import load_to_look
 from blocklocal.runs.origin import cycle_of
+from blocklocal.runs.train import loggers_of, new_progress, new_trainer, resumed
 from blocklocal.streaming.place import clear_store
 from blocklocal.streaming.streamed import Streamed
 from blocklocal.timeline.recorder import Recorder, who

@@ -130,34 +130,21 @@ class DatasetInfo:
 def load_data(config: Config) -> AnySet:
     """The set a configuration names, split: images, a table, or arrays."""
     d = config.data
+    parts: dict[str, Any] = {
+        "train_size": d.train_size,
+        "validation": d.validation_split,
+        "test_size": d.test_size,
+        "split_seed": d.split_seed,
+    }
     if is_arrays(d.data):
-        return load_arrays(
-            d.data,
-            labels=d.target[0] if d.target else "y",
-            train_size=d.train_size,
-            validation=d.validation_split,
-            test_size=d.test_size,
-            split_seed=d.split_seed,
-        )
+        return load_arrays(d.data, labels=d.target[0] if d.target else "y", **parts)
     listed = names_images(Path(d.data).expanduser())
     if d.target and not listed:
-        return load_table(
-            d.data,
-            d.target,
-            target_is=d.target_is,
-            categories=d.categories,
-            train_size=d.train_size,
-            validation=d.validation_split,
-            test_size=d.test_size,
-            split_seed=d.split_seed,
-        )
+        return load_table(d.data, d.target, target_is=d.target_is, categories=d.categories, **parts)
     return load_images(
         d.data,
-        train_size=d.train_size,
-        validation=d.validation_split,
-        test_size=d.test_size,
+        **parts,
         image_size=d.image_size,
-        split_seed=d.split_seed,
         skip_bad=d.skip_bad,
         label=d.target,
         target_is=d.target_is,

@@ -11,9 +11,9 @@ from blocklocal.network.network import BlockLocal
 from blocklocal.network.pretrained import HOW_TO_LOAD, model_card
 from blocklocal.runs.build import DatasetInfo
 from blocklocal.runs.config import Config
-from blocklocal.runs.fit import block_names
 from blocklocal.runs.looking import load_network
 from blocklocal.runs.saved import SUMMARY, read_summary
+from blocklocal.runs.train import block_names
 
 
 def export_run(run: Path, folder: Path, checkpoint: str | None = None, *, trust: bool = False) -> Path:

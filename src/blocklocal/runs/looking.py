@@ -70,11 +70,22 @@ def load_network(
     edited = edited_settings(folder)
     if edited:
         log.warning("%s is not looked at as it was trained: %s", folder, "; ".join(edited))
+    network, _ = built_to_look(config, facts, folder, checkpoint_to_look(folder, checkpoint), device, visit)
+    return config, facts, network
+
+
+def built_to_look(
+    config: Config, facts: DatasetInfo, folder: Path, checkpoint: Path, device: str | None, visit: int | None
+) -> tuple[BlockLocal | Streamed, dict[str, Any]]:
+    """The network of the run in `folder` with what a checkpoint holds, and the checkpoint's state.
+
+    Args:
+        device: None for the run's own.
+        visit: batches that a block takes in a row, where one at a time is in memory; None: all of them are.
+    """
     where, starts = find_device(device or config.machine.device), load_cuts(folder)
-    path = checkpoint_to_look(folder, checkpoint)
     if visit is None:
         network: BlockLocal | Streamed = build_network(config, facts, where, starts)
     else:
-        network = build_streamed(config, facts, where, starts, Streaming(visit), path.parent, trains=False)
-    load_to_look(path, network, config)
-    return config, facts, network
+        network = build_streamed(config, facts, where, starts, Streaming(visit), checkpoint.parent, trains=False)
+    return network, load_to_look(checkpoint, network, config)

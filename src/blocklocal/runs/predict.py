@@ -18,8 +18,8 @@ from blocklocal.data.picture import BadImage, open_picture, resize_and_crop, to_
 from blocklocal.data.scan import SUFFIXES, LeftOut, list_images
 from blocklocal.network.prediction import Prediction
 from blocklocal.runs.build import DatasetInfo, normalise
-from blocklocal.runs.fit import block_names
 from blocklocal.runs.looking import load_network
+from blocklocal.runs.train import block_names
 
 BATCH_PIXELS = 2**17  # of a batch, so that memory does not grow with the number or the size of the images
 MOST_IMAGES = 100  # of a batch

@@ -12,9 +12,9 @@ from blocklocal.data.arrays import load_series
 from blocklocal.data.frame import read_frame
 from blocklocal.data.samples import SampleBatches, Samples
 from blocklocal.runs.build import EVALUATION_BATCH, DatasetInfo
-from blocklocal.runs.fit import block_names
 from blocklocal.runs.looking import load_network
 from blocklocal.runs.predict import Said, check_numbers
+from blocklocal.runs.train import block_names
 
 
 @needs("data")

@@ -1,6 +1,5 @@
 """A run in progress: its trainer, and all that watches it."""
 
-import logging
 import math
 import shlex
 from collections.abc import Callable, Sequence
@@ -11,18 +10,12 @@ from typing import Any
 from blocklocal._common.errors import Interrupted
 from blocklocal.network.neighbours import Neighbours
 from blocklocal.network.network import BlockLocal
-from blocklocal.runs.build import (
-    RunContext,
-    build_streamed,
-    evaluation_batches,
-)
+from blocklocal.runs.build import RunContext, build_streamed, evaluation_batches
 from blocklocal.runs.checkpoints import BEST, CHECKPOINTS, METRICS, TIMELINE, best_of
 from blocklocal.runs.conclude import conclude
 from blocklocal.runs.config import Config
 from blocklocal.runs.looking import load_to_look
-from blocklocal.runs.origin import (
-    cycle_of,
-)
+from blocklocal.runs.origin import cycle_of
 from blocklocal.runs.saved import load_cuts
 from blocklocal.streaming.commits import Commits
 from blocklocal.streaming.homes import FileHome
@@ -38,8 +31,6 @@ from blocklocal.training.loop import CHECK_EVERY, Record, Stopped, Trainer
 from blocklocal.training.observers import Checkpoints, Console, MetricsFile, Warnings
 from blocklocal.training.progress import NullProgress, Progress
 from blocklocal.training.signals import StopSignals
-
-log = logging.getLogger("blocklocal")
 
 
 def train_run(
