@@ -30,7 +30,8 @@ class Case:
     """A network, its data and its settings.
 
     model: draws a new one. data: (folder of image sets, size, batch, seed) → its parts. measure: by which it is judged,
-    in percent, a name in `Evaluation.measured`. sizes: "full" and "small". ways: by rule. cut: settings of `split`.
+    in percent, a name in `Evaluation.measured`. sizes: "full", "search" (on which `--choose` compares rates) and
+    "small". ways: by rule. cut: settings of `split`.
     """
 
     name: str
@@ -82,6 +83,7 @@ def _ways(lr: Mapping[str, float], tried: tuple[float, ...], **learning: Any) ->
     return {rule: Way(lr[rule], tried, learning if rule == "block-local" else {}) for rule in RULES}
 
 
+_SMALL = Size(64, 50, 100, 1)
 _STREAM = {"family": "gaussian", "normalise": "units"}  # a residual stream, read off as the next block does
 _ADAMW = partial(bl.adamw, weight_decay=0.05, clip=1.0)
 CASES = {
@@ -95,9 +97,9 @@ CASES = {
             10,
             "top1",
             64,
-            {"full": Size(10_000, 2_000, 10_000, 6), "small": Size(64, 50, 100, 1)},
+            {"full": Size(10_000, 2_000, 10_000, 6), "search": Size(10_000, 2_000, 100, 2), "small": _SMALL},
             _ADAMW,
-            _ways(dict.fromkeys(RULES, 2e-3), (5e-4, 1e-3, 2e-3, 4e-3), readout=0, **_STREAM),
+            _ways(dict.fromkeys(RULES, 2e-3), (5e-4, 1.5e-3, 4e-3), readout=0, **_STREAM),
         ),
         Case(
             "bert",
@@ -108,7 +110,7 @@ CASES = {
             len(PACKAGES),
             "top1",
             32,
-            {"full": Size(4_000, 1_000, 2_000, 8), "small": Size(64, 50, 100, 1)},
+            {"full": Size(4_000, 1_000, 2_000, 8), "search": Size(4_000, 1_000, 100, 3), "small": _SMALL},
             _ADAMW,
             _ways(dict.fromkeys(RULES, 1e-3), (3e-4, 1e-3, 3e-3), family="gaussian"),
         ),
@@ -120,9 +122,9 @@ CASES = {
             10,
             "top1",
             128,
-            {"full": Size(10_000, 2_000, 5_000, 5), "small": Size(64, 50, 100, 1)},
+            {"full": Size(10_000, 2_000, 5_000, 5), "search": Size(5_000, 2_000, 100, 2), "small": _SMALL},
             partial(bl.sgd, weight_decay=5e-4),
-            _ways(dict.fromkeys(RULES, 0.1), (0.05, 0.1, 0.2)),
+            _ways(dict.fromkeys(RULES, 0.1), (0.05, 0.2)),
             {"balance": "bytes"},
         ),
         Case(
@@ -134,9 +136,9 @@ CASES = {
             11,
             "mean_iou",
             32,
-            {"full": Size(8_000, 1_000, 2_000, 5), "small": Size(64, 50, 100, 1)},
+            {"full": Size(8_000, 1_000, 2_000, 5), "search": Size(4_000, 1_000, 100, 2), "small": _SMALL},
             bl.adam,
-            _ways(dict.fromkeys(RULES, 3e-3), (1e-3, 3e-3, 1e-2)),
+            _ways(dict.fromkeys(RULES, 3e-3), (3e-3, 1e-2)),
         ),
     )
 }

@@ -13,6 +13,7 @@ from benchmarks.common import Row, finish, parser, spread
 from experiments.networks.cases import CASES, RULES, Case
 from experiments.networks.measure import measure, trained
 
+SIZES = ("full", "search", "small")
 LIMIT = 2.0  # points below backprop
 
 
@@ -63,7 +64,7 @@ def flags() -> argparse.ArgumentParser:
     found = parser(experiments.networks.__doc__, rounds=5, steps=2)
     found.set_defaults(device="cpu")
     found.add_argument("--only", choices=CASES, help="one of the networks")
-    found.add_argument("--size", choices=("full", "small"), default="full", help="small: only that it runs")
+    found.add_argument("--size", choices=SIZES, default="full", help="search: to choose rates; small: only that it runs")
     found.add_argument("--data-folder", type=Path, help="folder of fashion_mnist and cifar10 (default: the hub's)")
     found.add_argument("--seeds", type=int, default=1, help="how many")
     found.add_argument("--choose", action="store_true", help="only try the learning rates, on the validation part")
