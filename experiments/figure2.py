@@ -21,7 +21,7 @@ from torch import Tensor
 from blocklocal.data import Images, ImageSet, load_images
 from blocklocal.report.table import markdown_lines, mean, mean_spread, number
 from blocklocal.report.words import measured_with
-from blocklocal.runs.build import find_device
+from blocklocal.runs.machine import find_device
 from blocklocal.training.loop import Stopped
 from blocklocal.uncertainty.measures import auroc, mismatch
 from experiments.experiment import EXPERIMENTS, Experiment, Job, Place, Row

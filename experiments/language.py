@@ -13,7 +13,7 @@ from blocklocal.data.sequences import RandomWindows, SequenceBatches, spread_win
 from blocklocal.data.text import Corpus, load_text
 from blocklocal.network.neighbours import Neighbours
 from blocklocal.report.table import markdown_lines, mean, mean_spread, number
-from blocklocal.runs.build import find_device
+from blocklocal.runs.machine import find_device
 from blocklocal.training.callbacks import Callback, Record
 from blocklocal.training.loop import Trainer
 from experiments.experiment import Job, Place, Row

@@ -8,7 +8,7 @@ import torch
 from blocklocal.block.optim import adamw
 from blocklocal.data.sequences import DIGITS, permutations, reversal
 from blocklocal.report.table import markdown_lines, mean, mean_spread, number
-from blocklocal.runs.build import find_device
+from blocklocal.runs.machine import find_device
 from blocklocal.training.evaluation import evaluate
 from blocklocal.training.loop import Trainer
 from experiments.experiment import Job, Place, Row

@@ -10,7 +10,7 @@ from pathlib import Path
 from blocklocal._common.errors import InputError, unknown
 from blocklocal._common.files import write_text
 from blocklocal._common.ranges import THREADS, Range, check_settings
-from blocklocal.runs.build import find_device
+from blocklocal.runs.machine import find_device
 from blocklocal.training.signals import StopSignals
 from experiments.experiment import EXPERIMENTS, SIZES, Experiment, Job, Place, Row
 from experiments.store import Store, to_json

@@ -20,7 +20,7 @@ import torch
 
 from blocklocal._common.errors import InputError, Interrupted
 from blocklocal._common.starting import safe_spawning
-from blocklocal.runs.build import find_device
+from blocklocal.runs.machine import find_device
 from blocklocal.training.loop import Stopped
 from blocklocal.training.tally import NotFinite
 from experiments.experiment import EXPERIMENTS, Job, Place, Row

@@ -8,7 +8,8 @@ import torch
 from blocklocal._common.errors import InputError
 from blocklocal._common.seeds import generator, seeded, stream_seed
 from blocklocal.data import Batches, Images, augmenter, cutout, load_images, random_crop, random_flip
-from blocklocal.runs.build import DatasetInfo, normalise
+from blocklocal.runs.facts import DatasetInfo
+from blocklocal.runs.sets import normalise
 
 torch.set_num_threads(1)
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]

@@ -16,11 +16,11 @@ from blocklocal.cli.folder import default_folder
 from blocklocal.cli.main import COMMANDS
 from blocklocal.data import load_images
 from blocklocal.parallel.launch import Launch
-from blocklocal.runs.build import evaluation_batches, load_data
 from blocklocal.runs.config import Config
 from blocklocal.runs.looking import load_network
 from blocklocal.runs.predict import open_pixels
 from blocklocal.runs.recipes import RECIPES, get_recipe
+from blocklocal.runs.sets import evaluation_batches, load_data
 
 FLAGS = (
     "--data --train-size --model --width --rule --objective --family --scope --readout --reconstruction --blocks "
@@ -287,3 +287,12 @@ def test_a_value_that_is_no_number_is_refused_with_its_flag():
     assert said.status == 2
     assert "Error parsing --lr: could not convert string to float: 'abc'" in said.text
     assert "settings" not in said.text
+
+
+@pytest.mark.parametrize(
+    "twice", [["--lr", "0.1", "--lr=0.2"], ["--target", "a", "--target", "b"], ["--epochs", "1"] * 2]
+)
+def test_a_flag_of_several_values_that_is_given_twice_is_refused_and_not_counted_once(twice):
+    said = cli("train", *twice)
+    assert said.status == 2
+    assert f"{twice[0]} is given twice: give it once, with all its values behind it." in said.text

@@ -52,6 +52,6 @@ def test_blocks_that_come_and_go_are_not_compiled(tmp_path):
 
 
 def test_a_rule_that_replaces_gradients_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("blocklocal.runs.build.check_compiler", lambda device: None)
+    monkeypatch.setattr("blocklocal.runs.machine.check_compiler", lambda device: None)
     said = train(tmp_path, "--compile", rule="feedback-alignment")
     assert_refused(said, "torch.compile cannot follow", folder=tmp_path / "run")

@@ -84,7 +84,8 @@ def test_validation_below_one_is_a_fraction_and_else_a_count(validation, split):
 WRONG = {
     "epochs": ["3", 3.5, None, True, [3]],
     "train_size": ["all", 1.5, False],
-    "lr": ["0.1", None, True, [0.1]],
+    "lr": ["0.1", True, [0.1]],
+    "momentum": [None],
     "validation": ["x", None],
     "data": [5, None, ["digits"]],
     "model": [18, None],

@@ -18,7 +18,7 @@ from blocklocal.data.frame import read_frame
 from blocklocal.data.samples import SampleBatches
 from blocklocal.data.table_set import load_table
 from blocklocal.network.prediction import Prediction
-from blocklocal.runs.build import DatasetInfo
+from blocklocal.runs.facts import DatasetInfo
 from blocklocal.runs.predict import Said, describe_prediction
 from blocklocal.schemas import read_json
 
@@ -275,8 +275,9 @@ def test_a_table_is_measured_and_resumed_and_other_rows_are_read_as_it_was(tmp_p
     write(tmp_path / "other.csv", "colour,age,kind", ["violet,3,cat", ",,dog", "red,9,cat"])
     capsys.readouterr()
     assert main(["evaluate", "run", "--data", "other.csv"]) == 0
-    assert "top-1" in capsys.readouterr().out
+    assert "other.csv: top-1" in capsys.readouterr().out
     assert main(["evaluate", "run"]) == 0
+    assert "test: top-1" in capsys.readouterr().out
 
 
 @pytest.mark.slow

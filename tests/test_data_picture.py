@@ -15,7 +15,7 @@ from data_files import Image, all_train, folder_set, picture, png, replace_train
 from blocklocal._common.errors import InputError
 from blocklocal._common.ranges import MAX_PIXELS
 from blocklocal.data.picture import BadImage, open_picture, resize_and_crop
-from blocklocal.runs.build import DatasetInfo
+from blocklocal.runs.facts import DatasetInfo
 from blocklocal.runs.predict import open_pixels
 
 PngInfo = pytest.importorskip("PIL.PngImagePlugin").PngInfo

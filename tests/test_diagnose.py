@@ -14,8 +14,8 @@ from blocklocal.diagnose.run import choose_images
 from blocklocal.diagnose.table import lines
 from blocklocal.families import FAMILIES
 from blocklocal.runs import train as training_run
-from blocklocal.runs.build import load_data
 from blocklocal.runs.run import start_run
+from blocklocal.runs.sets import load_data
 
 CUT = {"model": "resnet20", "width": 4, "blocks": 3, "epochs": 1}
 

@@ -9,7 +9,9 @@ from blocklocal.diagnose import diagnose_run
 from blocklocal.diagnose.measure import measure
 from blocklocal.diagnose.references import find_backprop, follow_statistics, initial_network, open_run
 from blocklocal.families import family
-from blocklocal.runs.build import DatasetInfo, build_network, load_data
+from blocklocal.runs.build import build_network
+from blocklocal.runs.facts import DatasetInfo
+from blocklocal.runs.sets import load_data
 
 # --- the untrained network
 

@@ -8,8 +8,9 @@ from blocklocal._common.errors import InputError
 from blocklocal._common.limits import available_bytes, check_memory
 from blocklocal._common.memory import saved_bytes
 from blocklocal.runs import fits
-from blocklocal.runs.build import DatasetInfo, build_on_cpu, check_memory_for
+from blocklocal.runs.build import build_on_cpu, check_memory_for
 from blocklocal.runs.config import Config
+from blocklocal.runs.facts import DatasetInfo
 
 pytestmark = pytest.mark.usefixtures("no_reports")
 

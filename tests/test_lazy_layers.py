@@ -9,7 +9,8 @@ from run_helpers import assert_same_run, flags, tiny, weights, whole
 from torch import nn
 
 from blocklocal import BlockLocal, split
-from blocklocal.runs.build import DatasetInfo, build_on_cpu
+from blocklocal.runs.build import build_on_cpu
+from blocklocal.runs.facts import DatasetInfo
 
 pytestmark = pytest.mark.usefixtures("no_reports")
 

@@ -24,7 +24,7 @@ from blocklocal.parallel.links import Header
 from blocklocal.parallel.placement import Placement
 from blocklocal.parallel.store import Forged, SealedStore, decode, hold_store, is_loopback
 from blocklocal.parallel.watch import FAILURE, Failure, describe_rank, first_failure, register_rank, report, resume_hint
-from blocklocal.runs.build import DatasetInfo
+from blocklocal.runs.facts import DatasetInfo
 
 OURS, THEIRS = "0123456789abcdef" * 2, "fedcba9876543210" * 2
 names, values = st.text(st.characters(codec="ascii"), min_size=1), st.binary()

@@ -83,8 +83,8 @@ def test_plain_output_is_one_line_per_epoch(plain):
             progress.epoch(record(epoch))
     assert written(plain).splitlines() == [
         "digits",
-        "epoch 1/8  loss 1.21 0.98  val % 40.1 52.3  1234 img/s  left 0:49",
-        "epoch 2/8  loss 1.21 0.98  val % 40.1 52.3  1234 img/s  left 0:42",
+        "epoch 1/8  loss 1.21 0.98  val % 40.1 52.3  1234 samples/s  left 0:49",
+        "epoch 2/8  loss 1.21 0.98  val % 40.1 52.3  1234 samples/s  left 0:42",
     ]
 
 
@@ -142,7 +142,7 @@ def test_terminal_shows_one_row_per_block(terminal):
     assert box[2].startswith("┏")
     assert len({len(line) for line in box[2:9]}) == 1
     assert "step 10/20" in frame
-    assert "1234 img/s" in frame
+    assert "1234 samples/s" in frame
 
 
 def test_terminal_shows_the_running_mean_of_the_epoch(terminal):

@@ -16,7 +16,7 @@ from blocklocal._common.errors import InputError
 from blocklocal._common.files import cut_half_line, write_text
 from blocklocal.report import write_comparison, write_report
 from blocklocal.report.read import read_run
-from blocklocal.runs.build import DatasetInfo
+from blocklocal.runs.facts import DatasetInfo
 from blocklocal.runs.saved import load_cuts, load_facts
 from blocklocal.schemas import Text, Whole, check, parse, read_json, read_rows
 from blocklocal.schemas.kinds import Percent, Plain

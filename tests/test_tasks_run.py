@@ -15,11 +15,11 @@ from blocklocal._common.measures import TOP1, main_of
 from blocklocal.cli.evaluate import evaluation_lines
 from blocklocal.report import write_report
 from blocklocal.report.table import aggregate, cells, headings, markdown_table
-from blocklocal.runs.build import load_data
 from blocklocal.runs.class_weights import class_weights_of
 from blocklocal.runs.looking import load_network
 from blocklocal.runs.run import start_run
 from blocklocal.runs.saved import load_facts
+from blocklocal.runs.sets import load_data
 from blocklocal.training.loop import Stopped
 
 GENERATOR = torch.Generator().manual_seed(3)

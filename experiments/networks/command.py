@@ -64,7 +64,7 @@ def flags() -> argparse.ArgumentParser:
     found = parser(experiments.networks.__doc__, rounds=5, steps=2)
     found.set_defaults(device="cpu")
     found.add_argument("--only", choices=CASES, help="one of the networks")
-    found.add_argument("--size", choices=SIZES, default="full", help="search: to choose rates; small: only that it runs")
+    found.add_argument("--size", choices=SIZES, default="full", help="search: for --choose; small: only that it runs")
     found.add_argument("--data-folder", type=Path, help="folder of fashion_mnist and cifar10 (default: the hub's)")
     found.add_argument("--seeds", type=int, default=1, help="how many")
     found.add_argument("--choose", action="store_true", help="only try the learning rates, on the validation part")

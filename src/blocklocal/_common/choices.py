@@ -21,6 +21,7 @@ ScheduleName: TypeAlias = Literal["one-cycle", "cosine", "warmup-cosine", "const
 DecayName: TypeAlias = Literal["auto", "all", "matrices"]
 PrecisionName: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 OptimizerName: TypeAlias = Literal["sgd", "adam", "adamw"]
+OptimizerSetting: TypeAlias = Literal["auto", "sgd", "adam", "adamw"]
 LoggerName: TypeAlias = Literal["wandb", "mlflow"]
 KeepName: TypeAlias = Literal["newest", "best"]
 ImagesIn: TypeAlias = Literal["auto", "memory", "disk"]

@@ -7,7 +7,8 @@ from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_st
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_origin
+from types import NoneType
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args, get_origin
 
 import tyro
 
@@ -15,7 +16,7 @@ from blocklocal._common.choices import values
 from blocklocal._common.errors import InputError
 from blocklocal._common.ranges import SEED, check_settings
 from blocklocal._common.screen import COLOURS, Screen, allowing, printable
-from blocklocal.cli.flags import in_flags
+from blocklocal.cli.flags import flags_of, in_flags
 from blocklocal.parallel.launch import Launch
 from blocklocal.runs.config import Config
 from blocklocal.runs.recipes import get_recipe
@@ -151,9 +152,18 @@ def parse(kind: type[T], arguments: Sequence[str], prog: str, default: T | None 
     out, err = (allowing(stream, COLOURS) for stream in (sys.stdout, sys.stderr))  # what was given is printed again
     completing = any(argument.startswith("--tyro-") for argument in arguments)  # a shell is to know the choices
     names = nullcontext() if completing else _names_for_the_settings()
+    _check_once(arguments, kind)
     _check_pairs(arguments)
     with _refusing(err, kind) as held, redirect_stdout(out), redirect_stderr(held), names:
         return tyro.cli(tyro.conf.OmitArgPrefixes[kind], prog=prog, args=list(arguments), **extra)
+
+
+def _check_once(arguments: Sequence[str], kind: type) -> None:
+    """Raise InputError where a flag of several values is given twice: only the last of them would count."""
+    flags = [argument.partition("=")[0].replace("_", "-") for argument in arguments]
+    for flag in flags_of(kind):
+        if flag.several and flags.count(flag.names[0]) > 1:
+            raise InputError(f"{flag.names[0]} is given twice: give it once, with all its values behind it.")
 
 
 def _check_pairs(arguments: Sequence[str]) -> None:
@@ -219,6 +229,22 @@ def _names_for_the_settings() -> tyro.constructors.ConstructorRegistry:
             instance_from_str=lambda given: given[0],
             is_instance=lambda given: isinstance(given, str),
             str_from_instance=lambda given: [given],
+        )
+
+    @registry.primitive_rule
+    def number_or_none(
+        info: tyro.constructors.PrimitiveTypeInfo,
+    ) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
+        parts = set(get_args(info.type))
+        if parts not in ({int, NoneType}, {float, NoneType}):
+            return None
+        (kind,) = parts - {NoneType}
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs=1,
+            metavar=kind.__name__.upper(),
+            instance_from_str=lambda given: kind(given[0]),
+            is_instance=lambda given: given is None or isinstance(given, kind),
+            str_from_instance=lambda given: ["none" if given is None else str(given)],
         )
 
     return registry

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from blocklocal._common.errors import InputError, unknown
 from blocklocal._common.measures import MEASURES, main_of
+from blocklocal._common.screen import printable
 from blocklocal._common.written import check_target, signed_json, write_file
 from blocklocal.cli.arguments import (
     EvaluateArguments,
@@ -17,15 +18,15 @@ if TYPE_CHECKING:
 
     from blocklocal.data import ImageSet
     from blocklocal.data.samples import SampleSet
-    from blocklocal.runs.build import DatasetInfo
+    from blocklocal.runs.facts import DatasetInfo
     from blocklocal.training.evaluation import Evaluation
 
 
 def evaluate(arguments: list[str]) -> None:
     """Measure every block of a trained run on a split."""
     from blocklocal.data.table_set import load_rows
-    from blocklocal.runs.build import evaluation_batches, load_data
     from blocklocal.runs.looking import load_network
+    from blocklocal.runs.sets import evaluation_batches, load_data
     from blocklocal.runs.train import block_names
     from blocklocal.training.evaluation import evaluate as measure
 
@@ -41,20 +42,21 @@ def evaluate(arguments: list[str]) -> None:
         held = config.data.validation if given.split == "validation" else 0
         config = config.edit(data=given.data, train_size=None, test_size=None, validation=held)
     if given.data is not None and facts.features is not None and facts.answers is not None:
-        samples = load_rows(Path(given.data), config.data.target, facts.answers, facts.features)
+        samples, part = load_rows(Path(given.data), config.data.target, facts.answers, facts.features), ""
     else:
         data = load_data(config)
         _check_same_kind(data, facts)
-        samples = getattr(data, given.split)
+        samples, part = getattr(data, given.split), f" ({given.split})"
     result = measure(network, evaluation_batches(config, samples, facts, network.device))
-    for line in evaluation_lines(given.split, block_names(network), result):
+    what = given.split if given.data is None else f"{printable(given.data)}{part}"
+    for line in evaluation_lines(what, block_names(network), result):
         print(line)
     if given.json is not None:
         content = signed_json({"split": given.split, **asdict(result)}, indent=2)
         write_file(given.json, content, overwrite=given.overwrite)
 
 
-def evaluation_lines(split: str, names: "Sequence[str]", result: "Evaluation") -> list[str]:
+def evaluation_lines(what: str, names: "Sequence[str]", result: "Evaluation") -> list[str]:
     """Every block, the ensemble, and all that is known of the output."""
     main = main_of([{f"test_{name}": values for name, values in result.measured.items()}], "test_")
     form = "{:6.2f} %" if main.percent else f"{{:8.{main.digits}f}}"
@@ -74,7 +76,7 @@ def evaluation_lines(split: str, names: "Sequence[str]", result: "Evaluation") -
         for name, values in result.measured.items()
         if values[-1] is not None
     ]
-    return [*lines, f"{split}: {''.join(said)}{top3}{nll}{ece}".rstrip()]
+    return [*lines, f"{what}: {''.join(said)}{top3}{nll}{ece}".rstrip()]
 
 
 def _check_same_kind(data: "ImageSet | SampleSet", facts: "DatasetInfo") -> None:

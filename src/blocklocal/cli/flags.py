@@ -17,11 +17,13 @@ class Flag:
         setting: its name in the dataclass.
         names: how it is typed: of a switch also the one that turns it off.
         choices: the names that it takes, where these are known.
+        several: whether it takes more than one value.
     """
 
     setting: str
     names: tuple[str, ...]
     choices: tuple[str, ...] = ()
+    several: bool = False
 
 
 def flags_of(kind: type) -> Iterator[Flag]:
@@ -41,7 +43,7 @@ def _flag(setting: str, hint: Any) -> Flag:
     name = setting.replace("_", "-")
     if hint is bool:
         return Flag(setting, (f"--{name}", f"--no-{name}"))
-    return Flag(setting, (f"--{name}",), tuple(_choices(hint)))
+    return Flag(setting, (f"--{name}",), tuple(_choices(hint)), get_origin(hint) in (tuple, dict))
 
 
 def _choices(hint: Any) -> Iterator[str]:

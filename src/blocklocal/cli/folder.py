@@ -8,8 +8,9 @@ from blocklocal.runs.config import Config
 
 def default_folder(config: Config, what: str) -> Path:
     """A folder below runs/ that does not exist yet."""
-    data, model = _last_part(config.data.data), _last_part(config.model.model)
-    base = Path("runs") / f"{data}-{model}-{what}-seed{config.machine.seed}"
+    named = [name for name in (config.data.data, config.model.model) if name != "auto"]
+    parts = [*map(_last_part, named), what, f"seed{config.machine.seed}"]
+    base = Path("runs") / "-".join(parts)
     folder, count = base, 1
     while folder.exists():
         count += 1

@@ -29,8 +29,12 @@ class PlanArguments:
 def plan(arguments: list[str]) -> None:
     """What a run with one block at a time in memory would need, beside other ways to train."""
     from blocklocal.cli.train import chooses_blocks
-    from blocklocal.runs.build import DatasetInfo, find_device, load_data, open_session, suited
+    from blocklocal.runs.build import open_session
+    from blocklocal.runs.facts import DatasetInfo
+    from blocklocal.runs.machine import find_device
     from blocklocal.runs.planning import pace_of, plan_run
+    from blocklocal.runs.sets import load_data
+    from blocklocal.runs.usual import suited
     from blocklocal.streaming.place import store_folder
     from blocklocal.streaming.plan_table import plan_lines
 

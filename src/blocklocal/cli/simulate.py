@@ -90,8 +90,11 @@ def _micro_batches(given: SimulateArguments, devices: int) -> int:
 def _measure(given: SimulateArguments) -> "CostsFile":
     import torch
 
-    from blocklocal.runs.build import DatasetInfo, build_network, check_memory_for, set_threads
+    from blocklocal.runs.build import build_network, check_memory_for
     from blocklocal.runs.config import Config, Machine
+    from blocklocal.runs.facts import DatasetInfo
+    from blocklocal.runs.machine import set_threads
+    from blocklocal.runs.usual import suited
     from blocklocal.simulate.costs_file import CostsFile
     from blocklocal.simulate.measure import measure
 
@@ -99,7 +102,7 @@ def _measure(given: SimulateArguments) -> "CostsFile":
     threads = set_threads(m.threads)
     names = tuple(str(i) for i in range(m.classes))
     facts = DatasetInfo(names, m.channels, m.image_size, m.image_size, (0.0,) * m.channels, (1.0,) * m.channels)
-    config = Config(model=given.model, learning=given.learning, machine=Machine(threads=m.threads))
+    config = suited(Config(model=given.model, learning=given.learning, machine=Machine(threads=m.threads)), facts)
     check_memory_for(config, facts, m.batch_size)
     network = build_network(config, facts, torch.device("cpu"), fits=True)
     draw = torch.Generator().manual_seed(0)
@@ -108,7 +111,7 @@ def _measure(given: SimulateArguments) -> "CostsFile":
     y = torch.randint(0, m.classes, (m.batch_size,), generator=draw)
     parts = _micro_batches(given, max(given.devices))
     blocks = measure(network, x, y, micro_batches=parts, repeats=m.repeats)
-    how = {"model": given.model.model, "width": given.model.width, "threads": threads, "torch": torch.__version__}
+    how = {"model": config.model.model, "width": config.model.width, "threads": threads, "torch": torch.__version__}
     return CostsFile(blocks, m.batch_size, {**how, "micro_batches": parts, "machine": platform.processor()})
 
 

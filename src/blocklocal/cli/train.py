@@ -140,7 +140,7 @@ def _start_processes(config: Config, wanted: Launch, arguments: list[str]) -> in
     """Start the processes of a run and wait for them; returns the exit status."""
     from blocklocal.parallel.launch import launch
     from blocklocal.parallel.processes import check_devices
-    from blocklocal.runs.build import find_device
+    from blocklocal.runs.machine import find_device
 
     count = wanted.processes
     _check_share(config, wanted)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +102,7 @@ def _read_csv(path: Path) -> pa.Table:
     comma = separator == ";" and any(_DECIMAL_COMMA.search(line) for line in start)
     try:
         return csv.read_csv(
-            io.BytesIO(content),
+            pa.BufferReader(content),  # and no file of Python: arrow would still call it while the program ends
             read_options=csv.ReadOptions(block_size=min(_LARGEST, max(2**16, len(content) + 1))),
             parse_options=csv.ParseOptions(delimiter=separator, newlines_in_values=True),
             convert_options=csv.ConvertOptions(

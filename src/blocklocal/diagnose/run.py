@@ -34,9 +34,10 @@ from blocklocal.diagnose.references import (
 from blocklocal.diagnose.streamed import Following, measure_streamed, nothing, streamed_cosines
 from blocklocal.network.network import BlockLocal
 from blocklocal.report.table import BACKPROP
-from blocklocal.runs.build import AnyBatches, AnySet, DatasetInfo, evaluation_batches, load_data, training_batches
+from blocklocal.runs.facts import AnySet, DatasetInfo
 from blocklocal.runs.origin import load_settings
 from blocklocal.runs.run import check_facts
+from blocklocal.runs.sets import AnyBatches, evaluation_batches, load_data, training_batches
 from blocklocal.streaming.cache import FileCache
 from blocklocal.streaming.settings import VISIT
 from blocklocal.streaming.streamed import Streamed

@@ -26,7 +26,7 @@ from blocklocal.diagnose.references import mean_statistics
 from blocklocal.families import Family
 from blocklocal.report.table import mean
 from blocklocal.rules.base import Batch
-from blocklocal.runs.build import AnyBatches
+from blocklocal.runs.sets import AnyBatches
 from blocklocal.streaming.cache import Cache
 from blocklocal.streaming.ends import Ends
 from blocklocal.streaming.streamed import Streamed

@@ -20,25 +20,18 @@ from blocklocal.parallel.placement import Placement, place, step_seconds
 from blocklocal.parallel.processes import Processes
 from blocklocal.parallel.stage import check_placement, check_rule, passing_back
 from blocklocal.parallel.streamed_stage import check_spread
-from blocklocal.runs.build import (
-    AnySet,
-    DatasetInfo,
-    RunContext,
-    build_on_cpu,
-    build_streamed,
-    check_memory_for,
-    load_data,
-    prepare_for_device,
-    suited,
-    training_batches,
-)
+from blocklocal.runs.build import RunContext, build_on_cpu, build_streamed, check_memory_for
 from blocklocal.runs.checkpoints import CHECKPOINTS, checkpoint_to_resume
 from blocklocal.runs.config import Config, load_config
+from blocklocal.runs.facts import AnySet, DatasetInfo
 from blocklocal.runs.lock import held
+from blocklocal.runs.machine import prepare_for_device
 from blocklocal.runs.origin import adds_epochs, is_finished
 from blocklocal.runs.planning import bytes_in, plan_run
 from blocklocal.runs.run import add_epochs, check_free, check_same, create_run
 from blocklocal.runs.saved import load_cuts
+from blocklocal.runs.sets import load_data, training_batches
+from blocklocal.runs.usual import suited
 from blocklocal.splitting.copying import copy_module
 from blocklocal.streaming.place import check_new_store, store_folder
 from blocklocal.streaming.settings import Streaming

@@ -23,7 +23,7 @@ from blocklocal._common.screen import one_line
 from blocklocal.parallel.address import RENDEZVOUS_TIMEOUT, Address
 from blocklocal.parallel.store import SealedStore, decode
 from blocklocal.parallel.watch import Watch, end_with_parent
-from blocklocal.runs.build import find_device
+from blocklocal.runs.machine import find_device
 
 MESSAGE_TIMEOUT = 600.0
 POLL_SECONDS = 0.005

@@ -30,27 +30,17 @@ from blocklocal.parallel.streamed_stage import StreamedStage
 from blocklocal.parallel.trouble import describe_failure, report_failure
 from blocklocal.parallel.watch import ASKED, register_rank
 from blocklocal.parallel.wire import LinkError, is_lost_connection
-from blocklocal.runs.build import (
-    AnySet,
-    DatasetInfo,
-    RunContext,
-    build_network,
-    build_on_cpu,
-    build_streamed,
-    compile_for_training,
-    evaluation_batches,
-    load_data,
-    prepare_for_device,
-    set_threads,
-    suited,
-    training_batches,
-)
+from blocklocal.runs.build import RunContext, build_network, build_on_cpu, build_streamed
 from blocklocal.runs.checkpoints import BEST, CHECKPOINTS, METRICS, TIMELINE, checkpoint_to_look, find_checkpoint
 from blocklocal.runs.conclude import conclude
 from blocklocal.runs.config import Config
+from blocklocal.runs.facts import AnySet, DatasetInfo
 from blocklocal.runs.looking import load_to_look
+from blocklocal.runs.machine import compile_for_training, prepare_for_device, set_threads
 from blocklocal.runs.origin import cycle_of
+from blocklocal.runs.sets import evaluation_batches, load_data, training_batches
 from blocklocal.runs.train import loggers_of, new_progress, new_trainer, resumed
+from blocklocal.runs.usual import suited
 from blocklocal.streaming.place import clear_store
 from blocklocal.streaming.streamed import Streamed
 from blocklocal.timeline.recorder import Recorder, who

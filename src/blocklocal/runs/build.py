@@ -1,38 +1,26 @@
 """From a configuration to the things that train: device, data, batches, network."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import torch
-from msgspec import Meta
-from torch import Tensor, nn
+from torch import nn
 
-from blocklocal._common.errors import InputError, unknown
-from blocklocal._common.ranges import MOST_CLASSES
+from blocklocal._common.errors import InputError
 from blocklocal._common.seeds import seeded
 from blocklocal.adapters import build_named, is_named
-from blocklocal.block.values import Values
-from blocklocal.data import Batches, Images, ImageSet, load_images
-from blocklocal.data.answers import Answers
-from blocklocal.data.arrays import is_arrays, load_arrays
-from blocklocal.data.batches import per_channel
-from blocklocal.data.features import Features
-from blocklocal.data.images import as_targets
-from blocklocal.data.samples import SampleBatches, Samples, SampleSet
-from blocklocal.data.table_reading import names_images
-from blocklocal.data.table_set import load_table
 from blocklocal.models import build_model
-from blocklocal.network.compiling import check_compiler, compile_learners
-from blocklocal.network.neighbours import Neighbours
 from blocklocal.network.network import BlockLocal
 from blocklocal.rules import RULES
-from blocklocal.runs.class_weights import class_weights_of
-from blocklocal.runs.config import Config, Model, Optimisation
+from blocklocal.runs.config import Config
+from blocklocal.runs.facts import AnySet, DatasetInfo
 from blocklocal.runs.fits import check_fits
-from blocklocal.schemas import Number, Text
+from blocklocal.runs.machine import compile_for_training, find_device, prepare_for_device, set_threads
+from blocklocal.runs.sets import AnyBatches, load_data, training_batches
+from blocklocal.runs.usual import suited
 from blocklocal.splitting import freeze, split
 from blocklocal.streaming.place import RAM
 from blocklocal.streaming.settings import Streaming
@@ -42,140 +30,7 @@ from blocklocal.training.checkpoint_draft import KEEP
 from blocklocal.training.learner_state import check_savable
 
 S = TypeVar("S", bound=Streamed)
-AnySet: TypeAlias = ImageSet | SampleSet
-AnyBatches: TypeAlias = Batches | SampleBatches
-EVALUATION_BATCH = 500
-EVALUATION_PIXELS = 2**20  # of a batch, where each is asked for its class
-ROWS: dict[str, Any] = {"optimizer": "adamw", "lr": 3e-3}  # how rows of tables and series are trained
 MEASURE_BATCH = 32  # images for measuring the cost of pieces
-Side = Annotated[int, Meta(ge=1, le=100_000)]
-"""Pixels; the bounds in `DatasetInfo` are for what is read from a file (`training.saved`)."""
-
-
-@dataclass(frozen=True)
-class DatasetInfo:
-    """What a network must know of its data set; saved with the run, so that `predict` needs no data set."""
-
-    classes: Annotated[tuple[Text, ...], Meta(min_length=1, max_length=MOST_CLASSES)]
-    channels: Annotated[int, Meta(ge=1, le=1_000)]
-    height: Side
-    width: Annotated[int, Meta(ge=1, le=2**26)]
-    mean: Annotated[tuple[Number, ...], Meta(max_length=1_000)]
-    std: Annotated[tuple[Number, ...], Meta(max_length=1_000)]
-    kind: Literal["images", "table", "series"] = "images"
-    """A row of a table has `width` numbers, a series `channels` and `width` steps."""
-    answers: Answers | None = None
-    features: Features | None = None
-    class_weights: Annotated[tuple[Number, ...], Meta(max_length=MOST_CLASSES)] | None = field(
-        default=None, compare=False
-    )
-
-    @classmethod
-    def of(cls, data: AnySet) -> "DatasetInfo":
-        if isinstance(data, ImageSet):
-            return cls(data.classes, data.channels, data.height, data.width, data.mean, data.std, answers=data.answers)
-        if data.features is not None:
-            width = data.shape[0]
-            return cls(data.classes, 1, 1, width, (0.0,), (1.0,), "table", data.answers, data.features)
-        channels, steps = data.shape
-        return cls(data.classes, channels, 1, steps, data.mean, data.std, "series", data.answers)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of one sample: [C, H, W], [features] or [C, T]."""
-        sizes = {"table": (self.width,), "series": (self.channels, self.width)}
-        return sizes.get(self.kind, (self.channels, self.height, self.width))
-
-    @property
-    def predicts_values(self) -> bool:
-        """Whether `classes` are the names of values."""
-        return self.answers is not None and self.answers.kind == "values"
-
-    @property
-    def predicts_labels(self) -> bool:
-        """Whether `classes` are the names of binary labels."""
-        return self.answers is not None and self.answers.kind == "labels"
-
-    @property
-    def predicts_pixels(self) -> bool:
-        """Whether every pixel has one of the classes."""
-        return self.answers is not None and self.answers.kind == "pixels"
-
-    def asked(self) -> dict[str, Any]:
-        """What a network is asked for, as `BlockLocal` takes it."""
-        if self.predicts_values and self.answers is not None:
-            return {"values": Values(len(self.classes), mean=self.answers.mean, std=self.answers.std)}
-        if self.predicts_labels:
-            return {"labels": len(self.classes)}
-        return {"classes": len(self.classes), "class_weights": self.class_weights}
-
-    def weighted(self, config: Config, data: AnySet) -> "DatasetInfo":
-        """The same with the weights of the classes, fitted on the training split.
-
-        Raises:
-            InputError: weights are asked for, and there are no classes.
-        """
-        if self.predicts_labels or self.predicts_values:
-            if config.data.class_weights:
-                raise InputError("class_weights are for classes, and the target holds none: leave them out.")
-            return self
-        weights = class_weights_of(config.data.class_weights, as_targets(data.train.labels), len(self.classes))
-        return replace(self, class_weights=weights)
-
-    def flat(self) -> dict[str, Any]:
-        known = {name: value for name, value in asdict(self).items() if value is not None}
-        return known if self.kind != "images" else {name: value for name, value in known.items() if name != "kind"}
-
-
-def load_data(config: Config) -> AnySet:
-    """The set a configuration names, split: images, a table, or arrays."""
-    d = config.data
-    parts: dict[str, Any] = {
-        "train_size": d.train_size,
-        "validation": d.validation_split,
-        "test_size": d.test_size,
-        "split_seed": d.split_seed,
-    }
-    if is_arrays(d.data):
-        return load_arrays(d.data, labels=d.target[0] if d.target else "y", **parts)
-    listed = names_images(Path(d.data).expanduser())
-    if d.target and not listed:
-        return load_table(d.data, d.target, target_is=d.target_is, categories=d.categories, **parts)
-    return load_images(
-        d.data,
-        **parts,
-        image_size=d.image_size,
-        skip_bad=d.skip_bad,
-        label=d.target,
-        target_is=d.target_is,
-        stream=d.stream,
-        images_in=d.images_in,
-    )
-
-
-def find_device(name: str) -> torch.device:
-    """The device of that name; "auto" is cuda where there is one.
-
-    Raises:
-        InputError: the name is unknown, or there is no such device.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.partition(":")[0] not in ("cpu", "cuda"):
-        raise unknown("device", name, ("auto", "cpu", "cuda"))
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError("device cuda was asked for, but torch finds no CUDA device here: use --device cpu or auto.")
-    try:
-        return torch.device(name)
-    except RuntimeError as error:
-        raise unknown("device", name, ("auto", "cpu", "cuda", "cuda:0")) from error
-
-
-def set_threads(threads: int | None) -> int:
-    """Set CPU threads, or leave torch's own choice (all cores, or OMP_NUM_THREADS); return their number."""
-    if threads is not None:
-        torch.set_num_threads(threads)
-    return torch.get_num_threads()
 
 
 def build_network(
@@ -330,49 +185,11 @@ def _check_options(config: Config, facts: DatasetInfo) -> None:
         raise InputError(f"--model-options {twice} is given by the run itself: leave it out; {given[twice]}.")
 
 
-def suited(config: Config, facts: DatasetInfo) -> Config:
-    """The settings with what is usual for such data, where they have the usual model or optimiser of images."""
-    usual = "unet" if facts.predicts_pixels else {"table": "mlp", "series": "conv1d"}.get(facts.kind)
-    if usual is None:
-        return config
-    o = config.optimisation
-    if config.model.model == Model.model:
-        config = config.edit(model=usual)
-    return config.edit(**ROWS) if (o.optimizer, o.lr) == (Optimisation.optimizer, Optimisation.lr) else config
-
-
 def check_memory_for(config: Config, facts: DatasetInfo, batch: int = 0, device: torch.device | None = None) -> None:
     """Refuse a network that is too large for the free memory; with a `batch`, one that is too large to be trained."""
     example = torch.Size((batch, *facts.shape))
     counted = config.edit(balance="count")  # where it is cut changes little, and costs cannot be measured
     check_fits(config, lambda: plain_model(config, facts), lambda model: _cut(model, counted, facts), example, device)
-
-
-def prepare_for_device(network: Neighbours, config: Config, device: torch.device) -> None:
-    """Bring a network, or a process's share of one, to its device, memory layout and precision."""
-    network.to(device)
-    if config.machine.channels_last:
-        network.to(memory_format=torch.channels_last)  # pyrefly: ignore
-    network.autocast(precision_of(config, device))
-
-
-def compile_for_training(network: Neighbours, config: Config, device: torch.device) -> None:
-    """Compile the blocks, or a process's share of them, where the settings ask for it.
-
-    Raises:
-        InputError: torch.compile does not work here, or not with the rule.
-    """
-    if config.machine.compile:
-        check_compiler(device)
-        compile_learners(network.learners, network.rule)
-
-
-def precision_of(config: Config, device: torch.device) -> torch.dtype | None:
-    """Of the blocks' operations; None: as the parameters are."""
-    wanted = config.machine.precision
-    if wanted == "float16":
-        return torch.float16
-    return torch.bfloat16 if wanted == "bfloat16" or (wanted == "auto" and device.type == "cuda") else None
 
 
 def _option(text: object) -> object:
@@ -383,67 +200,6 @@ def _option(text: object) -> object:
         except (TypeError, ValueError):
             continue
     return {"true": True, "false": False}.get(str(text).lower(), text)
-
-
-def training_batches(config: Config, data: AnySet, device: torch.device, share: tuple[int, int] = (0, 1)) -> AnyBatches:
-    """Shuffled batches of the training split.
-
-    Raises:
-        InputError: images are to be augmented that are none.
-    """
-    if isinstance(data, SampleSet):
-        for name in ("augment", "mix"):
-            if given := getattr(config.data, name):
-                raise InputError(f"{name} is for images, and {data.name} holds none: leave {given!r} out.")
-        return SampleBatches(
-            data.train,
-            batch_size=config.data.batch_size,
-            mean=data.mean,
-            std=data.std,
-            shuffle=True,
-            seed=config.machine.seed,
-            device=device,
-            share=share,
-        )
-    return Batches(
-        data.train,
-        batch_size=config.data.batch_size,
-        mean=data.mean,
-        std=data.std,
-        shuffle=True,
-        augment=config.data.augment,
-        mix=config.data.mix,
-        classes=len(data.classes),
-        seed=config.machine.seed,
-        device=device,
-        channels_last=config.machine.channels_last,
-        share=share,
-    )
-
-
-def evaluation_batches(
-    config: Config, images: Images | Samples, facts: DatasetInfo, device: torch.device
-) -> AnyBatches:
-    """Unshuffled, unaugmented batches of a split."""
-    if isinstance(images, Samples):
-        known = (facts.mean, facts.std) if facts.kind == "series" else ((), ())
-        return SampleBatches(images, batch_size=EVALUATION_BATCH, mean=known[0], std=known[1], device=device)
-    size = min(EVALUATION_BATCH, max(1, EVALUATION_PIXELS // (facts.height * facts.width)))
-    return Batches(
-        images,
-        batch_size=size if facts.predicts_pixels else EVALUATION_BATCH,
-        mean=facts.mean,
-        std=facts.std,
-        device=device,
-        channels_last=config.machine.channels_last,
-    )
-
-
-def normalise(pixels: Tensor, facts: DatasetInfo) -> Tensor:
-    """uint8 [B, C, H, W] → the float32 that the network takes, bit for bit as `Batches` makes it."""
-    channels, device = pixels.shape[1], pixels.device
-    mean, std = (per_channel(name, getattr(facts, name), channels, device) for name in ("mean", "std"))
-    return (pixels.float() - mean) / std
 
 
 @dataclass(frozen=True)

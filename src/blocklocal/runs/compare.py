@@ -13,13 +13,15 @@ from blocklocal._common.extras import needs
 from blocklocal._common.files import write_text
 from blocklocal.network.settings import Learning
 from blocklocal.rules import RULES
-from blocklocal.runs.build import AnySet, DatasetInfo, load_data, suited
 from blocklocal.runs.code import check_same_code
 from blocklocal.runs.conclude import only_shows
 from blocklocal.runs.config import Config, load_config
+from blocklocal.runs.facts import AnySet, DatasetInfo
 from blocklocal.runs.origin import code_of, is_finished
 from blocklocal.runs.run import resume_run, start_run
 from blocklocal.runs.saved import read_summary
+from blocklocal.runs.sets import load_data
+from blocklocal.runs.usual import suited
 
 
 @dataclass(frozen=True)

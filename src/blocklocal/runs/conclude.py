@@ -11,11 +11,12 @@ from typing import Any
 from blocklocal._common.errors import first_line
 from blocklocal._common.files import write_text
 from blocklocal.data import ImageSet
-from blocklocal.runs.build import RunContext, normalise
+from blocklocal.runs.build import RunContext
 from blocklocal.runs.examples import choose_examples
 from blocklocal.runs.looking import looking
 from blocklocal.runs.origin import load_settings
 from blocklocal.runs.saved import CONFUSION, SUMMARY
+from blocklocal.runs.sets import normalise
 from blocklocal.runs.summary import summarise
 from blocklocal.training.loop import Trainer
 

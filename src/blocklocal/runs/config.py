@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,7 @@ from blocklocal._common.choices import (
     LoggerName,
     ModelName,
     OptimizerName,
+    OptimizerSetting,
     PrecisionName,
     ScheduleName,
     TargetKind,
@@ -45,6 +47,7 @@ from blocklocal.runs.class_weights import check_class_weights
 from blocklocal.schemas import Text, check, read_json
 from blocklocal.schemas.run import check_settings_there
 
+USUAL_LR = {"sgd": 0.1, "adam": 1e-3, "adamw": 1e-3}
 LOGGERS = values(LoggerName)
 RANGES = {
     **dict.fromkeys(("train_size", "test_size", "batch_size", "epochs", "checkpoint_every", "patience"), COUNT),
@@ -127,9 +130,10 @@ class Data:
 class Model:
     """Which network, and where it is cut."""
 
-    model: ModelName | str = "resnet18"
+    model: ModelName | str = "auto"
     """A model of the library; hf:FOLDER_OR_NAME, timm:NAME or torchvision:NAME; or a function of your own:
-    path/to/file.py:function."""
+    path/to/file.py:function. auto: resnet18 for images, unet for images with masks, mlp for a table, conv1d for
+    series."""
     width: int | None = None
     """Channels (or units) of the first layer; default: the model's usual width."""
     model_options: dict[str, str] = field(default_factory=dict)
@@ -157,11 +161,12 @@ class Optimisation:
     epochs: int = 10
     """Passes over the training split. With --resume RUN: train a finished run on to so many; for the added epochs the
     schedule begins anew."""
-    optimizer: OptimizerName = "sgd"
-    """sgd (Nesterov momentum), adam or adamw. Rows of tables and series are trained with adamw and --lr 0.003, unless
-    one of the two is given."""
-    lr: float = 0.1
-    """Peak learning rate."""
+    optimizer: OptimizerSetting = "auto"
+    """sgd (Nesterov momentum), adam, adamw, or auto: sgd for classes of images, adamw for all else and for hf:
+    models."""
+    lr: float | None = None
+    """Peak learning rate. Default: 0.1 for sgd, 0.001 for adam and adamw, 0.003 for adamw on tables, series and
+    masks."""
     momentum: float = 0.9
     """Momentum of sgd."""
     weight_decay: float = 5e-4
@@ -188,9 +193,24 @@ class Optimisation:
         check_choices(self)
         self.build()
 
+    def settled(self, auto: OptimizerName = "sgd", **usual: float) -> "Optimisation":
+        """The same with an optimiser and a learning rate that are decided.
+
+        Args:
+            auto: the optimiser where none was given.
+            usual: learning rates by optimiser, where they are not `USUAL_LR`.
+        """
+        name, lr = self._decided(auto, USUAL_LR | usual)
+        return dataclasses.replace(self, optimizer=name, lr=lr)
+
     def build(self) -> Optimizer:
-        given = self.optimizer, self.lr, self.momentum, self.weight_decay, self.clip
-        return Optimizer(*given, decay=self.decay, ema=self.ema)
+        """What every block gets; what is not decided is as for classes of images (see `usual.suited`)."""
+        name, lr = self._decided("sgd", USUAL_LR)
+        return Optimizer(name, lr, self.momentum, self.weight_decay, self.clip, decay=self.decay, ema=self.ema)
+
+    def _decided(self, auto: OptimizerName, usual: Mapping[str, float]) -> tuple[OptimizerName, float]:
+        name = auto if self.optimizer == "auto" else self.optimizer
+        return name, usual[name] if self.lr is None else self.lr
 
     def build_schedule(self) -> Schedule:
         return warmup_cosine(self.warmup) if self.schedule == "warmup-cosine" else self.schedule

@@ -9,8 +9,8 @@ from blocklocal._common.measures import TOP1, main_of
 from blocklocal.models.file import is_reference
 from blocklocal.network.network import BlockLocal
 from blocklocal.network.pretrained import HOW_TO_LOAD, model_card
-from blocklocal.runs.build import DatasetInfo
 from blocklocal.runs.config import Config
+from blocklocal.runs.facts import DatasetInfo
 from blocklocal.runs.looking import load_network
 from blocklocal.runs.saved import SUMMARY, read_summary
 from blocklocal.runs.train import block_names

@@ -84,8 +84,8 @@ def _rough(config: Config, model: nn.Module, example: torch.Size) -> int:
 
 def _states(config: Config) -> int:
     """Numbers that the optimiser keeps per weight."""
-    o = config.optimisation
-    return (int(o.momentum > 0) if o.optimizer == "sgd" else 2) + int(o.ema is not None)
+    o = config.optimisation.build()
+    return (int(o.momentum > 0) if o.name == "sgd" else 2) + int(o.ema is not None)
 
 
 def _parts(config: Config, built: BlockLocal, example: torch.Size) -> dict[str, int]:

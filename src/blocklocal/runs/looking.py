@@ -13,9 +13,11 @@ import torch
 from blocklocal._common.errors import InputError
 from blocklocal.network.neighbours import Neighbours
 from blocklocal.network.network import BlockLocal
-from blocklocal.runs.build import DatasetInfo, build_network, build_streamed, find_device
+from blocklocal.runs.build import build_network, build_streamed
 from blocklocal.runs.checkpoints import checkpoint_to_look
 from blocklocal.runs.config import Config
+from blocklocal.runs.facts import DatasetInfo
+from blocklocal.runs.machine import find_device
 from blocklocal.runs.origin import edited_settings, open_settings
 from blocklocal.runs.saved import load_cuts, load_facts
 from blocklocal.streaming.settings import Streaming

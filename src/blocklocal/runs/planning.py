@@ -10,8 +10,10 @@ from blocklocal._common.errors import InputError
 from blocklocal._common.limits import available_bytes, parse_bytes
 from blocklocal.network.network import BlockLocal
 from blocklocal.rules import RULES
-from blocklocal.runs.build import DatasetInfo, RunContext, cut_on_meta, precision_of
+from blocklocal.runs.build import RunContext, cut_on_meta
 from blocklocal.runs.config import Config
+from blocklocal.runs.facts import DatasetInfo
+from blocklocal.runs.machine import precision_of
 from blocklocal.streaming.choice import choose
 from blocklocal.streaming.homes import free_on_disk
 from blocklocal.streaming.pace import Pace, measure

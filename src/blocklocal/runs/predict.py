@@ -17,8 +17,9 @@ from blocklocal._common.written import signed_json
 from blocklocal.data.picture import BadImage, open_picture, resize_and_crop, to_array, to_mode
 from blocklocal.data.scan import SUFFIXES, LeftOut, list_images
 from blocklocal.network.prediction import Prediction
-from blocklocal.runs.build import DatasetInfo, normalise
+from blocklocal.runs.facts import DatasetInfo
 from blocklocal.runs.looking import load_network
+from blocklocal.runs.sets import normalise
 from blocklocal.runs.train import block_names
 
 BATCH_PIXELS = 2**17  # of a batch, so that memory does not grow with the number or the size of the images

@@ -10,13 +10,15 @@ from typing import Any
 from blocklocal._common.errors import InputError
 from blocklocal._common.extras import needs
 from blocklocal._common.files import write_text
-from blocklocal.runs.build import AnySet, DatasetInfo, RunContext, find_device, load_data, open_session, suited
+from blocklocal.runs.build import RunContext, open_session
 from blocklocal.runs.checkpoints import CHECKPOINTS, checkpoint_to_look, checkpoint_to_resume
 from blocklocal.runs.code import keep_code
 from blocklocal.runs.conclude import REPORT, show
 from blocklocal.runs.config import Config, load_config
+from blocklocal.runs.facts import AnySet, DatasetInfo
 from blocklocal.runs.lock import held
 from blocklocal.runs.looking import check_watched, load_to_look
+from blocklocal.runs.machine import find_device
 from blocklocal.runs.origin import (
     Origin,
     adds_epochs,
@@ -28,7 +30,9 @@ from blocklocal.runs.origin import (
 )
 from blocklocal.runs.planning import check_planned, plan_run
 from blocklocal.runs.saved import CUTS, FACTS, load_cuts, load_facts, read_summary
+from blocklocal.runs.sets import load_data
 from blocklocal.runs.train import train_run
+from blocklocal.runs.usual import suited
 from blocklocal.schemas.run import check_run_folder
 from blocklocal.streaming.allocator import give_back_at_once
 from blocklocal.streaming.place import check_new_store, check_same_store, link_store, store_folder

@@ -7,7 +7,7 @@ from msgspec import Meta
 
 from blocklocal._common.errors import InputError
 from blocklocal._common.files import is_there
-from blocklocal.runs.build import DatasetInfo
+from blocklocal.runs.facts import DatasetInfo
 from blocklocal.schemas import Whole, read_json, read_rows
 from blocklocal.schemas.kinds import MOST_BLOCKS
 from blocklocal.schemas.run import Summary

@@ -8,7 +8,8 @@ import torch
 
 from blocklocal.data import Images
 from blocklocal.data.samples import Samples
-from blocklocal.runs.build import RunContext, evaluation_batches
+from blocklocal.runs.build import RunContext
+from blocklocal.runs.sets import evaluation_batches
 from blocklocal.training.best import best_epoch, out_of_patience
 from blocklocal.training.evaluation import Evaluation, evaluate
 from blocklocal.training.loop import Trainer

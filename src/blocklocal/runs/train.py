@@ -10,13 +10,14 @@ from typing import Any
 from blocklocal._common.errors import Interrupted
 from blocklocal.network.neighbours import Neighbours
 from blocklocal.network.network import BlockLocal
-from blocklocal.runs.build import RunContext, build_streamed, evaluation_batches
+from blocklocal.runs.build import RunContext, build_streamed
 from blocklocal.runs.checkpoints import BEST, CHECKPOINTS, METRICS, TIMELINE, best_of
 from blocklocal.runs.conclude import conclude
 from blocklocal.runs.config import Config
 from blocklocal.runs.looking import load_to_look
 from blocklocal.runs.origin import cycle_of
 from blocklocal.runs.saved import load_cuts
+from blocklocal.runs.sets import evaluation_batches
 from blocklocal.streaming.commits import Commits
 from blocklocal.streaming.homes import FileHome
 from blocklocal.streaming.settings import Streaming

@@ -193,7 +193,7 @@ class Progress:
     def _rate(self) -> str:
         rate = self._record.get("images_per_second")
         if rate is not None:
-            return f"{rate:.0f} img/s"
+            return f"{rate:.0f} samples/s"
         seconds = self._clock() - self._start_time
         steps = self._done - self._start_step
         return f"{steps / seconds:.1f} steps/s" if steps > 0 and seconds > 0 else NOTHING

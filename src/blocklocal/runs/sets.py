@@ -1,0 +1,108 @@
+"""The data of a configuration: the set, and its batches."""
+
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from blocklocal._common.errors import InputError
+from blocklocal.data import Batches, Images, load_images
+from blocklocal.data.arrays import is_arrays, load_arrays
+from blocklocal.data.batches import per_channel
+from blocklocal.data.samples import SampleBatches, Samples, SampleSet
+from blocklocal.data.table_reading import names_images
+from blocklocal.data.table_set import load_table
+from blocklocal.runs.config import Config
+from blocklocal.runs.facts import AnySet, DatasetInfo
+
+AnyBatches: TypeAlias = Batches | SampleBatches
+EVALUATION_BATCH = 500
+EVALUATION_PIXELS = 2**20  # of a batch, where each is asked for its class
+
+
+def load_data(config: Config) -> AnySet:
+    """The set a configuration names, split: images, a table, or arrays."""
+    d = config.data
+    parts: dict[str, Any] = {
+        "train_size": d.train_size,
+        "validation": d.validation_split,
+        "test_size": d.test_size,
+        "split_seed": d.split_seed,
+    }
+    if is_arrays(d.data):
+        return load_arrays(d.data, labels=d.target[0] if d.target else "y", **parts)
+    listed = names_images(Path(d.data).expanduser())
+    if d.target and not listed:
+        return load_table(d.data, d.target, target_is=d.target_is, categories=d.categories, **parts)
+    return load_images(
+        d.data,
+        **parts,
+        image_size=d.image_size,
+        skip_bad=d.skip_bad,
+        label=d.target,
+        target_is=d.target_is,
+        stream=d.stream,
+        images_in=d.images_in,
+    )
+
+
+def training_batches(config: Config, data: AnySet, device: torch.device, share: tuple[int, int] = (0, 1)) -> AnyBatches:
+    """Shuffled batches of the training split.
+
+    Raises:
+        InputError: images are to be augmented that are none.
+    """
+    if isinstance(data, SampleSet):
+        for name in ("augment", "mix"):
+            if given := getattr(config.data, name):
+                raise InputError(f"{name} is for images, and {data.name} holds none: leave {given!r} out.")
+        return SampleBatches(
+            data.train,
+            batch_size=config.data.batch_size,
+            mean=data.mean,
+            std=data.std,
+            shuffle=True,
+            seed=config.machine.seed,
+            device=device,
+            share=share,
+        )
+    return Batches(
+        data.train,
+        batch_size=config.data.batch_size,
+        mean=data.mean,
+        std=data.std,
+        shuffle=True,
+        augment=config.data.augment,
+        mix=config.data.mix,
+        classes=len(data.classes),
+        seed=config.machine.seed,
+        device=device,
+        channels_last=config.machine.channels_last,
+        share=share,
+    )
+
+
+def evaluation_batches(
+    config: Config, images: Images | Samples, facts: DatasetInfo, device: torch.device
+) -> AnyBatches:
+    """Unshuffled, unaugmented batches of a split."""
+    if isinstance(images, Samples):
+        known = (facts.mean, facts.std) if facts.kind == "series" else ((), ())
+        return SampleBatches(images, batch_size=EVALUATION_BATCH, mean=known[0], std=known[1], device=device)
+    size = min(EVALUATION_BATCH, max(1, EVALUATION_PIXELS // (facts.height * facts.width)))
+    return Batches(
+        images,
+        batch_size=size if facts.predicts_pixels else EVALUATION_BATCH,
+        mean=facts.mean,
+        std=facts.std,
+        device=device,
+        channels_last=config.machine.channels_last,
+    )
+
+
+def normalise(pixels: Tensor, facts: DatasetInfo) -> Tensor:
+    """uint8 [B, C, H, W] → the float32 that the network takes, bit for bit as `Batches` makes it."""
+    channels, device = pixels.shape[1], pixels.device
+    mean, std = (per_channel(name, getattr(facts, name), channels, device) for name in ("mean", "std"))
+    return (pixels.float() - mean) / std

@@ -1,0 +1,21 @@
+"""What a run does where a setting says auto: the usual model, optimiser and learning rate for such data."""
+
+from blocklocal.runs.config import Config
+from blocklocal.runs.facts import DatasetInfo
+
+MODELS = {"table": "mlp", "series": "conv1d"}  # by what the data are; images: see below
+IMAGES, PIXELS = "resnet18", "unet"
+TRANSFORMERS = "hf:"
+
+
+def suited(config: Config, facts: DatasetInfo) -> Config:
+    """The settings with a name and a number for every `auto`; what was given stays."""
+    model = config.model.model
+    if model == "auto":
+        model = PIXELS if facts.predicts_pixels else MODELS.get(facts.kind, IMAGES)
+    classifies_images = facts.kind == "images" and not facts.predicts_pixels
+    if classifies_images:
+        settled = config.optimisation.settled("adamw" if model.startswith(TRANSFORMERS) else "sgd")
+    else:
+        settled = config.optimisation.settled("adamw", adamw=3e-3)
+    return config.edit(model=model, optimizer=settled.optimizer, lr=settled.lr)
