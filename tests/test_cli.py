@@ -289,9 +289,10 @@ def test_a_value_that_is_no_number_is_refused_with_its_flag():
     assert "settings" not in said.text
 
 
-@pytest.mark.parametrize(
-    "twice", [["--lr", "0.1", "--lr=0.2"], ["--target", "a", "--target", "b"], ["--epochs", "1"] * 2]
-)
+TWICE = [["--freeze", "a", "--freeze=b"], ["--target", "a", "--target", "b"], ["--model-options", "a", "1"] * 2]
+
+
+@pytest.mark.parametrize("twice", TWICE)
 def test_a_flag_of_several_values_that_is_given_twice_is_refused_and_not_counted_once(twice):
     said = cli("train", *twice)
     assert said.status == 2
