@@ -36,6 +36,7 @@ CASES: dict[str, tuple[str, dict, dict]] = {
         for twin in ("chain", "mirrored")
         for delay in (1, 2, 3)
     },
+    **{f"shared, every {n}": ("mlp", {"depth": 4}, {"twin": "shared", "message_delay": n}) for n in (1, 3)},
 }
 assert all(architecture in [*ARCHITECTURES, "rows"] for architecture, _, _ in CASES.values())
 

@@ -129,7 +129,7 @@ class TestUnits:
         local = learner.local
         a = learner(x)
         assert local.latent(local.read(a), local.features(local.read(a))).shape == (BATCH, positions, units)
-        assert learner.message(net._rows)[0].shape == (3, 1, units)
+        assert learner.message(net.rows)[0].shape == (3, 1, units)
 
     @pytest.mark.parametrize(
         "settings",
@@ -256,7 +256,7 @@ def test_three_axes_that_no_layer_tells_about_are_refused_with_how_to_say_it():
 def test_the_model_may_say_it(axis, units):
     net = opaque(axis)
     net.step(torch.randn(BATCH, *SIGNAL), Y)
-    assert net.learners[0].message(net._rows)[0].shape == (3, 1, units)
+    assert net.learners[0].message(net.rows)[0].shape == (3, 1, units)
 
 
 def test_another_word_than_the_first_or_last_axis_is_refused():

@@ -107,7 +107,7 @@ def test_each_position_of_a_sequence_hears_its_own_target_alone():
     for target in (y, torch.where(torch.arange(5) == 2, (y + 1) % 3, y)):
         seen = x.clone().requires_grad_()
         a = net.learners[0].block(seen)
-        message, _ = net.learners[0].message(net._rows)
+        message, _ = net.learners[0].message(net.rows)
         net.learners[0].local(a, target.clamp(min=0), message=message, wanted={}, mix=1.0).loss.backward()
         given.append(seen.grad)
     changed = (given[0] != given[1]).any(-1).any(0)

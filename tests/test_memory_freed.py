@@ -78,7 +78,7 @@ def test_only_the_graphs_of_twins_still_to_be_used_are_kept(twin):
     net = network("resnet18", twin=twin)
     x, y = data("resnet18")
     with saved_bytes(net) as kept:
-        messages = target_messages(net.learners, net._rows)
+        messages = target_messages(net.learners, net.rows)
         twins = kept.live
         del messages
         assert kept.live == 0

@@ -12,7 +12,7 @@ from blocklocal.rules.base import target_messages
 
 def outgoing(net) -> list[torch.Tensor]:
     """What every hidden block's twin passes on now, given what arrives at it."""
-    found, incoming = [], net._rows
+    found, incoming = [], net.rows
     for learner in reversed(net.learners):
         if learner.twin is not None:
             found.append(learner.twin(incoming)[1])
@@ -32,7 +32,7 @@ def test_a_block_reads_what_the_next_one_passed_on_so_many_steps_ago(twin, delay
             kept.append(outgoing(net))
             for k, learner in enumerate(net.learners[:-2]):
                 expected, _ = learner.message(kept[step][k + 1])
-                assert torch.equal(target_messages(net.learners, net._rows)[k], expected)
+                assert torch.equal(target_messages(net.learners, net.rows)[k], expected)
             with torch.enable_grad():
                 net.step(*data("resnet18", seed=step))
 

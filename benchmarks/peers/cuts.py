@@ -11,7 +11,6 @@ from torch import Tensor
 import blocklocal as bl
 from blocklocal.block.learner import BlockLearner
 from blocklocal.block.step import StepContext
-from blocklocal.block.targets import target_rows
 from blocklocal.rules.base import Batch, block_step, target_messages
 from blocklocal.splitting import partition, piece_costs
 from peers import block_local, pipeline
@@ -64,7 +63,7 @@ def _local_halves(task: Task, cut: str) -> Halves:
     x, y = build_batch(task, task.device, channels_last=True)
     with torch.no_grad():
         sources = [x, network.learners[0](x)]
-    rows = target_rows(network.targets, x.device)
+    rows = network.rows
 
     def local(learner: BlockLearner, k: int) -> None:
         message = target_messages(network.learners, rows)[k]

@@ -47,7 +47,7 @@ FamilyName: TypeAlias = Literal[
     "rectified",
 ]
 ObjectiveName: TypeAlias = Literal["evidence", "variational", "printed-eq8", "projection"]
-TwinName: TypeAlias = Literal["dense", "chain", "mirrored"]
+TwinName: TypeAlias = Literal["dense", "chain", "mirrored", "shared"]
 ModelName: TypeAlias = Literal[
     "conv1d",
     "mlp",

@@ -31,6 +31,7 @@ from blocklocal.block.normalisation import one_value
 from blocklocal.block.optim import Optimizer
 from blocklocal.block.scaling import LossScale
 from blocklocal.block.schedules import Schedule, build_schedule
+from blocklocal.block.shared import TableSource
 from blocklocal.block.step import BlockPass, ForwardContext, StepContext
 from blocklocal.block.targets import Asked
 from blocklocal.block.twin import Twin
@@ -148,8 +149,8 @@ class BlockLearner(nn.Module):
 
     @property
     def twin(self) -> Twin | None:
-        """The block's own backward network; the output block, whose posterior is the target, has none."""
-        return self.local.twin if isinstance(self.local, HiddenLoss) else None
+        """The block's own backward network; of the output block, whose posterior is the target, what it sends back."""
+        return None if self.local is None else self.local.twin
 
     @property
     def late(self) -> Tensor | None:
@@ -161,7 +162,7 @@ class BlockLearner(nn.Module):
 
         Args:
             incoming: the target rows [R, R], or what came from the block behind.
-            learning: in a training step, so that a twin's late messages move on.
+            learning: in a training step in which messages go from block to block, so that a twin's late ones move on.
 
         Returns:
             b_k [R, P, U, …] with the twin's graph, or None without a twin; and the outgoing message.
@@ -169,10 +170,18 @@ class BlockLearner(nn.Module):
         twin = self.twin
         if twin is None:
             return None, incoming
-        assert isinstance(self.local, HiddenLoss)
+        if isinstance(twin, TableSource):
+            incoming = self.block.get_parameter(twin.name)
+        elif learning:
+            twin.learn_from(incoming)
         with guarded(incoming.device):
             raw, outgoing = twin(incoming)
-        return self.local.message(raw), twin.post(outgoing) if learning else twin.arriving(outgoing)
+        message = self.local.message(raw) if isinstance(self.local, HiddenLoss) else None
+        return message, twin.post(outgoing) if learning else twin.arriving(outgoing)
+
+    def due(self, step: int) -> bool:
+        """Whether target messages go from block to block in this training step."""
+        return self.twin is None or self.twin.due(step)
 
     # --- one step
 

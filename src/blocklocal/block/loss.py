@@ -47,13 +47,17 @@ OwnLoss = Callable[[Any, Any], Tensor]
 
 
 class OutputLoss(nn.Module):
-    """The loss of the last block: of its targets (cross-entropy, squared error), or the user's `own`."""
+    """The loss of the last block: of its targets (cross-entropy, squared error), or the user's `own`.
+
+    Args:
+        twin: what the block sends back (`shared.TableSource`); None where the blocks before read the target itself.
+    """
 
     learns = predicts = True
 
-    def __init__(self, targets: Targets, smoothing: float, own: OwnLoss | None = None):
+    def __init__(self, targets: Targets, smoothing: float, own: OwnLoss | None = None, twin: Twin | None = None):
         super().__init__()
-        self.targets, self.smoothing, self.own = targets, smoothing, own
+        self.targets, self.smoothing, self.own, self.twin = targets, smoothing, own, twin
 
     def forward(self, a: Tensor, target: Asked, *, mask: Tensor | None = None, **_: object) -> LocalResult:
         if self.own is None:
@@ -77,6 +81,7 @@ class HiddenLoss(nn.Module):
     Args:
         objective: None for the local cross-entropy of the block's own linear classifier (greedy), where it has one.
         weights: of the auxiliary losses that are on: "similarity" and one per decoder ("image", "input").
+        prior: whether the block learns the log prior of the target rows; else it is uniform (method §3).
         message_scale: 1/√units for flat latents and sequences, so that logits are of order one at the start; 1 for
             maps, which average over positions instead (method §3, "Scale").
         normaliser: what the output passes before all else here, off the forward path (`normalisation.py`).
@@ -99,6 +104,7 @@ class HiddenLoss(nn.Module):
         message_scale: float,
         normaliser: nn.Module | None = None,
         layouts: Mapping[str, Layout] | None = None,
+        prior: bool = False,
     ):
         super().__init__()
         self.family, self.objective, self.targets = family, objective, targets
@@ -107,6 +113,7 @@ class HiddenLoss(nn.Module):
         self.weights, self.terms = dict(weights or {}), terms or Terms()
         self.message_scale, self.normaliser = message_scale, normaliser
         self.layouts = dict(layouts or {})
+        self.prior = nn.Parameter(torch.zeros(targets.rows)) if prior else None
 
     @property
     def learns(self) -> bool:
@@ -157,7 +164,7 @@ class HiddenLoss(nn.Module):
         """The evidence of every target row, [B, R] (or a greedy block's logits): this block's own prediction."""
         a = self.read(a)
         phi, grid = self.latent_on_grid(a, self.features(a))
-        return self._placed(self._scores(phi, message, replace(self.terms, mask=mask)), grid)
+        return self._placed(self._scores(phi, message, replace(self.terms, mask=mask, prior=self.prior)), grid)
 
     def _placed(self, scores: Tensor, grid: torch.Size) -> Tensor:
         """Where pixels have targets, the scores of all positions where they lie: [B, P, R] → [B, H, W, R]."""
@@ -191,7 +198,7 @@ class HiddenLoss(nn.Module):
         """
         a = self.read(a)
         features = self.features(a)
-        (phi, grid), terms = self.latent_on_grid(a, features), replace(self.terms, mix=mix, mask=mask)
+        (phi, grid), terms = self.latent_on_grid(a, features), replace(self.terms, mix=mix, mask=mask, prior=self.prior)
         weight, target = weight_of(target), self.targets.at(self.targets.without_padding(target, mask), grid)
         name, loss, logits = self._match(phi, message, target, terms)
         parts = {name: loss}

@@ -36,6 +36,7 @@ class Terms:
     per_position: bool = False  # targets [B, P] rather than [B]: a sequence with one target per position, or pixels
     pixels: bool = False  # whether the positions are those of pictures
     mask: Tensor | None = None  # [B, P], true where a position is real; None where all are
+    prior: Tensor | None = None  # log p(y) of every row up to a constant, [R]; None for a uniform one
 
 
 # (family, phi, table, targets, y, terms) → (loss, the scores [B, R] it made on the way, where it made any)
@@ -138,8 +139,9 @@ def _evidence_loss(
 
 
 def scores(family: Family, phi: Tensor, table: Tensor, terms: Terms) -> Tensor:
-    """The logits that a block gives every target row: its evidence over the temperature."""
-    return evidence(family, phi, table, terms.order, terms.per_position, terms.mask) / terms.temperature
+    """The logits that a block gives every target row: its evidence over the temperature, and the row's log prior."""
+    found = evidence(family, phi, table, terms.order, terms.per_position, terms.mask) / terms.temperature
+    return found if terms.prior is None else found + terms.prior
 
 
 def _own_message(phi: Tensor, table: Tensor, targets: Targets, y: Asked) -> Tensor:

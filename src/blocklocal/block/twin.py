@@ -1,19 +1,21 @@
 """Twin (backward) networks: from the target to every block's backward message b_k (Eq. 4).
 
-A twin is evaluated once per target row (class), never once per sample. Three kinds:
+A twin is evaluated once per target row (class), never once per sample. Four kinds:
 
     dense      one per block, target → b_k; blocks are independent of each other
     chain      b_k = g_k(tanh b_{k+1}), dense layers, detached between blocks
     mirrored   b_k = g_k(b_{k+1}), g_k the architecture of block k+1 reversed (the paper's ResNet twin, §4.1)
+    shared     b_k = τ_k · W, W the table of the last block's linear layer, sent back unchanged (`shared`)
 
 A twin has no BatchNorm: it would see class frequencies instead of samples.
 
-In a chained twin (chain, mirrored) a message goes from block to block, and between processes that takes time: with a
-delay of D steps, what block k + 1 passes on in step t reaches block k in step t + D (method §5).
+In a chained twin (chain, mirrored, shared) a message goes from block to block, and between processes that takes time:
+with a delay of D steps, what block k + 1 passes on in step t reaches block k in step t + D (method §5).
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn as nn
@@ -32,11 +34,15 @@ class Twin(nn.Module):
         chained: the incoming message is the next block's outgoing one; else every block reads the target itself.
 
     Attributes:
+        reads_rows: whether it reads the one-hot target rows as a tensor [R, R].
+        period: messages go from block to block in every so many steps.
         late: of a chained twin with a delay of D steps, its last D outgoing messages [D, R, values], oldest first;
             flat, so that a message has one layout in memory whatever that of the network is.
     """
 
     late: Tensor | None
+    reads_rows = True
+    period = 1
 
     def __init__(self, network: nn.Module, chained: bool, squash: bool):
         super().__init__()
@@ -50,6 +56,13 @@ class Twin(nn.Module):
         if not self.chained:
             return raw, incoming
         return raw, (torch.tanh(raw) if self.squash else raw).detach()
+
+    def due(self, step: int) -> bool:
+        """Whether a message goes from block to block in this training step."""
+        return step % self.period == 0
+
+    def learn_from(self, incoming: Tensor) -> None:
+        """A message has come in a training step."""
 
     def delay(self, steps: int, outgoing: Tensor) -> None:
         """From now on, what is passed on arrives `steps` later; until then the first outgoing message does."""
@@ -67,6 +80,24 @@ class Twin(nn.Module):
         if self.late is not None:
             self.late = torch.cat((self.late[1:], outgoing.flatten(1).unsqueeze(0)))
         return now
+
+
+class DenseTwin(Twin):
+    """One dense layer from the one-hot target rows: its message for row r is column r of its weight, and the bias.
+
+    For all rows in order, [R, 0], that is read off the weight.
+    """
+
+    reads_rows = False
+
+    def __init__(self, layer: nn.Linear):
+        super().__init__(layer, chained=False, squash=False)
+
+    def forward(self, incoming: Tensor) -> tuple[Tensor, Tensor]:
+        layer = cast(nn.Linear, self.network)
+        if incoming.shape[1]:
+            return super().forward(incoming)
+        return (layer.weight.T + layer.bias).contiguous(), incoming
 
 
 def _dense(inputs: int, units: int, std: float) -> nn.Linear:
@@ -97,7 +128,7 @@ def dense_twins(plan: TwinShapes) -> list[Twin]:
         _dense(plan.rows, units_of(shape), std=units_of(shape) ** -0.5 if is_map(shape) else 1.0)
         for shape in plan.latents
     ]
-    return [Twin(layer, chained=False, squash=False) for layer in layers]
+    return [DenseTwin(layer) for layer in layers]
 
 
 def chain_twins(plan: TwinShapes) -> list[Twin]:
@@ -130,7 +161,7 @@ def mirrored_twins(plan: TwinShapes) -> list[Twin]:
     return twins
 
 
-TWINS: Registry[Callable[[TwinShapes], list[Twin]]] = Registry("twin")
+TWINS: Registry[Callable[[TwinShapes], Sequence[Twin]]] = Registry("twin")
 TWINS.add("dense", dense_twins)
 TWINS.add("chain", chain_twins)
 TWINS.add("mirrored", mirrored_twins)

@@ -8,7 +8,6 @@ from blocklocal._common.message import Forward, Given
 from blocklocal._common.seeds import seeded
 from blocklocal.block.learner import BlockLearner
 from blocklocal.block.step import StepContext
-from blocklocal.block.targets import target_rows
 from blocklocal.network.assembly import Whole
 from blocklocal.network.network import BlockLocal
 from blocklocal.report.table import mean
@@ -54,7 +53,7 @@ def backprop_gradients(network: BlockLocal, x: Tensor, y: Tensor) -> list[list[T
     last = network.learners[-1]
     whole = BlockLearner(blocks, last.local, index=0)
     whole.autocast = last.autocast
-    RULES.get("backprop").step([whole], Batch(x, y, target_rows(network.targets, x.device), context))
+    RULES.get("backprop").step([whole], Batch(x, y, network.rows, context))
     return _taken(network)
 
 

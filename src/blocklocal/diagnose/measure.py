@@ -8,7 +8,7 @@ from torch import Tensor
 
 from blocklocal._common.errors import InputError
 from blocklocal._common.modes import kept_modes
-from blocklocal.block.targets import Classes, Targets, target_rows
+from blocklocal.block.targets import Classes, Targets
 from blocklocal.diagnose.outputs import as_read, block_outputs
 from blocklocal.diagnose.probes import probe_accuracy, probe_features
 from blocklocal.diagnose.reconstruct import Moments, explained, rows
@@ -108,7 +108,7 @@ def mean_image(batches: Pairs) -> Tensor:
 def _look(network: BlockLocal, family: Family, batches: Pairs, middle: Tensor) -> list[Seen]:
     """What is kept of every block."""
     count = len(network.split.blocks)
-    messages = target_messages(network.learners, target_rows(network.targets, network.device))
+    messages = target_messages(network.learners, network.rows)
     seen = [Seen() for _ in range(count)]
     for x, y in batches:
         for k, a in enumerate(block_outputs(network, x)):

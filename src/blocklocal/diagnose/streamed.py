@@ -85,7 +85,7 @@ class _Gradients:
 
     def _backward(self, chunk: list[tuple[Tensor, Tensor]]) -> None:
         """From the last block to the first: each has the gradient at its output, and the target message, by then."""
-        targets: list[Tensor] = [self.network._rows for _ in chunk]
+        targets: list[Tensor] = [self.network.rows for _ in chunk]
         gradients: list[Tensor | None] = [None for _ in chunk]
 
         def run(learner: BlockLearner) -> None:
@@ -97,7 +97,7 @@ class _Gradients:
                 target = targets[t]
                 with torch.no_grad():
                     targets[t] = learner.message(target)[1]  # what its step passes on
-                own = self._own(learner, Batch(x, y, self.network._rows, self._context, Ends(a, target)))
+                own = self._own(learner, Batch(x, y, self.network.rows, self._context, Ends(a, target)))
                 gradients[t] = self._backprop(learner, a, y, gradients[t])
                 self.found[learner.index].append(cosine(own, _taken(learner)))
             if learner.late is not None:

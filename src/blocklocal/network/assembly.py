@@ -18,6 +18,7 @@ from blocklocal.block.normalisation import normaliser
 from blocklocal.block.objectives import OBJECTIVES, Terms
 from blocklocal.block.readouts import reading_layer, readout
 from blocklocal.block.shapes import Seen, check_batch_first, is_map, output_shapes, outputs, to_positions, units_of
+from blocklocal.block.shared import SharedTwin, TableSource, table_of
 from blocklocal.block.targets import Targets, target_rows
 from blocklocal.block.twin import TWINS, Twin, TwinShapes
 from blocklocal.families import Family
@@ -56,15 +57,23 @@ def build_learners(
     for module, each in zip(modules, around, strict=True):
         if each is not None:
             each.check(module, example)
-    losses = [*hidden, OutputLoss(targets, learning.label_smoothing, own)]
+    shared = any(each is not None and isinstance(each.twin, SharedTwin) for each in hidden)
+    source = TableSource(table_of(modules[-1], targets.rows)) if shared else None
+    losses = [*hidden, OutputLoss(targets, learning.label_smoothing, own, source)]
     learners = [
         BlockLearner(module, losses[k], index=k, trains=rule.trains(k, len(modules)), forward_context=around[k])
         for k, module in enumerate(modules)
     ]
     for learner in learners:
         learner.idle = any(id(p) in idle for p in learner.block.parameters())
-    _delay_messages(learners, target_rows(targets, device), learning.message_delay)
+    _delay_messages(learners, start_rows(learners, targets, device), learning.message_delay)
     return learners
+
+
+def start_rows(learners: Sequence[BlockLearner], targets: Targets, device: torch.device) -> Tensor:
+    """What twins start from: the one-hot target rows [R, R], or rows without a value, [R, 0], where none reads them."""
+    read = any(learner.twin is not None and learner.twin.reads_rows for learner in learners)
+    return target_rows(targets, device) if read else torch.empty(targets.rows, 0, device=device)
 
 
 class Whole(nn.Sequential):
@@ -84,7 +93,7 @@ def _delay_messages(learners: Sequence[BlockLearner], rows: Tensor, steps: int) 
     incoming = rows
     for learner in reversed(learners):
         if learner.twin is not None:
-            _, incoming = learner.twin(incoming)
+            _, incoming = learner.message(incoming)
             learner.twin.delay(steps, incoming)
 
 
@@ -153,6 +162,7 @@ class _Assembly:
         family = learning.latent_family()
         _check_family(family, latent)
         decoders, weights = self._parts(k) if self.rule.parts else ({}, {})
+        shared = isinstance(twin, SharedTwin)  # its table makes logits of order one by itself
         return HiddenLoss(
             family=family,
             objective=None if name is None or greedy else OBJECTIVES.get(name),
@@ -169,9 +179,10 @@ class _Assembly:
                 per_position=len(self._answer) > 2,
                 pixels=self._pixels,
             ),
-            message_scale=1.0 if is_map(latent) else units_of(latent) ** -0.5,
+            message_scale=1.0 if shared or is_map(latent) else units_of(latent) ** -0.5,
             normaliser=normaliser(learning.normalise, self._shape(k)) if self.rule.parts else None,
             layouts={"output": self.seen.layout(k + 1), "image": self.seen.layout(0), "input": self.seen.layout(k)},
+            prior=shared,
         )
 
     def _order(self, k: int, h: nn.Module | None) -> str:

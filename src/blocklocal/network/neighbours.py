@@ -63,7 +63,7 @@ class Neighbours(LearnerRow):
     edges: Edges
     accumulate = 1
     _held = 0  # steps since the blocks updated
-    _rows: Tensor  # one-hot target rows, where every twin starts
+    rows: Tensor  # where every twin starts: one-hot target rows
 
     @abstractmethod
     def check(self, x: Input, y: Asked) -> tuple[Input, Asked]:
@@ -170,7 +170,7 @@ class Neighbours(LearnerRow):
         context, before = StepContext(self.stream, self.steps, mixing(self.learning.tau, self.epoch)), self.steps
         try:
             walk = self.rule.step_function(self.learning.scope)
-            results = walk(self.learners, Batch(x, asked, self._rows, context, self.edges))
+            results = walk(self.learners, Batch(x, asked, self.rows, context, self.edges))
             self.steps, self._held = self.steps + 1, 0 if update else self._held + 1
             self.after_step()
         finally:
@@ -230,4 +230,4 @@ class Neighbours(LearnerRow):
         """A learner has run without learning."""
 
     def _messages(self) -> Sequence[Tensor | None]:
-        return target_messages(self.learners, self.edges.take_target(self._rows, learning=False))
+        return target_messages(self.learners, self.edges.take_target(self.rows, learning=False))

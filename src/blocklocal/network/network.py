@@ -20,10 +20,10 @@ from blocklocal.block.edges import OPEN
 from blocklocal.block.factories import OptimizerFactory
 from blocklocal.block.loss import OwnLoss
 from blocklocal.block.optim import Optimizer, as_optimizer, sgd
-from blocklocal.block.targets import Asked, Values, target_rows
+from blocklocal.block.targets import Asked, Values
 from blocklocal.models.base import check_input, input_shape
 from blocklocal.network.asked import ClassWeights, asked_for, check_goes_with
-from blocklocal.network.assembly import build_learners
+from blocklocal.network.assembly import build_learners, start_rows
 from blocklocal.network.compiling import compile_learners
 from blocklocal.network.edge import check_batch, check_finite, check_x, explained, taking_gradients
 from blocklocal.network.neighbours import Neighbours
@@ -156,14 +156,14 @@ class BlockLocal(Neighbours):
         for part in resting:
             part.training = False
         self._modules.pop("_waiting", None)
-        self.register_buffer("_rows", target_rows(self.targets, lead(example).device), persistent=False)
+        self.register_buffer("rows", start_rows(learners, self.targets, lead(example).device), persistent=False)
         self.configure(*self._optimisation)
         self.autocast(self._autocast)
         self.target_shape = self._target_shape(self.output_shape(map_message(_twice, example)))
 
     def output_shape(self, x: Input, *, training: bool = True) -> torch.Size:
         """The shape of the network's output for one sample of a batch like x; a new kind of batch is tried first."""
-        return self._trials.output(self.learners, x, self._rows, training=training)
+        return self._trials.output(self.learners, x, self.rows, training=training)
 
     def _target_shape(self, output: torch.Size) -> torch.Size:
         """Of one sample, where the network gives this output for it."""

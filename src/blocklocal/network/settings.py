@@ -60,9 +60,11 @@ class Learning:
     order: OrderName = "second"
     """Evidence to first or second order in the message, or exact (second where a rectified cut follows a ReLU)."""
     twin: TwinName | str = "dense"
-    """Backward network: dense (one per block), chain (dense layers in a row) or mirrored (the blocks reversed)."""
+    """Backward network: dense (one per block), chain (dense layers in a row), mirrored (the blocks reversed) or shared
+    (the table of the last block's linear layer, as language models want it)."""
     message_delay: int = 0
-    """Steps that the messages of a chained twin (chain, mirrored) are late; several processes need 1 or more."""
+    """Steps that the messages of a chained twin (chain, mirrored) are late; of the twin shared, steps after which its
+    table moves one block further. Several processes need 1 or more."""
     normalise: NormaliseName = "none"
     """Read the latent off the output normalised over units (as a pre-norm block does) or over the batch; or none."""
     readout: int = 2

@@ -30,12 +30,12 @@ class BackSender:
 
 
 class BackReceiver:
-    """Late messages from the stage behind, all of one shape; those of the first `delay` steps are under way at once."""
+    """Late messages from the stage behind, all of one shape; the first `under_way` of them are on their way at once."""
 
-    def __init__(self, processes: Processes, edge: Edge, like: Tensor, delay: int):
+    def __init__(self, processes: Processes, edge: Edge, like: Tensor, under_way: int):
         self.edge, self._timeout, self._like = edge, processes.message_timeout, like
         self._posted: deque[tuple[Tensor, Any]] = deque()
-        for _ in range(delay):
+        for _ in range(under_way):
             self._post()
 
     def peek(self) -> Tensor:

@@ -26,7 +26,6 @@ class LinkEdges:
         share: the indices of the learners that are here.
         coming_back: for every link between two stages, whether late messages of a chained twin come back over it.
         depth: forward messages that may be under way on either side of a link.
-        delay: steps that messages of a chained twin are late.
         recorder: is told when this process waits, sends and computes.
     """
 
@@ -38,7 +37,6 @@ class LinkEdges:
         coming_back: Sequence[bool],
         *,
         depth: int,
-        delay: int,
         device: torch.device,
         recorder: Recorder | VisitRecorder,
     ):
@@ -57,7 +55,7 @@ class LinkEdges:
                 assert behind is not None
                 assert behind.late is not None
                 like = torch.empty(behind.message_shape, dtype=behind.late.dtype, device=device)
-                self._back_in = BackReceiver(processes, link, like, delay)
+                self._back_in = BackReceiver(processes, link, like, len(behind.late))
 
     # --- one step
 

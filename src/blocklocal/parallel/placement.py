@@ -8,10 +8,9 @@ from statistics import median
 
 from torch import Tensor
 
-from blocklocal._common.message import Input, lead
+from blocklocal._common.message import Input
 from blocklocal.block.edges import Open
 from blocklocal.block.step import StepContext
-from blocklocal.block.targets import target_rows
 from blocklocal.network.network import BlockLocal
 from blocklocal.rules.base import Batch, local_step
 from blocklocal.splitting.costs import synchronize
@@ -75,7 +74,6 @@ def step_seconds(network: BlockLocal, x: Input, y: Tensor) -> list[float]:
         synchronize(x)
         times[index].append(time.perf_counter() - start)
 
-    rows = target_rows(network.targets, lead(x).device)
     for repeat in range(REPEATS + 1):
-        local_step(network.learners, Batch(x, y, rows, StepContext(network.seed, repeat), Open(timed)))
+        local_step(network.learners, Batch(x, y, network.rows, StepContext(network.seed, repeat), Open(timed)))
     return [median(each[1:]) for each in times]  # the first step also allocates

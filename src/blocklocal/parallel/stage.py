@@ -78,7 +78,7 @@ class Stage(Linked):
         self.processes, self.recorder, self._count = processes, recorder or Recorder(), len(network.learners)
         self._learners = nn.ModuleList(network.learners[share.start : share.stop])
         self._target_shape = network.target_shape
-        self.register_buffer("_rows", network._rows.clone(), persistent=False)
+        self.register_buffer("rows", network.rows.clone(), persistent=False)
         self.to(device)
         self._begun, self._mesh = False, processes.data if shard else None
         self._shards: list[Any] | None = None  # the modules that are divided, as FSDP2 gives them
@@ -88,7 +88,6 @@ class Stage(Linked):
             share,
             coming_back,
             depth=max_in_flight,
-            delay=network.learning.message_delay,
             device=self.device,
             recorder=self.recorder,
         )
@@ -99,7 +98,7 @@ class Stage(Linked):
 
     @property
     def device(self) -> torch.device:
-        return self._rows.device
+        return self.rows.device
 
     def materialize(self, example: Input) -> None:
         """Nothing: a stage is made of learners that are there."""

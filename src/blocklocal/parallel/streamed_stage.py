@@ -62,7 +62,6 @@ class StreamedStage(Linked, Streamed):
             share,
             [False] * (processes.stages - 1),
             depth=max_in_flight,
-            delay=0,
             device=self.device,
             recorder=self.recorder,
         )

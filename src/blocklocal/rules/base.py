@@ -119,7 +119,7 @@ def target_messages(
 
     Args:
         incoming: the one-hot target rows [R, R], or what came from the block behind the last of these learners.
-        learning: in a training step, so that late messages move on.
+        learning: in a training step in which messages go from block to block, so that late ones move on.
     """
     messages: list[Tensor | None] = []
     for learner in reversed(learners):
@@ -139,9 +139,11 @@ def local_step(learners: Sequence[BlockLearner], batch: Batch) -> list[LocalResu
 
     It asks nothing of the blocks behind but target messages, so it is the step of neighbours in any process.
     """
-    edges = batch.edges
-    messages = target_messages(learners, edges.take_target(batch.rows, learning=True), learning=True)
-    edges.pass_target(learners[0].late)
+    edges, due = batch.edges, learners[-1].due(batch.context.step)
+    incoming = edges.take_target(batch.rows, learning=True) if due else batch.rows
+    messages = target_messages(learners, incoming, learning=due)
+    if due:
+        edges.pass_target(learners[0].late)
     a, last = edges.take_forward(batch.x), learners[-1]
     results: list[LocalResult | None] = []
     for k, learner in enumerate(learners):
@@ -184,7 +186,7 @@ def neighbour_step(learners: Sequence[BlockLearner], batch: Batch) -> list[Local
 
     So a block updates when its neighbour has taken its loss; two blocks' graphs are alive at a time (paper §4.1).
     """
-    messages = target_messages(learners, batch.rows, learning=True)
+    messages = target_messages(learners, batch.rows, learning=learners[-1].due(batch.context.step))
     results, a = [], batch.x
     waiting: tuple[BlockLearner, BlockPass] | None = None
     for k, learner in enumerate(learners):

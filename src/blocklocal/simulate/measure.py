@@ -14,7 +14,6 @@ from blocklocal._common.ranges import check_range, whole
 from blocklocal.block.learner import BlockLearner
 from blocklocal.block.loss import OutputLoss
 from blocklocal.block.step import StepContext
-from blocklocal.block.targets import target_rows
 from blocklocal.network.network import BlockLocal
 from blocklocal.rules.base import Batch, block_step, receive
 from blocklocal.simulate.costs import MICRO_BATCHES, BlockCosts
@@ -67,7 +66,7 @@ def measure(network: BlockLocal, x: Tensor, y: Tensor, *, micro_batches: int = 1
 
 def _incoming(network: BlockLocal, device: torch.device) -> list[Tensor]:
     """What each learner's twin starts from: the target rows, or what the twin of the block behind passes on."""
-    found, incoming = [], target_rows(network.targets, device)
+    found, incoming = [], network.rows
     for learner in reversed(network.learners):
         found.append(incoming)
         incoming = learner.message(incoming)[1].detach()
@@ -81,7 +80,7 @@ class _BlockMeasure:
         self, learner: BlockLearner, network: BlockLocal, x: Tensor, y: Tensor, incoming: Tensor, repeats: int
     ):
         self.learner, self.y, self.incoming, self.repeats = learner, y, incoming, repeats
-        self.batch = Batch(x, y, target_rows(network.targets, x.device), StepContext())
+        self.batch = Batch(x, y, network.rows, StepContext())
         self.last = learner is network.learners[-1]
         self.parameters = [p for p in learner.block.parameters() if p.requires_grad]
         self.optimizer = network.optimizer.build(self.parameters) if self.parameters and learner.trains else None

@@ -127,7 +127,7 @@ class Chunks(Looking):
                 edges = self._edges(learner, t, self._message(late, learner.index, t))
                 context = StepContext(self.stream, self.steps + t, mixing(self.learning.tau, self.epoch))
                 with self.timeline.span(COMPUTE, learner.index, t):
-                    (result,) = take_step([learner], Batch(x, y, self._rows, context, edges))
+                    (result,) = take_step([learner], Batch(x, y, self.rows, context, edges))
                 place = learner.index - self.learners[0].index
                 done = (place * len(batches) + t + 1) / len(self.learners)
                 self.watch(f"block {learner.index + 1} of {self.count}, step {self.steps + t + 1}", done)

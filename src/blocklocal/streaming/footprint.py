@@ -84,7 +84,7 @@ def _looked_at(
     for learner in learners:
         fill(learner, {id(t): torch.empty(t.shape, dtype=t.dtype) for t in _tensors(learner)}, CPU)
     given = map_message(lambda t: torch.empty(t.shape, dtype=t.dtype), x)
-    rows = torch.empty(network._rows.shape)
+    rows = torch.empty(network.rows.shape)
     with torch.no_grad():
         output: Any = given
         for learner in learners:

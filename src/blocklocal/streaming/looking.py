@@ -68,7 +68,7 @@ class Looking(Neighbours):
     def target_message(self, k: int) -> Tensor:
         """What the twin of block k starts from in the next step: the target rows, or what a chained twin has sent."""
         message = self._message(self.stock.known.late, k, 0)
-        return self._rows if message is None else message
+        return self.rows if message is None else message
 
     def _edges(self, learner: BlockLearner, step: int, message: Tensor | None = None) -> CacheEdges:
         """Of a block, in a step of the chunk."""
@@ -83,7 +83,7 @@ class Looking(Neighbours):
             self._visited(self.stock.note, optimizers=True)
             return
         # Nothing is under way between steps: a message is there when the blocks behind have passed theirs on.
-        passed, incoming = dict[int, Tensor](), self._rows
+        passed, incoming = dict[int, Tensor](), self.rows
 
         def pass_on(learner: BlockLearner) -> None:
             nonlocal incoming
@@ -103,7 +103,7 @@ class Looking(Neighbours):
             return late[k + 1][t]
         # In memory of its own, as `Twin.post` leaves it: a product may round in another way where a matrix begins
         # elsewhere than at a multiple of 64 bytes.
-        return late[k + 1][t].clone().view(behind.message_shape)
+        return late[k + 1][min(t, len(late[k + 1]) - 1)].clone().view(behind.message_shape)
 
     # --- without training
 

@@ -87,7 +87,7 @@ def _step_seconds(network: Streamed, k: int, a: Tensor, x: Tensor, y: Tensor) ->
     """Of the second step; in the first one, kernels are chosen and memory is taken."""
     learner = network.stock.drawn(k).train()
     learner.configure(network.optimizer, "constant", 1)
-    incoming, batch = _incoming(network, k), Batch(x, y, network._rows, StepContext())
+    incoming, batch = _incoming(network, k), Batch(x, y, network.rows, StepContext())
 
     def step() -> None:
         block_step(learner, a, batch, learner.message(incoming)[0])
@@ -101,7 +101,7 @@ def _incoming(network: Streamed, k: int) -> Tensor:
     """What the twin of block k starts from: the target rows, or a message such as a chained twin behind it sends."""
     behind = network.learners[k + 1].twin if k + 1 < network.count else None
     if behind is None or not behind.chained:
-        return network._rows
+        return network.rows
     return _made_up(torch.empty(behind.message_shape, device="meta"), network.device)
 
 

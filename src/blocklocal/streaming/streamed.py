@@ -22,7 +22,7 @@ from blocklocal.block.edges import OPEN
 from blocklocal.block.factories import OptimizerFactory
 from blocklocal.block.optim import Optimizer, as_optimizer
 from blocklocal.block.schedules import Schedule, as_schedule
-from blocklocal.block.targets import target_rows
+from blocklocal.network.assembly import start_rows
 from blocklocal.network.network import BlockLocal
 from blocklocal.network.saved import SavedNetwork
 from blocklocal.splitting import Split
@@ -100,7 +100,7 @@ class Streamed(Chunks):
         for learner in network.learners:
             learner.optimizer = learner.schedule = None
         self._learners, self.edges = network._learners, OPEN
-        self.register_buffer("_rows", target_rows(self.targets, self._device), persistent=False)
+        self.register_buffer("rows", start_rows(self.learners, self.targets, self._device), persistent=False)
         home: Home = HostHome() if store == "ram" else FileHome(store, keep=keep)
         model, optimisation = network.split.model, self._optimisation
         self.stock = Stock(
