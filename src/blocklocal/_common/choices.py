@@ -50,6 +50,7 @@ ObjectiveName: TypeAlias = Literal["evidence", "variational", "printed-eq8", "pr
 TwinName: TypeAlias = Literal["dense", "chain", "mirrored", "shared"]
 ModelName: TypeAlias = Literal[
     "conv1d",
+    "decoder",
     "mlp",
     "resnet110",
     "resnet18",
