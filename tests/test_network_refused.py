@@ -27,7 +27,7 @@ def test_a_wrong_name_is_answered_with_the_nearest(wrong, message):
 
 @pytest.mark.parametrize("given", [{}, {"classes": 5, "labels": 5}, {"labels": 5, "values": 5}])
 def test_one_kind_of_target_is_named_and_not_two_or_none(given):
-    with pytest.raises(InputError, match=r"either classes= .* or values="):
+    with pytest.raises(InputError, match=r"either classes= .* values= .* or tokens="):
         BlockLocal(split(build("mlp"), 2), **given)
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from blocklocal.block.objectives import OBJECTIVES
     from blocklocal.block.optim import Optimizer, adam, adamw, sgd
     from blocklocal.block.schedules import warmup_cosine
+    from blocklocal.block.tokens import Tokens
     from blocklocal.block.values import Values
     from blocklocal.data import Batches, Images, ImageSet, load_images
     from blocklocal.families import FAMILIES, Family, family
@@ -64,6 +65,7 @@ __all__ = [
     "Split",
     "Streamed",
     "TensorBoard",
+    "Tokens",
     "Trainer",
     "Values",
     "WeightsAndBiases",
@@ -94,6 +96,7 @@ _HOMES = {
     "block.objectives": ("OBJECTIVES",),
     "block.optim": ("Optimizer", "adam", "adamw", "sgd"),
     "block.schedules": ("warmup_cosine",),
+    "block.tokens": ("Tokens",),
     "block.values": ("Values",),
     "rules": ("RULES",),
     "network.settings": ("Learning",),

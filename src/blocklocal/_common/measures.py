@@ -41,6 +41,8 @@ TOP1 = Measure("top1", "top-1", " %", 1, higher=True)
 MEASURES = {
     each.name: each
     for each in (
+        Measure("perplexity", "perplexity", digits=2),
+        Measure("bits_per_byte", "bits per byte"),
         TOP1,
         Measure("mean_iou", "mean IoU", " %", 1, higher=True),
         Measure("rmse", "RMSE"),

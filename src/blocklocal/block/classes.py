@@ -112,7 +112,7 @@ class Classes(Targets):
         y = values_of(target)
         self.fit(target, logits.shape[:-1])
         flat = logits.flatten(0, -2)
-        if self.class_weights is None and weight_of(target) is None and not y.is_floating_point():
+        if not self.weighs(target):
             wanted = y.flatten().long()
             total = F.cross_entropy(flat, wanted, ignore_index=MISSING, label_smoothing=smoothing, reduction="sum")
             return total / (wanted != MISSING).sum().clamp(min=1)
@@ -130,6 +130,9 @@ class Classes(Targets):
 
     def _weighted(self, rows: Tensor) -> Tensor:
         return rows if self.class_weights is None else rows * rows.new_tensor(self.class_weights)
+
+    def weighs(self, target: Asked) -> bool:
+        return self.class_weights is not None or weight_of(target) is not None or values_of(target).is_floating_point()
 
     def weights(self, target: Asked) -> Tensor:
         y, weight = values_of(target), weight_of(target)

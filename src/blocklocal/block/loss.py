@@ -14,7 +14,7 @@ from torch import Tensor
 
 from blocklocal._common.errors import InputError, shown
 from blocklocal.block.auxiliary import Decoder, similarity
-from blocklocal.block.objectives import Objective, Terms, scores
+from blocklocal.block.objectives import Match, Objective, Terms, scores
 from blocklocal.block.shapes import Layout, to_positions
 from blocklocal.block.target import given_of, weight_of
 from blocklocal.block.targets import Asked, Targets, measured, units_last
@@ -69,7 +69,8 @@ class OutputLoss(nn.Module):
                 raise InputError(f"output_loss must give one number, a tensor with its graph, not {shown(loss)}.")
             loss = loss.reshape(())
         scores = None if self.targets.hidden else units_last(a.detach())
-        return LocalResult(loss, {name: loss.detach()}, scores, mask=mask)
+        found = LocalResult(loss, {name: loss.detach()}, scores, mask=mask)
+        return found.counted(self.targets, target) if self.targets.large else found
 
     def scores(self, a: Tensor, message: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         return units_last(a)
@@ -200,8 +201,8 @@ class HiddenLoss(nn.Module):
         features = self.features(a)
         (phi, grid), terms = self.latent_on_grid(a, features), replace(self.terms, mix=mix, mask=mask, prior=self.prior)
         weight, target = weight_of(target), self.targets.at(self.targets.without_padding(target, mask), grid)
-        name, loss, logits = self._match(phi, message, target, terms)
-        parts = {name: loss}
+        name, match = self._match(phi, message, target, terms)
+        parts = {name: match.loss}
         if "similarity" in self.weights:
             parts["similarity"] = self.weights["similarity"] * similarity(
                 features, self.targets.one_hot(target), mask, self.targets.weights(target)
@@ -213,12 +214,13 @@ class HiddenLoss(nn.Module):
         total = torch.stack(list(parts.values())).sum()
         detached = {name: part.detach() for name, part in parts.items()}
         size = None if message is None else message.detach().abs().mean()
-        scores = None if logits is None else self._placed(logits.detach(), grid)
-        return LocalResult(total, detached, scores, size, mask=mask)
+        scores = None if match.scores is None else self._placed(match.scores.detach(), grid)
+        found = LocalResult(total, detached, scores, size, match.sums, mask)
+        return found.counted(self.targets, target) if self.targets.large else found
 
-    def _match(self, phi: Tensor, message: Tensor | None, target: Asked, terms: Terms) -> tuple:
+    def _match(self, phi: Tensor, message: Tensor | None, target: Asked, terms: Terms) -> tuple[str, Match]:
         if self.objective is None:
             logits = self._scores(phi, message, terms)
-            return "greedy", self.targets.loss(logits, target, terms.smoothing), logits
+            return "greedy", Match(self.targets.loss(logits, target, terms.smoothing), logits)
         assert message is not None
-        return self.objective.name, *self.objective.compute(self.family, phi, message, self.targets, target, terms)
+        return self.objective.name, self.objective.compute(self.family, phi, message, self.targets, target, terms)

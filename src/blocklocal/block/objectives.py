@@ -11,6 +11,7 @@ and one `OBJECTIVES.add`.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from torch import Tensor
 from blocklocal._common.choices import OrderName, values
 from blocklocal._common.errors import InputError
 from blocklocal._common.registry import Registry
+from blocklocal.block.pieces import cross_entropy_in_pieces
 from blocklocal.block.targets import Asked, Targets, values_of
 from blocklocal.block.weighting import mean_of_real, spread
 from blocklocal.families import Family
@@ -39,8 +41,20 @@ class Terms:
     prior: Tensor | None = None  # log p(y) of every row up to a constant, [R]; None for a uniform one
 
 
-# (family, phi, table, targets, y, terms) → (loss, the scores [B, R] it made on the way, where it made any)
-Compute = Callable[[Family, Tensor, Tensor, Targets, Asked, Terms], tuple[Tensor, Tensor | None]]
+class Match(NamedTuple):
+    """What matching the two messages gave: the loss, and what was made on the way.
+
+    Attributes:
+        scores: [B, R] or [B, P, R], where any were made.
+        sums: what `Targets.measure` says of them, where they were not kept.
+    """
+
+    loss: Tensor
+    scores: Tensor | None = None
+    sums: Tensor | None = None
+
+
+Compute = Callable[[Family, Tensor, Tensor, Targets, Asked, Terms], Match]  # (family, phi, table, targets, y, terms)
 
 
 @dataclass(frozen=True)
@@ -130,12 +144,21 @@ def _evidence_by_broadcast(
     return scores.mean(-1) if mask is None else mean_of_real(scores.transpose(1, 2), mask)
 
 
-def _evidence_loss(
-    family: Family, phi: Tensor, table: Tensor, targets: Targets, y: Asked, terms: Terms
-) -> tuple[Tensor, Tensor | None]:
+def _evidence_loss(family: Family, phi: Tensor, table: Tensor, targets: Targets, y: Asked, terms: Terms) -> Match:
     """−log softmax_y(e): the negative log of p(y | z_k, x), normalised over the possible targets (method §3)."""
+    if _in_pieces(family, table, targets, y, terms):
+        moments, wanted = family.mean(phi).flatten(0, 1), values_of(y).flatten().long()
+        found = cross_entropy_in_pieces(moments, table[:, 0], terms.prior, wanted, terms.temperature)
+        return Match(found.loss, sums=found.sums)
     logits = scores(family, phi, table, terms)
-    return targets.loss(logits, y, terms.smoothing), logits
+    return Match(targets.loss(logits, y, terms.smoothing), logits)
+
+
+def _in_pieces(family: Family, table: Tensor, targets: Targets, y: Asked, terms: Terms) -> bool:
+    """Whether the logits are one product of two matrices, of too many rows to be kept."""
+    product = terms.order == "first" and not family.event_dims and table.shape[1] == 1 and terms.per_position
+    plain = targets.large and not targets.weighs(y) and not terms.smoothing
+    return product and plain
 
 
 def scores(family: Family, phi: Tensor, table: Tensor, terms: Terms) -> Tensor:
@@ -167,17 +190,13 @@ def _mean(each: Tensor, targets: Targets, y: Asked, terms: Terms) -> Tensor:
     return (each * spread(weights / torch.where(mean > 0, mean, 1.0), each)).mean()
 
 
-def _variational_loss(
-    family: Family, phi: Tensor, table: Tensor, targets: Targets, y: Asked, terms: Terms
-) -> tuple[Tensor, Tensor | None]:
+def _variational_loss(family: Family, phi: Tensor, table: Tensor, targets: Targets, y: Asked, terms: Terms) -> Match:
     """D_KL(ρ ‖ α), γ = a + m·b (Eq. 7, 9): the mean over units and positions."""
     gamma = family.product(phi, terms.mix * _own_message(phi, table, targets, y))
-    return _mean(family.kl(gamma, phi), targets, y, terms), None
+    return Match(_mean(family.kl(gamma, phi), targets, y, terms))
 
 
-def _printed_eq8(
-    family: Family, phi: Tensor, table: Tensor, targets: Targets, y: Asked, terms: Terms
-) -> tuple[Tensor, Tensor | None]:
+def _printed_eq8(family: Family, phi: Tensor, table: Tensor, targets: Targets, y: Asked, terms: Terms) -> Match:
     """The update as the paper prints it for Bernoulli units (Eq. 8): (ρ − α) ∂a − ρ(1 − ρ) b (∂a + ∂b).
 
     It keeps no m in its second term, so it is the gradient of no divergence unless m = 1. The value returned is the
@@ -189,19 +208,17 @@ def _printed_eq8(
         forward_weight, posterior_weight = rho - alpha, rho * (1 - rho) * b
         value = _mean(family.kl(family.product(phi, terms.mix * b), phi), targets, y, terms)
     update = forward_weight * phi - posterior_weight * (phi + b)
-    return value - _mean(update - update.detach(), targets, y, terms), None
+    return Match(value - _mean(update - update.detach(), targets, y, terms))
 
 
-def _projection_loss(
-    family: Family, phi: Tensor, table: Tensor, targets: Targets, y: Asked, terms: Terms
-) -> tuple[Tensor, Tensor | None]:
+def _projection_loss(family: Family, phi: Tensor, table: Tensor, targets: Targets, y: Asked, terms: Terms) -> Match:
     """−⟨μ(α), b_y⟩: the expected log-likelihood of the target alone, unnormalised (meant for a fixed, random b).
 
     Its gradient on the activation μ is the projected target itself: direct random target projection
     (Frenkel et al. 2021, Front. Neurosci. 15).
     """
     own = terms.mix * _own_message(phi, table, targets, y)
-    return -_mean((family.mean(phi) * own).flatten(2).sum(-1), targets, y, terms), None
+    return Match(-_mean((family.mean(phi) * own).flatten(2).sum(-1), targets, y, terms))
 
 
 OBJECTIVES.add("evidence", Objective("evidence", "−log p(y | z) normalised over the targets (default)", _evidence_loss))

@@ -144,6 +144,7 @@ class Targets(ABC):
     hidden: bool = field(default=False, kw_only=True)
 
     measures: ClassVar[tuple[str, ...]] = ("top1",)  # the names of `figures`; the first is the one that counts
+    large: ClassVar[bool] = False  # whether there are so many rows that scores are measured at once and never kept
 
     @property
     @abstractmethod
@@ -200,6 +201,10 @@ class Targets(ABC):
         return self.loss(output, target, smoothing)
 
     output_name = "cross-entropy"
+
+    def weighs(self, target: Asked) -> bool:
+        """Whether targets may count differently, or are shares of several rows."""
+        return True
 
     @abstractmethod
     def weights(self, target: Asked) -> Tensor:

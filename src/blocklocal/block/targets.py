@@ -17,6 +17,7 @@ from blocklocal._common.errors import InputError
 from blocklocal._common.ranges import FROM_ONE, check_range
 from blocklocal.block.classes import Classes, balanced
 from blocklocal.block.target import MISSING, Asked, Target, Targets, check_shape, check_weight, values_of, weight_of
+from blocklocal.block.tokens import Tokens
 from blocklocal.block.values import Values
 from blocklocal.block.weighting import mean_of_real, spread, units_last, weighted_mean
 
@@ -27,6 +28,7 @@ __all__ = [
     "Labels",
     "Target",
     "Targets",
+    "Tokens",
     "Values",
     "balanced",
     "check_shape",

@@ -1,12 +1,13 @@
 """What a network is asked for, from the arguments of `BlockLocal`; each is checked once, here."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from blocklocal._common.errors import InputError, shown
-from blocklocal.block.targets import Classes, Labels, Targets, Values
+from blocklocal.block.targets import Classes, Labels, Targets, Tokens, Values
 from blocklocal.network.settings import Learning
 
 ClassWeights = Sequence[float] | Tensor | None
@@ -18,16 +19,17 @@ def asked_for(
     values: "int | Values | None",
     class_weights: ClassWeights = None,
     read: Callable[[Any], Tensor] | None = None,
+    tokens: "int | Tokens | None" = None,
 ) -> Targets:
     """The targets that `BlockLocal` is told of.
 
     Raises:
         InputError: none or several kinds are named, or something does not go with the kind.
     """
-    if sum(kind is not None for kind in (classes, labels, values)) != 1:
+    if sum(kind is not None for kind in (classes, labels, values, tokens)) != 1:
         raise InputError(
-            "say what is asked for: either classes= (one of several), or labels= (several yes/no answers), or values= "
-            "(numbers)."
+            "say what is asked for: either classes= (one of several), or labels= (several yes/no answers), values= "
+            "(numbers), or tokens= (the next one of a text)."
         )
     if read is not None and not callable(read):
         raise InputError(f"targets= must be a function of y that gives the targets, not {shown(read)}.")
@@ -37,6 +39,9 @@ def asked_for(
         raise InputError("class_weights= goes with classes=; weigh samples with batches (x, y, weight).")
     if labels is not None:
         return Labels(labels, read=read)
+    if tokens is not None:
+        found = tokens if isinstance(tokens, Tokens) else Tokens(tokens)
+        return found if read is None else replace(found, read=read)
     if isinstance(values, Values):
         return values if read is None else values.reading(read)
     assert values is not None

@@ -20,7 +20,7 @@ from blocklocal.block.edges import OPEN
 from blocklocal.block.factories import OptimizerFactory
 from blocklocal.block.loss import OwnLoss
 from blocklocal.block.optim import Optimizer, as_optimizer, sgd
-from blocklocal.block.targets import Asked, Values
+from blocklocal.block.targets import Asked, Tokens, Values
 from blocklocal.models.base import check_input, input_shape
 from blocklocal.network.asked import ClassWeights, asked_for, check_goes_with
 from blocklocal.network.assembly import build_learners, start_rows
@@ -54,6 +54,7 @@ class BlockLocal(Neighbours):
         classes: number of classes; or
         labels: number of binary labels per sample; or
         values: numbers per sample, which are standardised already; or `Values.of(y)` of the training part.
+        tokens: size of a vocabulary, where the next token of a text is asked for; or `Tokens`, with the bytes of one.
         class_weights: how much every class counts in every loss; `balanced(y, classes)` makes them.
         output_loss: a loss of your own for the last block, a function (output, y) → one number; hidden blocks keep
             theirs.
@@ -77,6 +78,7 @@ class BlockLocal(Neighbours):
         classes: int | None = None,
         labels: int | None = None,
         values: int | Values | None = None,
+        tokens: int | Tokens | None = None,
         class_weights: ClassWeights = None,
         output_loss: OwnLoss | None = None,
         targets: Callable[[Any], Tensor] | None = None,
@@ -93,7 +95,7 @@ class BlockLocal(Neighbours):
             )
         check_range("seed", seed, SEED)
         chosen = _learning(learning, settings)
-        asked = asked_for(classes, labels, values, class_weights, targets)
+        asked = asked_for(classes, labels, values, class_weights, targets, tokens)
         check_goes_with(asked, chosen)
         if output_loss is not None and not callable(output_loss):
             raise InputError(f"output_loss must be a function (output, y) → one number, not {shown(output_loss)}.")

@@ -25,15 +25,15 @@ class Evaluation:
 
     Attributes:
         top1: None where values are predicted, or where only the user's own loss reads the output.
-        top3: None for fewer than 4 classes, for binary labels, values and pixels.
+        top3: None for fewer than 4 classes, for binary labels, values, pixels and tokens.
         nll: nats per target; of values the mean squared error in squared deviations.
-        ece: expected calibration error (15 bins), between 0 and 1; None for binary labels, values, pixels and for a
-            single class.
+        ece: expected calibration error (15 bins), between 0 and 1; None for binary labels, values, pixels, tokens and
+            for a single class.
         block_top1: one entry per block, None where it cannot predict.
         combined_top1: of the ensemble (`combined` of a prediction), None where only the output predicts.
         confusion: what the output took for what, see `confusion_counts`; empty for values.
-        measured: every measure of the task by its name, one entry per block: top1 (and mean_iou for pixels), or rmse,
-            mae and r2 for values.
+        measured: every measure of the task by its name, one entry per block: top1 (and mean_iou for pixels), rmse, mae
+            and r2 for values, or perplexity, bits_per_byte and top1 for tokens.
         combined: the same of the ensemble.
         metrics: the user's own, of the output.
     """
@@ -142,7 +142,7 @@ def evaluate(network: Neighbours, batches: Iterable[Loaded], *, metrics: Metrics
 
 
 class _Output:
-    """What is kept of the output: its logits, but for pixels, of which there are many, only sums."""
+    """What is kept of the output: its logits, but of pixels and tokens, of which there are many, only sums."""
 
     def __init__(self, targets: Targets):
         plain = replace(targets, class_weights=None) if isinstance(targets, Classes) else targets
@@ -157,12 +157,12 @@ class _Output:
         if output is None or self.targets.hidden:
             return
         self.counts.append(measured(self.targets, combined(self.targets, scores), y))
-        if output.dim() < 4:
+        if output.dim() < 4 and not self.targets.large:
             flat = output.dim() == 3  # positions one by one: sequences may differ in length
             self.logits.append((output.flatten(0, 1) if flat else output).float().cpu())
             self.wanted.append((wanted.flatten(0, 1) if flat else wanted).cpu())
             return
-        there = int(self.targets.measure(output, wanted)[1])
+        there = int(self.targets.measure(output, wanted)[1].item())
         self.sums.append((self.targets.loss(output.float(), wanted).item() * there, there))
 
     def together(self) -> dict[str, float]:

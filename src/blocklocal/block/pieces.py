@@ -1,0 +1,87 @@
+"""Cross-entropy over many rows in pieces: the logits of a few positions at a time, and never of all.
+
+A loss over V tokens at N positions has N · V logits, and autograd would keep them, and their softmax, for the backward
+pass. Here every piece's gradients are taken as soon as its loss is: what stays is as large as the features and the
+table. (Hsu et al. 2024, Liger Kernel, arXiv 2410.10989, §3.2, do the same in one GPU kernel.)
+
+Shapes: N positions, U units, R rows.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from blocklocal.block.target import MISSING
+
+MOST = 2**21  # logits at a time, at least those of one position
+
+
+class Pieces(NamedTuple):
+    """What the rows gave: the mean loss with its graph; and [right, all, nats] as `Tokens.measure` has them."""
+
+    loss: Tensor
+    sums: Tensor
+
+
+def cross_entropy_in_pieces(h: Tensor, table: Tensor, prior: Tensor | None, y: Tensor, temperature: float) -> Pieces:
+    """The mean cross-entropy of the logits (h tableᵀ) / temperature + prior over the positions that have a target.
+
+    Args:
+        h: features [N, U].
+        table: [R, U].
+        prior: [R], or None.
+        y: int64 [N], `MISSING` where there is none.
+    """
+    loss, sums = _CrossEntropy.apply(h, table, prior, y, temperature)
+    return Pieces(loss, sums)
+
+
+class _CrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, h: Tensor, table: Tensor, prior: Tensor | None, y: Tensor, temperature: float
+    ) -> tuple[Tensor, Tensor]:
+        wanted = (ctx.needs_input_grad[0], ctx.needs_input_grad[1], prior is not None and ctx.needs_input_grad[2])
+        to_h = torch.empty_like(h) if wanted[0] else None
+        to_table = torch.zeros_like(table) if wanted[1] else None
+        to_prior = torch.zeros_like(prior) if prior is not None and wanted[2] else None
+        count = (y != MISSING).sum()
+        scale, nats, right = 1.0 / count.clamp(min=1), 0.0, count.new_zeros(())
+        size = max(1, MOST // len(table))
+        for start in range(0, len(h), size):
+            part = slice(start, start + size)
+            logits = _wide(h[part] @ table.T) / temperature
+            if prior is not None:
+                logits = logits + prior
+            targets, there = y[part], y[part] != MISSING
+            nats = nats + F.cross_entropy(logits, targets, ignore_index=MISSING, reduction="sum")
+            right = right + ((logits.argmax(-1) == targets) & there).sum()
+            error = logits.softmax(-1)
+            error[torch.arange(len(error), device=error.device), targets.clamp(min=0)] -= 1.0
+            error *= (there * scale).unsqueeze(-1)
+            if to_prior is not None:
+                to_prior += error.sum(0)
+            error = (error / temperature).to(h.dtype)
+            if to_h is not None:
+                to_h[part] = error @ table
+            if to_table is not None:
+                to_table += error.T @ h[part]
+        ctx.save_for_backward(*(each for each in (to_h, to_table, to_prior) if each is not None))
+        ctx.wanted = tuple(each is not None for each in (to_h, to_table, to_prior))
+        nats = torch.as_tensor(nats, device=h.device)
+        sums = torch.stack([right.double(), count.double(), nats.double()])
+        ctx.mark_non_differentiable(sums)
+        return nats * scale, sums
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        saved = iter(ctx.saved_tensors)
+        found = [next(saved) * grads[0] if there else None for there in ctx.wanted]
+        return *found, None, None
+
+
+def _wide(t: Tensor) -> Tensor:
+    """In float32 where it has fewer digits."""
+    return t if t.dtype in (torch.float32, torch.float64) else t.float()
