@@ -16,8 +16,6 @@ def main() -> list[float | None]:
     network = bl.BlockLocal(
         bl.split(Transformer(vocabulary=10, length=10, width=32, blocks=3), blocks=3),
         classes=10,
-        family="gaussian",  # a residual stream: Gaussian units, read off the normalised stream
-        normalise="units",
         optimizer=bl.adamw(lr=3e-3),
     )
     for _ in range(8):

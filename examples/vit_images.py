@@ -20,8 +20,7 @@ def main(folder: str) -> list[float | None]:
     vit = ViTForImageClassification(config)  # with published weights: .from_pretrained(NAME, num_labels=classes)
     train = bl.Batches(data.train, batch_size=16, mean=data.mean, std=data.std, augment="flip", shuffle=True)
     test = bl.Batches(data.test, batch_size=100, mean=data.mean, std=data.std)
-    # a residual stream: Gaussian units, read off the normalised stream
-    network = bl.BlockLocal(bl.split(vit, blocks=4), classes=classes, family="gaussian", normalise="units")
+    network = bl.BlockLocal(bl.split(vit, blocks=4), classes=classes)
     bl.Trainer(network, optimizer=bl.adamw(lr=1e-3), schedule="warmup-cosine", epochs=4).fit(train)
     return bl.evaluate(network, test).block_top1
 

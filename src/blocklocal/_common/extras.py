@@ -7,11 +7,12 @@ from typing import Literal, ParamSpec, TypeVar
 
 from blocklocal._common.errors import InputError
 
-Extra = Literal["cli", "data", "report", "hf", "timm", "torchvision", "lora"]
+Extra = Literal["cli", "data", "report", "text", "hf", "timm", "torchvision", "lora"]
 EXTRAS: dict[Extra, dict[str, str]] = {
     "cli": {"tyro": "tyro", "rich": "rich", "filelock": "filelock"},
     "data": {"PIL": "pillow", "pyarrow": "pyarrow", "datasets": "datasets", "sklearn": "scikit-learn"},
     "report": {"matplotlib": "matplotlib", "jinja2": "jinja2", "tensorboard": "tensorboard", "scipy": "scipy"},
+    "text": {"tokenizers": "tokenizers"},
     "hf": {"transformers": "transformers"},
     "timm": {"timm": "timm", "torchvision": "torchvision"},
     "torchvision": {"torchvision": "torchvision"},

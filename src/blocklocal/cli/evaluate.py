@@ -16,9 +16,7 @@ from blocklocal.cli.arguments import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from blocklocal.data import ImageSet
-    from blocklocal.data.samples import SampleSet
-    from blocklocal.runs.facts import DatasetInfo
+    from blocklocal.runs.facts import AnySet, DatasetInfo
     from blocklocal.training.evaluation import Evaluation
 
 
@@ -26,6 +24,7 @@ def evaluate(arguments: list[str]) -> None:
     """Measure every block of a trained run on a split."""
     from blocklocal.data.table_set import load_rows
     from blocklocal.runs.looking import load_network
+    from blocklocal.runs.saved import TOKENIZER
     from blocklocal.runs.sets import evaluation_batches, load_data
     from blocklocal.runs.train import block_names
     from blocklocal.training.evaluation import evaluate as measure
@@ -41,6 +40,8 @@ def evaluate(arguments: list[str]) -> None:
     if given.data is not None:  # sizes of the run's own set say nothing of another
         held = config.data.validation if given.split == "validation" else 0
         config = config.edit(data=given.data, train_size=None, test_size=None, validation=held)
+        if facts.text is not None:
+            config = config.edit(tokenizer=str(given.run / TOKENIZER))
     if given.data is not None and facts.features is not None and facts.answers is not None:
         samples, part = load_rows(Path(given.data), config.data.target, facts.answers, facts.features), ""
     else:
@@ -79,9 +80,16 @@ def evaluation_lines(what: str, names: "Sequence[str]", result: "Evaluation") ->
     return [*lines, f"{what}: {''.join(said)}{top3}{nll}{ece}".rstrip()]
 
 
-def _check_same_kind(data: "ImageSet | SampleSet", facts: "DatasetInfo") -> None:
+def _check_same_kind(data: "AnySet", facts: "DatasetInfo") -> None:
     """The data set must have the classes and the image size that the run was trained on."""
     from blocklocal.data import ImageSet
+    from blocklocal.data.text_set import TextSet
+
+    if isinstance(data, TextSet) != (facts.text is not None):
+        read, given = ("a text", "none") if facts.text else (f"no text, but {facts.kind}", "one")
+        raise InputError(f"the run was trained on {read}, and {data.name} is {given}.")
+    if isinstance(data, TextSet):
+        return
 
     if data.classes != facts.classes:
         raise InputError(

@@ -73,7 +73,7 @@ def subfolders(folder: Path, left: LeftOut) -> list[Path]:
 def list_images(folder: Path, left: LeftOut) -> list[Path]:
     """Every image file in the folder and below, in order. A link that leads nowhere counts: reading it says so."""
     found = []
-    for path in _walk(folder, left):
+    for path in files_below(folder, left):
         if is_image(path):
             found.append(path)
         else:
@@ -97,7 +97,7 @@ def files_directly_in(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
 
 def holds_images(folder: Path) -> bool:
     """Whether there is an image file in the folder or below."""
-    return any(map(is_image, _walk(folder, LeftOut())))
+    return any(map(is_image, files_below(folder, LeftOut())))
 
 
 def is_image(path: Path) -> bool:
@@ -105,7 +105,7 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES
 
 
-def _walk(folder: Path, left: LeftOut) -> Iterator[Path]:
+def files_below(folder: Path, left: LeftOut) -> Iterator[Path]:
     """Every visible file below. Links to folders are not followed: they could lead in a circle, or to other classes."""
     pending = [folder]
     while pending:

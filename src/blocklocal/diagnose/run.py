@@ -34,7 +34,7 @@ from blocklocal.diagnose.references import (
 from blocklocal.diagnose.streamed import Following, measure_streamed, nothing, streamed_cosines
 from blocklocal.network.network import BlockLocal
 from blocklocal.report.table import BACKPROP
-from blocklocal.runs.facts import AnySet, DatasetInfo
+from blocklocal.runs.facts import AnyPart, AnySet, DatasetInfo
 from blocklocal.runs.origin import load_settings
 from blocklocal.runs.run import check_facts
 from blocklocal.runs.sets import AnyBatches, evaluation_batches, load_data, training_batches
@@ -54,8 +54,8 @@ def silent(line: str) -> None:
 class Pieces:
     """The images (or rows) that probes are fitted on and scored on, and the split that the latter are from."""
 
-    fit: Images | Samples
-    held: Images | Samples
+    fit: AnyPart
+    held: AnyPart
     split: str
 
 
@@ -99,6 +99,11 @@ def diagnose_run(
             f"a diagnosis fits linear probes of one class per sample, and the run {folder} is asked for "
             f"{_ASKED[run.facts.answers.kind]}."
         )
+    if run.facts.text is not None:
+        raise InputError(
+            f"a diagnosis fits linear probes of one class per sample, and the run {folder} is asked for tokens: "
+            "blocklocal evaluate says what every block predicts."
+        )
     data = load_data(run.config)
     check_facts(DatasetInfo.of(data), folder, run.config)
     pieces = choose_images(data, images)
@@ -139,7 +144,7 @@ def choose_images(data: AnySet, count: int) -> Pieces:
     Raises:
         InputError: there are too few training images to hold some out, and no validation split.
     """
-    fit: Images | Samples = data.train.subset(slice(0, count))
+    fit: AnyPart = data.train.subset(slice(0, count))
     if len(data.validation):
         return Pieces(fit, data.validation.subset(slice(0, count)), "validation")
     held = len(fit) // HELD_SHARE
@@ -194,7 +199,7 @@ def _cosines(run: Opened, batches: Iterable[tuple[Tensor, Tensor]], left_out: li
 
 def _look(run: Opened, frozen: BlockLocal | Streamed, other: Opened | None, pieces: Pieces) -> list[Measured | None]:
     """The run, the untrained network and the other run, on the same images and read in the same way."""
-    family, device = run.config.learning.latent_family(), run.network.device
+    family, device = run.network.learning.latent_family(), run.network.device
     fit, held = (evaluation_batches(run.config, images, run.facts, device) for images in (pieces.fit, pieces.held))
     statistics = _statistics(run, pieces.fit)
 
@@ -210,12 +215,13 @@ def _look(run: Opened, frozen: BlockLocal | Streamed, other: Opened | None, piec
     return [None if network is None else look(network) for network in networks]
 
 
-def _statistics(run: Opened, images: Images | Samples) -> AnyBatches:
+def _statistics(run: Opened, images: AnyPart) -> AnyBatches:
     """Training batches of these images, without augmentation."""
     if isinstance(images, Samples):
         known = (run.facts.mean, run.facts.std) if run.facts.kind == "series" else ((), ())
         size, device = run.config.data.batch_size, run.network.device
         return SampleBatches(images, batch_size=size, mean=known[0], std=known[1], shuffle=True, device=device)
+    assert isinstance(images, Images)
     return Batches(
         images,
         batch_size=run.config.data.batch_size,

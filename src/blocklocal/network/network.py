@@ -18,6 +18,7 @@ from blocklocal._common.modes import kept_modes
 from blocklocal._common.ranges import SEED, check_range
 from blocklocal.block.edges import OPEN
 from blocklocal.block.factories import OptimizerFactory
+from blocklocal.block.groups import normed
 from blocklocal.block.loss import OwnLoss
 from blocklocal.block.optim import Optimizer, as_optimizer, sgd
 from blocklocal.block.targets import Asked, Tokens, Values
@@ -97,6 +98,7 @@ class BlockLocal(Neighbours):
         chosen = _learning(learning, settings)
         asked = asked_for(classes, labels, values, class_weights, targets, tokens)
         check_goes_with(asked, chosen)
+        chosen = chosen.decided(stream=any(map(normed, blocks.blocks)), tokens=isinstance(asked, Tokens))
         if output_loss is not None and not callable(output_loss):
             raise InputError(f"output_loss must be a function (output, y) → one number, not {shown(output_loss)}.")
         super().__init__(asked, chosen, as_optimizer(optimizer or sgd()), seed)

@@ -1,13 +1,13 @@
 """How the blocks learn: the settings of a rule and of its local losses, validated once."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypedDict
 
 from blocklocal._common.choices import (
     FamilyName,
-    NormaliseName,
+    NormaliseSetting,
     ObjectiveName,
-    OrderName,
+    OrderSetting,
     ReconstructName,
     RuleName,
     ScopeName,
@@ -21,6 +21,7 @@ from blocklocal.block.twin import TWINS
 from blocklocal.families import FAMILIES, Family, family
 from blocklocal.rules import RULES
 
+AUTO = "auto"
 RANGES = {
     "rectified_temperature": Range(1e-6, LARGEST, zero=True),
     "categorical_size": whole(2, 10**6),
@@ -49,24 +50,27 @@ class Learning:
     """Learning rule: one of these, or one that you registered."""
     objective: ObjectiveName | str = "evidence"
     """Loss of the hidden blocks: evidence (default), variational (Eq. 7), printed-eq8 (Eq. 8), projection (DRTP)."""
-    family: FamilyName | str = "rectified"
-    """Exponential family of the latents; it should match what the next block reads (rectified for ReLU networks)."""
+    family: FamilyName | str = "auto"
+    """Exponential family of the latents; it should match what the next block reads. auto: gaussian for residual streams
+    (networks with a LayerNorm or an RMSNorm), rectified for all others, as ReLU networks."""
     rectified_temperature: float = 0.0
     """Temperature of the rectified family; 0 is the limit whose mean is the ReLU."""
     categorical_size: int = 2
     """Classes per latent unit of the categorical family."""
     temperature: float = 1.0
     """Divides the evidence before its softmax."""
-    order: OrderName = "second"
-    """Evidence to first or second order in the message, or exact (second where a rectified cut follows a ReLU)."""
-    twin: TwinName | str = "dense"
+    order: OrderSetting = "auto"
+    """Evidence to first or second order in the message, or exact (second where a rectified cut follows a ReLU). auto:
+    first for tokens, second for all else."""
+    twin: TwinName | str = "auto"
     """Backward network: dense (one per block), chain (dense layers in a row), mirrored (the blocks reversed) or shared
-    (the table of the last block's linear layer, as language models want it)."""
+    (the table of the last block's linear layer). auto: shared for tokens, dense for all else."""
     message_delay: int = 0
     """Steps that the messages of a chained twin (chain, mirrored) are late; of the twin shared, steps after which its
     table moves one block further. Several processes need 1 or more."""
-    normalise: NormaliseName = "none"
-    """Read the latent off the output normalised over units (as a pre-norm block does) or over the batch; or none."""
+    normalise: NormaliseSetting = "auto"
+    """Read the latent off the output normalised over units (as a pre-norm block does) or over the batch; or none. auto:
+    units for residual streams of other targets than tokens, else none."""
     readout: int = 2
     """Layers between a block's output and its latent (maps: pairs of convolutions; 0: none); off the forward path."""
     reconstruction: float = 0.0
@@ -85,17 +89,34 @@ class Learning:
     def __post_init__(self) -> None:
         RULES.get(self.rule)
         OBJECTIVES.get(self.objective)
-        FAMILIES.get(self.family)
-        TWINS.get(self.twin)
+        if self.family != AUTO:
+            FAMILIES.get(self.family)
+        if self.twin != AUTO:
+            TWINS.get(self.twin)
         check_choices(self)
         check_settings(self, RANGES)
         self.latent_family()  # says itself what is wrong with its parameters
         if self.objective == "printed-eq8" and self.rule == "block-local" and self.family != "bernoulli":
             raise InputError(f"printed-eq8 is defined for family='bernoulli' alone, not {self.family!r}.")
 
+    def decided(self, *, stream: bool, tokens: bool) -> "Learning":
+        """The same with a name for every auto.
+
+        Args:
+            stream: the blocks pass a residual stream on, which is read through a norm.
+            tokens: the next token of a text is asked for.
+        """
+        usual = {
+            "family": "gaussian" if stream else "rectified",
+            "order": "first" if tokens else "second",
+            "twin": "shared" if tokens else "dense",
+            "normalise": "units" if stream and not tokens else "none",
+        }
+        return replace(self, **{name: value for name, value in usual.items() if getattr(self, name) == AUTO})
+
     def latent_family(self) -> Family:
-        """The family of the hidden blocks' latents, with its own parameters."""
-        if self.family == "rectified":
+        """The family of the hidden blocks' latents, with its own parameters; rectified where it is not decided yet."""
+        if self.family in ("rectified", AUTO):
             return family("rectified", temperature=self.rectified_temperature)
         if self.family == "categorical":
             return family("categorical", size=self.categorical_size)
@@ -111,10 +132,10 @@ class LearningSettings(TypedDict, total=False):
     rectified_temperature: float
     categorical_size: int
     temperature: float
-    order: OrderName
+    order: OrderSetting
     twin: TwinName | str
     message_delay: int
-    normalise: NormaliseName
+    normalise: NormaliseSetting
     readout: int
     reconstruction: float
     reconstruct: ReconstructName

@@ -9,8 +9,7 @@ from torch import Tensor
 from blocklocal._common.message import Input, lead
 from blocklocal.block.loss import HiddenLoss
 from blocklocal.block.targets import Asked, Classes, values_of
-from blocklocal.data import Batches
-from blocklocal.data.samples import SampleBatches
+from blocklocal.data.epochs import Epochs
 from blocklocal.network.edge import check_batch
 from blocklocal.network.neighbours import Neighbours
 from blocklocal.network.network import BlockLocal
@@ -69,7 +68,7 @@ class Linked(Neighbours):
 
     # --- what concerns the other processes
 
-    def announced(self, batches: Batches | SampleBatches, *, training: bool) -> "Announced":
+    def announced(self, batches: Epochs, *, training: bool) -> "Announced":
         """The batches, told to the links epoch by epoch, so that messages are received ahead."""
         return Announced(self, batches, training)
 
@@ -106,7 +105,7 @@ class Linked(Neighbours):
 class Announced:
     """`Batches` whose epochs a stage is told of before they begin."""
 
-    def __init__(self, stage: Linked, batches: Batches | SampleBatches, training: bool):
+    def __init__(self, stage: Linked, batches: Epochs, training: bool):
         self.stage, self.batches, self.training = stage, batches, training
 
     def __len__(self) -> int:

@@ -121,7 +121,7 @@ def cut_on_meta(config: Config, facts: DatasetInfo, starts: Sequence[int] | None
 def _cut(model: nn.Module, config: Config, facts: DatasetInfo, starts: Sequence[int] | None = None) -> BlockLocal:
     """The model in blocks, with all they need to learn."""
     m = config.model
-    example = torch.zeros(MEASURE_BATCH, *facts.shape)
+    example = facts.example(MEASURE_BATCH)
     if starts is not None:
         cut = split(model, starts=starts, example=example)
     elif m.at:
@@ -151,7 +151,7 @@ def plain_model(config: Config, facts: DatasetInfo) -> nn.Module:
     m = config.model
     options: dict[str, Any] = {name: _option(value) for name, value in m.model_options.items()}
     _check_options(config, facts)
-    options["classes"] = len(facts.classes)
+    options["classes"] = facts.outputs
     images: dict[str, Any] = {"channels": facts.channels, "image_size": (facts.height, facts.width)}
     if is_named(m.model):
         if facts.kind != "images":
@@ -187,7 +187,7 @@ def _check_options(config: Config, facts: DatasetInfo) -> None:
 
 def check_memory_for(config: Config, facts: DatasetInfo, batch: int = 0, device: torch.device | None = None) -> None:
     """Refuse a network that is too large for the free memory; with a `batch`, one that is too large to be trained."""
-    example = torch.Size((batch, *facts.shape))
+    example = facts.example(batch, "meta")
     counted = config.edit(balance="count")  # where it is cut changes little, and costs cannot be measured
     check_fits(config, lambda: plain_model(config, facts), lambda model: _cut(model, counted, facts), example, device)
 

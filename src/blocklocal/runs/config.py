@@ -50,10 +50,13 @@ from blocklocal.schemas.run import check_settings_there
 USUAL_LR = {"sgd": 0.1, "adam": 1e-3, "adamw": 1e-3}
 LOGGERS = values(LoggerName)
 RANGES = {
-    **dict.fromkeys(("train_size", "test_size", "batch_size", "epochs", "checkpoint_every", "patience"), COUNT),
+    **dict.fromkeys(
+        ("train_size", "test_size", "batch_size", "epochs", "checkpoint_every", "patience", "length"), COUNT
+    ),
     "validation": Range(0, MANY),
     "image_size": IMAGE_SIZE,
     **dict.fromkeys(("seed", "split_seed"), SEED),
+    "vocabulary": whole(257, 2**20),
     "width": WIDTH,
     "blocks": whole(1, 10_000),
     "threads": THREADS,
@@ -69,7 +72,7 @@ class Data:
 
     data: str = "digits"
     """digits (embedded), a folder of images (and masks) or parquet files, a name on the hub (ylecun/mnist,
-    owner/name:config), a table (--target), or arrays (.npy, .npz)."""
+    owner/name:config), a table (--target), arrays (.npy, .npz), or a text (a folder of .txt, .md, .rst or .jsonl)."""
     train_size: int | None = None
     """Training images to use; default: all that the validation split leaves."""
     validation: float = 0.1
@@ -104,6 +107,14 @@ class Data:
     images_in: ImagesIn = "auto"
     """Where decoded images are: memory; disk, read batch by batch; or auto: in memory where they take at most half of
     what is free. The pictures are the same."""
+    text: str = ""
+    """Of a text: what holds it, a field of .jsonl or a column of .parquet (default: text)."""
+    tokenizer: str = ""
+    """Of a text: a tokenizer.json, or bytes. Default: byte-level BPE, trained on the training part."""
+    vocabulary: int = 4096
+    """Of a text: tokens of the tokenizer that is trained, at most."""
+    length: int = 128
+    """Of a text: tokens of a window."""
     class_weights: str = ""
     """How much every class counts in every loss: balanced (each the same, by the training images), or one number per
     class, by commas."""
@@ -132,8 +143,8 @@ class Model:
 
     model: ModelName | str = "auto"
     """A model of the library; hf:FOLDER_OR_NAME, timm:NAME or torchvision:NAME; or a function of your own:
-    path/to/file.py:function. auto: resnet18 for images, unet for images with masks, mlp for a table, conv1d for
-    series."""
+    path/to/file.py:function. auto: resnet18 for images, unet for images with masks, mlp for a table, conv1d for series,
+    decoder for a text."""
     width: int | None = None
     """Channels (or units) of the first layer; default: the model's usual width."""
     model_options: dict[str, str] = field(default_factory=dict)
@@ -165,8 +176,8 @@ class Optimisation:
     """sgd (Nesterov momentum), adam, adamw, or auto: sgd for classes of images, adamw for all else and for hf:
     models."""
     lr: float | None = None
-    """Peak learning rate. Default: 0.1 for sgd, 0.001 for adam and adamw, 0.003 for adamw on tables, series and
-    masks."""
+    """Peak learning rate. Default: 0.1 for sgd, 0.001 for adam and adamw, 0.003 for adamw on tables, series, masks and
+    texts."""
     momentum: float = 0.9
     """Momentum of sgd."""
     weight_decay: float = 5e-4

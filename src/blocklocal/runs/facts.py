@@ -3,23 +3,36 @@
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, Literal, TypeAlias
 
+import torch
 from msgspec import Meta
+from torch import Tensor
 
 from blocklocal._common.errors import InputError
 from blocklocal._common.ranges import MOST_CLASSES
+from blocklocal.block.tokens import Tokens
 from blocklocal.block.values import Values
-from blocklocal.data import ImageSet
+from blocklocal.data import Images, ImageSet
 from blocklocal.data.answers import Answers
 from blocklocal.data.features import Features
 from blocklocal.data.images import as_targets
-from blocklocal.data.samples import SampleSet
+from blocklocal.data.samples import Samples, SampleSet
+from blocklocal.data.text_set import TextPart, TextSet
 from blocklocal.runs.class_weights import class_weights_of
 from blocklocal.runs.config import Config
 from blocklocal.schemas import Number, Text
 
-AnySet: TypeAlias = ImageSet | SampleSet
+AnySet: TypeAlias = ImageSet | SampleSet | TextSet
+AnyPart: TypeAlias = Images | Samples | TextPart
 Side = Annotated[int, Meta(ge=1, le=100_000)]
 """Pixels; the bounds in `DatasetInfo` are for what is read from a file (`training.saved`)."""
+
+
+@dataclass(frozen=True)
+class TextFacts:
+    """What a network must know of a text: how many tokens there are, and how many bytes one stands for in the mean."""
+
+    vocabulary: Annotated[int, Meta(ge=1, le=2**20)]
+    bytes_per_token: Annotated[float, Meta(gt=0)]
 
 
 @dataclass(frozen=True)
@@ -32,16 +45,20 @@ class DatasetInfo:
     width: Annotated[int, Meta(ge=1, le=2**26)]
     mean: Annotated[tuple[Number, ...], Meta(max_length=1_000)]
     std: Annotated[tuple[Number, ...], Meta(max_length=1_000)]
-    kind: Literal["images", "table", "series"] = "images"
-    """A row of a table has `width` numbers, a series `channels` and `width` steps."""
+    kind: Literal["images", "table", "series", "text"] = "images"
+    """A row of a table has `width` numbers, a series `channels` and `width` steps, a window of text `width` tokens."""
     answers: Answers | None = None
     features: Features | None = None
+    text: TextFacts | None = None
     class_weights: Annotated[tuple[Number, ...], Meta(max_length=MOST_CLASSES)] | None = field(
         default=None, compare=False
     )
 
     @classmethod
     def of(cls, data: AnySet) -> "DatasetInfo":
+        if isinstance(data, TextSet):
+            text = TextFacts(data.tokenizer.size, data.bytes_per_token)
+            return cls(data.classes, 1, 1, data.length, (0.0,), (1.0,), "text", text=text)
         if isinstance(data, ImageSet):
             return cls(data.classes, data.channels, data.height, data.width, data.mean, data.std, answers=data.answers)
         if data.features is not None:
@@ -53,8 +70,17 @@ class DatasetInfo:
     @property
     def shape(self) -> tuple[int, ...]:
         """Of one sample: [C, H, W], [features] or [C, T]."""
-        sizes = {"table": (self.width,), "series": (self.channels, self.width)}
+        sizes = {"table": (self.width,), "series": (self.channels, self.width), "text": (self.width,)}
         return sizes.get(self.kind, (self.channels, self.height, self.width))
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that the network gives for a sample, or for each of its positions."""
+        return len(self.classes) if self.text is None else self.text.vocabulary
+
+    def example(self, count: int, device: str | torch.device = "cpu") -> Tensor:
+        """So many samples, of zeros: [B, …]."""
+        return torch.zeros(count, *self.shape, dtype=torch.int64 if self.text else torch.float32, device=device)
 
     @property
     def predicts_values(self) -> bool:
@@ -73,6 +99,8 @@ class DatasetInfo:
 
     def asked(self) -> dict[str, Any]:
         """What a network is asked for, as `BlockLocal` takes it."""
+        if self.text is not None:
+            return {"tokens": Tokens(self.text.vocabulary, bytes_per_token=self.text.bytes_per_token)}
         if self.predicts_values and self.answers is not None:
             return {"values": Values(len(self.classes), mean=self.answers.mean, std=self.answers.std)}
         if self.predicts_labels:
@@ -85,7 +113,7 @@ class DatasetInfo:
         Raises:
             InputError: weights are asked for, and there are no classes.
         """
-        if self.predicts_labels or self.predicts_values:
+        if self.predicts_labels or self.predicts_values or isinstance(data, TextSet):
             if config.data.class_weights:
                 raise InputError("class_weights are for classes, and the target holds none: leave them out.")
             return self

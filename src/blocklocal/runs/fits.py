@@ -6,6 +6,7 @@ put out, and of gradients and activations those of the largest block alone where
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -30,7 +31,7 @@ def check_fits(
     config: Config,
     model: Callable[[], nn.Module],
     network: Callable[[nn.Module], BlockLocal],
-    example: torch.Size,
+    example: torch.Tensor,
     device: torch.device | None = None,
 ) -> None:
     """Raise InputError, with the sizes, where a network needs more memory than is free.
@@ -38,7 +39,7 @@ def check_fits(
     Args:
         model: builds the model; called on the meta device, where a user's own model cannot be.
         network: cuts the model.
-        example: the shape of a training batch [B, …]; without one (B = 0) only the weights count, as for a prediction.
+        example: a training batch [B, …], of which the shape counts; with B = 0 the weights alone, as for a prediction.
     """
     if is_reference(config.model.model) or is_named(config.model.model):
         return
@@ -47,19 +48,19 @@ def check_fits(
         return
     with torch.device("meta"):
         plain = model()
-        if _rough(config, plain, example) < SURELY * free:
+        if _rough(config, plain, example.shape) < SURELY * free:
             return
         try:
             parts = _parts(config, network(plain), example)
         except (NotImplementedError, RuntimeError, InputError):
             # Something in it needs more than shapes; the weights are known. A bad setting is reported when it is built.
             parts = {"weights": FLOAT * sum(p.numel() for p in plain.parameters())}
-    check_memory("this training" if example[0] else "this network", parts, _remedy(config, example), free)
+    check_memory("this training" if len(example) else "this network", parts, _remedy(config, len(example)), free)
 
 
-def _remedy(config: Config, example: torch.Size) -> str:
+def _remedy(config: Config, batch: int) -> str:
     """What to do; blocks that wait for none behind them need not all be there."""
-    if not example[0]:
+    if not batch:
         return f"{LOOK}, or take a machine with more"
     waits = RULES.get(config.learning.rule).waits_because(config.learning.scope)
     return REMEDY if waits else f"{STREAM}; or {REMEDY}"
@@ -88,20 +89,20 @@ def _states(config: Config) -> int:
     return (int(o.momentum > 0) if o.name == "sgd" else 2) + int(o.ema is not None)
 
 
-def _parts(config: Config, built: BlockLocal, example: torch.Size) -> dict[str, int]:
+def _parts(config: Config, built: BlockLocal, example: torch.Tensor) -> dict[str, int]:
     sizes = [sum(p.numel() for p in learner.parameters()) for learner in built.learners]
     parts = {"weights": FLOAT * sum(sizes)}
-    if not example[0]:
+    if not len(example):
         return parts
     together = sum if built.rule.whole else max
     outputs = _outputs(built, example)
     if config.learning.rule != "frozen":
         parts |= {"gradients": FLOAT * together(sizes), "optimiser": FLOAT * sum(sizes) * _states(config)}
     width = 2 if config.machine.precision in ("bfloat16", "float16") else FLOAT
-    return parts | {"activations": width * together(outputs), "batch": FLOAT * example.numel()}
+    return parts | {"activations": width * together(outputs), "batch": example.element_size() * example.numel()}
 
 
-def _outputs(network: BlockLocal, example: torch.Size) -> list[int]:
+def _outputs(network: BlockLocal, example: torch.Tensor) -> list[int]:
     """Numbers that the weighted layers of every learner put out for a batch."""
     counts: list[int] = []
 
@@ -109,7 +110,7 @@ def _outputs(network: BlockLocal, example: torch.Size) -> list[int]:
         counts[-1] += made.numel()
 
     hooks = [layer.register_forward_hook(count) for layer in network.modules() if isinstance(layer, WEIGHTED)]
-    a = torch.empty(example)
+    a: Any = example
     with torch.no_grad():
         for learner in network.learners:
             counts.append(0)

@@ -18,11 +18,10 @@ from msgspec import Meta, Struct
 import blocklocal
 from blocklocal._common.errors import InputError
 from blocklocal._common.files import is_there, write_text
-from blocklocal.data import ImageSet
-from blocklocal.data.samples import SampleSet
 from blocklocal.models.file import is_reference
 from blocklocal.runs.code import Code, own_model
 from blocklocal.runs.config import Config, load_config
+from blocklocal.runs.facts import AnySet
 from blocklocal.runs.saved import SUMMARY, read_summary
 from blocklocal.schemas import Setting, Text, Whole, check, read_json
 from blocklocal.schemas.run import check_run_folder
@@ -67,7 +66,7 @@ class Origin:
     def now(
         cls,
         settings: Config,
-        data: ImageSet | SampleSet,
+        data: AnySet,
         device: torch.device,
         replicas: int = 1,
         code: Code | None = None,
@@ -172,7 +171,7 @@ def cycle_of(folder: Path) -> int:
 
 
 def check_origin(
-    folder: Path, data: ImageSet | SampleSet, device: torch.device, replicas: int = 1, *, accept_changes: bool = False
+    folder: Path, data: AnySet, device: torch.device, replicas: int = 1, *, accept_changes: bool = False
 ) -> list[str]:
     """What is different from when the run was started, in words, once the user has accepted it.
 

@@ -9,6 +9,7 @@ import torch
 from blocklocal._common.errors import InputError
 from blocklocal._common.limits import available_bytes, parse_bytes
 from blocklocal.network.network import BlockLocal
+from blocklocal.network.settings import AUTO
 from blocklocal.rules import RULES
 from blocklocal.runs.build import RunContext, cut_on_meta
 from blocklocal.runs.config import Config
@@ -55,7 +56,7 @@ def plan_run(
         InputError: it does not fit into `streaming.memory`, or its rule or cut cannot be streamed.
     """
     check_rule(RULES.get(config.learning.rule), config.learning.scope)  # before anything is built
-    x = torch.empty(min(config.data.batch_size, samples), *facts.shape, device="meta")
+    x = facts.example(min(config.data.batch_size, samples), "meta")
     steps = -(-samples // config.data.batch_size)  # of an epoch, at whose end a visit ends too
     optimizer, precision = config.optimisation.build(), precision_of(config, device)
 
@@ -75,7 +76,7 @@ def plan_run(
             optimizer,
             blocks=count,
             visit=streaming.visit and min(streaming.visit, steps),
-            longest=min(steps, config.learning.message_delay) if config.learning.twin != "dense" else steps,
+            longest=min(steps, config.learning.message_delay) if config.learning.twin not in (AUTO, "dense") else steps,
             home=home,
             precision=precision,
             device=device,

@@ -10,6 +10,7 @@ from typing import Any
 from blocklocal._common.errors import InputError
 from blocklocal._common.extras import needs
 from blocklocal._common.files import write_text
+from blocklocal.data.text_set import TextSet
 from blocklocal.runs.build import RunContext, open_session
 from blocklocal.runs.checkpoints import CHECKPOINTS, checkpoint_to_look, checkpoint_to_resume
 from blocklocal.runs.code import keep_code
@@ -29,7 +30,7 @@ from blocklocal.runs.origin import (
     open_settings,
 )
 from blocklocal.runs.planning import check_planned, plan_run
-from blocklocal.runs.saved import CUTS, FACTS, load_cuts, load_facts, read_summary
+from blocklocal.runs.saved import CUTS, FACTS, TOKENIZER, load_cuts, load_facts, read_summary
 from blocklocal.runs.sets import load_data
 from blocklocal.runs.train import train_run
 from blocklocal.runs.usual import suited
@@ -121,6 +122,8 @@ def create_run(output: Path, session: RunContext, store: str = "") -> None:
     try:
         config.save(draft / "config.json")
         write_text(draft / FACTS, json.dumps(session.facts.flat()))
+        if isinstance(session.data, TextSet):
+            write_text(draft / TOKENIZER, session.data.tokenizer.to_text())
         if config.model.balance == "time" and not config.model.at:  # measured anew, the cuts could be others
             write_text(draft / CUTS, json.dumps(list(session.network.split.starts)))
         code = keep_code(draft, config.model.model)

@@ -15,6 +15,7 @@ from blocklocal.schemas.run import Summary
 CUTS, FACTS = "cuts.json", "data.json"
 MOST_VALUES = 2**26  # numbers in one image: a batch to measure with is 8 GiB then
 SUMMARY, CONFUSION = "summary.json", "confusion.json"
+TOKENIZER = "tokenizer.json"
 Cuts = Annotated[list[Whole], Meta(min_length=1, max_length=MOST_BLOCKS)]
 
 

@@ -7,22 +7,27 @@ import torch
 from torch import Tensor
 
 from blocklocal._common.errors import InputError
-from blocklocal.data import Batches, Images, load_images
+from blocklocal.data import Batches, ImageSet, load_images
 from blocklocal.data.arrays import is_arrays, load_arrays
 from blocklocal.data.batches import per_channel
+from blocklocal.data.documents import holds_text
 from blocklocal.data.samples import SampleBatches, Samples, SampleSet
+from blocklocal.data.scan import holds_images
 from blocklocal.data.table_reading import names_images
 from blocklocal.data.table_set import load_table
+from blocklocal.data.text_set import TextPart, TextSet, load_text_set
+from blocklocal.data.windows import WindowBatches
 from blocklocal.runs.config import Config
-from blocklocal.runs.facts import AnySet, DatasetInfo
+from blocklocal.runs.facts import AnyPart, AnySet, DatasetInfo
 
-AnyBatches: TypeAlias = Batches | SampleBatches
+AnyBatches: TypeAlias = Batches | SampleBatches | WindowBatches
 EVALUATION_BATCH = 500
+EVALUATION_TOKENS = 2**13  # of a batch
 EVALUATION_PIXELS = 2**20  # of a batch, where each is asked for its class
 
 
 def load_data(config: Config) -> AnySet:
-    """The set a configuration names, split: images, a table, or arrays."""
+    """The set a configuration names, split: a text, images, a table, or arrays."""
     d = config.data
     parts: dict[str, Any] = {
         "train_size": d.train_size,
@@ -30,6 +35,16 @@ def load_data(config: Config) -> AnySet:
         "test_size": d.test_size,
         "split_seed": d.split_seed,
     }
+    if _is_text(config):
+        return load_text_set(
+            d.data,
+            **parts,
+            field=d.text,
+            tokenizer=d.tokenizer,
+            vocabulary=d.vocabulary,
+            length=d.length,
+            skip_bad=d.skip_bad,
+        )
     if is_arrays(d.data):
         return load_arrays(d.data, labels=d.target[0] if d.target else "y", **parts)
     listed = names_images(Path(d.data).expanduser())
@@ -47,16 +62,28 @@ def load_data(config: Config) -> AnySet:
     )
 
 
+def _is_text(config: Config) -> bool:
+    """Whether the data are a text: said by --text, or by files that hold nothing else and no target."""
+    if config.data.text:
+        return True
+    path = Path(config.data.data).expanduser()
+    return not config.data.target and path.exists() and not holds_images(path) and holds_text(path)
+
+
 def training_batches(config: Config, data: AnySet, device: torch.device, share: tuple[int, int] = (0, 1)) -> AnyBatches:
     """Shuffled batches of the training split.
 
     Raises:
         InputError: images are to be augmented that are none.
     """
-    if isinstance(data, SampleSet):
+    if not isinstance(data, ImageSet):
         for name in ("augment", "mix"):
             if given := getattr(config.data, name):
                 raise InputError(f"{name} is for images, and {data.name} holds none: leave {given!r} out.")
+    if isinstance(data, TextSet):
+        size, seed = config.data.batch_size, config.machine.seed
+        return WindowBatches(data.train, batch_size=size, shuffle=True, seed=seed, device=device, share=share)
+    if isinstance(data, SampleSet):
         return SampleBatches(
             data.train,
             batch_size=config.data.batch_size,
@@ -83,10 +110,10 @@ def training_batches(config: Config, data: AnySet, device: torch.device, share: 
     )
 
 
-def evaluation_batches(
-    config: Config, images: Images | Samples, facts: DatasetInfo, device: torch.device
-) -> AnyBatches:
+def evaluation_batches(config: Config, images: AnyPart, facts: DatasetInfo, device: torch.device) -> AnyBatches:
     """Unshuffled, unaugmented batches of a split."""
+    if isinstance(images, TextPart):
+        return WindowBatches(images, batch_size=max(1, EVALUATION_TOKENS // images.length), device=device)
     if isinstance(images, Samples):
         known = (facts.mean, facts.std) if facts.kind == "series" else ((), ())
         return SampleBatches(images, batch_size=EVALUATION_BATCH, mean=known[0], std=known[1], device=device)

@@ -6,9 +6,8 @@ from typing import Any
 
 import torch
 
-from blocklocal.data import Images
-from blocklocal.data.samples import Samples
 from blocklocal.runs.build import RunContext
+from blocklocal.runs.facts import AnyPart
 from blocklocal.runs.sets import evaluation_batches
 from blocklocal.training.best import best_epoch, out_of_patience
 from blocklocal.training.evaluation import Evaluation, evaluate
@@ -101,13 +100,13 @@ def _measured(test: Evaluation, train: Evaluation, last: dict[str, Any]) -> dict
     return found
 
 
-def _evaluate(session: RunContext, images: Images | Samples) -> Evaluation:
+def _evaluate(session: RunContext, images: AnyPart) -> Evaluation:
     return evaluate(session.network, evaluation_batches(session.config, images, session.facts, session.device))
 
 
 def _local_settings(session: RunContext) -> dict[str, Any]:
     """The settings of the losses; None where the rule has no use for one, or fixes it itself."""
-    learning, rule = asdict(session.config.learning), session.network.rule
+    learning, rule = asdict(session.network.learning), session.network.rule
     own_loss = rule.own_losses
     kept = {"label_smoothing"}
     if not rule.whole and (own_loss or rule.twin is not None):

@@ -3,7 +3,7 @@
 from blocklocal.runs.config import Config
 from blocklocal.runs.facts import DatasetInfo
 
-MODELS = {"table": "mlp", "series": "conv1d"}  # by what the data are; images: see below
+MODELS = {"table": "mlp", "series": "conv1d", "text": "decoder"}  # by what the data are; images: see below
 IMAGES, PIXELS = "resnet18", "unet"
 TRANSFORMERS = "hf:"
 

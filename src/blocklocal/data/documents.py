@@ -1,0 +1,211 @@
+"""Documents of text: files of .txt, .md and .rst, lines of .jsonl and rows of .parquet; one after the other."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from blocklocal._common.errors import InputError, shown, unknown
+from blocklocal.data.scan import LeftOut, files_below
+
+PLAIN = (".txt", ".md", ".rst")
+ROWS = (".jsonl", ".parquet")
+FIELD = "text"
+EMPTY = ("empty document", "empty documents")
+OTHER = ("file that is no text by its name", "files that are no text by their names")
+BAD = ("file that is no text inside", "files that are no text inside")
+_START = 2**12  # bytes that tell what a file is
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text.
+
+    Attributes:
+        name: of its file in the folder; for a line or row with its number behind it.
+        text: not empty.
+    """
+
+    name: str
+    text: str
+
+
+def holds_text(path: Path, field: str = "") -> bool:
+    """Whether this is a file of text, or a folder with some; of lines and rows, those with a field of text."""
+    field = field or FIELD
+    if path.is_file():
+        return _is_text(path, field)
+    return path.is_dir() and any(_is_text(file, field) for file in files_below(path, LeftOut()))
+
+
+def _is_text(path: Path, field: str) -> bool:
+    suffix = path.suffix.lower()
+    return suffix in PLAIN or (suffix == ".jsonl" and _first_has(path, field)) or field in _columns(path)
+
+
+def _first_has(path: Path, field: str) -> bool:
+    """Whether the first line is an object with this field and a text in it."""
+    try:
+        with path.open("rb") as file:
+            found = json.loads(file.readline())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and isinstance(found.get(field), str)
+
+
+def _columns(path: Path) -> list[str]:
+    """The columns of texts of a parquet file; none of another one."""
+    if path.suffix.lower() != ".parquet":
+        return []
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        schema = pq.read_schema(path)
+    except (pa.ArrowException, OSError):
+        return []
+    return [each.name for each in schema if pa.types.is_string(each.type) or pa.types.is_large_string(each.type)]
+
+
+class Documents:
+    """The documents of a file or folder, in order of their names; read anew in every pass.
+
+    Args:
+        path: a file, or a folder.
+        field: of lines and columns, the one that holds the text; "" for `FIELD`.
+        skip_bad: leave out what is no UTF-8 text, instead of stopping.
+
+    Attributes:
+        left: what the last whole pass has passed over.
+
+    Raises:
+        InputError: there is nothing of text.
+    """
+
+    def __init__(self, path: Path, field: str = "", *, skip_bad: bool = False):
+        self.path, self.field, self.skip_bad = path, field or FIELD, skip_bad
+        self.left = LeftOut()
+        self.files = [path] if path.is_file() else self._find()
+        if not self.files:
+            raise InputError(f"{path} holds no text. Give a folder of {', '.join((*PLAIN, *ROWS))} files, or one.")
+
+    def _find(self) -> list[Path]:
+        found = sorted(files_below(self.path, self.left))
+        for file in found:
+            if file.suffix.lower() not in (*PLAIN, *ROWS):
+                self.left.add(OTHER, file.name)
+        return [file for file in found if file.suffix.lower() in (*PLAIN, *ROWS)]
+
+    def __iter__(self) -> Iterator[Document]:
+        """Documents that hold more than white space.
+
+        Raises:
+            InputError: a file cannot be read, or is no text.
+        """
+        self.left = LeftOut()
+        if self.path.is_dir():
+            self._find()
+        for file in self.files:
+            name = file.name if file == self.path else file.relative_to(self.path).as_posix()
+            try:
+                for place, text in self._read(file):
+                    if text.strip():
+                        yield Document(f"{name}{place}", text)
+                    else:
+                        self.left.add(EMPTY, f"{name}{place}")
+            except BadText as error:
+                if not self.skip_bad:
+                    raise InputError(f"{error} {error.remedy} --skip-bad leaves such files out.") from error
+                self.left.add(BAD, name)
+
+    def _read(self, file: Path) -> Iterator[tuple[str, str]]:
+        suffix = file.suffix.lower()
+        if suffix == ".parquet":
+            yield from self._rows(file)
+            return
+        try:
+            with file.open("rb") as opened:
+                if suffix == ".jsonl":
+                    yield from self._lines(file, opened)
+                else:
+                    yield "", _decoded(opened.read(), file)
+        except OSError as error:
+            raise InputError(f"cannot read {file}: {error.strerror or error}. Check its permissions.") from error
+
+    def _lines(self, file: Path, opened: Iterator[bytes]) -> Iterator[tuple[str, str]]:
+        for number, line in enumerate(opened, start=1):
+            if not line.strip():
+                continue
+            where = f"{file}, line {number}"
+            try:
+                found = json.loads(_decoded(line, file, number))
+            except (ValueError, RecursionError) as error:
+                raise BadText(f"{where}: this is no JSON ({error}).", "Write one object per line.") from error
+            if not isinstance(found, dict):
+                raise BadText(f"{where}: expected an object with the field {self.field!r}.", "Write one per line.")
+            if self.field not in found:
+                raise InputError(f"{where}: {unknown('field', self.field, found)} Name the one of the text by --text.")
+            text = found[self.field]
+            if not isinstance(text, str):
+                raise InputError(f"{where}: the field {self.field!r} holds {shown(text)}. Expected a text.")
+            yield f":{number}", text
+
+    def _rows(self, file: Path) -> Iterator[tuple[str, str]]:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        known = _columns(file)
+        try:
+            if self.field not in known:
+                raise InputError(
+                    f"{file}: {unknown('column of texts', self.field, known or ['none'])} Name the one by --text."
+                )
+            with pq.ParquetFile(file) as opened:
+                row = 0
+                for batch in opened.iter_batches(1024, columns=[self.field]):
+                    for text in batch.column(0).to_pylist():
+                        row += 1
+                        yield f":{row}", text or ""
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(f"cannot read {file} as parquet: {error}. Write it again.") from error
+
+
+class BadText(InputError):
+    """A file that is no text inside.
+
+    Args:
+        said: what is wrong, with the place.
+        remedy: what to do.
+    """
+
+    def __init__(self, said: str, remedy: str):
+        super().__init__(said)
+        self.remedy = remedy
+
+
+def _decoded(content: bytes, file: Path, line: int = 0) -> str:
+    """UTF-8 with or without its mark, or UTF-16 with one."""
+    mark = content[:2]
+    if mark in (b"\xff\xfe", b"\xfe\xff"):
+        encoding = "utf-16"
+    elif b"\0" in content[:_START]:
+        raise BadText(f"{file} is no text: it holds null bytes.", "Move it away.")
+    else:
+        encoding = "utf-8-sig"
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        place = line or content[: error.start].count(b"\n") + 1
+        raise BadText(
+            f"{file}, line {place}: this is no {encoding.removesuffix('-sig').upper()} (the byte "
+            f"{content[error.start]:#x}).",
+            "Save the file as UTF-8 text.",
+        ) from error
+
+
+def identity(documents: Documents) -> list[tuple[str, int, int]]:
+    """What a text is made of: path, size and time of change of each file."""
+    return [(str(file.absolute()), (stat := os.stat(file)).st_size, stat.st_mtime_ns) for file in documents.files]

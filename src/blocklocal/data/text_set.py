@@ -1,0 +1,299 @@
+"""`load_text_set`: a folder or file of text in; parts that share no document, as numbers of tokens, out."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from blocklocal._common.errors import InputError
+from blocklocal._common.extras import needs
+from blocklocal._common.ranges import FROM_ONE, check_range
+from blocklocal._common.seeds import stream_seed
+from blocklocal.data.cache import default_cache_dir
+from blocklocal.data.documents import Document, Documents, identity
+from blocklocal.data.names import many
+from blocklocal.data.roles import ROLES, role_of
+from blocklocal.data.splits import check_sizes
+from blocklocal.data.token_store import PartFacts, Store, key, number_type, stored
+from blocklocal.data.tokenizer import Tokenizer
+
+VOCABULARY = 4096
+LENGTH = 128  # tokens of a window
+TEST_SHARE = 0.1  # of the documents
+FEW = 20  # documents; fewer are cut at blank lines first
+PIECES = 100  # into about so many pieces in all
+_BATCH = 256  # documents encoded at a time
+
+
+@dataclass(frozen=True, eq=False)
+class TextPart:
+    """One part of a text, in windows that follow each other without overlap.
+
+    Attributes:
+        tokens: numbers of tokens [L], which may lie on disk.
+        facts: what they are made of.
+        length: positions of a window, T.
+        windows: at most so many of them; None for all.
+    """
+
+    tokens: np.ndarray = field(repr=False)
+    facts: PartFacts
+    length: int
+    windows: int | None = None
+
+    def subset(self, part: slice) -> TextPart:
+        """The first windows of it, up to the end of the slice."""
+        assert not part.start
+        assert part.step is None
+        return replace(self, windows=min(len(self), len(self) if part.stop is None else part.stop))
+
+    def __len__(self) -> int:
+        """Windows."""
+        there = max(0, len(self.tokens) - 1) // self.length
+        return there if self.windows is None else min(there, self.windows)
+
+
+@dataclass(frozen=True, eq=False)
+class TextSet:
+    """A whole text, parted and ready to train on.
+
+    Attributes:
+        length: positions of a window.
+        account: one line per part, then what was made of the text.
+    """
+
+    name: str
+    train: TextPart
+    validation: TextPart
+    test: TextPart
+    tokenizer: Tokenizer
+    length: int
+    account: tuple[str, ...] = ()
+    skipped: int = 0
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What is asked for: one thing, whatever the vocabulary."""
+        return ("next token",)
+
+    @property
+    def bytes_per_token(self) -> float:
+        """In the mean over all parts, so that bits per byte compare texts and tokenizers."""
+        parts = [each.facts for each in (self.train, self.validation, self.test)]
+        return sum(part.bytes for part in parts) / max(1, sum(part.tokens for part in parts))
+
+    def fingerprint(self) -> dict[str, str]:
+        """Part → a digest (blake2b, hex) of its tokens."""
+        return {role: _digest(getattr(self, role), self.tokenizer) for role in ROLES}
+
+
+def _digest(text: TextPart, tokenizer: Tokenizer) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(f"{text.length} {text.windows} {tokenizer.to_text()}".encode())
+    for start in range(0, len(text.tokens), 2**22):
+        digest.update(np.ascontiguousarray(text.tokens[start : start + 2**22]).data)
+    return digest.hexdigest()
+
+
+@needs("text")
+def load_text_set(
+    data: str | Path,
+    *,
+    field: str = "",
+    tokenizer: str | Path = "",
+    vocabulary: int = VOCABULARY,
+    length: int = LENGTH,
+    train_size: int | None = None,
+    validation: int | float = 0.1,
+    test_size: int | None = None,
+    split_seed: int = 0,
+    skip_bad: bool = False,
+    cache_dir: Path | None = None,
+) -> TextSet:
+    """Load a text as tokens. Parts share no document; the tokenizer is trained on the training part.
+
+    A tenth of the documents is the test part, told by a hash of their names, whatever the seed. Where folders or files
+    are called train, validation and test, these are the parts. Of fewer than 20 documents each is first cut at blank
+    lines, into a hundred pieces in all, which count as documents then.
+
+    Args:
+        data: a folder of .txt, .md, .rst, .jsonl and .parquet files, or one of them.
+        field: of .jsonl and .parquet, what holds the text; default "text".
+        tokenizer: a tokenizer.json (or its folder), or "bytes"; default: byte-level BPE, trained.
+        vocabulary: tokens of a trained one, at most.
+        length: tokens of a window.
+        train_size, test_size: windows to use, at most; None for all.
+        validation: a share of the documents that the test part leaves; or a count of windows, out of a tenth of them.
+        skip_bad: leave out files that are no UTF-8 text, instead of stopping.
+        cache_dir: where tokens are kept (`cache.default_cache_dir`).
+
+    Raises:
+        InputError: something in the text or the arguments cannot be used.
+    """
+    check_sizes(train_size, test_size, validation)
+    check_range("length", length, FROM_ONE)
+    path = Path(os.path.expanduser(data))
+    if not path.exists():
+        raise InputError(f"there is no file or folder {path}: give a text.")
+    documents = Documents(path, field, skip_bad=skip_bad)
+    share = validation if isinstance(validation, float) else TEST_SHARE if validation else 0.0
+    made_of = [identity(documents), documents.field, skip_bad, share, split_seed, _named(tokenizer), vocabulary]
+    folder = (cache_dir or default_cache_dir()) / f"text-{key(*made_of)}"
+    store = stored(folder, lambda draft: _make(documents, draft, tokenizer, vocabulary, share, split_seed))
+    sizes = {"train": train_size, "test": test_size, "validation": validation if isinstance(validation, int) else None}
+    parts = {role: TextPart(store.tokens(role), store.parts[role], length, sizes[role]) for role in ROLES}
+    _check_long_enough(parts, sizes, path, share)
+    lines = [_line(role, part, path) for role, part in parts.items()]
+    return TextSet(
+        path.resolve().name or "text",
+        train=parts["train"],
+        validation=parts["validation"],
+        test=parts["test"],
+        tokenizer=store.tokenizer,
+        length=length,
+        account=(*lines, *store.notes),
+    )
+
+
+def _named(tokenizer: str | Path) -> object:
+    """What a tokenizer is known by in the cache: its name, and the time of change of its file."""
+    if not tokenizer or str(tokenizer) == "bytes":
+        return str(tokenizer)
+    return Tokenizer.from_file(Path(os.path.expanduser(tokenizer))).to_text()
+
+
+def _make(documents: Documents, folder: Path, tokenizer: str | Path, vocabulary: int, share: float, seed: int) -> Store:
+    """Part the documents, train the tokenizer where none is given, and write the tokens of every part."""
+    parted = Parted(documents, share, seed)
+    if str(tokenizer) == "bytes":
+        chosen, said = Tokenizer.of_bytes(), "a token for every byte"
+    elif tokenizer:
+        chosen = Tokenizer.from_file(Path(os.path.expanduser(tokenizer)))
+        said = f"tokenizer of {tokenizer}, {chosen.size:,} tokens"
+    else:
+        chosen = Tokenizer.trained((text for role, text in parted if role == "train"), vocabulary)
+        said = f"byte-level BPE of {chosen.size:,} tokens, trained on the training part"
+    parts = _write(parted, folder, chosen)
+    ends = "" if chosen.end is not None else "; it has no token for the end of a document, so none stands there"
+    notes = (f"{said}{ends}", *parted.notes, *documents.left.notes())
+    return Store(folder, parts, chosen, notes)
+
+
+def _write(parted: Parted, folder: Path, tokenizer: Tokenizer) -> dict[str, PartFacts]:
+    facts = {role: PartFacts() for role in ROLES}
+    end = np.array([] if tokenizer.end is None else [tokenizer.end], number_type(tokenizer.size))
+    files = {role: (folder / f"{role}.bin").open("wb") for role in ROLES}
+    try:
+        coming = iter(parted)
+        while some := list(islice(coming, _BATCH)):
+            for (role, text), numbers in zip(some, tokenizer.encode([text for _, text in some]), strict=True):
+                files[role].write(numbers.astype(end.dtype).tobytes() + end.tobytes())
+                was = facts[role]
+                facts[role] = PartFacts(
+                    was.documents + 1, was.bytes + len(text.encode()), was.tokens + len(numbers) + len(end)
+                )
+    finally:
+        for file in files.values():
+            file.close()
+    return facts
+
+
+class Parted:
+    """(role, text) of every document, in order; read anew in every pass.
+
+    Args:
+        share: of the documents that the test part leaves, for validation.
+
+    Attributes:
+        notes: how they were parted, for people.
+    """
+
+    def __init__(self, documents: Documents, share: float, seed: int):
+        self.documents, self.share, self.seed = documents, share, seed
+        first = list(islice(documents, FEW))
+        self.named = self._own_parts()
+        self.size = sum(len(each.text) for each in first) // PIECES + 1 if len(first) < FEW and not self.named else 0
+        self.notes: tuple[str, ...] = ()
+        if not first:
+            raise InputError(f"{documents.path} holds no text but white space. Give it some.")
+        if self.size:
+            count = many(len(first), "document", "documents")
+            self.notes = (f"{count}, cut at blank lines into pieces of about {self.size:,} characters, to be parted",)
+
+    def _own_parts(self) -> bool:
+        """Whether files or folders are called after the parts, one for training and one for the test among them."""
+        found = {_role(file.relative_to(self.documents.path).as_posix()) for file in self.documents.files if
+                 file != self.documents.path}  # fmt: skip
+        return {"train", "test"} <= found and None not in found
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        for document in self.documents:
+            for piece in _pieces(document, self.size):
+                yield self._part(piece.name), piece.text
+
+    def _part(self, name: str) -> str:
+        if self.named:
+            return _role(name) or "train"
+        if _place("text: test", 0, name) < TEST_SHARE:
+            return "test"
+        return "validation" if _place("text: validation", self.seed, name) < self.share else "train"
+
+
+def _role(name: str) -> str | None:
+    """The part that a file is called after, or the folder that it is in."""
+    first = name.split("/")[0]
+    words = [first.partition(".")[0], *first.split(".")]
+    return next((role for role in map(role_of, words) if role), None)
+
+
+def _place(stream: str, seed: int, name: str) -> float:
+    """A fixed place between 0 and 1 of a name: adding documents moves none of the others."""
+    return stream_seed(stream, seed, name) / 2**63
+
+
+def _pieces(document: Document, size: int) -> Iterator[Document]:
+    """A document as it is, or cut at blank lines into pieces of at least so many characters."""
+    if not size:
+        yield document
+        return
+    kept: list[str] = []
+    number = 0
+    for paragraph in document.text.split("\n\n"):
+        kept.append(paragraph)
+        if sum(map(len, kept)) >= size:
+            yield Document(f"{document.name}#{number}", "\n\n".join(kept) + "\n\n")
+            kept, number = [], number + 1
+    if any(each.strip() for each in kept):
+        yield Document(f"{document.name}#{number}", "\n\n".join(kept))
+
+
+def _check_long_enough(parts: dict[str, TextPart], sizes: dict[str, int | None], path: Path, share: float) -> None:
+    for role, part in parts.items():
+        if role == "validation" and not share:
+            continue
+        if not len(part):
+            raise InputError(
+                f"the {role} part of {path} has {part.facts.tokens:,} tokens in "
+                f"{many(part.facts.documents, 'document', 'documents')}, not one window of {part.length} and the "
+                "token behind it: give more text, or shorter windows (--length)."
+            )
+        wanted = sizes[role]
+        there = (len(part.tokens) - 1) // part.length
+        if wanted is not None and wanted > there:
+            raise InputError(f"{wanted:,} windows are asked for as the {role} part of {path}, which has {there:,}.")
+
+
+def _line(role: str, part: TextPart, path: Path) -> str:
+    if not len(part):
+        return f"{role}: none"
+    facts = part.facts
+    return (
+        f"{role}: {many(facts.documents, 'document', 'documents')} of {path.name}, {facts.bytes:,} bytes, "
+        f"{facts.tokens:,} tokens; {many(len(part), 'window', 'windows')} of {part.length}"
+    )
