@@ -78,13 +78,16 @@ _UNET = partial(bl.build_model, "unet", classes=11, channels=1, image_size=(28, 
 _RESNET = partial(bl.build_model, "resnet50", classes=10, channels=3, image_size=(32, 32), width=8)
 
 
-def _ways(lr: Mapping[str, float], tried: tuple[float, ...], **learning: Any) -> dict[str, Way]:
-    """All rules with the same candidates; what `learning` changes is of block-local."""
-    return {rule: Way(lr[rule], tried, learning if rule == "block-local" else {}) for rule in RULES}
+def _ways(lr: tuple[float, float, float], tried: tuple[float, ...], **learning: Any) -> dict[str, Way]:
+    """All rules with the same candidates; what `learning` changes is of block-local.
+
+    lr: of backprop, the control and block-local, by `--choose --size search`.
+    """
+    chosen = zip(RULES, lr, strict=True)
+    return {rule: Way(rate, tried, learning if rule == "block-local" else {}) for rule, rate in chosen}
 
 
 _SMALL = Size(64, 50, 100, 1)
-_STREAM = {"family": "gaussian", "normalise": "units"}  # a residual stream, read off as the next block does
 _ADAMW = partial(bl.adamw, weight_decay=0.05, clip=1.0)
 CASES = {
     case.name: case
@@ -99,7 +102,7 @@ CASES = {
             64,
             {"full": Size(10_000, 2_000, 10_000, 6), "search": Size(10_000, 2_000, 100, 2), "small": _SMALL},
             _ADAMW,
-            _ways(dict.fromkeys(RULES, 2e-3), (5e-4, 1.5e-3, 4e-3), readout=0, **_STREAM),
+            _ways((1.5e-3, 4e-3, 4e-3), (5e-4, 1.5e-3, 4e-3), readout=0),
         ),
         Case(
             "bert",
@@ -112,7 +115,7 @@ CASES = {
             32,
             {"full": Size(4_000, 1_000, 2_000, 8), "search": Size(4_000, 1_000, 100, 3), "small": _SMALL},
             _ADAMW,
-            _ways(dict.fromkeys(RULES, 1e-3), (3e-4, 1e-3, 3e-3), family="gaussian"),
+            _ways((1e-3, 3e-3, 3e-3), (3e-4, 1e-3, 3e-3)),
         ),
         Case(
             "resnet50",
@@ -124,7 +127,7 @@ CASES = {
             128,
             {"full": Size(10_000, 2_000, 5_000, 5), "search": Size(5_000, 2_000, 100, 2), "small": _SMALL},
             partial(bl.sgd, weight_decay=5e-4),
-            _ways(dict.fromkeys(RULES, 0.1), (0.05, 0.2)),
+            _ways((0.02, 0.02, 0.02), (0.01, 0.02, 0.05, 0.2)),
             {"balance": "bytes"},
         ),
         Case(
@@ -138,7 +141,7 @@ CASES = {
             32,
             {"full": Size(8_000, 1_000, 2_000, 5), "search": Size(4_000, 1_000, 100, 2), "small": _SMALL},
             bl.adam,
-            _ways(dict.fromkeys(RULES, 3e-3), (3e-3, 1e-2)),
+            _ways((1e-2, 3e-2, 1e-2), (3e-3, 1e-2, 3e-2)),
         ),
     )
 }

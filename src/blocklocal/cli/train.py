@@ -70,7 +70,9 @@ def _say(summary: dict[str, Any]) -> None:
     if summary["stopped"] is not None:
         print(f"stopped early: {summary['stopped']}")
     said, digits = "accuracy" if main.percent else main.title, 2 if main.percent else main.digits
-    print(f"test {said} {summary[f'test_{main.name}']:.{digits}f}{main.unit}  (per block: {blocks}{of_all}){ece}")
+    bits, found = summary.get("test_bits_per_byte"), summary[f"test_{main.name}"]
+    per_byte = "" if bits is None else f"  {bits:.3f} bits per byte"
+    print(f"test {said} {found:.{digits}f}{main.unit}  (per block: {blocks}{of_all}){ece}{per_byte}")
 
 
 def _resume(given: TrainArguments, arguments: list[str]) -> dict[str, Any]:

@@ -33,7 +33,7 @@ _BATCH = 256  # documents encoded at a time
 
 @dataclass(frozen=True, eq=False)
 class TextPart:
-    """One part of a text, in windows that follow each other without overlap.
+    """One part of a text, in windows without overlap: one behind the other, or fewer, spread evenly over it.
 
     Attributes:
         tokens: numbers of tokens [L], which may lie on disk.
@@ -47,8 +47,13 @@ class TextPart:
     length: int
     windows: int | None = None
 
+    @property
+    def stride(self) -> int:
+        """Tokens from the beginning of a window to that of the next."""
+        return self.length if self.windows is None else max(self.length, (len(self.tokens) - 1) // max(1, len(self)))
+
     def subset(self, part: slice) -> TextPart:
-        """The first windows of it, up to the end of the slice."""
+        """So many windows of it as the slice ends at, spread over the same text."""
         assert not part.start
         assert part.step is None
         return replace(self, windows=min(len(self), len(self) if part.stop is None else part.stop))

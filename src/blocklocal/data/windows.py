@@ -18,7 +18,7 @@ from blocklocal.data.text_set import TextPart
 class WindowBatches(Epochs):
     """Epochs of (x, y), int64 [B, T]: y is x one token further on.
 
-    Windows follow each other without overlap. Shuffled, they begin at another place in every epoch, so that a token has
+    Windows do not overlap. Shuffled, they begin at another place in every epoch, so that a token has
     another past each time; order and place depend on (seed, epoch) alone. The windows pack documents one behind the
     other: a document that begins within a window sees the one before.
 
@@ -53,14 +53,15 @@ class WindowBatches(Epochs):
 
     def _first(self, epoch: int) -> int:
         """Where the first window begins: somewhere in what the last one leaves over."""
-        spare = min(len(self.text.tokens) - 1 - len(self.text) * self.text.length, self.text.length - 1)
+        length = self.text.length
+        spare = min(len(self.text.tokens) - 1 - (len(self.text) - 1) * self.text.stride - length, length - 1)
         if not self.order.shuffle or not spare:
             return 0
         return int(torch.randint(spare + 1, (), generator=generator("windows", self.order.seed, epoch)))
 
     def _batch(self, first: int, index: Tensor) -> tuple[Tensor, Tensor]:
         length = self.text.length
-        starts = first + index.numpy() * length
+        starts = first + index.numpy() * self.text.stride
         rows = np.stack([self.text.tokens[start : start + length + 1] for start in starts]) if len(starts) else []
         found = torch.from_numpy(np.asarray(rows, dtype=np.int64).reshape(len(starts), length + 1)).to(self.device)
         return found[:, :-1].contiguous(), found[:, 1:].contiguous()
