@@ -48,7 +48,7 @@ def test_no_gradient_crosses_a_cut_beside_the_hidden_tensor():
     alone = u_net()
     alone.learners[0].optimizer = None
     alone.learners[0].local_backward(
-        alone.learners[0].receive(x, y, alone._messages()[0], context=StepContext(alone.stream), image=x)
+        alone.learners[0].receive(x, y, alone.own_messages()[0], context=StepContext(alone.stream), image=x)
     )
     assert torch.equal(own, alone.split.model.down.conv.weight.grad)
     assert not torch.equal(own, true)

@@ -67,7 +67,9 @@ def test_the_command_line_offers_the_names_of_the_type(name):
 def test_the_command_line_refuses_a_name_outside_a_closed_set(tmp_path):
     said = cli("train", "--order", "secnd", "--output", tmp_path / "run")
     assert said.status == 2
-    assert "unknown order 'secnd'. Did you mean 'second'? Known: exact, first, second." in " ".join(said.text.split())
+    assert "unknown order 'secnd'. Did you mean 'second'? Known: auto, exact, first, second." in " ".join(
+        said.text.split()
+    )
     assert not (tmp_path / "run").exists()
 
 

@@ -15,6 +15,7 @@ ARGUMENTS = {
     "compare": "arguments:CompareArguments",
     "evaluate": "arguments:EvaluateArguments",
     "predict": "arguments:PredictArguments",
+    "generate": "generate:GenerateArguments",
     "export": "export:ExportArguments",
     "report": "arguments:ReportArguments",
     "diagnose": "diagnose:DiagnoseArguments",

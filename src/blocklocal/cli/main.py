@@ -50,6 +50,7 @@ COMMANDS: dict[str, Command] = {
         "Class and confidence for image files: of the output, of each block and of the ensemble.",
         printed=True,
     ),
+    "generate": Command("generate:generate", "Text from a run that was trained on a text.", printed=True),
     "export": Command("export:export", "Write the trained model of a run as a folder for others, with a model card."),
     "report": Command("commands:report", "Write report.html again, for runs or comparisons."),
     "recipes": Command(

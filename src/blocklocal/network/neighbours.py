@@ -202,7 +202,7 @@ class Neighbours(LearnerRow):
         mask: Tensor | None = None
         with self.looking(x):
             a: Any = self.edges.take_forward(x)
-            for learner, message in zip(self.learners, self._messages(), strict=True):
+            for learner, message in zip(self.learners, self.own_messages(), strict=True):
                 given, a = a, learner(a)
                 mask = mask_after(given, a)
                 logits.append(learner.scores(a, message, mask))
@@ -216,7 +216,7 @@ class Neighbours(LearnerRow):
             return []
         self.begin()
         with torch.no_grad():
-            sizes = [None if b is None else b.abs().mean().item() for b in self._messages()]
+            sizes = [None if b is None else b.abs().mean().item() for b in self.own_messages()]
         self.looked()
         return sizes
 
@@ -229,5 +229,6 @@ class Neighbours(LearnerRow):
     def looked(self) -> None:
         """A learner has run without learning."""
 
-    def _messages(self) -> Sequence[Tensor | None]:
+    def own_messages(self) -> Sequence[Tensor | None]:
+        """The backward message of every block that is here, as it stands; None where there is none."""
         return target_messages(self.learners, self.edges.take_target(self.rows, learning=False))
