@@ -46,6 +46,71 @@ def _takes(model: nn.Module, name: str) -> bool:
     return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
+def build_text(name: str, *, vocabulary: int, length: int, pretrained: bool = False, **options: Any) -> nn.Module:
+    """A causal language model from a folder, a type of model such as llama, or a name on the hub.
+
+    Where embedding and head share a table, each gets its own copy, so that the model can be cut.
+
+    Args:
+        vocabulary: tokens, of a model that begins anew; a trained one has its own.
+        length: positions that it must take.
+    """
+    from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
+
+    folder = Path(name).expanduser()
+    kind = name in CONFIG_MAPPING and not folder.is_dir()
+    if kind and pretrained:
+        raise InputError(f"hf:{name} is a type of model, without weights: give a folder or a name on the hub.")
+    wanted = dict(options) if pretrained else {"vocab_size": vocabulary, **options}
+    place = str(folder) if folder.is_dir() else name
+    config = AutoConfig.for_model(name, **wanted) if kind else AutoConfig.from_pretrained(place, **wanted)
+    _check_on_cpu(name)
+    longest = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if longest is not None and longest < length:
+        raise InputError(f"hf:{name} takes {longest} positions, and windows have {length}: give --length {longest}.")
+    if not pretrained:
+        config.tie_word_embeddings = False
+        return AutoModelForCausalLM.from_config(config)
+    return _untied(AutoModelForCausalLM.from_pretrained(place, config=config, dtype=torch.float32))
+
+
+def _untied(model: Any) -> nn.Module:
+    """The same with a head of its own."""
+    head, table = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is not None and head.weight is table.weight:
+        head.weight = nn.Parameter(head.weight.detach().clone())
+        model.config.tie_word_embeddings = False
+    return model
+
+
+def vocabulary_of(model: Any) -> int:
+    """Tokens that a causal language model gives logits of."""
+    return model.get_output_embeddings().out_features
+
+
+def tokenizer_of(name: str) -> str | None:
+    """The tokenizer.json that belongs to a model, as text; None for a type of model, or a folder without one."""
+    from transformers import CONFIG_MAPPING, AutoTokenizer
+
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        file = folder / "tokenizer.json"
+        return file.read_text(encoding="utf-8") if file.is_file() else None
+    if name in CONFIG_MAPPING:
+        return None
+    tokenizer: Any = AutoTokenizer.from_pretrained(name)
+    return tokenizer.backend_tokenizer.to_str()
+
+
+def _check_on_cpu(name: str) -> None:
+    """Refuse the device meta, where transformers leaves its own initialisation out."""
+    if torch.empty(0).is_meta:
+        raise InputError(
+            f"hf:{name} cannot be trained one block at a time by name, because transformers draws no weights of its "
+            "own on the device meta: train it whole, or give Streamed a builder and weights= in Python."
+        )
+
+
 def build(
     name: str, *, classes: int, channels: int, image_size: tuple[int, int], pretrained: bool = False, **options: Any
 ) -> nn.Module:
@@ -63,11 +128,7 @@ def build(
         if image_size[0] != image_size[1]:
             raise InputError(f"hf:{name} takes square images, not {image_size[0]}x{image_size[1]}: give --image-size.")
         config.image_size = image_size[0]
-    if torch.empty(0).is_meta:  # where transformers leaves its own initialisation out
-        raise InputError(
-            f"hf:{name} cannot be trained one block at a time by name, because transformers draws no weights of its "
-            "own on the device meta: train it whole, or give Streamed a builder and weights= in Python."
-        )
+    _check_on_cpu(name)
     if not pretrained:
         return AutoModelForImageClassification.from_config(config)
     return AutoModelForImageClassification.from_pretrained(name, config=config, ignore_mismatched_sizes=True)

@@ -111,7 +111,7 @@ def load_text_set(
     data: str | Path,
     *,
     field: str = "",
-    tokenizer: str | Path = "",
+    tokenizer: str | Path | Tokenizer = "",
     vocabulary: int = VOCABULARY,
     length: int = LENGTH,
     train_size: int | None = None,
@@ -130,7 +130,8 @@ def load_text_set(
     Args:
         data: a folder of .txt, .md, .rst, .jsonl and .parquet files, or one of them.
         field: of .jsonl and .parquet, what holds the text; default "text".
-        tokenizer: a tokenizer.json (or its folder), or "bytes"; default: byte-level BPE, trained.
+        tokenizer: a tokenizer, its tokenizer.json (or the folder of that), or "bytes"; default: byte-level BPE,
+            trained.
         vocabulary: tokens of a trained one, at most.
         length: tokens of a window.
         train_size, test_size: windows to use, at most; None for all.
@@ -146,11 +147,19 @@ def load_text_set(
     path = Path(os.path.expanduser(data))
     if not path.exists():
         raise InputError(f"there is no file or folder {path}: give a text.")
-    documents = Documents(path, field, skip_bad=skip_bad)
+    documents, chosen = Documents(path, field, skip_bad=skip_bad), _given(tokenizer)
     share = validation if isinstance(validation, float) else TEST_SHARE if validation else 0.0
-    made_of = [identity(documents), documents.field, skip_bad, share, split_seed, _named(tokenizer), vocabulary]
+    made_of = [
+        identity(documents),
+        documents.field,
+        skip_bad,
+        share,
+        split_seed,
+        chosen and chosen.to_text(),
+        vocabulary,
+    ]
     folder = (cache_dir or default_cache_dir()) / f"text-{key(*made_of)}"
-    store = stored(folder, lambda draft: _make(documents, draft, tokenizer, vocabulary, share, split_seed))
+    store = stored(folder, lambda draft: _make(documents, draft, chosen, vocabulary, share, split_seed))
     sizes = {"train": train_size, "test": test_size, "validation": validation if isinstance(validation, int) else None}
     parts = {role: TextPart(store.tokens(role), store.parts[role], length, sizes[role]) for role in ROLES}
     _check_long_enough(parts, sizes, path, share)
@@ -166,24 +175,27 @@ def load_text_set(
     )
 
 
-def _named(tokenizer: str | Path) -> object:
-    """What a tokenizer is known by in the cache: its name, and the time of change of its file."""
-    if not tokenizer or str(tokenizer) == "bytes":
-        return str(tokenizer)
-    return Tokenizer.from_file(Path(os.path.expanduser(tokenizer))).to_text()
+def _given(tokenizer: str | Path | Tokenizer) -> Tokenizer | None:
+    """The tokenizer that is asked for; None for one that is to be trained."""
+    if isinstance(tokenizer, Tokenizer):
+        return tokenizer
+    if not tokenizer:
+        return None
+    if str(tokenizer) == "bytes":
+        return Tokenizer.of_bytes()
+    return Tokenizer.from_file(Path(os.path.expanduser(tokenizer)))
 
 
-def _make(documents: Documents, folder: Path, tokenizer: str | Path, vocabulary: int, share: float, seed: int) -> Store:
+def _make(
+    documents: Documents, folder: Path, chosen: Tokenizer | None, vocabulary: int, share: float, seed: int
+) -> Store:
     """Part the documents, train the tokenizer where none is given, and write the tokens of every part."""
     parted = Parted(documents, share, seed)
-    if str(tokenizer) == "bytes":
-        chosen, said = Tokenizer.of_bytes(), "a token for every byte"
-    elif tokenizer:
-        chosen = Tokenizer.from_file(Path(os.path.expanduser(tokenizer)))
-        said = f"tokenizer of {tokenizer}, {chosen.size:,} tokens"
-    else:
+    if chosen is None:
         chosen = Tokenizer.trained((text for role, text in parted if role == "train"), vocabulary)
         said = f"byte-level BPE of {chosen.size:,} tokens, trained on the training part"
+    else:
+        said = f"the tokenizer that was given, of {chosen.size:,} tokens"
     parts = _write(parted, folder, chosen)
     ends = "" if chosen.end is not None else "; it has no token for the end of a document, so none stands there"
     notes = (f"{said}{ends}", *parted.notes, *documents.left.notes())

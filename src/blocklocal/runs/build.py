@@ -11,7 +11,7 @@ from torch import nn
 
 from blocklocal._common.errors import InputError
 from blocklocal._common.seeds import seeded
-from blocklocal.adapters import build_named, is_named
+from blocklocal.adapters import build_named, build_named_text, is_named, vocabulary_of
 from blocklocal.models import build_model
 from blocklocal.network.network import BlockLocal
 from blocklocal.rules import RULES
@@ -129,7 +129,8 @@ def _cut(model: nn.Module, config: Config, facts: DatasetInfo, starts: Sequence[
     else:
         cut = split(model, m.blocks, balance=m.balance, example=example)
     seed = config.machine.seed
-    return BlockLocal(cut, **facts.asked(), learning=config.learning, example=example, seed=seed)
+    asked = facts.asked(vocabulary_of(model) if facts.text and is_named(m.model) else None)
+    return BlockLocal(cut, **asked, learning=config.learning, example=example, seed=seed)
 
 
 def _prepared(name: str, model: nn.Module) -> nn.Module:
@@ -154,13 +155,17 @@ def plain_model(config: Config, facts: DatasetInfo) -> nn.Module:
     options["classes"] = facts.outputs
     images: dict[str, Any] = {"channels": facts.channels, "image_size": (facts.height, facts.width)}
     if is_named(m.model):
-        if facts.kind != "images":
+        if facts.kind not in ("images", "text"):
             raise InputError(
                 f"--model {m.model} is built for images, and the data are a {facts.kind}: give another one."
             )
         if m.width is not None:
             raise InputError(f"--width is for models of blocklocal; {m.model} has --model-options of its own.")
-        model = build_named(m.model, pretrained=m.pretrained, **images, **options)
+        model = (
+            _named_for_text(config, facts, options)
+            if facts.text
+            else build_named(m.model, pretrained=m.pretrained, **images, **options)
+        )
     elif m.pretrained:
         raise InputError(f"--pretrained is for hf:, timm: and torchvision: models, and --model is {m.model}.")
     else:
@@ -169,6 +174,23 @@ def plain_model(config: Config, facts: DatasetInfo) -> nn.Module:
         shape = images if facts.kind == "images" else {"input_shape": facts.shape}
         model = build_model(m.model, width=m.width, **shape, **options)
     freeze(model, m.freeze)
+    return model
+
+
+def _named_for_text(config: Config, facts: DatasetInfo, options: dict[str, Any]) -> nn.Module:
+    """A causal language model of transformers.
+
+    Raises:
+        InputError: the text has tokens that a trained one does not know.
+    """
+    name, size = config.model.model, options.pop("classes")
+    trained = config.model.pretrained
+    model = build_named_text(name, vocabulary=size, length=facts.width, pretrained=trained, **options)
+    if vocabulary_of(model) < size:
+        raise InputError(
+            f"the tokenizer of the text has {size:,} tokens, and {name} knows {vocabulary_of(model):,}: give its own "
+            "by --tokenizer, or leave --tokenizer out where its folder has one."
+        )
     return model
 
 

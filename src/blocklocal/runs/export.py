@@ -1,23 +1,40 @@
 """A run's trained model as a folder for others, with a model card that has the run's measured table."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 from blocklocal._common.errors import InputError
-from blocklocal._common.files import is_there
+from blocklocal._common.files import is_there, write_text
 from blocklocal._common.measures import TOP1, main_of
+from blocklocal.data.tokenizer import Tokenizer
+from blocklocal.models.decoder import Decoder
 from blocklocal.models.file import is_reference
+from blocklocal.models.llama import save_llama
 from blocklocal.network.network import BlockLocal
 from blocklocal.network.pretrained import HOW_TO_LOAD, model_card
 from blocklocal.runs.config import Config
 from blocklocal.runs.facts import DatasetInfo
 from blocklocal.runs.looking import load_network
-from blocklocal.runs.saved import SUMMARY, read_summary
+from blocklocal.runs.saved import SUMMARY, TOKENIZER, read_summary
 from blocklocal.runs.train import block_names
+
+HOW_TO_GENERATE = [
+    "## Load it",
+    "",
+    "```python",
+    "from transformers import AutoModelForCausalLM, AutoTokenizer",
+    "",
+    'model = AutoModelForCausalLM.from_pretrained("FOLDER")',
+    'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
+    "```",
+]
 
 
 def export_run(run: Path, folder: Path, checkpoint: str | None = None, *, trust: bool = False) -> Path:
-    """Write the model of a run: safetensors, config.json, README.md.
+    """Write the model of a run: safetensors, config.json, README.md; of a text the tokenizer too.
+
+    A decoder becomes a folder of the Llama type, which transformers opens.
 
     Args:
         folder: a new or empty one.
@@ -32,7 +49,22 @@ def export_run(run: Path, folder: Path, checkpoint: str | None = None, *, trust:
     config, facts, network = load_network(run, checkpoint, "cpu", trust=trust)
     if not isinstance(network, BlockLocal):
         raise InputError(f"{run} cannot be exported: its network is not whole.")
-    return network.save_pretrained(folder, card=_card(run, config, facts, network), config=_facts(config, facts))
+    written = network.save_pretrained(folder, card=_card(run, config, facts, network), config=_facts(config, facts))
+    if facts.text is not None:
+        _write_text_files(run, written, network)
+    return written
+
+
+def _write_text_files(run: Path, folder: Path, network: BlockLocal) -> None:
+    """The tokenizer, as transformers reads it; and a decoder as a folder of the Llama type."""
+    tokenizer = Tokenizer.from_file(run / TOKENIZER)
+    model = network.to_plain()
+    if isinstance(model, Decoder):
+        save_llama(model, folder, end=tokenizer.end)
+    write_text(folder / TOKENIZER, tokenizer.to_text())
+    end = None if tokenizer.end is None else tokenizer.inner.id_to_token(tokenizer.end)
+    kind = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": end, "bos_token": end}
+    write_text(folder / "tokenizer_config.json", json.dumps(kind, indent=2) + "\n")
 
 
 def _facts(config: Config, facts: DatasetInfo) -> dict[str, Any]:
@@ -50,9 +82,7 @@ def _card(run: Path, config: Config, facts: DatasetInfo, network: BlockLocal) ->
         "",
         *_measured(run, network),
         "",
-        *HOW_TO_LOAD,
-        "",
-        *_build(config, facts),
+        *(HOW_TO_GENERATE if isinstance(network.to_plain(), Decoder) else [*HOW_TO_LOAD, "", *_build(config, facts)]),
         "",
         *_inputs(facts),
     ]
@@ -61,12 +91,19 @@ def _card(run: Path, config: Config, facts: DatasetInfo, network: BlockLocal) ->
 
 def _task(facts: DatasetInfo) -> str:
     """The tag by which the hub sorts models."""
+    if facts.text is not None:
+        return "text-generation"
     kind = {"images": "image", "table": "tabular"}.get(facts.kind, "time-series")
     return f"{kind}-{'regression' if facts.predicts_values else 'classification'}"
 
 
 def _inputs(facts: DatasetInfo) -> list[str]:
     """What the model reads and gives, each a sentence."""
+    if facts.text is not None:
+        return [
+            f"It reads up to {facts.width} tokens of tokenizer.json and gives logits of the next one at each position, "
+            f"of {facts.text.vocabulary:,}."
+        ]
     called = "Values" if facts.predicts_values else "Labels" if facts.predicts_labels else "Classes"
     read = {
         "images": f"Images are {facts.channels}x{facts.height}x{facts.width}; pixels from 0 to 255 minus `mean`, "
@@ -127,5 +164,5 @@ def _build(config: Config, facts: DatasetInfo) -> list[str]:
     shape = images if facts.kind == "images" else f"input_shape={facts.shape}"
     if facts.features is not None and facts.features.sizes:
         shape += f", categories={facts.features.sizes}"
-    call = f"classes={len(facts.classes)}, {shape}{width}{options}"
+    call = f"classes={facts.outputs}, {shape}{width}{options}"
     return ["The module is", "", "```python", f'blocklocal.build_model("{m.model}", {call})', "```"]

@@ -97,10 +97,15 @@ class DatasetInfo:
         """Whether every pixel has one of the classes."""
         return self.answers is not None and self.answers.kind == "pixels"
 
-    def asked(self) -> dict[str, Any]:
-        """What a network is asked for, as `BlockLocal` takes it."""
+    def asked(self, vocabulary: int | None = None) -> dict[str, Any]:
+        """What a network is asked for, as `BlockLocal` takes it.
+
+        Args:
+            vocabulary: tokens that the model of a text gives logits of, where these are more than the text has.
+        """
         if self.text is not None:
-            return {"tokens": Tokens(self.text.vocabulary, bytes_per_token=self.text.bytes_per_token)}
+            count = self.text.vocabulary if vocabulary is None else vocabulary
+            return {"tokens": Tokens(count, bytes_per_token=self.text.bytes_per_token)}
         if self.predicts_values and self.answers is not None:
             return {"values": Values(len(self.classes), mean=self.answers.mean, std=self.answers.std)}
         if self.predicts_labels:

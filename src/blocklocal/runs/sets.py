@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from blocklocal._common.errors import InputError
+from blocklocal.adapters import tokenizer_of
 from blocklocal.data import Batches, ImageSet, load_images
 from blocklocal.data.arrays import is_arrays, load_arrays
 from blocklocal.data.batches import per_channel
@@ -16,6 +17,7 @@ from blocklocal.data.scan import holds_images
 from blocklocal.data.table_reading import names_images
 from blocklocal.data.table_set import load_table
 from blocklocal.data.text_set import TextPart, TextSet, load_text_set
+from blocklocal.data.tokenizer import Tokenizer
 from blocklocal.data.windows import WindowBatches
 from blocklocal.runs.config import Config
 from blocklocal.runs.facts import AnyPart, AnySet, DatasetInfo
@@ -40,7 +42,7 @@ def load_data(config: Config) -> AnySet:
             d.data,
             **parts,
             field=d.text,
-            tokenizer=d.tokenizer,
+            tokenizer=d.tokenizer or _tokenizer_of(config.model.model),
             vocabulary=d.vocabulary,
             length=d.length,
             skip_bad=d.skip_bad,
@@ -60,6 +62,12 @@ def load_data(config: Config) -> AnySet:
         stream=d.stream,
         images_in=d.images_in,
     )
+
+
+def _tokenizer_of(model: str) -> str | Tokenizer:
+    """The tokenizer that belongs to a model of another library; "" where there is none."""
+    found = tokenizer_of(model)
+    return "" if found is None else Tokenizer.from_text(found, model)
 
 
 def _is_text(config: Config) -> bool:
