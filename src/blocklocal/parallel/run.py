@@ -317,8 +317,8 @@ def _flags(processes: Processes, request: RunRequest) -> str:
 
 
 def _data(config: Config, decision: Decision, stage: Linked) -> AnySet:
-    """The image set where this process reads images; else its labels alone, which the first process has sent."""
-    if stage.reads_images:
+    """The data where this process reads them, a text anywhere; else the labels alone, which the first one has sent."""
+    if stage.reads_images or decision.facts.text is not None:
         data = load_data(config)
         same = all(torch.equal(getattr(data, name).labels, labels) for name, labels in decision.labels.items())
         if DatasetInfo.of(data) != decision.facts or not same:

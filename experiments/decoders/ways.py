@@ -1,0 +1,101 @@
+"""The ways in which the decoder is trained, and its sizes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+import blocklocal as bl
+from blocklocal.block.tokens import Tokens
+from blocklocal.models.decoder import Decoder
+
+BLOCKS = (2, 3, 4, 6)
+
+
+@dataclass(frozen=True)
+class Size:
+    """A decoder, its windows, and how long it is trained.
+
+    Attributes:
+        vocabulary, length, width, layers: of the decoder.
+        batch: windows of a step.
+        steps: updates.
+        held: windows of the validation and of the test part.
+    """
+
+    vocabulary: int
+    length: int
+    width: int
+    layers: int
+    batch: int
+    steps: int
+    held: int
+
+
+SIZES = {
+    "full": Size(4096, 128, 128, 12, 16, 3000, 1000),
+    "short": Size(4096, 128, 96, 12, 16, 600, 400),
+    "small": Size(300, 16, 16, 4, 2, 4, 8),
+}
+
+
+@dataclass(frozen=True)
+class Way:
+    """How the decoder is trained: a rule, in how many blocks, with which settings.
+
+    Attributes:
+        tried: settings that `--search` compares, each beside these.
+    """
+
+    rule: str = "block-local"
+    blocks: int = 1
+    learning: Mapping[str, Any] = field(default_factory=dict)
+    lr: float = 3e-3
+    tried: tuple[Mapping[str, Any], ...] = ()
+
+    def build(self, size: Size, bytes_per_token: float, seed: int, **changes: Any) -> bl.BlockLocal:
+        """The network, with the same first weights whatever the way."""
+        torch.manual_seed(seed)
+        model = Decoder(size.vocabulary, size.length, width=size.width, layers=size.layers)
+        given = {**self.learning, **changes}
+        optimizer = bl.adamw(given.pop("lr", self.lr), weight_decay=0.1, clip=1.0)
+        example = torch.zeros(2, size.length, dtype=torch.long)
+        return bl.BlockLocal(
+            bl.split(model, self.blocks),
+            tokens=Tokens(size.vocabulary, bytes_per_token=bytes_per_token),
+            rule=self.rule,
+            optimizer=optimizer,
+            example=example,
+            seed=seed,
+            **given,
+        )
+
+
+RATES = tuple({"lr": lr} for lr in (1e-3, 6e-3))
+
+
+def _ways() -> dict[str, Way]:
+    found = {"backprop": Way("backprop", tried=RATES)}
+    for blocks in BLOCKS:
+        found[f"frozen-{blocks}"] = Way("frozen", blocks, tried=RATES)
+        found[f"private-{blocks}"] = Way("block-local", blocks, {"twin": "dense"})
+        found[f"greedy-{blocks}"] = Way("greedy", blocks)
+        found[f"shared-{blocks}"] = Way(
+            "block-local",
+            blocks,
+            {"twin": "shared"},
+            tried=(
+                *RATES,
+                {"readout": 0},
+                {"readout": 1},
+                {"message_delay": 10},
+                {"message_delay": 50},
+                {"scope": "neighbour"},
+                {"reconstruction": 0.1, "reconstruct": "input"},
+            ),
+        )
+    return found
+
+
+WAYS = _ways()
