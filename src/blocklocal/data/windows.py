@@ -19,8 +19,8 @@ class WindowBatches(Epochs):
     """Epochs of (x, y), int64 [B, T]: y is x one token further on.
 
     Windows do not overlap. Shuffled, they begin at another place in every epoch, so that a token has
-    another past each time; order and place depend on (seed, epoch) alone. Windows run on over the ends of documents, so a
-    document that begins within one sees what was before it.
+    another past each time; order and place depend on (seed, epoch) alone. Windows run on over the ends of documents, so
+    a document that begins within one sees what was before it.
 
     Args:
         text: one part.
