@@ -5,11 +5,11 @@ import math
 
 import torch
 import torch.nn.functional as F
+from model_names import IMAGE_MODELS
 from torch import nn
 
 from blocklocal import BlockLocal, build_model, sgd, split
 from blocklocal.block.step import StepContext
-from blocklocal.models import MODELS
 from blocklocal.rules import RULES
 from blocklocal.rules.base import Batch, receive, target_messages
 
@@ -45,7 +45,7 @@ def sequential():
 
 OTHERS = {"sequential": sequential, "traced": Residual}
 PER_PIXEL = "unet"  # its targets are of another shape: see test_masks_of_pixels
-ARCHITECTURES = [*(name for name in MODELS.names() if name != PER_PIXEL), *OTHERS]
+ARCHITECTURES = [*(name for name in IMAGE_MODELS if name != PER_PIXEL), *OTHERS]
 
 
 def side(architecture):

@@ -89,5 +89,9 @@ def test_a_longer_sequence_than_it_was_built_for_is_refused():
 
 
 def test_it_is_built_by_name_for_windows_of_a_text():
-    model = build_model("decoder", classes=WORDS, input_shape=(LENGTH,), width=16, layers=2)
+    model = build_model("decoder", classes=WORDS, input_shape=(LENGTH,), tokens=True, width=16, layers=2)
     assert model(X).shape == (3, LENGTH, WORDS)
+    with pytest.raises(InputError, match=r"decoder reads windows of a text \[T\], not samples of the shape \[12\]"):
+        build_model("decoder", classes=WORDS, input_shape=(LENGTH,))
+    with pytest.raises(InputError, match=r"mlp reads .*, not windows of a text \[T\]: .* decoder texts"):
+        build_model("mlp", classes=WORDS, input_shape=(LENGTH,), tokens=True)

@@ -5,11 +5,11 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.nn.functional as F
+from model_names import IMAGE_MODELS
 
 from blocklocal._common.errors import InputError
 from blocklocal._common.message import hidden_of, map_message
-from blocklocal.models import MODELS, UnitModel, build_model, check_input
-from blocklocal.models.base import IMAGE, RANKS
+from blocklocal.models import UnitModel, build_model, check_input
 
 torch.set_num_threads(1)
 SMALLEST = {"vgg8b": 16}
@@ -37,7 +37,7 @@ def prepare_for_device(model, x):
     return model.eval()
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS.names() if IMAGE in RANKS.get(name, (IMAGE,))])
+@pytest.mark.parametrize("name", IMAGE_MODELS)
 class TestEveryModel:
     @pytest.mark.parametrize("channels", [1, 3])
     def test_maps_images_to_logits(self, name, channels):

@@ -3,18 +3,18 @@
 import pytest
 import torch
 from batteries import thinned
+from model_names import IMAGE_MODELS
 from splitting_helpers import assert_equals_forward, batch, small
 from torch import nn
 
 from blocklocal._common.errors import InputError
-from blocklocal.models import MODELS
 from blocklocal.splitting import split
 
 torch.set_num_threads(1)
 
 
 class TestLibraryModels:
-    @pytest.mark.parametrize(("name", "balance"), thinned(MODELS.names(), ["count", "time", "flops", "bytes"]))
+    @pytest.mark.parametrize(("name", "balance"), thinned(IMAGE_MODELS, ["count", "time", "flops", "bytes"]))
     def test_blocks_in_order_equal_forward(self, name, balance):
         if name == "resnet110" and balance == "time":
             pytest.skip("the other depths show it")
@@ -24,7 +24,7 @@ class TestLibraryModels:
         assert parts.after_activation == [False] * 3
         assert_equals_forward(parts, model, batch())
 
-    @pytest.mark.parametrize("name", MODELS.names())
+    @pytest.mark.parametrize("name", IMAGE_MODELS)
     def test_cutting_at_every_unit_equals_forward(self, name):
         model = small(name)
         names = [unit for unit, _ in model.units()]
@@ -32,7 +32,7 @@ class TestLibraryModels:
         assert parts.names == names
         assert_equals_forward(parts, model, batch())
 
-    @pytest.mark.parametrize("name", MODELS.names())
+    @pytest.mark.parametrize("name", IMAGE_MODELS)
     def test_blocks_share_the_users_weights_and_leave_them_alone(self, name):
         model = small(name)
         before = {key: value.clone() for key, value in model.state_dict().items()}

@@ -23,9 +23,10 @@ Shape = tuple[int, ...]
 MODELS: Registry[Callable[..., nn.Module]] = Registry("model")
 """Builders `(classes, input_shape, width, **options) -> nn.Module`; `input_shape` is (channels, height, width)."""
 RANKS: dict[str, tuple[int, ...]] = {}
-"""Dimensions of the samples that a model reads, where these are not images: 1 for rows of a table, 2 for series."""
-IMAGE = 3
-_SAMPLES = {1: "rows of a table [F]", 2: "series [C, T]", IMAGE: "images [C, H, W]"}
+"""Dimensions of the samples that a model reads, where these are not images: 1 for rows of a table, 2 for series; and 0
+for windows of a text, which are numbers of tokens."""
+IMAGE, TEXT = 3, 0
+_SAMPLES = {TEXT: "windows of a text [T]", 1: "rows of a table [F]", 2: "series [C, T]", IMAGE: "images [C, H, W]"}
 
 
 @runtime_checkable
@@ -58,6 +59,7 @@ def build_model(
     image_size: tuple[int, int] | None = None,
     input_shape: Sequence[int] | None = None,
     width: int | None = None,
+    tokens: bool = False,
     **options: object,
 ) -> nn.Module:
     """Build a registered model.
@@ -69,6 +71,7 @@ def build_model(
         input_shape: of a sample, instead of these two: [features] of a table, [channels, steps] of series. A function
             of the user's own is then given this.
         width: units or channels of the first layer; None takes the model's usual width.
+        tokens: whether the input is a window of a text, [T], and `classes` the size of its vocabulary.
         options: the model's own options, listed in its builder's signature.
 
     Raises:
@@ -91,10 +94,12 @@ def build_model(
     if name.endswith(".py"):
         raise InputError(f"{name} is a file: name the function in it that builds the model, such as {name}:net.")
     builder, reads = MODELS.get(name), RANKS.get(name, (IMAGE,))
-    if len(shape) not in reads:
+    rank = TEXT if tokens else len(shape)
+    if rank not in reads:
+        given_here = _SAMPLES[TEXT] if tokens else f"samples of the shape {list(shape)}"
         raise InputError(
-            f"{name} reads {' or '.join(_SAMPLES[rank] for rank in reads)}, not samples of the shape {list(shape)}: "
-            "--model mlp reads all of them, conv1d series and images, the others images."
+            f"{name} reads {' or '.join(_SAMPLES[each] for each in reads)}, not {given_here}: --model mlp reads all "
+            "but texts, conv1d series and images, decoder texts, the others images."
         )
     known = _options(builder)
     for option in options:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from blocklocal._common.errors import InputError
 from blocklocal._common.ranges import FROM_ONE, check_range
-from blocklocal.models.base import MODELS, RANKS, Shape
+from blocklocal.models.base import MODELS, RANKS, TEXT, Shape
 
 START = 0.02  # standard deviation of initial weights
 EPS = 1e-6  # of RMSNorm
@@ -188,4 +188,4 @@ def build_decoder(
 
 
 MODELS.add("decoder", build_decoder)
-RANKS["decoder"] = (1,)
+RANKS["decoder"] = (TEXT,)

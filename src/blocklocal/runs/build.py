@@ -172,7 +172,7 @@ def plain_model(config: Config, facts: DatasetInfo) -> nn.Module:
         if facts.features is not None and facts.features.sizes:
             options["categories"] = facts.features.sizes
         shape = images if facts.kind == "images" else {"input_shape": facts.shape}
-        model = build_model(m.model, width=m.width, **shape, **options)
+        model = build_model(m.model, width=m.width, tokens=facts.text is not None, **shape, **options)
     freeze(model, m.freeze)
     return model
 

@@ -75,7 +75,9 @@ def _is_text(config: Config) -> bool:
     if config.data.text:
         return True
     path = Path(config.data.data).expanduser()
-    return not config.data.target and path.exists() and not holds_images(path) and holds_text(path)
+    if config.data.target or (path.is_dir() and holds_images(path)):
+        return False
+    return holds_text(path)
 
 
 def training_batches(config: Config, data: AnySet, device: torch.device, share: tuple[int, int] = (0, 1)) -> AnyBatches:
