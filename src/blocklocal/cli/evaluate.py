@@ -73,7 +73,7 @@ def evaluation_lines(what: str, names: "Sequence[str]", result: "Evaluation") ->
     nll = "" if result.nll is None or not main.percent else f"NLL {result.nll:.4f}"
     ece = "" if result.ece is None else f"  ECE {result.ece:.4f}"
     said = [
-        f"{MEASURES[name].title} {form.format(values[-1]).strip()}  "
+        f"{MEASURES[name].title} {values[-1]:.{max(2, MEASURES[name].digits)}f}{MEASURES[name].unit}  "
         for name, values in result.measured.items()
         if values[-1] is not None
     ]
