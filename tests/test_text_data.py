@@ -2,8 +2,10 @@
 
 import json
 import os
+import sys
 import threading
 
+import forking
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -310,3 +312,18 @@ def test_a_text_trains_is_measured_and_resumed_from_the_command_line(folder, mon
         (other / f"{i}.txt").write_text(f"Another document, number {i}, with words. " * 4)
     assert main(["evaluate", "run", "--data", "other"]) == 0
     assert "other (test): perplexity" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("processes")
+def test_a_text_trains_to_the_same_figures_in_processes_and_one_block_at_a_time(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    size = ["--vocabulary", "300", "--length", "8", "--width", "16", "--model-options", "layers", "2", "--blocks", "2"]
+    short = ["--epochs", "1", "--train-size", "40", "--batch-size", "8", "--no-tensorboard", "--message-delay", "2"]
+    found = {}
+    for name, more in (("one", []), ("visits", ["--visit", "2"]), ("processes", ["--processes", "2"])):
+        command = ["train", "--data", "texts", *size, *short, *more, "--threads", "1", "--output", name]
+        done = forking.run([sys.executable, "-m", "blocklocal", *command], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        found[name] = json.loads((folder.parent / name / "summary.json").read_text())["block_test_perplexity"]
+    assert found["one"] == found["visits"] == found["processes"]
