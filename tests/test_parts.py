@@ -33,11 +33,17 @@ def test_the_size_of_the_features_does_not_matter_to_a_decoder_of_maps():
     torch.testing.assert_close(decoder(1000 * h), decoder(h), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize(("given", "wanted"), [(FLAT, MAP), (FLAT, FLAT), (MAP, FLAT), (SEQUENCE, SEQUENCE)])
+@pytest.mark.parametrize(("given", "wanted"), [(FLAT, MAP), (FLAT, FLAT), (MAP, FLAT), (SEQUENCE, FLAT)])
 def test_a_decoder_of_anything_else_predicts_every_value(given, wanted):
     decoder = Decoder(given, wanted)
     assert decoder(torch.randn(given)).shape == (4, wanted[1:].numel())
     assert decoder.loss(torch.randn(given), torch.randn(wanted)).shape == ()
+
+
+def test_a_decoder_of_sequences_predicts_at_every_position():
+    decoder = Decoder(SEQUENCE, torch.Size([4, 5, 3]))
+    assert decoder(torch.randn(SEQUENCE)).shape == (4, 5, 3)
+    assert decoder(torch.randn(2, 9, 6)).shape == (2, 9, 3)
 
 
 @pytest.mark.parametrize("shape", [FLAT, MAP, SEQUENCE])

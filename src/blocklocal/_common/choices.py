@@ -48,7 +48,7 @@ FamilyName: TypeAlias = Literal[
     "poisson",
     "rectified",
 ]
-ObjectiveName: TypeAlias = Literal["evidence", "variational", "printed-eq8", "projection"]
+ObjectiveName: TypeAlias = Literal["evidence", "none", "printed-eq8", "projection", "variational"]
 TwinName: TypeAlias = Literal["dense", "chain", "mirrored", "shared"]
 ModelName: TypeAlias = Literal[
     "conv1d",

@@ -16,9 +16,10 @@ from blocklocal.block.weighting import mean_of_real, of_samples, weighted_mean
 class Decoder(nn.Module):
     """Predicts a wanted tensor (the image, or the block's input) from the block's mean activation (paper Fig. 2D).
 
-    Maps → maps: BatchNorm, and two 3×3 convolutions at the block's own resolution. Otherwise two dense layers. Without
-    the norm the size of a residual stream, which nothing bounds, makes the loss jump at usual learning rates
-    (`experiments/accuracy`).
+    Maps → maps: BatchNorm, and two 3×3 convolutions at the block's own resolution. Sequence → sequence: at every
+    position LayerNorm and two dense layers, a quarter as wide between them (LoPT, arXiv 2605.04913). Otherwise two
+    dense layers. Without the norm the size of a residual stream, which nothing bounds, makes the loss jump at usual
+    learning rates (`experiments/accuracy`).
 
     Args:
         hidden: channels or units between the two layers.
@@ -28,16 +29,20 @@ class Decoder(nn.Module):
     def __init__(self, given: torch.Size, wanted: torch.Size, hidden: int = 32, line: bool = False):
         super().__init__()
         self.maps = is_map(given) and len(given) == len(wanted)
+        self.positions = len(given) == len(wanted) == 3 and given[1] == wanted[1]
         if self.maps:
             space = space_of(given, line)
             first, second = space.conv(given[1], hidden), space.conv(hidden, wanted[1])
             layers = [space.norm(given[1]), first, nn.ReLU(), second]
+        elif self.positions:
+            narrow = max(1, given[-1] // 4)
+            layers = [nn.LayerNorm(given[-1]), nn.Linear(given[-1], narrow), nn.GELU(), nn.Linear(narrow, wanted[-1])]
         else:
             layers = [nn.Linear(given[1:].numel(), hidden), nn.ReLU(), nn.Linear(hidden, wanted[1:].numel())]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, h: Tensor) -> Tensor:
-        return self.layers(h if self.maps else h.flatten(1))
+        return self.layers(h if self.maps or self.positions else h.flatten(1))
 
     def loss(self, h: Tensor, wanted: Tensor, mask: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
         """Mean squared error: D_KL(data ‖ prediction) per value between Gaussians of variance ½.

@@ -214,7 +214,7 @@ class BlockLearner(nn.Module):
             seeded("block", context.seed, self.index, context.step),
             self._context(),
         ):
-            wanted = {"input": lead(source).detach()}
+            wanted = {"input": self._numbers(lead(source))}
             if image is not None:
                 wanted["image"] = lead(image)
             learn = self.learn if self._replica is None else self._replica
@@ -225,6 +225,13 @@ class BlockLearner(nn.Module):
                     raise
                 raise InputError(one_value(f"block {self.index + 1}")) from error
         return BlockPass(output, source, result)
+
+    def _numbers(self, source: Tensor) -> Tensor:
+        """What the block has read, as data; tokens as they are embedded, where a reconstruction wants them."""
+        table = None if source.is_floating_point() else embedding_of(self.block)
+        if table is None or not isinstance(self.local, HiddenLoss) or "input" not in self.local.decoders:
+            return source.detach()
+        return table(source).detach()
 
     def learn(
         self, a: Given, target: Asked, message: Tensor | None, wanted: Mapping[str, Tensor], mix: float
@@ -309,6 +316,11 @@ class BlockLearner(nn.Module):
         if self.autocast is None:
             return nullcontext()
         return torch.autocast(lead(a).device.type, dtype=self.autocast)
+
+
+def embedding_of(block: nn.Module) -> nn.Embedding | None:
+    """The first embedding of a block, which turns tokens into numbers."""
+    return next((part for part in block.modules() if isinstance(part, nn.Embedding)), None)
 
 
 class _Learn(nn.Module):

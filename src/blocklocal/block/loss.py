@@ -121,6 +121,11 @@ class HiddenLoss(nn.Module):
         """Whether this block has a loss of its own (a block under direct feedback has none)."""
         return self.objective is not None or self.classifier is not None
 
+    @property
+    def matches(self) -> bool:
+        """Whether forward and backward message are matched: else auxiliary losses alone train the block."""
+        return self.objective is None or self.objective.matches
+
     def latent(self, a: Tensor, features: Tensor) -> Tensor:
         """Natural parameters [B, P, U, …] of the forward message: of a_k itself, or of the readout of its features."""
         return self.latent_on_grid(a, features)[0]
@@ -198,11 +203,11 @@ class HiddenLoss(nn.Module):
             mask: of a sequence [B, T, D] the positions that are real, [B, T]; None where all are.
         """
         a = self.read(a)
-        features = self.features(a)
+        features, weight = self.features(a), weight_of(target)
         (phi, grid), terms = self.latent_on_grid(a, features), replace(self.terms, mix=mix, mask=mask, prior=self.prior)
-        weight, target = weight_of(target), self.targets.at(self.targets.without_padding(target, mask), grid)
+        target = self.targets.at(self.targets.without_padding(target, mask), grid)
         name, match = self._match(phi, message, target, terms)
-        parts = {name: match.loss}
+        parts = {name: match.loss} if self.matches else {}
         if "similarity" in self.weights:
             parts["similarity"] = self.weights["similarity"] * similarity(
                 features, self.targets.one_hot(target), mask, self.targets.weights(target)
@@ -222,5 +227,7 @@ class HiddenLoss(nn.Module):
         if self.objective is None:
             logits = self._scores(phi, message, terms)
             return "greedy", Match(self.targets.loss(logits, target, terms.smoothing), logits)
+        if not self.matches:
+            return self.objective.name, Match(phi.new_zeros(()))
         assert message is not None
         return self.objective.name, self.objective.compute(self.family, phi, message, self.targets, target, terms)

@@ -59,11 +59,16 @@ Compute = Callable[[Family, Tensor, Tensor, Targets, Asked, Terms], Match]  # (f
 
 @dataclass(frozen=True)
 class Objective:
-    """A named local loss."""
+    """A named local loss.
+
+    Attributes:
+        matches: whether the two messages are matched at all; else a block has neither twin nor readout.
+    """
 
     name: str
     summary: str
     compute: Compute
+    matches: bool = True
 
 
 OBJECTIVES: Registry[Objective] = Registry("objective")
@@ -221,7 +226,13 @@ def _projection_loss(family: Family, phi: Tensor, table: Tensor, targets: Target
     return Match(-_mean((family.mean(phi) * own).flatten(2).sum(-1), targets, y, terms))
 
 
+def _nothing(family: Family, phi: Tensor, table: Tensor, targets: Targets, y: Asked, terms: Terms) -> Match:
+    """0: the auxiliary losses alone train the block."""
+    return Match(phi.new_zeros(()))
+
+
 OBJECTIVES.add("evidence", Objective("evidence", "−log p(y | z) normalised over the targets (default)", _evidence_loss))
 OBJECTIVES.add("variational", Objective("variational", "D_KL(ρ‖α), Eq. 7 of the paper", _variational_loss))
 OBJECTIVES.add("printed-eq8", Objective("printed-eq8", "Eq. 8 as the paper prints it (Bernoulli)", _printed_eq8))
 OBJECTIVES.add("projection", Objective("projection", "the projected target as the gradient (DRTP)", _projection_loss))
+OBJECTIVES.add("none", Objective("none", "no message: reconstruction or similarity alone", _nothing, matches=False))

@@ -12,7 +12,7 @@ from blocklocal._common.message import Forward, Given, Input, Message, hidden_of
 from blocklocal._common.seeds import seeded
 from blocklocal.block.auxiliary import Decoder
 from blocklocal.block.axes import followed
-from blocklocal.block.learner import BlockLearner
+from blocklocal.block.learner import BlockLearner, embedding_of
 from blocklocal.block.loss import HiddenLoss, OutputLoss, OwnLoss
 from blocklocal.block.normalisation import normaliser
 from blocklocal.block.objectives import OBJECTIVES, Terms
@@ -52,7 +52,9 @@ def build_learners(
     if rule.own_losses:
         _check_parts(learning, example, made, seen)
     with seeded("local losses", seed), torch.device(device):
-        hidden = _Assembly(modules, made, seen, split.after_activation, targets, learning, rule).losses()
+        hidden = _Assembly(
+            modules, made, seen, split.after_activation, targets, learning, rule, lead(example).is_floating_point()
+        ).losses()
         around = [rule.forward_context(module) if rule.forward_context else None for module in modules]
     for module, each in zip(modules, around, strict=True):
         if each is not None:
@@ -112,6 +114,7 @@ class _Assembly:
     targets: Targets
     learning: Learning
     rule: Rule
+    floating: bool = True  # whether the network reads numbers; else tokens
 
     def losses(self) -> list[HiddenLoss | None]:
         hidden = range(len(self.modules) - 1)
@@ -131,11 +134,17 @@ class _Assembly:
 
     def _readout(self, k: int) -> nn.Module | None:
         layers, shape = self.learning.readout if self.rule.parts else 0, self._shape(k)
-        if not layers:
+        if not layers or not self._matches:
             return None
         layers_read = len(shape) == 3 and mask_of(self.made[k]) is None  # a copy of one would read padding
         reader = reading_layer(self.modules[k + 1], self.made[k]) if layers_read else None
         return readout(shape, layers, reader, self.seen.layout(k + 1).line, keep=self._pixels)
+
+    @property
+    def _matches(self) -> bool:
+        """Whether the hidden blocks' objective matches messages."""
+        name = self.rule.objective_of(self.learning.objective)
+        return name in (None, "greedy") or OBJECTIVES.get(name).matches
 
     @property
     def _pixels(self) -> bool:
@@ -147,7 +156,7 @@ class _Assembly:
 
     def _twins(self, latents: Sequence[torch.Size]) -> Sequence[Twin | None]:
         kind = self.rule.twin_of(self.learning.twin)
-        if kind is None:
+        if kind is None or not self._matches:
             return [None for _ in latents]
         activations = [self._shape(k) for k in range(len(latents))]
         layouts = [self.seen.layout(k + 1) for k in range(len(latents))]
@@ -202,13 +211,35 @@ class _Assembly:
     def _decoder(self, k: int, source: int) -> Decoder:
         """A decoder from the output of block k to the output of the block `source` (from 1; 0: the image)."""
         wanted, line = self.seen.shape(source), self.seen.layout(k + 1).line
+        if source == 0 and not self.floating:
+            wanted = torch.Size((*wanted, _width_of_tokens(self.modules[0], k, self.learning)))
         if line != self.seen.layout(source).line:
             wanted = torch.Size((wanted[0], wanted[1:].numel()))
         return Decoder(self._shape(k), wanted, line=line)
 
 
+def _width_of_tokens(block: nn.Module, k: int, learning: Learning) -> int:
+    """Units of a token, where tokens are what is to be reconstructed: by the first block alone, which embeds them.
+
+    Raises:
+        InputError: another block is to do it, or the first one embeds nothing.
+    """
+    table = embedding_of(block)
+    if k == 0 and learning.reconstruct == "input" and table is not None:
+        return table.embedding_dim
+    raise InputError(
+        "reconstruction predicts numbers, and the network reads tokens: give reconstruct='input' and a first block "
+        "that begins with an nn.Embedding, whose output is predicted then."
+    )
+
+
 def _check_parts(learning: Learning, example: Input, made: Sequence[Forward], seen: Seen) -> None:
     """Refuse local losses that messages and inputs of several tensors, or masks, do not allow."""
+    if learning.objective == "none" and not (learning.reconstruction or learning.similarity):
+        raise InputError(
+            "objective='none' leaves hidden blocks to their auxiliary losses, and none is on: give reconstruction= or "
+            "similarity= a weight."
+        )
     if learning.reconstruction and not isinstance(example, Tensor):
         raise InputError(
             "reconstruction predicts an input of one tensor, and this network takes several: leave reconstruction out."
