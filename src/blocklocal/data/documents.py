@@ -1,4 +1,7 @@
-"""Documents of text: files of .txt, .md and .rst, lines of .jsonl and rows of .parquet; one after the other."""
+"""Documents of text: files of .txt, .md and .rst, lines of .jsonl and rows of .parquet; one after the other.
+
+Lines of .jsonl may ask and answer (`dialogue`).
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blocklocal._common.errors import InputError, shown, unknown
+from blocklocal.data.dialogue import Parts, is_dialogue, parts_of
 from blocklocal.data.scan import LeftOut, files_below
 
 PLAIN = (".txt", ".md", ".rst")
@@ -26,11 +30,15 @@ class Document:
 
     Attributes:
         name: of its file in the folder; for a line or row with its number behind it.
-        text: not empty.
+        parts: texts in a row, and whether the network is asked for each; of a plain document one, which it is.
     """
 
     name: str
-    text: str
+    parts: Parts
+
+    @property
+    def text(self) -> str:
+        return "".join(text for text, _ in self.parts)
 
 
 def holds_text(path: Path, field: str = "") -> bool:
@@ -53,7 +61,7 @@ def _first_has(path: Path, field: str) -> bool:
             found = json.loads(file.readline())
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(found, dict) and isinstance(found.get(field), str)
+    return isinstance(found, dict) and (isinstance(found.get(field), str) or is_dialogue(found))
 
 
 def _columns(path: Path) -> list[str]:
@@ -111,17 +119,18 @@ class Documents:
         for file in self.files:
             name = file.name if file == self.path else file.relative_to(self.path).as_posix()
             try:
-                for place, text in self._read(file):
-                    if text.strip():
-                        yield Document(f"{name}{place}", text)
+                for place, parts in self._read(file):
+                    document = Document(f"{name}{place}", parts)
+                    if document.text.strip():
+                        yield document
                     else:
-                        self.left.add(EMPTY, f"{name}{place}")
+                        self.left.add(EMPTY, document.name)
             except BadText as error:
                 if not self.skip_bad:
                     raise InputError(f"{error} {error.remedy} --skip-bad leaves such files out.") from error
                 self.left.add(BAD, name)
 
-    def _read(self, file: Path) -> Iterator[tuple[str, str]]:
+    def _read(self, file: Path) -> Iterator[tuple[str, Parts]]:
         suffix = file.suffix.lower()
         if suffix == ".parquet":
             yield from self._rows(file)
@@ -131,11 +140,11 @@ class Documents:
                 if suffix == ".jsonl":
                     yield from self._lines(file, opened)
                 else:
-                    yield "", _decoded(opened.read(), file)
+                    yield "", ((_decoded(opened.read(), file), True),)
         except OSError as error:
             raise InputError(f"cannot read {file}: {error.strerror or error}. Check its permissions.") from error
 
-    def _lines(self, file: Path, opened: Iterator[bytes]) -> Iterator[tuple[str, str]]:
+    def _lines(self, file: Path, opened: Iterator[bytes]) -> Iterator[tuple[str, Parts]]:
         for number, line in enumerate(opened, start=1):
             if not line.strip():
                 continue
@@ -146,14 +155,17 @@ class Documents:
                 raise BadText(f"{where}: this is no JSON ({error}).", "Write one object per line.") from error
             if not isinstance(found, dict):
                 raise BadText(f"{where}: expected an object with the field {self.field!r}.", "Write one per line.")
+            if self.field not in found and is_dialogue(found):
+                yield f":{number}", parts_of(found, where)
+                continue
             if self.field not in found:
                 raise InputError(f"{where}: {unknown('field', self.field, found)} Name the one of the text by --text.")
             text = found[self.field]
             if not isinstance(text, str):
                 raise InputError(f"{where}: the field {self.field!r} holds {shown(text)}. Expected a text.")
-            yield f":{number}", text
+            yield f":{number}", ((text, True),)
 
-    def _rows(self, file: Path) -> Iterator[tuple[str, str]]:
+    def _rows(self, file: Path) -> Iterator[tuple[str, Parts]]:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -168,7 +180,7 @@ class Documents:
                 for batch in opened.iter_batches(1024, columns=[self.field]):
                     for text in batch.column(0).to_pylist():
                         row += 1
-                        yield f":{row}", text or ""
+                        yield f":{row}", ((text or "", True),)
         except (pa.ArrowException, OSError) as error:
             raise InputError(f"cannot read {file} as parquet: {error}. Write it again.") from error
 

@@ -20,7 +20,7 @@ from blocklocal.data.documents import Document, Documents, identity
 from blocklocal.data.names import many
 from blocklocal.data.roles import ROLES, role_of
 from blocklocal.data.splits import check_sizes
-from blocklocal.data.token_store import PartFacts, Store, key, number_type, stored
+from blocklocal.data.token_store import PartFacts, Store, Writing, key, stored
 from blocklocal.data.tokenizer import Tokenizer
 
 VOCABULARY = 4096
@@ -37,6 +37,7 @@ class TextPart:
 
     Attributes:
         tokens: numbers of tokens [L], which may lie on disk.
+        asked: 1 for a token that the network is asked for, 0 for one that it only reads, uint8 [L]; None: all are.
         facts: what they are made of.
         length: positions of a window, T.
         windows: at most so many of them; None for all.
@@ -46,6 +47,7 @@ class TextPart:
     facts: PartFacts
     length: int
     windows: int | None = None
+    asked: np.ndarray | None = field(default=None, repr=False)
 
     @property
     def stride(self) -> int:
@@ -161,7 +163,9 @@ def load_text_set(
     folder = (cache_dir or default_cache_dir()) / f"text-{key(*made_of)}"
     store = stored(folder, lambda draft: _make(documents, draft, chosen, vocabulary, share, split_seed))
     sizes = {"train": train_size, "test": test_size, "validation": validation if isinstance(validation, int) else None}
-    parts = {role: TextPart(store.tokens(role), store.parts[role], length, sizes[role]) for role in ROLES}
+    parts = {
+        role: TextPart(store.tokens(role), store.parts[role], length, sizes[role], store.asked(role)) for role in ROLES
+    }
     _check_long_enough(parts, sizes, path, share)
     lines = [_line(role, part, path) for role, part in parts.items()]
     return TextSet(
@@ -192,7 +196,7 @@ def _make(
     """Part the documents, train the tokenizer where none is given, and write the tokens of every part."""
     parted = Parted(documents, share, seed)
     if chosen is None:
-        chosen = Tokenizer.trained((text for role, text in parted if role == "train"), vocabulary)
+        chosen = Tokenizer.trained((each.text for role, each in parted if role == "train"), vocabulary)
         said = f"byte-level BPE of {chosen.size:,} tokens, trained on the training part"
     else:
         said = f"the tokenizer that was given, of {chosen.size:,} tokens"
@@ -204,25 +208,22 @@ def _make(
 
 def _write(parted: Parted, folder: Path, tokenizer: Tokenizer) -> dict[str, PartFacts]:
     facts = {role: PartFacts() for role in ROLES}
-    end = np.array([] if tokenizer.end is None else [tokenizer.end], number_type(tokenizer.size))
-    files = {role: (folder / f"{role}.bin").open("wb") for role in ROLES}
-    try:
+    with Writing(folder, tokenizer) as writing:
         coming = iter(parted)
         while some := list(islice(coming, _BATCH)):
-            for (role, text), numbers in zip(some, tokenizer.encode([text for _, text in some]), strict=True):
-                files[role].write(numbers.astype(end.dtype).tobytes() + end.tobytes())
+            texts = [text for _, document in some for text, _ in document.parts]
+            numbers = iter(tokenizer.encode(texts))
+            for role, document in some:
+                written = sum(writing.add(role, next(numbers), asked=asked) for _, asked in document.parts)
+                written += writing.end(role)
                 was = facts[role]
-                facts[role] = PartFacts(
-                    was.documents + 1, was.bytes + len(text.encode()), was.tokens + len(numbers) + len(end)
-                )
-    finally:
-        for file in files.values():
-            file.close()
+                size = len(document.text.encode())
+                facts[role] = PartFacts(was.documents + 1, was.bytes + size, was.tokens + written)
     return facts
 
 
 class Parted:
-    """(role, text) of every document, in order; read anew in every pass.
+    """(role, document) of every document, in order; read anew in every pass.
 
     Args:
         share: of the documents that the test part leaves, for validation.
@@ -249,10 +250,10 @@ class Parted:
                  file != self.documents.path}  # fmt: skip
         return {"train", "test"} <= found and None not in found
 
-    def __iter__(self) -> Iterator[tuple[str, str]]:
+    def __iter__(self) -> Iterator[tuple[str, Document]]:
         for document in self.documents:
             for piece in _pieces(document, self.size):
-                yield self._part(piece.name), piece.text
+                yield self._part(piece.name), piece
 
     def _part(self, name: str) -> str:
         if self.named:
@@ -276,7 +277,7 @@ def _place(stream: str, seed: int, name: str) -> float:
 
 def _pieces(document: Document, size: int) -> Iterator[Document]:
     """A document as it is, or cut at blank lines into pieces of at least so many characters."""
-    if not size:
+    if not size or len(document.parts) > 1:  # what asks and answers stays together
         yield document
         return
     kept: list[str] = []
@@ -284,10 +285,10 @@ def _pieces(document: Document, size: int) -> Iterator[Document]:
     for paragraph in document.text.split("\n\n"):
         kept.append(paragraph)
         if sum(map(len, kept)) >= size:
-            yield Document(f"{document.name}#{number}", "\n\n".join(kept) + "\n\n")
+            yield Document(f"{document.name}#{number}", (("\n\n".join(kept) + "\n\n", True),))
             kept, number = [], number + 1
     if any(each.strip() for each in kept):
-        yield Document(f"{document.name}#{number}", "\n\n".join(kept))
+        yield Document(f"{document.name}#{number}", (("\n\n".join(kept), True),))
 
 
 def _check_long_enough(parts: dict[str, TextPart], sizes: dict[str, int | None], path: Path, share: float) -> None:

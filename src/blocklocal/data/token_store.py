@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from blocklocal.data.tokenizer import Tokenizer
 
 log = logging.getLogger("blocklocal")
 
-VERSION = 1  # raise it when texts are read or parted in another way
+VERSION = 2  # raise it when texts are read or parted in another way
 _FACTS, _TOKENIZER = "facts.json", "tokenizer.json"
 
 
@@ -57,17 +58,60 @@ class Store:
             InputError: the file is gone, or of another size.
         """
         count, kind = self.parts[role].tokens, number_type(self.tokenizer.size)
-        if not count:
-            return np.zeros(0, kind)
-        try:
-            return np.memmap(self.folder / f"{role}.bin", kind, "r", shape=(count,))
-        except (OSError, ValueError) as error:
-            raise InputError(f"cannot read {self.folder} ({error}): remove it, and it is made again.") from error
+        return _mapped(self.folder / f"{role}.bin", kind, count) if count else np.zeros(0, kind)
+
+    def asked(self, role: str) -> np.ndarray | None:
+        """1 for a token that the network is asked for, else 0, uint8 [L]; None where it is asked for all of them."""
+        file = self.folder / f"{role}.asked"
+        return _mapped(file, np.uint8, self.parts[role].tokens) if file.is_file() else None
+
+
+class Writing:
+    """The files of a store while they are written: tokens, and where some are not asked for, which are.
+
+    A context manager.
+    """
+
+    def __init__(self, folder: Path, tokenizer: Tokenizer):
+        kind = number_type(tokenizer.size)
+        self.folder, self.kind = folder, kind
+        self._end = np.array([] if tokenizer.end is None else [tokenizer.end], kind)
+        self._files = {role: (folder / f"{role}.bin").open("wb") for role in ROLES}
+        self._asked = {role: (folder / f"{role}.asked").open("wb") for role in ROLES}
+        self._all = dict.fromkeys(ROLES, True)
+
+    def add(self, role: str, numbers: np.ndarray, *, asked: bool) -> int:
+        """Write numbers of tokens, and say how many these are."""
+        self._files[role].write(numbers.astype(self.kind).tobytes())
+        self._asked[role].write(bytes([asked]) * len(numbers))
+        self._all[role] = self._all[role] and asked
+        return len(numbers)
+
+    def end(self, role: str) -> int:
+        """As `add`, for the token behind a document, where there is one."""
+        return self.add(role, self._end, asked=True)
+
+    def __enter__(self) -> Writing:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for role in ROLES:
+            self._files[role].close()
+            self._asked[role].close()
+            if self._all[role]:
+                (self.folder / f"{role}.asked").unlink()
 
 
 def number_type(size: int) -> np.dtype:
     """Two bytes where they are enough for so many tokens, else four."""
     return np.dtype("<u2" if size <= 2**16 else "<u4")
+
+
+def _mapped(file: Path, kind: Any, count: int) -> np.ndarray:
+    try:
+        return np.memmap(file, kind, "r", shape=(count,))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {file.parent} ({error}): remove it, and it is made again.") from error
 
 
 def key(*parts: object) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from blocklocal._common.errors import InputError
 from blocklocal._common.seeds import generator
+from blocklocal.block.target import MISSING
 from blocklocal.data.epochs import Epochs
 from blocklocal.data.order import Order
 from blocklocal.data.text_set import TextPart
@@ -20,7 +21,8 @@ class WindowBatches(Epochs):
 
     Windows do not overlap. Shuffled, they begin at another place in every epoch, so that a token has
     another past each time; order and place depend on (seed, epoch) alone. Windows run on over the ends of documents, so
-    a document that begins within one sees what was before it.
+    a document that begins within one sees what was before it. Where a text asks and answers, y is -100 at all tokens
+    but those of the answers.
 
     Args:
         text: one part.
@@ -60,8 +62,15 @@ class WindowBatches(Epochs):
         return int(torch.randint(spare + 1, (), generator=generator("windows", self.order.seed, epoch)))
 
     def _batch(self, first: int, index: Tensor) -> tuple[Tensor, Tensor]:
-        length = self.text.length
         starts = first + index.numpy() * self.text.stride
-        rows = np.stack([self.text.tokens[start : start + length + 1] for start in starts]) if len(starts) else []
-        found = torch.from_numpy(np.asarray(rows, dtype=np.int64).reshape(len(starts), length + 1)).to(self.device)
-        return found[:, :-1].contiguous(), found[:, 1:].contiguous()
+        found = self._rows(self.text.tokens, starts)
+        x, y = found[:, :-1], found[:, 1:]
+        if self.text.asked is not None:
+            y = y.masked_fill(self._rows(self.text.asked, starts)[:, 1:] == 0, MISSING)
+        return x.contiguous().to(self.device), y.contiguous().to(self.device)
+
+    def _rows(self, values: np.ndarray, starts: np.ndarray) -> Tensor:
+        """int64 [B, T + 1], from each start on."""
+        size = self.text.length + 1
+        rows = np.stack([values[start : start + size] for start in starts]) if len(starts) else []
+        return torch.from_numpy(np.asarray(rows, dtype=np.int64).reshape(len(starts), size))

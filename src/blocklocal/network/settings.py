@@ -49,7 +49,7 @@ class Learning:
     rule: RuleName | str = "block-local"
     """Learning rule: one of these, or one that you registered."""
     objective: ObjectiveName | str = "evidence"
-    """Loss of the hidden blocks: evidence (default), variational (Eq. 7), printed-eq8 (Eq. 8), projection (DRTP), or none
+    """Loss of the hidden blocks: evidence (default), variational (Eq. 7), printed-eq8 (Eq. 8), projection (DRTP), none
     (reconstruction or similarity alone)."""
     family: FamilyName | str = "auto"
     """Exponential family of the latents; it should match what the next block reads. auto: gaussian for residual streams
