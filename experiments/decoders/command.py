@@ -72,7 +72,7 @@ def flags() -> argparse.ArgumentParser:
     found.set_defaults(device="cpu")
     found.add_argument("--text", type=Path, required=True, help="a folder of text, or a file")
     found.add_argument("--only", nargs="+", choices=WAYS, default=TABLE, help="some of the ways")
-    found.add_argument("--size", choices=SIZES, default="full", help="short: to search; small: only that it runs")
+    found.add_argument("--size", choices=SIZES, default="full", help="trial: minutes per way; small: only that it runs")
     found.add_argument("--seeds", type=int, default=1, help="how many")
     found.add_argument("--search", action="store_true", help="only compare settings, on validation text")
     return found
