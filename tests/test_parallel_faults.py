@@ -207,7 +207,7 @@ def test_processes_with_different_settings_are_told_what_differs(tmp_path, setti
     with ranks([train(settings), train(settings, "--lr", 0.05)]) as running:
         outcomes = finished(running)
     assert outcomes[1][0] == 2
-    assert "process 1 was started with other settings than process 0: lr (0.05 here, 0.1 there)" in outcomes[1][2]
+    assert "process 1 was started with other settings than process 0: lr (0.05 here, None there)" in outcomes[1][2]
     assert outcomes[0][0] == 2
     assert "error: process 1 stopped: process 1 was started with other settings" in outcomes[0][2]
     assert not (settings.parent / "run").exists()

@@ -107,7 +107,7 @@ def test_the_learning_rate_of_a_record_is_the_one_its_epoch_starts_with(tmp_path
 
 
 def test_the_saved_configuration_reproduces_the_run(run, tmp_path):
-    assert load_config(run) == tiny(tensorboard=True, readout=1)
+    assert load_config(run) == tiny(tensorboard=True, readout=1, optimizer="sgd", lr=0.1)
     again = cli("train", "--config", run / "config.json", "--output", tmp_path / "again", "--quiet")
     assert again.status == 0
     assert_same_run(tmp_path / "again", run)

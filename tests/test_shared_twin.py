@@ -38,7 +38,7 @@ def read(net: bl.BlockLocal, k: int) -> torch.Tensor:
 
 
 def test_a_hidden_block_predicts_with_the_last_blocks_table_its_own_scale_and_log_prior():
-    net = network(readout=0).eval()
+    net = network(readout=0, normalise="none").eval()
     with torch.no_grad():
         net.learners[0].twin.scale.fill_(0.7)
         net.learners[0].local.prior.copy_(torch.linspace(-1, 1, WORDS))

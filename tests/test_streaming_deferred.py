@@ -165,6 +165,10 @@ def test_every_model_of_the_library_starts_with_its_ordinary_weights(name: str) 
 
     def build() -> bl.BlockLocal:
         with seeded("model", 2):
+            if name == "decoder":
+                model = bl.build_model(name, classes=st.CLASSES, input_shape=(side,), tokens=True, width=4, layers=3)
+                example = torch.zeros(2, side, dtype=torch.long)
+                return bl.BlockLocal(bl.split(model, blocks=3), tokens=st.CLASSES, example=example, message_delay=16)
             model = bl.build_model(name, classes=st.CLASSES, channels=2, image_size=(side, side), width=2)
         return bl.BlockLocal(bl.split(model, blocks=3), classes=st.CLASSES)
 

@@ -201,7 +201,7 @@ def test_a_latent_normalised_over_units_is_what_the_next_layers_norm_reads():
     read = local.read(a)
     assert torch.allclose(read, F.layer_norm(a, (8,)))
     assert torch.equal(local.latent(read, local.features(read)), read)
-    assert torch.equal(network(family="gaussian").learners[0].local.read(a), a)
+    assert torch.equal(network(family="gaussian", normalise="none").learners[0].local.read(a), a)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -238,7 +238,7 @@ def test_statistics_of_the_batch_refuse_outputs_of_another_size():
 
 
 def test_an_unknown_normalisation_is_refused():
-    with pytest.raises(InputError, match=r"unknown normalise 'layer'\..* Known: batch, none, units"):
+    with pytest.raises(InputError, match=r"unknown normalise 'layer'\..* Known: auto, batch, none, units"):
         network(normalise="layer")
 
 

@@ -92,6 +92,6 @@ def test_an_editor_offers_settings_their_values_and_what_a_prediction_has(tmp_pa
     settings, scopes, orders, members, prediction = completions(tmp_path, [START + end for end in ends])
     assert {f"{name}=" for name in LearningSettings.__annotations__} <= settings
     assert {name.strip("'\"") for name in scopes} == {"local", "neighbour"}
-    assert {name.strip("'\"") for name in orders} == {"exact", "second", "first"}
+    assert {name.strip("'\"") for name in orders} == {"auto", "exact", "second", "first"}
     assert {"step", "predict", "configure", "to_plain", "learners"} <= members
     assert {"probabilities", "label", "confidence", "blocks", "combined"} <= prediction

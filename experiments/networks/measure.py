@@ -37,7 +37,8 @@ def trained(case: Case, rule: str, arguments: argparse.Namespace, seed: int, lr:
         "blocks": 1 if rule == "backprop" else BLOCKS,
         "measure": case.measure,
     }
-    row |= {"size": arguments.size, "epochs": size.epochs, "updates": size.epochs * len(parts.train), "batch": case.batch}
+    row |= {"size": arguments.size, "epochs": size.epochs, "batch": case.batch}
+    row |= {"updates": size.epochs * len(parts.train)}
     row |= {"lr": lr or way.lr, "settings": dict(way.learning), "training_seconds": seconds}
     for part in ("validation",) if lr else ("validation", "test"):
         row[part] = measured(case, network, getattr(parts, part))[-1]

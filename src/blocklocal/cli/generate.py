@@ -43,7 +43,10 @@ class GenerateArguments:
 
 
 def generate(arguments: list[str]) -> None:
-    """Print a text as it is made; where blocks may differ, how many tokens each gave (on standard error)."""
+    """Text from a run that was trained on a text.
+
+    It is printed as it is made; where blocks may differ, how many tokens each gave stands on standard error.
+    """
     from blocklocal.data.tokenizer import Tokenizer
     from blocklocal.network.generation import Sampling
     from blocklocal.network.generation import generate as tokens_of

@@ -171,7 +171,7 @@ def _where_it_begins(processes: Processes, request: RunRequest, lock: ExitStack)
     folder = request.output
     # Launched again after a failure (torchrun --max-restarts), the same command goes on with what is there.
     again = processes.address.attempt > 0 and (folder / "config.json").exists()
-    if again and not request.resume and load_config(folder).flat() != request.config.flat():
+    if again and not request.resume and request.config.differences(load_config(folder)):
         raise InputError(f"{folder} holds a run with other settings: choose another --output.")
     if not request.resume and not again:
         check_free(folder)

@@ -152,8 +152,7 @@ def finish_run(
 
 def _check_settings(config: Config, run: Path) -> None:
     """A run kept from an earlier comparison must be one of this comparison, or the table would mix two."""
-    wanted, there = config.flat(), load_config(run).flat()
-    other = [f"{name} ({there[name]!r} there, {wanted[name]!r} now)" for name in wanted if wanted[name] != there[name]]
+    other = config.differences(load_config(run))
     if other:
         raise InputError(
             f"{run} was trained with other settings: {', '.join(other)}. Give the same settings, or another --output."

@@ -47,6 +47,7 @@ from blocklocal.runs.class_weights import check_class_weights
 from blocklocal.schemas import Text, check, read_json
 from blocklocal.schemas.run import check_settings_there
 
+_UNDECIDED = {"model": "auto", "optimizer": "auto", "lr": None}  # what `usual.suited` decides by the data
 USUAL_LR = {"sgd": 0.1, "adam": 1e-3, "adamw": 1e-3}
 LOGGERS = values(LoggerName)
 RANGES = {
@@ -292,6 +293,14 @@ class Config:
             own = {name: value for name, value in changes.items() if groups[name] == group.name}
             edited[group.name] = dataclasses.replace(getattr(self, group.name), **own)
         return Config(**edited)
+
+    def differences(self, there: "Config") -> list[str]:
+        """Settings that are others in a run that is there, in words; what is left to the data here cannot be."""
+        mine, theirs = self.flat(), there.flat()
+        told = {name: value for name, value in mine.items() if value != _UNDECIDED.get(name, ...)}
+        return [
+            f"{name} ({theirs[name]!r} there, {value!r} now)" for name, value in told.items() if value != theirs[name]
+        ]
 
     def save(self, path: Path) -> None:
         write_text(path, json.dumps(self.flat(), indent=2) + "\n")
