@@ -141,6 +141,8 @@ def test_the_command_goes_on_from_a_prompt_and_says_which_blocks_gave_tokens(tmp
     assert not one.err
     assert main(["generate", "run", "Text", "--tokens", "12", "--seed", "1", "--sure", "0.0001"]) == 0
     assert "tokens from block 1: 12" in capsys.readouterr().err
+    assert main(["predict", "run", "texts/0.txt"]) == 2
+    assert "was trained on a text: blocklocal generate makes one" in capsys.readouterr().err
     assert main(["generate", "run", "--exit", "7"]) == 2
     assert "there is no block 7" in capsys.readouterr().err
     assert main(["train", "--data", "digits", "--model", "mlp", "--width", "4", "--epochs", "1", "--output", "d"]) == 0

@@ -54,6 +54,11 @@ def predict(arguments: list[str]) -> None:
     given = parse(PredictArguments, arguments, "blocklocal predict")
     check_run_folder(given.run)
     facts = load_facts(given.run)
+    if facts.text is not None:
+        raise InputError(
+            f"the run {given.run} was trained on a text: blocklocal generate makes one, and blocklocal evaluate --data "
+            "says how well every block predicts another."
+        )
     how = {"checkpoint": given.checkpoint, "device": given.device, "trust": given.trust, "visit": given.visit}
     if facts.predicts_pixels:
         folder = checked_folder(given.output, given.images, overwrite=given.overwrite)

@@ -9,8 +9,8 @@ from blocklocal.report.table import BACKPROP, CONTROL, NOTHING, measure_of, numb
 
 CONDITIONS = (
     ("data", "data {}"),
-    ("train_size", "{} training images"),
-    ("test_size", "{} test images"),
+    ("train_size", "{} training samples"),
+    ("test_size", "{} test samples"),
     ("model", "model {}"),
     ("width", "width {}"),
     ("blocks", "{} block(s)"),
