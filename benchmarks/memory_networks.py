@@ -1,4 +1,4 @@
-"""What `memory.py` compares: two deep networks, and ways to train them that keep fewer bytes than backprop does.
+"""What `memory.py` compares: three deep networks, and ways to train them that keep fewer bytes than backprop does.
 
 Checkpointing (Chen et al. 2016, arXiv 1604.06174) keeps the inputs of segments and runs a segment again when its
 gradient is due; the last segment, whose gradient is due at once, is not run again. Segments and blocks are cut for
@@ -18,10 +18,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 import blocklocal as bl
+from blocklocal.models.decoder import Decoder
 from blocklocal.models.transformer import Transformer
 
 CUT_BATCH = 4  # samples on which units are measured: the cuts are the same for any batch
 VOCABULARY, LENGTH = 64, 128
+TOKENS = 4096  # of the decoder
 
 
 @dataclass(frozen=True)
@@ -29,14 +31,15 @@ class Case:
     """A network and its data.
 
     model: draws a new one, with `units()`. data: a number of samples → a batch of noise (x, y), the same each time.
-    batch: samples per step, by default. learning: settings of the block-local rule.
+    asked: what the network is asked for, as `BlockLocal` takes it. batch: samples per step, by default. learning:
+    settings of the block-local rule.
     """
 
     name: str
     words: str
     model: Callable[[], nn.Module]
     data: Callable[[int], tuple[Tensor, Tensor]]
-    classes: int
+    asked: Mapping[str, int]
     batch: int
     optimizer: bl.Optimizer
     learning: Mapping[str, Any] = field(default_factory=dict)
@@ -61,6 +64,13 @@ def characters(samples: int) -> tuple[Tensor, Tensor]:
     return x, y
 
 
+def tokens(samples: int) -> tuple[Tensor, Tensor]:
+    """Random tokens of a large vocabulary, and a random one as the target of every position."""
+    draw = torch.Generator().manual_seed(1)
+    x, y = torch.randint(0, TOKENS, (2, samples, LENGTH), generator=draw)
+    return x, y
+
+
 _RESNET = partial(bl.build_model, "resnet110", classes=10, channels=3, image_size=(32, 32), width=16)
 _TRANSFORMER = partial(
     Transformer, VOCABULARY, LENGTH, width=64, blocks=20, heads=2, causal=True, positions="sinusoids"
@@ -68,17 +78,34 @@ _TRANSFORMER = partial(
 CASES = {
     case.name: case
     for case in (
-        Case("resnet110", "ResNet-110 of width 16, 3×32×32", _RESNET, images, 10, 32, bl.sgd(0.01, weight_decay=5e-4)),
+        Case(
+            "resnet110",
+            "ResNet-110 of width 16, 3×32×32",
+            _RESNET,
+            images,
+            {"classes": 10},
+            32,
+            bl.sgd(0.01, weight_decay=5e-4),
+        ),
         Case(
             "transformer",
             f"transformer of 20 blocks of width 64, 2 heads, {LENGTH} causal positions, {VOCABULARY} tokens",
             _TRANSFORMER,
             characters,
-            VOCABULARY,
+            {"classes": VOCABULARY},
             16,
             bl.adamw(3e-3, clip=1.0),
             # as the character-level language model of `blocklocal reproduce figure3` learns
             {"objective": "evidence", "family": "gaussian", "normalise": "units"},
+        ),
+        Case(
+            "decoder",
+            f"decoder of 12 layers of width 128, 2 heads, {LENGTH} positions, {TOKENS} tokens",
+            partial(Decoder, TOKENS, LENGTH, width=128, layers=12),
+            tokens,
+            {"tokens": TOKENS},
+            16,
+            bl.adamw(3e-3, clip=1.0),
         ),
     )
 }
@@ -101,12 +128,15 @@ def root(units: int) -> int:
 class Method:
     """How a network is trained. segments: of checkpointing, from the number of units; blocks: of block-local.
 
-    time_limit, bytes_limit: the largest ratio to backprop.
+    parts: of a batch, whose gradients are added up. readout: layers of block-local. time_limit, bytes_limit: the
+    largest ratio to backprop.
     """
 
     name: str
     segments: Callable[[int], int] = one
     blocks: int = 1
+    parts: int = 1
+    readout: int = 0
     bytes_limit: float | None = None
     time_limit: float | None = None
 
@@ -116,10 +146,23 @@ METHODS = (
     Method("checkpointing, every unit", every),
     Method("checkpointing, √n segments", root),
     *(
-        Method(f"block-local, K = {k}", one, k, limit, 1.10)
+        Method(f"block-local, K = {k}", blocks=k, bytes_limit=limit, time_limit=1.10)
         for k, limit in ((2, 0.57), (3, 0.40), (4, 0.32), (8, 0.20))
     ),
 )
+DECODER_METHODS = (
+    *METHODS[:3],
+    Method("accumulation, 2 parts", parts=2),
+    Method("accumulation, 4 parts", parts=4),
+    *(Method(f"block-local, K = {k}", blocks=k) for k in (2, 4)),
+    Method("block-local, K = 2, readouts", blocks=2, readout=2),
+    Method("block-local, K = 4, readouts", blocks=4, readout=2, bytes_limit=0.40, time_limit=1.35),
+)
+
+
+def methods_of(case: Case) -> tuple[Method, ...]:
+    """The ways to train a network; of a language model others, whose logits weigh more than its layers."""
+    return DECODER_METHODS if case.name == "decoder" else METHODS
 
 
 def build(case: Case, method: Method, device: torch.device) -> bl.BlockLocal:
@@ -132,9 +175,25 @@ def build(case: Case, method: Method, device: torch.device) -> bl.BlockLocal:
         model = checkpointed(bl.split(model, segments, balance="bytes", example=example).blocks)
     cut = bl.split(model, method.blocks, balance="bytes", example=example) if method.blocks > 1 else bl.split(model, 1)
     rule = "block-local" if method.blocks > 1 else "backprop"
-    settings: dict[str, Any] = {"rule": rule, "readout": 0, **case.learning}
-    network = bl.BlockLocal(cut, classes=case.classes, optimizer=case.optimizer, example=example, **settings)
+    settings: dict[str, Any] = {"rule": rule, "readout": method.readout, **case.learning, **case.asked}
+    network = (Accumulating if method.parts > 1 else bl.BlockLocal)(
+        cut, optimizer=case.optimizer, example=example, **settings
+    )
+    if isinstance(network, Accumulating):
+        network.parts = method.parts
     return network.to(device, memory_format=torch.channels_last)  # pyrefly: ignore
+
+
+class Accumulating(bl.BlockLocal):
+    """A network that adds up the gradients of the parts of a batch before it updates."""
+
+    parts = 1
+
+    def step(self, x: Any, y: Any, weight: Tensor | None = None, *, update: bool = True) -> list[Any]:
+        pairs = list(zip(x.chunk(self.parts), y.chunk(self.parts), strict=True))
+        for given, wanted in pairs[:-1]:
+            super().step(given, wanted, update=False)
+        return super().step(*pairs[-1])
 
 
 def checkpointed(segments: list[nn.Module]) -> nn.Sequential:
