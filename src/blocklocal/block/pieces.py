@@ -10,7 +10,6 @@ Shapes: N positions, U units, R rows.
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from blocklocal.block.target import MISSING
@@ -52,18 +51,24 @@ class _CrossEntropy(torch.autograd.Function):
         size = max(1, MOST // len(table))
         for start in range(0, len(h), size):
             part = slice(start, start + size)
-            logits = _wide(h[part] @ table.T) / temperature
+            logits = _wide(h[part] @ table.T)
+            if temperature != 1:
+                logits /= temperature
             if prior is not None:
-                logits = logits + prior
-            targets, there = y[part], y[part] != MISSING
-            nats = nats + F.cross_entropy(logits, targets, ignore_index=MISSING, reduction="sum")
-            right = right + ((logits.argmax(-1) == targets) & there).sum()
-            error = logits.softmax(-1)
-            error[torch.arange(len(error), device=error.device), targets.clamp(min=0)] -= 1.0
-            error *= (there * scale).unsqueeze(-1)
+                logits += prior
+            there, place = y[part] != MISSING, y[part].clamp(min=0).unsqueeze(-1)
+            own, largest = logits.gather(1, place), logits.amax(-1, keepdim=True)
+            right = right + ((own == largest).squeeze(-1) & there).sum()
+            error = logits.sub_(largest).exp_()  # every pass over the logits counts: there are N · V of them
+            total = error.sum(-1, keepdim=True)
+            nats = nats + ((total.log() + largest - own).squeeze(-1) * there).sum()
+            error *= (there * scale).unsqueeze(-1) / total
+            error.scatter_add_(1, place, (there * -scale).unsqueeze(-1).to(error.dtype))
             if to_prior is not None:
                 to_prior += error.sum(0)
-            error = (error / temperature).to(h.dtype)
+            if temperature != 1:
+                error /= temperature
+            error = error.to(h.dtype)
             if to_h is not None:
                 to_h[part] = error @ table
             if to_table is not None:

@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch.nn.functional as F
 from torch import Tensor, stack
 
 from blocklocal._common.errors import InputError
@@ -39,10 +38,10 @@ class Tokens(Classes):
         """[right, all, nats]: how many are right, how many there are, and the sum of -log p(target)."""
         wanted = self.hard(self.asked(target))
         check_shape(wanted, scores.shape[:-1])
-        there = wanted != MISSING
-        right = (scores.argmax(-1) == wanted) & there
-        flat = scores.flatten(0, -2).float()
-        nats = F.cross_entropy(flat, wanted.flatten(), ignore_index=MISSING, reduction="sum")
+        there, logits = wanted != MISSING, scores.float()
+        own = logits.gather(-1, wanted.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+        right = (own == logits.amax(-1)) & there
+        nats = ((logits.logsumexp(-1) - own) * there).sum()
         return stack([right.sum().double(), there.sum().double(), nats.double()])
 
     def figures(self, sums: Tensor) -> dict[str, float]:
