@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from blocklocal.block import objectives
-from blocklocal.block.auxiliary import Decoder, similarity
+from blocklocal.block.auxiliary import Reconstructor, similarity
 from blocklocal.block.objectives import OBJECTIVES, Terms
 from blocklocal.block.targets import MISSING, Asked, Classes, Target, Values
 from blocklocal.families import family
@@ -111,7 +111,7 @@ def test_parts_leave_out_padding_and_a_sample_of_weight_zero(part):
     def loss(h: Tensor, of: Tensor) -> Tensor:
         if part == "similarity":
             return similarity(h[of], torch.eye(CLASSES, dtype=h.dtype)[of % CLASSES], REAL[of], weight[of])
-        decoder = Decoder(h.shape, h.shape).double()
+        decoder = Reconstructor(h.shape, h.shape).double()
         return decoder.loss(h[of], h[of], REAL[of], weight[of])
 
     torch.manual_seed(0)
