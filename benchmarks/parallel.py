@@ -5,13 +5,14 @@
     python benchmarks/parallel.py --check                        # exits 1 and names each row that falls short
     python benchmarks/parallel.py --json rows.json
 
-ResNet-56 (CIFAR style, width 32) on one batch of 3×32×32 noise. Every method that cuts gets the cut that balances its
+ResNet-56 (CIFAR style, width 32) on one batch of 3×32×32 noise; with `--model decoder --width 384 --batch 8` a decoder
+of 24 million parameters, which are large beside its activations. Every method that cuts gets the cut that balances its
 own halves best, by measured time; block-local has no readout. The processes of all methods are started once and asleep
 but for those that are measured; each method takes a few steps in turn, round after round, and a ratio compares two
 times of one round, so that a slow moment of the machine hits both. Times are per step once all processes of a method
 are busy; "with fill" counts from the common start, so it holds the one step for which a pipeline fills (once in a
-training run, here once in `--steps`). With a link, the two processes of a method run in two network
-namespaces joined by it.
+training run, here once in `--steps`). With a link, the two processes of a method run in two network namespaces joined
+by it.
 """
 
 import argparse
@@ -217,8 +218,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--link", action="append", default=[], help="also over a link of this rate, such as 100mbit")
     parser.add_argument("--only", nargs="+", default=[], help="methods whose name holds one of these (and baselines)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--model", default="resnet56")
-    parser.add_argument("--width", type=int, default=32, help="channels of the first stage")
+    parser.add_argument("--model", default="resnet56", help="one of the library's; decoder: 12 layers, 4,096 tokens")
+    parser.add_argument("--width", type=int, default=32, help="channels of the first stage; of the decoder, its width")
     parser.add_argument("--batch", type=int, default=64, help="images per step; a multiple of 8")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="alternating rounds")
     parser.add_argument("--steps", type=int, default=6, help="steps per method and round, at least 2")

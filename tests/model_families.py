@@ -166,7 +166,7 @@ def learns(parts: Split, family: Family, steps: int = 8) -> bool:
     """Whether the loss of every block falls on one batch."""
     shape = ids()["input_ids"].shape if family.per_token else (4,)
     y = torch.randint(0, family.classes, shape, generator=torch.Generator().manual_seed(5))
-    network = BlockLocal(parts, classes=family.classes, example=family.x, optimizer=sgd(0.02))
+    network = BlockLocal(parts, classes=family.classes, example=family.x, optimizer=sgd(0.005))
     losses = [[float(result.loss) for result in network.step(family.x, y)] for _ in range(steps)]
     return all(last < first for first, last in zip(losses[0], losses[-1], strict=True))
 

@@ -63,7 +63,8 @@ def test_one_channel_may_be_left_out_of_the_shape(tmp_path):
         ({"y": series()[1]}, r"unknown array 'x'"),
         ({"x": series()[0][0, 0], "y": series()[1]}, r"float64 \[16\]\. Expected numbers \[N, C, T\]"),
         ({"x": series()[0], "y": series()[1][:5]}, r"labels are int64 \[5\]"),
-        ({"x": series()[0], "y": series()[1] + 0.5}, r"labels are float64"),
+        ({"x": series()[0], "y": series()[1][:5] + 0.5}, r"values are float64 \[5\]"),
+        ({"x": series()[0], "y": series()[1] + np.nan}, r"values are NaN or infinite in places"),
         ({"x": series()[0] * np.nan, "y": series()[1]}, "series 0 holds NaN"),
         ({"x": series()[0], "y": series()[1] * 0}, "there is nothing to learn"),
         ({"x_train": series()[0], "y_train": series()[1]}, "a training and a test part are both needed"),
@@ -114,3 +115,27 @@ def test_series_of_different_lengths_are_refused(tmp_path):
     pytest.importorskip("pyarrow.parquet").write_table(pa.Table.from_pylist(rows), file)
     with pytest.raises(InputError, match="not of one length"):
         load_arrays(file)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_fractions_as_labels_are_values_and_train_as_such(tmp_path, monkeypatch, capsys, several):
+    import json
+
+    from blocklocal.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    x = np.random.default_rng(1).normal(size=(60, 2, 16)).astype(np.float32)
+    y = 100 + 10 * x.mean((1, 2))
+    np.savez(tmp_path / "set.npz", x=x, y=np.stack([y, -y], 1) if several else y)
+    data = load_arrays(tmp_path / "set.npz", validation=0)
+    assert data.answers.kind == "values"
+    assert data.classes == (("y1", "y2") if several else ("y",))
+    assert data.answers.mean[0] == pytest.approx(data.train.labels[:, 0].mean().item())
+    size = ["--epochs", "2", "--blocks", "2", "--width", "4", "--batch-size", "16", "--no-tensorboard", "--quiet"]
+    assert main(["train", "--data", "set.npz", *size, "--output", "run"]) == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["test_rmse"] > 0
+    assert len(summary["block_test_rmse"]) == 2
+    capsys.readouterr()
+    assert main(["predict", "run", "set.npz"]) == 0
+    assert 90 < float(capsys.readouterr().out.splitlines()[1].split(",")[1]) < 110

@@ -132,3 +132,23 @@ def test_a_last_block_without_a_table_is_refused():
             bl.split(nn.Sequential(nn.Conv1d(2, 4, 1), nn.ReLU(), nn.Conv1d(4, 6, 1), nn.Flatten()), at=["2"]),
             classes=12, example=torch.randn(4, 2, 2), twin="shared", readout=0,
         )  # fmt: skip
+
+
+def test_tokens_take_the_shared_twin_where_there_is_a_table_and_dense_ones_elsewhere():
+    def built(head):
+        model = nn.Sequential(nn.Embedding(WORDS, 8), nn.Linear(8, 8), nn.ReLU(), head)
+        return bl.BlockLocal(bl.split(model, at=["3"]), tokens=WORDS, example=X)
+
+    assert built(nn.Linear(8, WORDS)).learning.twin == "shared"
+    assert built(Product(8, WORDS)).learning.twin == "dense"
+
+
+class Product(nn.Module):
+    """A head that is no linear layer."""
+
+    def __init__(self, width, rows):
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(rows, width))
+
+    def forward(self, h):
+        return h @ self.table.T

@@ -3,11 +3,10 @@
 from collections.abc import Callable
 from functools import partial
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from peers.base import OPTIMIZER, Place, Task, Training, build_batch, build_model, channels_last, connect
+from peers.base import OPTIMIZER, Place, Task, Training, build_batch, build_model, channels_last, connect, loss_of
 
 
 def one_process(task: Task, place: Place) -> Training:
@@ -39,7 +38,7 @@ def _training(model: nn.Module, x: Tensor, y: Tensor) -> Training:
 
     def step() -> Tensor:
         optimizer.zero_grad(set_to_none=True)
-        loss = F.cross_entropy(model(x), y)
+        loss = loss_of(model(x), y)
         loss.backward()
         optimizer.step()
         return loss.detach()

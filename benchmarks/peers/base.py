@@ -6,19 +6,22 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import blocklocal as bl
+from blocklocal.models.decoder import Decoder
 
 CLASSES = 10
 SHAPE = (3, 32, 32)
+DECODER, TOKENS, LENGTH, LAYERS = "decoder", 4096, 64, 12
 OPTIMIZER = bl.sgd(0.01, weight_decay=5e-4)
 _TIMEOUT = timedelta(seconds=120)  # one dead process must not hold the other for long
 
 
 @dataclass(frozen=True)
 class Task:
-    """What every method trains: a CIFAR-style model on one batch of noise.
+    """What every method trains: a CIFAR-style model, or a decoder, on one batch of noise.
 
     cuts: by whom it is asked for (a key of its method), the unit with which the second half starts.
     """
@@ -87,7 +90,14 @@ def connect(place: Place) -> None:
 def build_model(task: Task) -> nn.Module:
     """The same model with the same weights in every process, on the CPU."""
     torch.manual_seed(0)
+    if task.model == DECODER:
+        return Decoder(TOKENS, LENGTH, width=task.width, layers=LAYERS)
     return bl.build_model(task.model, classes=CLASSES, channels=SHAPE[0], image_size=SHAPE[1:], width=task.width)
+
+
+def loss_of(output: Tensor, y: Tensor) -> Tensor:
+    """The mean cross-entropy of logits [B, C] or [B, T, C]."""
+    return F.cross_entropy(output.flatten(0, -2), y.flatten())
 
 
 def channels_last(model: nn.Module, device: torch.device) -> nn.Module:
@@ -96,8 +106,11 @@ def channels_last(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def build_batch(task: Task, device: torch.device | str, *, channels_last: bool) -> tuple[Tensor, Tensor]:
-    """The same images [B, 3, 32, 32] and targets [B] in every process."""
+    """The same images [B, 3, 32, 32] and targets [B] in every process; of a decoder tokens, both [B, T]."""
     generator = torch.Generator().manual_seed(1)
+    if task.model == DECODER:
+        x, y = torch.randint(0, TOKENS, (2, task.batch, LENGTH), generator=generator)
+        return x.to(device), y.to(device)
     x = torch.randn(task.batch, *SHAPE, generator=generator)
     y = torch.randint(0, CLASSES, (task.batch,), generator=generator)
     layout = torch.channels_last if channels_last else torch.contiguous_format

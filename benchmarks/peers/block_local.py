@@ -5,14 +5,30 @@ from torch import Tensor
 
 import blocklocal as bl
 from blocklocal.parallel import Address, Stage, join
-from peers.base import CLASSES, OPTIMIZER, Place, Task, Training, build_batch, build_model, channels_last
+from peers.base import (
+    CLASSES,
+    DECODER,
+    LENGTH,
+    OPTIMIZER,
+    TOKENS,
+    Place,
+    Task,
+    Training,
+    build_batch,
+    build_model,
+    channels_last,
+)
 
+DELAY = 10  # steps after which the decoder's table goes to the first block
 CUT = "block-local"  # its key in Task.cuts
 
 
 def cut_network(task: Task, cut: str) -> bl.BlockLocal:
     """Two blocks, the second of which starts with the unit `cut`; no readout, so that what is compared is the cut."""
     parts = bl.split(build_model(task), at=[cut])
+    if task.model == DECODER:
+        example = torch.zeros(2, LENGTH, dtype=torch.long)
+        return bl.BlockLocal(parts, tokens=TOKENS, optimizer=OPTIMIZER, readout=0, example=example, message_delay=DELAY)
     return bl.BlockLocal(parts, classes=CLASSES, optimizer=OPTIMIZER, readout=0)
 
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 import blocklocal as bl
@@ -14,7 +13,7 @@ from blocklocal.block.step import StepContext
 from blocklocal.rules.base import Batch, block_step, target_messages
 from blocklocal.splitting import partition, piece_costs
 from peers import block_local, pipeline
-from peers.base import Task, build_batch, build_model
+from peers.base import Task, build_batch, build_model, loss_of
 
 _REPEATS = 4
 Halves = tuple[float, float]  # seconds of the first and of the second half
@@ -78,7 +77,7 @@ def _stage_halves(task: Task, cut: str, micro_batches: int) -> Halves:
     x, y = (t.chunk(micro_batches)[0] for t in build_batch(task, task.device, channels_last=False))
     middle = first(x).detach().requires_grad_()
     gradient = torch.ones_like(middle)
-    return _seconds(x, [lambda: first(x).backward(gradient), lambda: F.cross_entropy(second(middle), y).backward()])
+    return _seconds(x, [lambda: first(x).backward(gradient), lambda: loss_of(second(middle), y).backward()])
 
 
 def _seconds(x: Tensor, halves: Sequence[Callable[[], None]]) -> Halves:

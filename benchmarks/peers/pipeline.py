@@ -7,12 +7,11 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 
 import blocklocal as bl
-from peers.base import OPTIMIZER, Place, Task, Training, build_batch, build_model, connect
+from peers.base import OPTIMIZER, Place, Task, Training, build_batch, build_model, connect, loss_of
 
 _SCHEDULES = {"GPipe": ScheduleGPipe, "1F1B": Schedule1F1B}
 MICRO_BATCHES = (4, 8)
@@ -34,7 +33,7 @@ def _build(task: Task, place: Place, schedule: str, micro_batches: int) -> Train
     module = blocks[place.rank].to(place.device).train()
     optimizer = OPTIMIZER.build(module.parameters())
     stage = PipelineStage(module, place.rank, place.world, place.device)
-    pipeline = _SCHEDULES[schedule](stage, micro_batches, loss_fn=F.cross_entropy)
+    pipeline = _SCHEDULES[schedule](stage, micro_batches, loss_fn=loss_of)
     x, y = build_batch(task, place.device, channels_last=False)
 
     def step() -> Tensor | None:

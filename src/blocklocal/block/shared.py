@@ -84,14 +84,23 @@ def table_of(block: nn.Module, rows: int) -> str:
     Raises:
         InputError: there is none.
     """
-    layers = [(name, layer) for name, layer in block.named_modules() if isinstance(layer, nn.Linear)]
-    found = [name for name, layer in layers if layer.out_features == rows]
+    found = _tables(block, rows)
     if not found:
         raise InputError(
             f"the shared twin reads the table of the last block's linear layer onto the {rows} classes, and the last "
             "block has no such layer: end the model with one, or give twin='dense'."
         )
     return f"{found[-1]}.weight" if found[-1] else "weight"
+
+
+def has_table(block: nn.Module, rows: int) -> bool:
+    """Whether `table_of` finds one."""
+    return bool(_tables(block, rows))
+
+
+def _tables(block: nn.Module, rows: int) -> list[str]:
+    layers = [(name, layer) for name, layer in block.named_modules() if isinstance(layer, nn.Linear)]
+    return [name for name, layer in layers if layer.out_features == rows]
 
 
 def shared_twins(plan: TwinShapes) -> Sequence[Twin]:

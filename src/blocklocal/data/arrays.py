@@ -47,7 +47,7 @@ def load_arrays(
     test_size: int | None = None,
     split_seed: int = 0,
 ) -> SampleSet:
-    """Load series [N, C, T] (or [N, T]: one channel) and their classes.
+    """Load series [N, C, T] (or [N, T]: one channel) and their classes, or values where the labels are fractions.
 
     Args:
         data: a .npz file with arrays x and y; a parquet file with one column of lists; x.npy, or a folder of x.npy and
@@ -71,8 +71,10 @@ def load_arrays(
         _named(arrays, "x", path)
     x = {role: _series(arrays[f"x{end}"], f"{path}, x{end}") for role, end in ends.items()}
     _check_same(x, path)
-    y, answers = _labels({role: _named(arrays, f"{labels}{end}", path) for role, end in ends.items()}, x, path)
-    rows = divide(y, Wanted(train_size, validation, test_size, split_seed), classes=True)
+    given = {role: _named(arrays, f"{labels}{end}", path) for role, end in ends.items()}
+    y, answers = (_values if _are_values(given) else _labels)(given, x, path)
+    wanted = Wanted(train_size, validation, test_size, split_seed)
+    rows = divide(y, wanted, classes=answers.kind == "classes")
     splits = {split: Samples(x[role][chosen], y[role][chosen]) for split, (role, chosen) in rows.items()}
     train = splits["train"].x.double()
     mean = train.mean((0, 2))
@@ -81,8 +83,8 @@ def load_arrays(
     channels, steps = x[rows["train"][0]].shape[1:]
     account = [f"{split}: {many(len(part), 'series', 'series')} from {path.name}" for split, part in splits.items()]
     size = f"{many(channels, 'channel', 'channels')} of {many(steps, 'step', 'steps')}"
-    names = f"{len(answers.names)} classes ({few(answers.names)})"
-    account.append(f"{size}, standardised by the training part; {names}")
+    what = "values" if answers.kind == "values" else "classes"
+    account.append(f"{size}, standardised by the training part; {len(answers.names)} {what} ({few(answers.names)})")
     return SampleSet(
         path.resolve().stem,
         train=splits["train"],
@@ -162,6 +164,27 @@ def _check_same(x: dict[str, Tensor], path: Path) -> None:
     if len({tuple(shape) for shape in shapes.values()}) > 1:
         said = ", ".join(f"{role} {shape}" for role, shape in shapes.items())
         raise InputError(f"{path}: the parts have series of different shapes ({said}). Cut or pad them to one.")
+
+
+def _are_values(given: dict[str, np.ndarray]) -> bool:
+    """Whether labels are numbers with fractions, one or several per series."""
+    return all(array.dtype.kind == "f" for array in given.values())
+
+
+def _values(given: dict[str, np.ndarray], x: dict[str, Tensor], path: Path) -> tuple[dict[str, Tensor], Answers]:
+    """The values of every part, float32 [N, V], and their names: y, or y1, y2 and so on."""
+    shapes = {array.shape[1:] for array in given.values()}
+    numbers: dict[str, Tensor] = {}
+    for role, array in given.items():
+        fits = array.ndim in (1, 2) and array.shape[0] == len(x[role]) and array.size and len(shapes) == 1
+        if not fits or not np.isfinite(array).all():
+            wrong = f"{array.dtype} {list(array.shape)}" if not fits else "NaN or infinite in places"
+            raise InputError(
+                f"{path}: values are {wrong}. Expected finite numbers, [{len(x[role])}] or [{len(x[role])}, V]."
+            )
+        numbers[role] = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).reshape(len(array), -1)
+    count = next(iter(numbers.values())).shape[1]
+    return numbers, Answers("values", ("y",) if count == 1 else tuple(f"y{k + 1}" for k in range(count)))
 
 
 def _labels(given: dict[str, np.ndarray], x: dict[str, Tensor], path: Path) -> tuple[dict[str, Tensor], Answers]:

@@ -21,6 +21,7 @@ from blocklocal.block.factories import OptimizerFactory
 from blocklocal.block.groups import normed
 from blocklocal.block.loss import OwnLoss
 from blocklocal.block.optim import Optimizer, as_optimizer, sgd
+from blocklocal.block.shared import has_table
 from blocklocal.block.targets import Asked, Tokens, Values
 from blocklocal.models.base import check_input, input_shape
 from blocklocal.network.asked import ClassWeights, asked_for, check_goes_with
@@ -98,7 +99,11 @@ class BlockLocal(Neighbours):
         chosen = _learning(learning, settings)
         asked = asked_for(classes, labels, values, class_weights, targets, tokens)
         check_goes_with(asked, chosen)
-        chosen = chosen.decided(stream=any(map(normed, blocks.blocks)), tokens=isinstance(asked, Tokens))
+        chosen = chosen.decided(
+            stream=any(map(normed, blocks.blocks)),
+            tokens=isinstance(asked, Tokens),
+            table=has_table(blocks.blocks[-1], asked.rows),
+        )
         if output_loss is not None and not callable(output_loss):
             raise InputError(f"output_loss must be a function (output, y) → one number, not {shown(output_loss)}.")
         super().__init__(asked, chosen, as_optimizer(optimizer or sgd()), seed)

@@ -65,7 +65,7 @@ class Learning:
     first for tokens, second for all else."""
     twin: TwinName | str = "auto"
     """Backward network: dense (one per block), chain (dense layers in a row), mirrored (the blocks reversed) or shared
-    (the table of the last block's linear layer). auto: shared for tokens, dense for all else."""
+    (the table of the last block's linear layer). auto: shared for tokens where there is that layer, else dense."""
     message_delay: int = 0
     """Steps that the messages of a chained twin (chain, mirrored) are late; of the twin shared, steps after which its
     table moves one block further. Several processes need 1 or more."""
@@ -100,17 +100,18 @@ class Learning:
         if self.objective == "printed-eq8" and self.rule == "block-local" and self.family != "bernoulli":
             raise InputError(f"printed-eq8 is defined for family='bernoulli' alone, not {self.family!r}.")
 
-    def decided(self, *, stream: bool, tokens: bool) -> "Learning":
+    def decided(self, *, stream: bool, tokens: bool, table: bool) -> "Learning":
         """The same with a name for every auto.
 
         Args:
             stream: the blocks pass a residual stream on, which is read through a norm.
             tokens: the next token of a text is asked for.
+            table: the last block has a linear layer with a row for every target.
         """
         usual = {
             "family": "gaussian" if stream else "rectified",
             "order": "first" if tokens else "second",
-            "twin": "shared" if tokens else "dense",
+            "twin": "shared" if tokens and table else "dense",
             "normalise": "units" if stream and not tokens else "none",
         }
         return replace(self, **{name: value for name, value in usual.items() if getattr(self, name) == AUTO})
