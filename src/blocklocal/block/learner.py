@@ -162,7 +162,7 @@ class BlockLearner(nn.Module):
         """The block's backward message, and what reaches the block before.
 
         Args:
-            incoming: the target rows [R, R], or what came from the block behind.
+            incoming: the target rows [R, R] (or [R, 0], where no twin reads them), or what came from the block behind.
             learning: in a training step in which messages go from block to block, so that a twin's late ones move on.
 
         Returns:

@@ -227,7 +227,6 @@ class HiddenLoss(nn.Module):
         if self.objective is None:
             logits = self._scores(phi, message, terms)
             return "greedy", Match(self.targets.loss(logits, target, terms.smoothing), logits)
-        if not self.matches:
-            return self.objective.name, Match(phi.new_zeros(()))
-        assert message is not None
-        return self.objective.name, self.objective.compute(self.family, phi, message, self.targets, target, terms)
+        assert message is not None or not self.matches
+        table = cast(Tensor, message)  # an objective that matches none does not read it
+        return self.objective.name, self.objective.compute(self.family, phi, table, self.targets, target, terms)
