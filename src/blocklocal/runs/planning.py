@@ -76,7 +76,7 @@ def plan_run(
             optimizer,
             blocks=count,
             visit=streaming.visit and min(streaming.visit, steps),
-            longest=min(steps, config.learning.message_delay) if config.learning.twin not in (AUTO, "dense") else steps,
+            longest=min(steps, config.learning.message_delay or steps) if _chained(config, facts) else steps,
             home=home,
             precision=precision,
             device=device,
@@ -101,6 +101,12 @@ def plan_run(
     if not config.model.at:
         config = config.edit(blocks=len(made.blocks))
     return Planned(config, chosen, made)
+
+
+def _chained(config: Config, facts: DatasetInfo) -> bool:
+    """Whether messages go from block to block, so that a visit may not be longer than they are late."""
+    twin = config.learning.twin
+    return facts.text is not None if twin == AUTO else twin != "dense"
 
 
 def check_planned(planned: Planned, device: torch.device, folder: Path) -> None:
