@@ -162,7 +162,7 @@ def is_equal(parts: Split, model: nn.Module, x: Any) -> bool:
     return all(same)
 
 
-def learns(parts: Split, family: Family, steps: int = 8) -> bool:
+def learns(parts: Split, family: Family, steps: int = 16) -> bool:
     """Whether the loss of every block falls on one batch."""
     shape = ids()["input_ids"].shape if family.per_token else (4,)
     y = torch.randint(0, family.classes, shape, generator=torch.Generator().manual_seed(5))

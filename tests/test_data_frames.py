@@ -307,3 +307,33 @@ def test_a_run_on_a_table_is_diagnosed_and_one_of_values_is_refused(tmp_path: Pa
     capsys.readouterr()
     assert main(["diagnose", "price"]) != 0
     assert "is asked for values" in capsys.readouterr().err
+
+
+def test_a_column_of_weights_says_how_much_every_row_counts_and_is_no_feature(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rows = [f"{i / 7},{('a', 'b')[i % 2]},{i % 3}" for i in range(60)]
+    write(tmp_path / "t.csv", "x,kind,often", rows)
+    data = load_table("t.csv", "kind", weight="often", validation=0)
+    assert [column.name for column in data.features.numbers] == ["x"]
+    x, y, weights = next(iter(SampleBatches(data.train, batch_size=48)))
+    place = (x[:, 0] * data.features.numbers[0].std + data.features.numbers[0].mean) * 7
+    assert torch.equal(weights, place.round() % 3)
+    assert len(y) == len(weights)
+    size = ["--epochs", "1", "--blocks", "2", "--width", "4", "--batch-size", "16", "--no-tensorboard"]
+    command = ["train", "--data", "t.csv", "--target", "kind", "--weight", "often", *size, "--output", "run"]
+    assert main(command) == 0
+    assert main(["evaluate", "run"]) == 0
+    write(tmp_path / "t.csv", "x,kind,often", [*rows[:-1], "1,a,-1"])
+    with pytest.raises(InputError, match="the weights in often must be numbers of 0 or more in every row"):
+        load_table("t.csv", "kind", weight="often")
+    capsys.readouterr()
+    assert main(["train", "--data", "digits", "--weight", "often"]) == 2
+    assert "--weight names a column of a table of rows, and digits is none" in capsys.readouterr().err
+
+
+def test_weights_stay_with_their_rows(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "t.csv", "x,kind,often", [f"{i},{('a', 'b')[i % 2]},{1 + (i < 5)}" for i in range(30)])
+    data = load_table("t.csv", "kind", weight="often", validation=0)
+    assert set(data.train.weights.tolist()) == {1.0, 2.0}
+    assert data.train.subset(slice(0, 3)).weights.tolist() == data.train.weights[:3].tolist()

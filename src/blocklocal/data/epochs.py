@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-
-from torch import Tensor
+from typing import Any
 
 from blocklocal.data.order import Order
 
 
 class Epochs(ABC):
-    """Epochs of (x, y) batches.
+    """Epochs of (x, y) batches, or of (x, y, weights).
 
     Attributes:
         order: which samples are in which batch.
@@ -29,13 +28,13 @@ class Epochs(ABC):
         """Samples in the batches of an epoch from step `start` on."""
         return self.order.sizes(start)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
         """Epoch `next_epoch`, which counts up from 0 with every iteration begun."""
         self.next_epoch += 1
         return self.epoch(self.next_epoch - 1)
 
     @abstractmethod
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Any, ...]]:
         """The batches of one epoch from step `start` on.
 
         Raises:

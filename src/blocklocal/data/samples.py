@@ -29,6 +29,7 @@ class Samples:
     Attributes:
         x: float32 [N, S].
         labels: int64 [N], numbers of classes; or float32 [N, V], values.
+        weights: how much every sample counts in training, float32 [N]; None: all the same.
 
     Raises:
         InputError: there is not one answer per sample.
@@ -36,6 +37,7 @@ class Samples:
 
     x: Tensor
     labels: Tensor
+    weights: Tensor | None = None
 
     def __post_init__(self) -> None:
         if len(self.x) != len(self.labels):
@@ -47,7 +49,7 @@ class Samples:
     def subset(self, index: Tensor | Sequence[int] | slice) -> Samples:
         """The samples at `index` (positions, a mask or a slice), in that order."""
         chosen = index if isinstance(index, (Tensor, slice)) else torch.as_tensor(list(index), dtype=torch.int64)
-        return Samples(self.x[chosen], self.labels[chosen])
+        return Samples(self.x[chosen], self.labels[chosen], None if self.weights is None else self.weights[chosen])
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +92,7 @@ class SampleSet:
 
 
 class SampleBatches(Epochs):
-    """Epochs of (x, y): float32 [B, S], and int64 [B] or float32 [B, V].
+    """Epochs of (x, y): float32 [B, S], and int64 [B] or float32 [B, V]; or of (x, y, weights) where there are weights.
 
     The order depends on (seed, epoch) alone, as that of `Batches` does.
 
@@ -122,23 +124,24 @@ class SampleBatches(Epochs):
             raise InputError("there are no samples to make batches of. Give a split with at least one.")
         self.order = Order(len(samples), batch_size, shuffle, seed, share)
         self.x, self.labels = samples.x.to(device), samples.labels.to(device)
+        self.weights = None if samples.weights is None else samples.weights.to(device)
         ones = (1,) * (self.x.dim() - 2)
         self.scale = [torch.tensor(each, device=device).view(-1, *ones) for each in (mean, std)] if len(mean) else []
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, ...]]:
         places = self.order.places(epoch, start).to(self.x.device)
         return (self._batch(self.order.part(places, step)) for step in range(start, len(self)))
 
-    def _batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+    def _batch(self, index: Tensor) -> tuple[Tensor, ...]:
         x = self.x[index]
         if self.scale and x.numel():
             x = (x - self.scale[0]) / self.scale[1]
-        return x, self.labels[index]
+        return (x, self.labels[index]) if self.weights is None else (x, self.labels[index], self.weights[index])
 
 
 def _digest(samples: Samples, facts: str) -> str:
     digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
     digest.update(json.dumps([list(samples.x.shape), list(samples.labels.shape), facts]).encode())
-    for each in (samples.x, samples.labels):
+    for each in (samples.x, samples.labels, *([] if samples.weights is None else [samples.weights])):
         digest.update(each.contiguous().cpu().numpy().reshape(-1).data)
     return digest.hexdigest()

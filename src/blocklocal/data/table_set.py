@@ -6,11 +6,14 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from blocklocal._common.choices import TargetKind, values
 from blocklocal._common.errors import InputError, unknown
 from blocklocal._common.extras import needs
 from blocklocal.data.answers import Answers, answers_of, find_answers
-from blocklocal.data.features import Features, find_features
+from blocklocal.data.features import Features, find_features, numbers_of
 from blocklocal.data.frame import SUFFIXES, Frame, read_frame
 from blocklocal.data.names import few, many
 from blocklocal.data.parts import Wanted, divide
@@ -27,6 +30,7 @@ def load_table(
     *,
     target_is: TargetKind = "auto",
     categories: Sequence[str] = (),
+    weight: str = "",
     train_size: int | None = None,
     validation: int | float = 0.1,
     test_size: int | None = None,
@@ -43,6 +47,7 @@ def load_table(
         target: the name of the column that is to be predicted.
         target_is: "classes", "values", or "auto": values for numbers other than a few different whole ones.
         categories: columns whose numbers are categories.
+        weight: the column that says how much every row counts in training, 0 or more; "" for all the same.
         train_size, test_size: how many rows to use; None for all.
         validation: a count, or a share of the training rows, drawn with `split_seed`.
 
@@ -59,14 +64,17 @@ def load_table(
     frames = find_frames(path)
     first = frames.get("train") or frames["whole"]
     answers, why = find_answers(first, names, target_is)
-    parts = {role: _Part(frame, names, answers) for role, frame in frames.items()}
+    parts = {role: _Part(frame, names, answers, weight) for role, frame in frames.items()}
     wanted = Wanted(train_size, validation, test_size, split_seed)
     rows = divide({role: part.answers for role, part in parts.items()}, wanted, classes=answers.kind == "classes")
     train = rows["train"][1]
-    features, left = find_features(first, parts[rows["train"][0]].there[train], names, categories)
+    features, left = find_features(
+        first, parts[rows["train"][0]].there[train], [*names, *filter(None, [weight])], categories
+    )
     encoded = {role: features.encode(part.frame)[part.there] for role, part in parts.items()}
     splits = {
-        split: Samples(encoded[role][chosen], parts[role].answers[chosen]) for split, (role, chosen) in rows.items()
+        split: Samples(encoded[role], parts[role].answers, parts[role].weights).subset(chosen)
+        for split, (role, chosen) in rows.items()
     }
     answers = answers.measured(splits["train"].labels)
     said = (_line(split, splits[split], parts[role].frame.path) for split, (role, _) in rows.items())
@@ -86,13 +94,26 @@ def load_table(
 class _Part:
     """The rows of a file that have an answer."""
 
-    def __init__(self, frame: Frame, target: Sequence[str], answers: Answers):
+    def __init__(self, frame: Frame, target: Sequence[str], answers: Answers, weight: str = ""):
         self.frame = frame
         self.answers, self.there = answers_of(frame, target, answers)
+        self.weights = _weights(frame, weight)[self.there] if weight else None
         gone = len(frame) - len(self.there)
         self.note = f"left out: {many(gone, 'row', 'rows')} of {frame.path.name} without a target" if gone else ""
         if not len(self.there):
             raise InputError(f"{frame.path}: no row has a value of the target {few(list(target))}.")
+
+
+def _weights(frame: Frame, column: str) -> Tensor:
+    """How much every row counts, float32 [N].
+
+    Raises:
+        InputError: the column is missing, or holds something else than numbers of 0 or more.
+    """
+    found = torch.from_numpy(numbers_of(frame, column).astype("float32"))
+    if not bool((found >= 0).all() & found.isfinite().all()):
+        raise InputError(f"{frame.path}: the weights in {column} must be numbers of 0 or more in every row.")
+    return found
 
 
 def load_rows(path: Path, target: Sequence[str], answers: Answers, features: Features) -> Samples:

@@ -206,7 +206,7 @@ def _look(run: Opened, frozen: BlockLocal | Streamed, other: Opened | None, piec
     def look(network: BlockLocal | Streamed) -> Measured:
         if isinstance(network, BlockLocal):
             if network is frozen:
-                follow_statistics(network, statistics.epoch(0))
+                follow_statistics(network, ((batch[0], batch[1]) for batch in statistics.epoch(0)))
             return measure(network, family, fit, held)
         follow = Following(network, statistics, FileCache(run.folder)) if network is frozen else nothing
         return measure_streamed(network, family, fit, held, FileCache(run.folder), follow)

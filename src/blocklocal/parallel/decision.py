@@ -117,6 +117,8 @@ def decide(
     """
     config, folder = request.config, request.output
     resume, checkpoint = _where_it_begins(processes, request, lock)
+    if config.data.weight:
+        raise InputError("rows are weighed in one process: leave out --weight, or --processes.")
     if config.data.mix:
         raise InputError("images are mixed in one process: leave out --mix, or --processes.")
     data = load_data(config)

@@ -105,6 +105,8 @@ class Data:
     """classes, values, or auto: values for numbers other than a few different whole ones."""
     categories: tuple[str, ...] = ()
     """Columns of a table whose numbers are categories."""
+    weight: str = ""
+    """Of a table: the column that says how much every row counts in training."""
     stream: bool = False
     """Read a set from the hub as it comes: the decoded images are kept, and no copy of the download."""
     images_in: ImagesIn = "auto"

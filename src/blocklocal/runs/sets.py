@@ -51,7 +51,9 @@ def load_data(config: Config) -> AnySet:
         return load_arrays(d.data, labels=d.target[0] if d.target else "y", **parts)
     listed = names_images(Path(d.data).expanduser())
     if d.target and not listed:
-        return load_table(d.data, d.target, target_is=d.target_is, categories=d.categories, **parts)
+        return load_table(d.data, d.target, target_is=d.target_is, categories=d.categories, weight=d.weight, **parts)
+    if d.weight:
+        raise InputError(f"--weight names a column of a table of rows, and {d.data} is none: leave it out.")
     return load_images(
         d.data,
         **parts,
