@@ -272,7 +272,10 @@ def test_an_older_flag_of_train_is_refused_elsewhere_as_it_was_typed(old, tmp_pa
     [
         (("train", "--width", 0), "--width must be a whole number of at least 1, not 0."),
         (("train", "--max-in-flight", 0), "--max-in-flight must be a whole number of at least 1, not 0."),
-        (("compare", "--order", "secnd"), "unknown order 'secnd'. Did you mean 'second'? Known: exact, first, second."),
+        (
+            ("compare", "--order", "secnd"),
+            "unknown order 'secnd'. Did you mean 'second'? Known: auto, exact, first, second.",
+        ),
         (("diagnose", "x", "--images", 0), "--images must be a whole number of at least 1, not 0."),
         (("train", "--shard"), "--shard divides blocks among replicas: give --replicas of 2 or more with it."),
     ],

@@ -5,7 +5,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from blocklocal.block.auxiliary import Decoder, similarity
+from blocklocal.block.auxiliary import Reconstructor, similarity
 from blocklocal.block.loss import HiddenLoss
 from blocklocal.block.objectives import OBJECTIVES
 from blocklocal.block.targets import Classes
@@ -23,32 +23,32 @@ def kinds(module: nn.Module) -> list[str]:
 
 @pytest.mark.parametrize("wanted", [(4, 3, 8, 8), (4, 3, 16, 16), (4, 3, 5, 5)])
 def test_a_decoder_of_maps_predicts_at_the_blocks_own_resolution(wanted):
-    decoder = Decoder(MAP, torch.Size(wanted))
+    decoder = Reconstructor(MAP, torch.Size(wanted))
     assert decoder(torch.randn(MAP)).shape == (4, 3, 8, 8)
     assert decoder.loss(torch.randn(MAP), torch.randn(wanted)).shape == ()
 
 
 def test_the_size_of_the_features_does_not_matter_to_a_decoder_of_maps():
-    decoder, h = Decoder(MAP, MAP), torch.randn(MAP)
+    decoder, h = Reconstructor(MAP, MAP), torch.randn(MAP)
     torch.testing.assert_close(decoder(1000 * h), decoder(h), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(("given", "wanted"), [(FLAT, MAP), (FLAT, FLAT), (MAP, FLAT), (SEQUENCE, FLAT)])
 def test_a_decoder_of_anything_else_predicts_every_value(given, wanted):
-    decoder = Decoder(given, wanted)
+    decoder = Reconstructor(given, wanted)
     assert decoder(torch.randn(given)).shape == (4, wanted[1:].numel())
     assert decoder.loss(torch.randn(given), torch.randn(wanted)).shape == ()
 
 
 def test_a_decoder_of_sequences_predicts_at_every_position():
-    decoder = Decoder(SEQUENCE, torch.Size([4, 5, 3]))
+    decoder = Reconstructor(SEQUENCE, torch.Size([4, 5, 3]))
     assert decoder(torch.randn(SEQUENCE)).shape == (4, 5, 3)
     assert decoder(torch.randn(2, 9, 6)).shape == (2, 9, 3)
 
 
 @pytest.mark.parametrize("shape", [FLAT, MAP, SEQUENCE])
 def test_the_reconstruction_loss_is_the_divergence_between_gaussians_of_variance_half(shape):
-    decoder = Decoder(shape, shape).double()
+    decoder = Reconstructor(shape, shape).double()
     h, wanted = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     mean = decoder(h)
 
@@ -60,14 +60,14 @@ def test_the_reconstruction_loss_is_the_divergence_between_gaussians_of_variance
 
 
 def test_a_larger_image_is_averaged_over_the_area_of_each_pixel():
-    decoder = Decoder(MAP, torch.Size([4, 3, 16, 16]))
+    decoder = Reconstructor(MAP, torch.Size([4, 3, 16, 16]))
     h, image = torch.randn(MAP), torch.randn(4, 3, 16, 16)
     small = image.unflatten(2, (8, 2)).unflatten(4, (8, 2)).mean((3, 5))
     torch.testing.assert_close(decoder.loss(h, image), (decoder(h) - small).square().mean())
 
 
 def test_the_reconstruction_reaches_the_features_and_not_the_image():
-    decoder, h, image = Decoder(MAP, MAP), torch.randn(MAP, requires_grad=True), torch.randn(MAP)
+    decoder, h, image = Reconstructor(MAP, MAP), torch.randn(MAP, requires_grad=True), torch.randn(MAP)
     decoder.loss(h, image).backward()
     assert h.grad is not None
     assert h.grad.abs().sum() > 0
@@ -133,7 +133,7 @@ def test_similarity_of_sequence_targets_is_the_share_of_positions_that_agree():
 def test_the_parts_of_a_loss_are_weighted_and_add_up_to_it():
     torch.manual_seed(0)
     h, y, image = torch.randn(4, 6, 8, 8), torch.tensor([0, 1, 1, 2]), torch.randn(4, 1, 8, 8)
-    bernoulli, decoder = family("bernoulli"), Decoder(MAP, torch.Size([4, 1, 8, 8]))
+    bernoulli, decoder = family("bernoulli"), Reconstructor(MAP, torch.Size([4, 1, 8, 8]))
     local = HiddenLoss(
         family=bernoulli,
         objective=OBJECTIVES.get("evidence"),

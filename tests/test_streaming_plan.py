@@ -17,12 +17,16 @@ from blocklocal.block.optim import Optimizer
 from blocklocal.block.step import StepContext
 from blocklocal.models.transformer import Transformer
 from blocklocal.rules.base import Batch, local_step
+from blocklocal.runs.config import Config
+from blocklocal.runs.facts import DatasetInfo, TextFacts
+from blocklocal.runs.planning import plan_run
 from blocklocal.streaming.choice import choose
 from blocklocal.streaming.live import Live
 from blocklocal.streaming.pace import Pace, measure
 from blocklocal.streaming.peers import backprop, checkpointed, in_memory, peers, streamed_backprop
 from blocklocal.streaming.plan import PROCESS, check_room, plan
 from blocklocal.streaming.plan_table import plan_lines
+from blocklocal.streaming.settings import Streaming
 from blocklocal.streaming.streamed import Streamed
 from blocklocal.streaming.update_bytes import bytes_of
 
@@ -487,3 +491,11 @@ def test_the_memory_of_a_process_is_within_15_percent_of_the_plan(name, tmp_path
     planned, found = (float(word) for word in result.stdout.split()[-2:])
     assert planned > 100 * MIB
     assert found == pytest.approx(planned, rel=0.15), f"{name}: {planned / MIB:.0f} and {found / MIB:.0f} MiB"
+
+
+def test_a_visit_that_is_chosen_for_a_text_is_no_longer_than_its_table_is_late():
+    facts = DatasetInfo(("next token",), 1, 1, 8, (0.0,), (1.0,), "text", text=TextFacts(20, 2.0))
+    settings = {"model": "decoder", "width": 8, "model_options": {"layers": "3"}, "blocks": 2, "batch_size": 2}
+    config = Config().edit(**settings, message_delay=16)
+    made = plan_run(config, facts, Streaming(memory="4GiB"), torch.device("cpu"), samples=1000)
+    assert made.plan.visit == 16

@@ -93,7 +93,7 @@ def test_the_messages_of_a_dense_twin_start_with_values_of_one_over_root_units(n
 @every_twin
 @pytest.mark.parametrize("name", FEW)
 def test_a_twin_run_per_class_equals_one_run_per_sample_in_loss_and_gradients(name, twin):
-    net, x, y = make(name, twin=twin, objective="variational", family="bernoulli")
+    net, x, y = make(name, twin=twin, objective="variational", family="bernoulli", normalise="none")
     per_class = target_messages(net.learners, torch.eye(CLASSES))
     if y.dim() == 1:
         per_sample = target_messages(net.learners, F.one_hot(y, CLASSES).float())
@@ -219,7 +219,8 @@ def test_making_mirrored_twins_changes_neither_modes_nor_statistics(name):
     blocks.blocks[1].eval()
     modes = [m.training for block in blocks.blocks for m in block.modules()]
     state = {key: value.clone() for key, value in blocks.model.state_dict().items()}
-    build_learners(blocks, torch.randn(2, *shape), Classes(CLASSES), Learning(twin="mirrored"), seed=0)
+    learning = Learning(twin="mirrored").decided(stream=False, tokens=False, table=False)
+    build_learners(blocks, torch.randn(2, *shape), Classes(CLASSES), learning, seed=0)
     assert [m.training for block in blocks.blocks for m in block.modules()] == modes
     assert all(torch.equal(value, state[key]) for key, value in blocks.model.state_dict().items())
 

@@ -11,7 +11,7 @@ import blocklocal as bl
 from benchmarks.common import Row, alternate, conditions, kept, time_figures
 from blocklocal.data.text_set import TextPart, TextSet, load_text_set
 from blocklocal.data.windows import WindowBatches
-from experiments.decoders.ways import SIZES, WAYS, Size, Way
+from experiments.decoders.ways import SIZES, WAYS
 
 
 def load(arguments: argparse.Namespace) -> TextSet:
@@ -104,6 +104,3 @@ def flops(network: bl.BlockLocal, x: torch.Tensor, y: torch.Tensor) -> int:
     with FlopCounterMode(display=False) as counter:
         network.step(x, y)
     return counter.get_total_flops()
-
-
-__all__ = ["Size", "Way", "costs", "load", "measured", "trained"]

@@ -15,7 +15,6 @@ from blocklocal._common.errors import unknown
 OrderName: TypeAlias = Literal["exact", "second", "first"]
 ScopeName: TypeAlias = Literal["local", "neighbour"]
 ReconstructName: TypeAlias = Literal["image", "input"]
-NormaliseName: TypeAlias = Literal["none", "units", "batch"]
 OrderSetting: TypeAlias = Literal["auto", "exact", "second", "first"]
 NormaliseSetting: TypeAlias = Literal["auto", "none", "units", "batch"]
 BalanceName: TypeAlias = Literal["count", "time", "flops", "bytes"]

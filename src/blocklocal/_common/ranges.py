@@ -63,6 +63,7 @@ IMAGE_SIZE = whole(1, math.isqrt(MAX_PIXELS))
 CLASSES = whole(1, MOST_CLASSES)
 THREADS = whole(1, 1024)
 WEIGHT = Range(0, LARGEST)
+VOCABULARY = whole(257, 2**20)  # tokens of a tokenizer that is trained: more than the 256 bytes
 
 
 def check_range(name: str, value: object, allowed: Range) -> None:

@@ -13,7 +13,7 @@ from blocklocal.block.shapes import is_map, to_positions
 from blocklocal.block.weighting import mean_of_real, of_samples, weighted_mean
 
 
-class Decoder(nn.Module):
+class Reconstructor(nn.Module):
     """Predicts a wanted tensor (the image, or the block's input) from the block's mean activation (paper Fig. 2D).
 
     Maps → maps: BatchNorm, and two 3×3 convolutions at the block's own resolution. Sequence → sequence: at every
@@ -64,6 +64,11 @@ class Decoder(nn.Module):
             return weighted_mean((predicted - wanted).square().flatten(1).mean(1), counts)
         error = (predicted - wanted).square().view(shape).mean(-1)
         return weighted_mean(error, mask if counts is None else mask * counts.unsqueeze(1))
+
+
+def embedding_of(block: nn.Module) -> nn.Embedding | None:
+    """The first embedding of a block, which turns tokens into the numbers that are reconstructed."""
+    return next((part for part in block.modules() if isinstance(part, nn.Embedding)), None)
 
 
 def similarity(h: Tensor, one_hot: Tensor, mask: Tensor | None = None, weight: Tensor | None = None) -> Tensor:

@@ -24,6 +24,7 @@ from blocklocal._common.errors import InputError
 from blocklocal._common.group_norm import guarded
 from blocklocal._common.message import Forward, Given, Message, check_message, hidden_of, lead, map_message, mask_after
 from blocklocal._common.seeds import seeded
+from blocklocal.block.auxiliary import embedding_of
 from blocklocal.block.average import averaged, follow
 from blocklocal.block.groups import normed
 from blocklocal.block.loss import HiddenLoss, LocalResult, OutputLoss
@@ -161,7 +162,7 @@ class BlockLearner(nn.Module):
         """The block's backward message, and what reaches the block before.
 
         Args:
-            incoming: the target rows [R, R], or what came from the block behind.
+            incoming: the target rows [R, R] (or [R, 0], where no twin reads them), or what came from the block behind.
             learning: in a training step in which messages go from block to block, so that a twin's late ones move on.
 
         Returns:
@@ -316,11 +317,6 @@ class BlockLearner(nn.Module):
         if self.autocast is None:
             return nullcontext()
         return torch.autocast(lead(a).device.type, dtype=self.autocast)
-
-
-def embedding_of(block: nn.Module) -> nn.Embedding | None:
-    """The first embedding of a block, which turns tokens into numbers."""
-    return next((part for part in block.modules() if isinstance(part, nn.Embedding)), None)
 
 
 class _Learn(nn.Module):

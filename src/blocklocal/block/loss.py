@@ -13,7 +13,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from blocklocal._common.errors import InputError, shown
-from blocklocal.block.auxiliary import Decoder, similarity
+from blocklocal.block.auxiliary import Reconstructor, similarity
 from blocklocal.block.objectives import Match, Objective, Terms, scores
 from blocklocal.block.shapes import Layout, to_positions
 from blocklocal.block.target import given_of, weight_of
@@ -99,7 +99,7 @@ class HiddenLoss(nn.Module):
         twin: Twin | None = None,
         classifier: nn.Linear | None = None,
         readout: nn.Module | None = None,
-        decoders: Mapping[str, Decoder] | None = None,
+        decoders: Mapping[str, Reconstructor] | None = None,
         weights: Mapping[str, float] | None = None,
         terms: Terms | None = None,
         message_scale: float,
@@ -213,7 +213,7 @@ class HiddenLoss(nn.Module):
                 features, self.targets.one_hot(target), mask, self.targets.weights(target)
             )
         for name, decoder in self.decoders.items():
-            parts[name] = self.weights[name] * cast(Decoder, decoder).loss(
+            parts[name] = self.weights[name] * cast(Reconstructor, decoder).loss(
                 features, self._seen(name, wanted[name]), mask, weight
             )
         total = torch.stack(list(parts.values())).sum()
@@ -227,7 +227,6 @@ class HiddenLoss(nn.Module):
         if self.objective is None:
             logits = self._scores(phi, message, terms)
             return "greedy", Match(self.targets.loss(logits, target, terms.smoothing), logits)
-        if not self.matches:
-            return self.objective.name, Match(phi.new_zeros(()))
-        assert message is not None
-        return self.objective.name, self.objective.compute(self.family, phi, message, self.targets, target, terms)
+        assert message is not None or not self.matches
+        table = cast(Tensor, message)  # an objective that matches none does not read it
+        return self.objective.name, self.objective.compute(self.family, phi, table, self.targets, target, terms)

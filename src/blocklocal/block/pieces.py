@@ -17,14 +17,16 @@ from blocklocal.block.target import MISSING
 MOST = 2**21  # logits at a time, at least those of one position
 
 
-class Pieces(NamedTuple):
-    """What the rows gave: the mean loss with its graph; and [right, all, nats] as `Tokens.measure` has them."""
+class LossAndSums(NamedTuple):
+    """The mean loss with its graph; and [right, all, nats] as `Tokens.measure` has them."""
 
     loss: Tensor
     sums: Tensor
 
 
-def cross_entropy_in_pieces(h: Tensor, table: Tensor, prior: Tensor | None, y: Tensor, temperature: float) -> Pieces:
+def cross_entropy_in_pieces(
+    h: Tensor, table: Tensor, prior: Tensor | None, y: Tensor, temperature: float
+) -> LossAndSums:
     """The mean cross-entropy of the logits (h tableᵀ) / temperature + prior over the positions that have a target.
 
     Args:
@@ -34,7 +36,7 @@ def cross_entropy_in_pieces(h: Tensor, table: Tensor, prior: Tensor | None, y: T
         y: int64 [N], `MISSING` where there is none.
     """
     loss, sums = _CrossEntropy.apply(h, table, prior, y, temperature)
-    return Pieces(loss, sums)
+    return LossAndSums(loss, sums)
 
 
 class _CrossEntropy(torch.autograd.Function):

@@ -12,15 +12,13 @@ import numpy as np
 from blocklocal._common.errors import InputError, first_line
 from blocklocal._common.extras import needs
 from blocklocal._common.files import read_bytes
-from blocklocal._common.ranges import check_range, whole
+from blocklocal._common.ranges import VOCABULARY, check_range
 
 if TYPE_CHECKING:
     import tokenizers
 
 END = "<|endoftext|>"  # stands behind every document
 _ENDS = (END, "</s>", "<eos>", "<|end_of_text|>", "<end>", "[SEP]")  # what known tokenizers call it
-BYTES = 256
-SIZES = whole(BYTES + 1, 2**20)
 
 
 class Tokenizer:
@@ -48,7 +46,7 @@ class Tokenizer:
         """
         from tokenizers import models, trainers
 
-        check_range("vocabulary", size, SIZES)
+        check_range("vocabulary", size, VOCABULARY)
         inner = _byte_level(models.BPE())
         trainer = trainers.BpeTrainer(
             vocab_size=size, special_tokens=[END], initial_alphabet=_alphabet(), show_progress=False

@@ -21,10 +21,10 @@ from blocklocal.models.file import build_from_file, is_reference
 
 Shape = tuple[int, ...]
 MODELS: Registry[Callable[..., nn.Module]] = Registry("model")
-"""Builders `(classes, input_shape, width, **options) -> nn.Module`; `input_shape` is (channels, height, width)."""
+"""Builders `(classes, input_shape, width, **options) -> nn.Module`; `input_shape` is that of a sample, see `RANKS`."""
 RANKS: dict[str, tuple[int, ...]] = {}
-"""Dimensions of the samples that a model reads, where these are not images: 1 for rows of a table, 2 for series; and 0
-for windows of a text, which are numbers of tokens."""
+"""What a model reads, where it is not images [C, H, W]: by the dimensions of a sample, 1 for rows of a table [F] and 2
+for series [C, T]; `TEXT` for windows of a text [T], which are numbers of tokens."""
 IMAGE, TEXT = 3, 0
 _SAMPLES = {TEXT: "windows of a text [T]", 1: "rows of a table [F]", 2: "series [C, T]", IMAGE: "images [C, H, W]"}
 

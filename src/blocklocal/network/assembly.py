@@ -10,9 +10,9 @@ from torch import Tensor
 from blocklocal._common.errors import InputError
 from blocklocal._common.message import Forward, Given, Input, Message, hidden_of, lead, mask_after, mask_of
 from blocklocal._common.seeds import seeded
-from blocklocal.block.auxiliary import Decoder
+from blocklocal.block.auxiliary import Reconstructor, embedding_of
 from blocklocal.block.axes import followed
-from blocklocal.block.learner import BlockLearner, embedding_of
+from blocklocal.block.learner import BlockLearner
 from blocklocal.block.loss import HiddenLoss, OutputLoss, OwnLoss
 from blocklocal.block.normalisation import normaliser
 from blocklocal.block.objectives import OBJECTIVES, Terms
@@ -198,7 +198,7 @@ class _Assembly:
         kink = h is None and self.after_activation[k] and self.learning.family == "rectified"
         return "second" if kink and self.learning.order == "exact" else self.learning.order
 
-    def _parts(self, k: int) -> tuple[dict[str, Decoder], dict[str, float]]:
+    def _parts(self, k: int) -> tuple[dict[str, Reconstructor], dict[str, float]]:
         learning, weights, decoders = self.learning, {}, {}
         if learning.similarity:
             weights["similarity"] = learning.similarity
@@ -208,14 +208,14 @@ class _Assembly:
             decoders[learning.reconstruct] = self._decoder(k, source)
         return decoders, weights
 
-    def _decoder(self, k: int, source: int) -> Decoder:
+    def _decoder(self, k: int, source: int) -> Reconstructor:
         """A decoder from the output of block k to the output of the block `source` (from 1; 0: the image)."""
         wanted, line = self.seen.shape(source), self.seen.layout(k + 1).line
         if source == 0 and not self.floating:
             wanted = torch.Size((*wanted, _width_of_tokens(self.modules[0], k, self.learning)))
         if line != self.seen.layout(source).line:
             wanted = torch.Size((wanted[0], wanted[1:].numel()))
-        return Decoder(self._shape(k), wanted, line=line)
+        return Reconstructor(self._shape(k), wanted, line=line)
 
 
 def _width_of_tokens(block: nn.Module, k: int, learning: Learning) -> int:

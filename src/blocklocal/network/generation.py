@@ -121,9 +121,13 @@ def _next(network: BlockLocal, x: Tensor, messages: Sequence[Tensor | None], sam
                 raise InputError(f"block {k} does not predict under the rule {network.rule.name}: exit at another one.")
             continue
         logits = scores[0, -1].float()
-        if last or k == sampling.exit or logits.softmax(-1).max().item() >= (sampling.sure or 2.0):
+        if last or k == sampling.exit or _sure(logits, sampling):
             return k, logits
     raise AssertionError("the last block answers")
+
+
+def _sure(logits: Tensor, sampling: Sampling) -> bool:
+    return sampling.sure is not None and logits.softmax(-1).max().item() >= sampling.sure
 
 
 def _drawn(logits: Tensor, sampling: Sampling, draw: torch.Generator) -> int:

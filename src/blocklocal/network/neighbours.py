@@ -63,7 +63,7 @@ class Neighbours(LearnerRow):
     edges: Edges
     accumulate = 1
     _held = 0  # steps since the blocks updated
-    rows: Tensor  # where every twin starts: one-hot target rows
+    rows: Tensor  # what twins start from, see `assembly.start_rows`
 
     @abstractmethod
     def check(self, x: Input, y: Asked) -> tuple[Input, Asked]:

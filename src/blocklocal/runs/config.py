@@ -35,6 +35,7 @@ from blocklocal._common.ranges import (
     MANY,
     SEED,
     THREADS,
+    VOCABULARY,
     WIDTH,
     Range,
     check_settings,
@@ -57,7 +58,7 @@ RANGES = {
     "validation": Range(0, MANY),
     "image_size": IMAGE_SIZE,
     **dict.fromkeys(("seed", "split_seed"), SEED),
-    "vocabulary": whole(257, 2**20),
+    "vocabulary": VOCABULARY,
     "width": WIDTH,
     "blocks": whole(1, 10_000),
     "threads": THREADS,
@@ -73,20 +74,21 @@ class Data:
 
     data: str = "digits"
     """digits (embedded), a folder of images (and masks) or parquet files, a name on the hub (ylecun/mnist,
-    owner/name:config), a table (--target), arrays (.npy, .npz), or a text (a folder of .txt, .md, .rst or .jsonl)."""
+    owner/name:config), a table (--target), arrays (.npy, .npz), or a text: .txt, .md, .rst, .jsonl
+    or .parquet, one file or a folder."""
     train_size: int | None = None
-    """Training images to use; default: all that the validation split leaves."""
+    """Training samples to use (of a text: windows); default: all that the validation split leaves."""
     validation: float = 0.1
-    """Validation images: a fraction below 1, or a number; 0 for none. Held out of the training images, or of the own
+    """Validation samples: a fraction below 1, or a number; 0 for none. Held out of the training samples, or of the own
     validation split of a set that has a test split too."""
     test_size: int | None = None
-    """Test images to use; default: all."""
+    """Test samples to use; default: all."""
     image_size: int | None = None
     """Resize and crop every image to this many pixels a side; default: as they are."""
     split_seed: int = 0
     """Seed of the validation split (not of the run)."""
     batch_size: int = 128
-    """Images per training step."""
+    """Samples per training step."""
     augment: str = ""
     """Augmentation of training images, by commas: crop, reflect, flip, cutout, with a size in pixels where wanted
     (crop:4); resized, with the smallest area in percent (resized:25); randaugment, with a strength up to 30."""
@@ -94,7 +96,7 @@ class Data:
     """Mix two training images, and their targets in the same shares: mixup or cutmix; with the parameter of the shares:
     mixup:0.4. In one process."""
     skip_bad: bool = False
-    """Leave out images that cannot be decoded (counted) instead of stopping."""
+    """Leave out images that cannot be decoded, and files that are no text, (counted) instead of stopping."""
     target: tuple[str, ...] = ()
     """Of a table (a CSV or parquet file, or a folder of train.csv and test.csv): the column to predict, or several
     columns of numbers; of a table of images too. Of arrays in a file: the name of the array of labels, where it is not
@@ -125,7 +127,7 @@ class Data:
     def __post_init__(self) -> None:
         if self.validation not in RANGES["validation"] or (self.validation >= 1 and self.validation % 1):
             raise InputError(
-                "validation must be a fraction from 0 to below 1 or a whole number of images up to a billion, not "
+                "validation must be a fraction from 0 to below 1 or a whole number of samples up to a billion, not "
                 f"{shown(self.validation)}."
             )
         check_settings(self, RANGES)

@@ -24,7 +24,7 @@ from blocklocal.schemas import Number, Text
 AnySet: TypeAlias = ImageSet | SampleSet | TextSet
 AnyPart: TypeAlias = Images | Samples | TextPart
 Side = Annotated[int, Meta(ge=1, le=100_000)]
-"""Pixels; the bounds in `DatasetInfo` are for what is read from a file (`training.saved`)."""
+"""Pixels; the bounds in `DatasetInfo` are for what is read from a file (`runs.saved`)."""
 
 
 @dataclass(frozen=True)

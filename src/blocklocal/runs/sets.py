@@ -92,33 +92,21 @@ def training_batches(config: Config, data: AnySet, device: torch.device, share: 
         for name in ("augment", "mix"):
             if given := getattr(config.data, name):
                 raise InputError(f"{name} is for images, and {data.name} holds none: leave {given!r} out.")
+    of_all: dict[str, Any] = {"batch_size": config.data.batch_size, "shuffle": True, "seed": config.machine.seed}
+    of_all |= {"device": device, "share": share}
     if isinstance(data, TextSet):
-        size, seed = config.data.batch_size, config.machine.seed
-        return WindowBatches(data.train, batch_size=size, shuffle=True, seed=seed, device=device, share=share)
+        return WindowBatches(data.train, **of_all)
     if isinstance(data, SampleSet):
-        return SampleBatches(
-            data.train,
-            batch_size=config.data.batch_size,
-            mean=data.mean,
-            std=data.std,
-            shuffle=True,
-            seed=config.machine.seed,
-            device=device,
-            share=share,
-        )
+        return SampleBatches(data.train, mean=data.mean, std=data.std, **of_all)
     return Batches(
         data.train,
-        batch_size=config.data.batch_size,
         mean=data.mean,
         std=data.std,
-        shuffle=True,
         augment=config.data.augment,
         mix=config.data.mix,
         classes=len(data.classes),
-        seed=config.machine.seed,
-        device=device,
         channels_last=config.machine.channels_last,
-        share=share,
+        **of_all,
     )
 
 

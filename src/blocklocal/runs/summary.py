@@ -17,7 +17,7 @@ from blocklocal.training.loop import Trainer
 def summarise(session: RunContext, trainer: Trainer) -> tuple[dict[str, Any], dict[str, Any]]:
     """A finished run in one flat object, measured on the test split; a key that does not apply is None.
 
-    Accuracies are in percent. train_top1 is of as many training images as the test split has: enough to see
+    Accuracies are in percent. train_top1 is of as many training samples as the test split has: enough to see
     overfitting.
 
     Returns:

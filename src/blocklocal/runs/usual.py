@@ -3,8 +3,8 @@
 from blocklocal.runs.config import Config
 from blocklocal.runs.facts import DatasetInfo
 
-MODELS = {"table": "mlp", "series": "conv1d", "text": "decoder"}  # by what the data are; images: see below
-IMAGES, PIXELS = "resnet18", "unet"
+MODELS = {"images": "resnet18", "table": "mlp", "series": "conv1d", "text": "decoder"}  # by what the data are
+PIXELS = "unet"  # of images with a class per pixel
 TRANSFORMERS = "hf:"
 
 
@@ -12,7 +12,7 @@ def suited(config: Config, facts: DatasetInfo) -> Config:
     """The settings with a name and a number for every `auto`; what was given stays."""
     model = config.model.model
     if model == "auto":
-        model = PIXELS if facts.predicts_pixels else MODELS.get(facts.kind, IMAGES)
+        model = PIXELS if facts.predicts_pixels else MODELS[facts.kind]
     classifies_images = facts.kind == "images" and not facts.predicts_pixels
     if classifies_images:
         settled = config.optimisation.settled("adamw" if model.startswith(TRANSFORMERS) else "sgd")
