@@ -93,12 +93,35 @@ def test_a_mark_of_the_encoding_is_read_and_is_no_part_of_the_text(tmp_path, enc
         ('{"body": "x"}', "unknown field 'text'.*--text"),
         ('{"text": 5}', "the field 'text' holds 5"),
         ("{", "line 2: this is no JSON"),
+        ('{"text": "a \\ud800 b"}', "line 2: the text holds half of a character"),
     ],
 )
 def test_lines_that_hold_no_text_are_refused_with_their_place(tmp_path, line, said):
     (tmp_path / "a.jsonl").write_text('{"text": "x"}\n' + line + "\n")
     with pytest.raises(InputError, match=said):
         list(Documents(tmp_path))
+
+
+def test_bad_lines_alone_are_left_out_where_asked(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "x"}\n{\n{"text": "y"}\n')
+    documents = Documents(tmp_path, skip_bad=True)
+    assert [document.text for document in documents] == ["x", "y"]
+    assert documents.left.notes() == ("left out: 1 line that is no text inside (a.jsonl:2)",)
+
+
+def test_a_file_about_the_others_makes_no_text_of_tables(tmp_path):
+    (tmp_path / "README.md").write_text("About the tables.")
+    assert holds_text(tmp_path)
+    pq.write_table(pa.table({"label": [1], "image": [b""]}), tmp_path / "train.parquet")
+    assert not holds_text(tmp_path)
+    (tmp_path / "more.md").write_text("A text.")
+    assert holds_text(tmp_path)
+
+
+def test_a_link_that_leads_nowhere_is_refused(folder):
+    (folder / "link.txt").symlink_to("nowhere.txt")
+    with pytest.raises(InputError, match=r"cannot read .*link\.txt: .*Remove it"):
+        load_text_set(folder)
 
 
 def test_the_field_of_the_text_can_be_named(tmp_path):
@@ -123,6 +146,24 @@ def test_bytes_and_trained_tokens_give_the_text_back():
         assert tokenizer.decode(tokenizer.encode([text])[0]) == text
         assert max(tokenizer.encode([text])[0]) < tokenizer.size
     assert len(Tokenizer.of_bytes().encode([text])[0]) == len(text.encode())
+
+
+def test_a_file_that_cuts_and_pads_texts_does_neither_here():
+    plain, cutting = Tokenizer.of_bytes(), Tokenizer.of_bytes().inner
+    cutting.enable_truncation(4)
+    cutting.enable_padding(length=40)
+    found = Tokenizer.from_text(cutting.to_str(), "file").encode(["abcdefgh"])
+    assert found[0].tolist() == plain.encode(["abcdefgh"])[0].tolist()
+
+
+def test_a_text_that_a_tokenizer_has_no_tokens_for_is_refused():
+    from tokenizers import Tokenizer as Inner
+    from tokenizers import models
+
+    with pytest.raises(InputError, match=r"cannot encode a text .*UNK"):
+        Tokenizer(Inner(models.WordLevel({"a": 0}))).encode(["b"])
+    with pytest.raises(InputError, match="whole characters"):
+        Tokenizer.of_bytes().encode(["\udcff"])
 
 
 def test_a_tokenizer_is_kept_as_the_file_that_others_read(tmp_path):
