@@ -18,6 +18,8 @@ from blocklocal.data.documents import Documents, holds_text
 from blocklocal.data.text_set import load_text_set
 from blocklocal.data.tokenizer import Tokenizer
 from blocklocal.data.windows import WindowBatches
+from blocklocal.runs.config import load_config
+from blocklocal.runs.sets import load_data
 
 
 @pytest.fixture(autouse=True)
@@ -353,6 +355,28 @@ def test_a_text_trains_is_measured_and_resumed_from_the_command_line(folder, mon
         (other / f"{i}.txt").write_text(f"Another document, number {i}, with words. " * 4)
     assert main(["evaluate", "run", "--data", "other"]) == 0
     assert "other (test): perplexity" in capsys.readouterr().out
+
+
+def test_a_text_that_has_changed_is_read_with_the_tokens_of_the_run(folder, monkeypatch, capsys):
+    """Trained anew, the tokens would have other numbers than those that the network has learnt."""
+    from blocklocal.cli import main
+
+    monkeypatch.chdir(folder.parent)
+    size = ["--vocabulary", "300", "--length", "8", "--width", "16", "--model-options", "layers", "2", "--blocks", "2"]
+    short = ["--epochs", "2", "--lr", "0.01", "--batch-size", "8", "--no-tensorboard", "--output", "run"]
+    assert main(["train", "--data", "texts", *size, *short]) == 0
+    for file in sorted(folder.iterdir())[:6]:
+        file.write_text(file.read_text().replace("document", "tnemucod zyzzyva qoph"))
+    own, now = Tokenizer.from_file(folder.parent / "run"), load_text_set(folder, vocabulary=300).tokenizer
+    assert own.to_text() != now.to_text()
+    config = load_config(folder.parent / "run")
+    assert load_data(config).tokenizer.to_text() == now.to_text()
+    assert load_data(config, folder.parent / "run").tokenizer.to_text() == own.to_text()
+    capsys.readouterr()
+    assert main(["evaluate", "run"]) == 0
+    said = capsys.readouterr().out
+    summary = json.loads((folder.parent / "run" / "summary.json").read_text())
+    assert float(said.split("perplexity ")[1].split()[0]) < 2 * summary["test_perplexity"]
 
 
 @pytest.mark.slow
