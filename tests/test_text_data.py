@@ -224,6 +224,27 @@ def test_files_that_are_called_after_the_parts_are_the_parts(tmp_path):
         assert set(data.tokenizer.decode(part.tokens).split()) == {word}
 
 
+@pytest.mark.parametrize("other", ["test", "validation"])
+def test_of_two_parts_one_is_the_test_part_and_validation_is_held_out_of_training(tmp_path, other):
+    for role, word in (("train", "alpha"), (other, "beta")):
+        (tmp_path / role).mkdir()
+        for i in range(60):
+            (tmp_path / role / f"{i}.txt").write_text(f"{word} " * 20)
+    data = load_text_set(tmp_path, tokenizer="bytes", length=8)
+    for part, word in ((data.train, "alpha"), (data.validation, "alpha"), (data.test, "beta")):
+        assert set(data.tokenizer.decode(part.tokens).split()) == {word}
+    assert data.test.facts.documents == 60
+    assert any("no test part" in line for line in data.account) == (other == "validation")
+
+
+def test_two_files_called_after_parts_have_a_validation_part_too(tmp_path):
+    for role, word in (("train", "alpha"), ("test", "beta")):
+        (tmp_path / f"{role}.txt").write_text("\n\n".join([f"{word} " * 20] * 60))
+    data = load_text_set(tmp_path, tokenizer="bytes", length=8)
+    for part, word in ((data.train, "alpha"), (data.validation, "alpha"), (data.test, "beta")):
+        assert set(data.tokenizer.decode(part.tokens).split()) == {word}
+
+
 def test_one_long_file_is_cut_at_blank_lines_and_that_is_said(tmp_path):
     file = tmp_path / "book.txt"
     file.write_text("\n\n".join(f"Paragraph {i} of the book, with some words in it." for i in range(900)))
