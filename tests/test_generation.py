@@ -51,6 +51,17 @@ def test_at_temperature_0_every_token_is_the_most_probable_of_the_block_that_is_
     assert len(seen) == 10
 
 
+@pytest.mark.parametrize("temperature", [1e-40, 1e-320])
+def test_the_smallest_temperatures_take_the_most_probable_token(net, temperature):
+    expected = [found.token for found in made(net, [3], temperature=0)]
+    assert [found.token for found in made(net, [3], temperature=temperature)] == expected
+
+
+def test_what_cannot_be_is_refused_before_the_first_token_is_asked_for(net):
+    with pytest.raises(InputError, match="no block 4"):
+        generate(net, [3], Sampling(exit=4), length=LENGTH)
+
+
 def test_a_token_is_from_the_first_block_that_is_sure_of_it(net):
     seen, sure = [3], 0.5
     blocks = set()

@@ -18,6 +18,8 @@ from blocklocal.data.documents import Documents, holds_text
 from blocklocal.data.text_set import load_text_set
 from blocklocal.data.tokenizer import Tokenizer
 from blocklocal.data.windows import WindowBatches
+from blocklocal.runs.config import load_config
+from blocklocal.runs.sets import load_data
 
 
 @pytest.fixture(autouse=True)
@@ -93,12 +95,35 @@ def test_a_mark_of_the_encoding_is_read_and_is_no_part_of_the_text(tmp_path, enc
         ('{"body": "x"}', "unknown field 'text'.*--text"),
         ('{"text": 5}', "the field 'text' holds 5"),
         ("{", "line 2: this is no JSON"),
+        ('{"text": "a \\ud800 b"}', "line 2: the text holds half of a character"),
     ],
 )
 def test_lines_that_hold_no_text_are_refused_with_their_place(tmp_path, line, said):
     (tmp_path / "a.jsonl").write_text('{"text": "x"}\n' + line + "\n")
     with pytest.raises(InputError, match=said):
         list(Documents(tmp_path))
+
+
+def test_bad_lines_alone_are_left_out_where_asked(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "x"}\n{\n{"text": "y"}\n')
+    documents = Documents(tmp_path, skip_bad=True)
+    assert [document.text for document in documents] == ["x", "y"]
+    assert documents.left.notes() == ("left out: 1 line that is no text inside (a.jsonl:2)",)
+
+
+def test_a_file_about_the_others_makes_no_text_of_tables(tmp_path):
+    (tmp_path / "README.md").write_text("About the tables.")
+    assert holds_text(tmp_path)
+    pq.write_table(pa.table({"label": [1], "image": [b""]}), tmp_path / "train.parquet")
+    assert not holds_text(tmp_path)
+    (tmp_path / "more.md").write_text("A text.")
+    assert holds_text(tmp_path)
+
+
+def test_a_link_that_leads_nowhere_is_refused(folder):
+    (folder / "link.txt").symlink_to("nowhere.txt")
+    with pytest.raises(InputError, match=r"cannot read .*link\.txt: .*Remove it"):
+        load_text_set(folder)
 
 
 def test_the_field_of_the_text_can_be_named(tmp_path):
@@ -123,6 +148,24 @@ def test_bytes_and_trained_tokens_give_the_text_back():
         assert tokenizer.decode(tokenizer.encode([text])[0]) == text
         assert max(tokenizer.encode([text])[0]) < tokenizer.size
     assert len(Tokenizer.of_bytes().encode([text])[0]) == len(text.encode())
+
+
+def test_a_file_that_cuts_and_pads_texts_does_neither_here():
+    plain, cutting = Tokenizer.of_bytes(), Tokenizer.of_bytes().inner
+    cutting.enable_truncation(4)
+    cutting.enable_padding(length=40)
+    found = Tokenizer.from_text(cutting.to_str(), "file").encode(["abcdefgh"])
+    assert found[0].tolist() == plain.encode(["abcdefgh"])[0].tolist()
+
+
+def test_a_text_that_a_tokenizer_has_no_tokens_for_is_refused():
+    from tokenizers import Tokenizer as Inner
+    from tokenizers import models
+
+    with pytest.raises(InputError, match=r"cannot encode a text .*UNK"):
+        Tokenizer(Inner(models.WordLevel({"a": 0}))).encode(["b"])
+    with pytest.raises(InputError, match="whole characters"):
+        Tokenizer.of_bytes().encode(["\udcff"])
 
 
 def test_a_tokenizer_is_kept_as_the_file_that_others_read(tmp_path):
@@ -178,6 +221,27 @@ def test_files_that_are_called_after_the_parts_are_the_parts(tmp_path):
         (tmp_path / f"wiki.{role}.txt").write_text(f"{word} " * 200)
     data = load_text_set(tmp_path, tokenizer="bytes", length=8)
     for part, word in ((data.train, "alpha"), (data.validation, "beta"), (data.test, "gamma")):
+        assert set(data.tokenizer.decode(part.tokens).split()) == {word}
+
+
+@pytest.mark.parametrize("other", ["test", "validation"])
+def test_of_two_parts_one_is_the_test_part_and_validation_is_held_out_of_training(tmp_path, other):
+    for role, word in (("train", "alpha"), (other, "beta")):
+        (tmp_path / role).mkdir()
+        for i in range(60):
+            (tmp_path / role / f"{i}.txt").write_text(f"{word} " * 20)
+    data = load_text_set(tmp_path, tokenizer="bytes", length=8)
+    for part, word in ((data.train, "alpha"), (data.validation, "alpha"), (data.test, "beta")):
+        assert set(data.tokenizer.decode(part.tokens).split()) == {word}
+    assert data.test.facts.documents == 60
+    assert any("no test part" in line for line in data.account) == (other == "validation")
+
+
+def test_two_files_called_after_parts_have_a_validation_part_too(tmp_path):
+    for role, word in (("train", "alpha"), ("test", "beta")):
+        (tmp_path / f"{role}.txt").write_text("\n\n".join([f"{word} " * 20] * 60))
+    data = load_text_set(tmp_path, tokenizer="bytes", length=8)
+    for part, word in ((data.train, "alpha"), (data.validation, "alpha"), (data.test, "beta")):
         assert set(data.tokenizer.decode(part.tokens).split()) == {word}
 
 
@@ -312,6 +376,28 @@ def test_a_text_trains_is_measured_and_resumed_from_the_command_line(folder, mon
         (other / f"{i}.txt").write_text(f"Another document, number {i}, with words. " * 4)
     assert main(["evaluate", "run", "--data", "other"]) == 0
     assert "other (test): perplexity" in capsys.readouterr().out
+
+
+def test_a_text_that_has_changed_is_read_with_the_tokens_of_the_run(folder, monkeypatch, capsys):
+    """Trained anew, the tokens would have other numbers than those that the network has learnt."""
+    from blocklocal.cli import main
+
+    monkeypatch.chdir(folder.parent)
+    size = ["--vocabulary", "300", "--length", "8", "--width", "16", "--model-options", "layers", "2", "--blocks", "2"]
+    short = ["--epochs", "2", "--lr", "0.01", "--batch-size", "8", "--no-tensorboard", "--output", "run"]
+    assert main(["train", "--data", "texts", *size, *short]) == 0
+    for file in sorted(folder.iterdir())[:6]:
+        file.write_text(file.read_text().replace("document", "tnemucod zyzzyva qoph"))
+    own, now = Tokenizer.from_file(folder.parent / "run"), load_text_set(folder, vocabulary=300).tokenizer
+    assert own.to_text() != now.to_text()
+    config = load_config(folder.parent / "run")
+    assert load_data(config).tokenizer.to_text() == now.to_text()
+    assert load_data(config, folder.parent / "run").tokenizer.to_text() == own.to_text()
+    capsys.readouterr()
+    assert main(["evaluate", "run"]) == 0
+    said = capsys.readouterr().out
+    summary = json.loads((folder.parent / "run" / "summary.json").read_text())
+    assert float(said.split("perplexity ")[1].split()[0]) < 2 * summary["test_perplexity"]
 
 
 @pytest.mark.slow

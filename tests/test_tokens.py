@@ -47,6 +47,20 @@ def test_a_loss_in_pieces_has_the_value_and_the_gradients_of_the_whole(most, wit
     torch.testing.assert_close(found.sums, bl.Tokens(WORDS).measure(logits.unsqueeze(0), y.unsqueeze(0)))
 
 
+def test_in_float16_the_gradients_of_many_positions_are_not_lost():
+    """A probability over so many positions is too small for float16; the scale of the loss comes from behind."""
+    count, words = 2048, 1024
+    h, table = draw(count, UNITS), 0.02 * draw(words, UNITS, seed=1)
+    y = torch.randint(0, words, (count,), generator=torch.Generator().manual_seed(3))
+    found = []
+    for kind in (torch.float16, torch.float64):
+        given = [h.half().to(kind).requires_grad_(), table.half().to(kind).requires_grad_()]
+        loss = 2.0**16 * cross_entropy_in_pieces(*given, None, y, 1.0).loss
+        found.append([each.double() for each in torch.autograd.grad(loss, given)])
+    for mine, theirs in zip(*found, strict=True):
+        assert (mine - theirs).norm() < 3e-3 * theirs.norm()
+
+
 def test_only_what_is_asked_for_gets_a_gradient():
     h, table = draw(POSITIONS, UNITS).requires_grad_(), draw(WORDS, UNITS)
     cross_entropy_in_pieces(h, table, None, some_targets(), 1.0).loss.backward()

@@ -46,7 +46,7 @@ class _CrossEntropy(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         wanted = (ctx.needs_input_grad[0], ctx.needs_input_grad[1], prior is not None and ctx.needs_input_grad[2])
         to_h = torch.empty_like(h) if wanted[0] else None
-        to_table = torch.zeros_like(table) if wanted[1] else None
+        to_table = _wide(torch.zeros_like(table)) if wanted[1] else None
         to_prior = torch.zeros_like(prior) if prior is not None and wanted[2] else None
         count = (y != MISSING).sum()
         scale, nats, right = 1.0 / count.clamp(min=1), 0.0, count.new_zeros(())
@@ -64,8 +64,8 @@ class _CrossEntropy(torch.autograd.Function):
             error = logits.sub_(largest).exp_()  # every pass over the logits counts: there are N · V of them
             total = error.sum(-1, keepdim=True)
             nats = nats + ((total.log() + largest - own).squeeze(-1) * there).sum()
-            error *= (there * scale).unsqueeze(-1) / total
-            error.scatter_add_(1, place, (there * -scale).unsqueeze(-1).to(error.dtype))
+            error *= there.unsqueeze(-1) / total  # times the scale behind: so small, it would be lost in float16
+            error.scatter_add_(1, place, -there.unsqueeze(-1).to(error.dtype))
             if to_prior is not None:
                 to_prior += error.sum(0)
             if temperature != 1:
@@ -76,6 +76,7 @@ class _CrossEntropy(torch.autograd.Function):
             if to_table is not None:
                 to_table += error.T @ h[part]
         ctx.save_for_backward(*(each for each in (to_h, to_table, to_prior) if each is not None))
+        ctx.scale = scale
         ctx.wanted = tuple(each is not None for each in (to_h, to_table, to_prior))
         nats = torch.as_tensor(nats, device=h.device)
         sums = torch.stack([right.double(), count.double(), nats.double()])
@@ -85,7 +86,8 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         saved = iter(ctx.saved_tensors)
-        found = [next(saved) * grads[0] if there else None for there in ctx.wanted]
+        scale = grads[0] * ctx.scale
+        found = [next(saved) * scale if there else None for there in ctx.wanted]
         return *found, None, None
 
 

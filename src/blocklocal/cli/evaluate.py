@@ -45,7 +45,7 @@ def evaluate(arguments: list[str]) -> None:
     if given.data is not None and facts.features is not None and facts.answers is not None:
         samples, part = load_rows(Path(given.data), config.data.target, facts.answers, facts.features), ""
     else:
-        data = load_data(config)
+        data = load_data(config, given.run)
         _check_same_kind(data, facts)
         samples, part = getattr(data, given.split), f" ({given.split})"
     result = measure(network, evaluation_batches(config, samples, facts, network.device))

@@ -69,8 +69,9 @@ def generate(arguments: list[str]) -> None:
     assert isinstance(network, BlockLocal)
     begin = start or [tokenizer.end]
     made, blocks, shown = list[int](), Counter[int](), ""
+    coming = tokens_of(network, begin, sampling, length=facts.width, end=tokenizer.end)
     print(printable(given.prompt), end="", flush=True)
-    for found in tokens_of(network, begin, sampling, length=facts.width, end=tokenizer.end):
+    for found in coming:
         made.append(found.token)
         blocks[found.block] += 1
         text = tokenizer.decode([*start, *made])[len(tokenizer.decode(start)) :]

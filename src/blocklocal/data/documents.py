@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,12 @@ ROWS = (".jsonl", ".parquet")
 FIELD = "text"
 EMPTY = ("empty document", "empty documents")
 OTHER = ("file that is no text by its name", "files that are no text by their names")
+BAD_LINE = ("line that is no text inside", "lines that are no text inside")
 BAD = ("file that is no text inside", "files that are no text inside")
 _START = 2**12  # bytes that tell what a file is
+_HALF = re.compile("[\ud800-\udfff]")  # of a character outside the first 65,536, which JSON may write in two halves
+_TABLES = (".csv", ".parquet")
+_ABOUT = ("readme", "license", "licence", "citation", "changelog")  # files about the others, and not data themselves
 
 
 @dataclass(frozen=True)
@@ -42,11 +47,23 @@ class Document:
 
 
 def holds_text(path: Path, field: str = "") -> bool:
-    """Whether this is a file of text, or a folder with some; of lines and rows, those with a field of text."""
+    """Whether this is a file of text, or a folder with some; of lines and rows, those with a field of text.
+
+    Files that only tell of others, such as README.md, make no text of a folder of tables.
+    """
     field = field or FIELD
     if path.is_file():
         return _is_text(path, field)
-    return path.is_dir() and any(_is_text(file, field) for file in files_below(path, LeftOut()))
+    if not path.is_dir():
+        return False
+    files = list(files_below(path, LeftOut()))
+    if any(_is_text(file, field) for file in files if not _tells(file)):
+        return True
+    return any(map(_tells, files)) and not any(file.suffix.lower() in _TABLES for file in files)
+
+
+def _tells(path: Path) -> bool:
+    return path.suffix.lower() in PLAIN and path.stem.lower() in _ABOUT
 
 
 def _is_text(path: Path, field: str) -> bool:
@@ -148,22 +165,32 @@ class Documents:
         for number, line in enumerate(opened, start=1):
             if not line.strip():
                 continue
-            where = f"{file}, line {number}"
             try:
-                found = json.loads(_decoded(line, file, number))
-            except (ValueError, RecursionError) as error:
-                raise BadText(f"{where}: this is no JSON ({error}).", "Write one object per line.") from error
-            if not isinstance(found, dict):
-                raise BadText(f"{where}: expected an object with the field {self.field!r}.", "Write one per line.")
-            if self.field not in found and is_dialogue(found):
-                yield f":{number}", parts_of(found, where)
-                continue
-            if self.field not in found:
-                raise InputError(f"{where}: {unknown('field', self.field, found)} Name the one of the text by --text.")
-            text = found[self.field]
-            if not isinstance(text, str):
-                raise InputError(f"{where}: the field {self.field!r} holds {shown(text)}. Expected a text.")
-            yield f":{number}", ((text, True),)
+                yield f":{number}", self._line(file, number, line)
+            except BadText:
+                if not self.skip_bad:
+                    raise
+                self.left.add(BAD_LINE, f"{file.name}:{number}")
+
+    def _line(self, file: Path, number: int, line: bytes) -> Parts:
+        where = f"{file}, line {number}"
+        try:
+            found = json.loads(_decoded(line, file, number))
+        except (ValueError, RecursionError) as error:
+            raise BadText(f"{where}: this is no JSON ({error}).", "Write one object per line.") from error
+        if not isinstance(found, dict):
+            raise BadText(f"{where}: expected an object with the field {self.field!r}.", "Write one per line.")
+        if self.field not in found and is_dialogue(found):
+            parts = parts_of(found, where)
+        elif self.field not in found:
+            raise InputError(f"{where}: {unknown('field', self.field, found)} Name the one of the text by --text.")
+        elif not isinstance(text := found[self.field], str):
+            raise InputError(f"{where}: the field {self.field!r} holds {shown(text)}. Expected a text.")
+        else:
+            parts = ((text, True),)
+        if any(map(_HALF.search, (text for text, _ in parts))):
+            raise BadText(f"{where}: the text holds half of a character (\\ud800 to \\udfff).", "Write whole ones.")
+        return parts
 
     def _rows(self, file: Path) -> Iterator[tuple[str, Parts]]:
         import pyarrow as pa
@@ -220,4 +247,8 @@ def _decoded(content: bytes, file: Path, line: int = 0) -> str:
 
 def identity(documents: Documents) -> list[tuple[str, int, int]]:
     """What a text is made of: path, size and time of change of each file."""
-    return [(str(file.absolute()), (stat := os.stat(file)).st_size, stat.st_mtime_ns) for file in documents.files]
+    try:
+        return [(str(file.absolute()), (stat := os.stat(file)).st_size, stat.st_mtime_ns) for file in documents.files]
+    except OSError as error:
+        said = f"cannot read {error.filename}: {error.strerror or error}. Remove it, or what links to it."
+        raise InputError(said) from error

@@ -126,8 +126,8 @@ def load_text_set(
     """Load a text as tokens. Parts share no document; the tokenizer is trained on the training part.
 
     A tenth of the documents is the test part, told by a hash of their names, whatever the seed. Where folders or files
-    are called train, validation and test, these are the parts. Of fewer than 20 documents each is first cut at blank
-    lines, into a hundred pieces in all, which count as documents then.
+    are called train, validation and test, these are the parts; train and one of the others are enough. Of fewer than 20
+    documents each is first cut at blank lines, into a hundred pieces in all, which count as documents then.
 
     Args:
         data: a folder of .txt, .md, .rst, .jsonl and .parquet files, or one of them.
@@ -235,20 +235,28 @@ class Parted:
     def __init__(self, documents: Documents, share: float, seed: int):
         self.documents, self.share, self.seed = documents, share, seed
         first = list(islice(documents, FEW))
-        self.named = self._own_parts()
-        self.size = sum(len(each.text) for each in first) // PIECES + 1 if len(first) < FEW and not self.named else 0
+        self.named = self._own_parts()  # role by name → role
+        few = len(first) < FEW and "validation" not in self.named.values()
+        self.size = sum(len(each.text) for each in first) // PIECES + 1 if few else 0
         self.notes: tuple[str, ...] = ()
+        if "validation" in self.named and self.named["validation"] == "test":
+            self.notes = ("there is no test part: the validation part is the test part",)
         if not first:
             raise InputError(f"{documents.path} holds no text but white space. Give it some.")
         if self.size:
             count = many(len(first), "document", "documents")
-            self.notes = (f"{count}, cut at blank lines into pieces of about {self.size:,} characters, to be parted",)
+            self.notes += (f"{count}, cut at blank lines into pieces of about {self.size:,} characters, to be parted",)
 
-    def _own_parts(self) -> bool:
-        """Whether files or folders are called after the parts, one for training and one for the test among them."""
+    def _own_parts(self) -> dict[str, str]:
+        """The parts that files or folders are called after: training and one to measure among them; else none.
+
+        A validation part without a test part is the test part, as with images.
+        """
         found = {_role(file.relative_to(self.documents.path).as_posix()) for file in self.documents.files if
                  file != self.documents.path}  # fmt: skip
-        return {"train", "test"} <= found and None not in found
+        if None in found or "train" not in found or len(found) < 2:
+            return {}
+        return {role: role if role == "train" or "test" in found else "test" for role in ROLES if role in found}
 
     def __iter__(self) -> Iterator[tuple[str, Document]]:
         for document in self.documents:
@@ -257,10 +265,15 @@ class Parted:
 
     def _part(self, name: str) -> str:
         if self.named:
-            return _role(name) or "train"
+            role = self.named[_role(name) or "train"]
+            held = role == "train" and "validation" not in self.named.values() and self._held(name)
+            return "validation" if held else role
         if _place("text: test", 0, name) < TEST_SHARE:
             return "test"
-        return "validation" if _place("text: validation", self.seed, name) < self.share else "train"
+        return "validation" if self._held(name) else "train"
+
+    def _held(self, name: str) -> bool:
+        return _place("text: validation", self.seed, name) < self.share
 
 
 def _role(name: str) -> str | None:

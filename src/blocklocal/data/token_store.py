@@ -25,7 +25,7 @@ from blocklocal.data.tokenizer import Tokenizer
 
 log = logging.getLogger("blocklocal")
 
-VERSION = 2  # raise it when texts are read or parted in another way
+VERSION = 3  # raise it when texts are read or parted in another way
 _FACTS, _TOKENIZER = "facts.json", "tokenizer.json"
 
 

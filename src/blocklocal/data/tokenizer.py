@@ -30,6 +30,8 @@ class Tokenizer:
     """
 
     def __init__(self, inner: tokenizers.Tokenizer):
+        inner.no_truncation()  # files of models for sentences cut and pad texts, which would lose or add tokens unseen
+        inner.no_padding()
         self.inner = inner
         self.size = inner.get_vocab_size(with_added_tokens=True)
         known = inner.get_vocab(with_added_tokens=True)
@@ -99,8 +101,18 @@ class Tokenizer:
         return self.inner.to_str()
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """uint32 [L] of each text."""
-        found = self.inner.encode_batch_fast(list(texts), add_special_tokens=False)
+        """uint32 [L] of each text.
+
+        Raises:
+            InputError: the tokenizer has no tokens for a text.
+        """
+        try:
+            found = self.inner.encode_batch_fast(list(texts), add_special_tokens=False)
+        except Exception as error:  # the library raises a plain Exception, and a TypeError for half of a character
+            raise InputError(
+                f"the tokenizer cannot encode a text ({first_line(error)}): give text in whole characters, and a "
+                "tokenizer that knows all of them, such as bytes."
+            ) from error
         return [np.asarray(each.ids, dtype=np.uint32) for each in found]
 
     def decode(self, numbers: Sequence[int]) -> str:

@@ -81,6 +81,12 @@ def generate(
             such block, or it cannot predict.
     """
     _check(network, start, sampling)
+    return _tokens(network, start, sampling, length, end)
+
+
+def _tokens(
+    network: BlockLocal, start: Sequence[int], sampling: Sampling, length: int, end: int | None
+) -> Iterator[Generated]:
     seen, draw = list(start), torch.Generator().manual_seed(sampling.seed)
     with kept_modes([network]), torch.no_grad():
         network.eval()
@@ -134,7 +140,8 @@ def _drawn(logits: Tensor, sampling: Sampling, draw: torch.Generator) -> int:
     """A token of [V] logits."""
     if sampling.temperature == 0:
         return int(logits.argmax())
-    shares = (logits.cpu() / sampling.temperature).softmax(-1)
+    above = logits.cpu().double()
+    shares = ((above - above.max()) / sampling.temperature).softmax(-1)  # so that no temperature is too small
     if sampling.top_p < 1:
         ordered, places = shares.sort(descending=True)
         before = ordered.cumsum(0) - ordered

@@ -182,9 +182,9 @@ def resume_run(
         if is_finished(folder) and not more:
             return _show_again(folder, trust=trust, streaming=streaming)
         path = checkpoint_to_resume(folder, checkpoint)
-        config, data, plan = open_settings(folder, trust=trust), None, []
+        config, plan = open_settings(folder, trust=trust), []
+        data = load_data(config, folder)
         if streaming is not None and streaming.wanted:
-            data = load_data(config)
             store = (folder / CHECKPOINTS).resolve()
             config, streaming, plan = _planned(config, data, streaming, store, starts=load_cuts(folder))
         session = open_session(

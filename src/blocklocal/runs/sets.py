@@ -21,6 +21,7 @@ from blocklocal.data.tokenizer import Tokenizer
 from blocklocal.data.windows import WindowBatches
 from blocklocal.runs.config import Config
 from blocklocal.runs.facts import AnyPart, AnySet, DatasetInfo
+from blocklocal.runs.saved import TOKENIZER
 
 AnyBatches: TypeAlias = Batches | SampleBatches | WindowBatches
 EVALUATION_BATCH = 500
@@ -28,8 +29,13 @@ EVALUATION_TOKENS = 2**13  # of a batch
 EVALUATION_PIXELS = 2**20  # of a batch, where each is asked for its class
 
 
-def load_data(config: Config) -> AnySet:
-    """The set a configuration names, split: a text, images, a table, or arrays."""
+def load_data(config: Config, run: Path | None = None) -> AnySet:
+    """The set a configuration names, split: a text, images, a table, or arrays.
+
+    Args:
+        run: a run of this configuration. Its text is read with its own tokenizer, though the text may have changed and
+            would give another one.
+    """
     d = config.data
     parts: dict[str, Any] = {
         "train_size": d.train_size,
@@ -38,15 +44,12 @@ def load_data(config: Config) -> AnySet:
         "split_seed": d.split_seed,
     }
     if _is_text(config):
-        return load_text_set(
-            d.data,
-            **parts,
-            field=d.text,
-            tokenizer=d.tokenizer or _tokenizer_of(config.model.model),
-            vocabulary=d.vocabulary,
-            length=d.length,
-            skip_bad=d.skip_bad,
-        )
+        given: dict[str, Any] = {**parts, "field": d.text, "vocabulary": d.vocabulary, "length": d.length}
+        given["skip_bad"] = d.skip_bad
+        text = load_text_set(d.data, **given, tokenizer=d.tokenizer or _tokenizer_of(config.model.model))
+        own = None if run is None or not (run / TOKENIZER).is_file() else Tokenizer.from_file(run / TOKENIZER)
+        same = own is None or own.to_text() == text.tokenizer.to_text()
+        return text if same or own is None else load_text_set(d.data, **given, tokenizer=own)
     if is_arrays(d.data):
         return load_arrays(d.data, labels=d.target[0] if d.target else "y", **parts)
     listed = names_images(Path(d.data).expanduser())
