@@ -3,6 +3,7 @@
 import sys
 from collections import Counter
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated
 
@@ -69,8 +70,10 @@ def generate(arguments: list[str]) -> None:
     assert isinstance(network, BlockLocal)
     begin = start or [tokenizer.end]
     made, blocks, shown = list[int](), Counter[int](), ""
+    rest = tokens_of(network, begin, sampling, length=facts.width, end=tokenizer.end)
+    first = list(islice(rest, 1))  # what is refused is refused before the prompt is shown
     print(printable(given.prompt), end="", flush=True)
-    for found in tokens_of(network, begin, sampling, length=facts.width, end=tokenizer.end):
+    for found in chain(first, rest):
         made.append(found.token)
         blocks[found.block] += 1
         text = tokenizer.decode([*start, *made])[len(tokenizer.decode(start)) :]
