@@ -346,3 +346,15 @@ def test_a_table_of_numbers_is_no_table_of_images(tmp_path):
     (tmp_path / "t.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match="no table that names images"):
         load_images(str(tmp_path / "t.csv"))
+
+
+@pytest.mark.parametrize("line", ['{"prompt": "one"}', '{"question": "one", "reply": "two"}'])
+def test_lines_without_a_known_field_are_told_which_a_text_has(tmp_path, line):
+    (tmp_path / "asked.jsonl").write_text(line + "\n")
+    with pytest.raises(InputError, match=r"a field text, or prompt and completion; another field: --text FIELD"):
+        load_images(str(tmp_path / "asked.jsonl"))
+
+
+def test_an_empty_folder_is_told_the_files_of_a_text_too(tmp_path):
+    with pytest.raises(InputError, match=r"or, to learn a text, \.txt, \.md, \.rst or \.jsonl files"):
+        load_images(str(tmp_path))

@@ -93,6 +93,12 @@ def test_a_run_is_exported_for_transformers_and_goes_on_from_there_by_name(texts
     capsys.readouterr()
     found = [json.loads((texts / name / "summary.json").read_text()) for name in ("first", "second")]
     assert found[1]["test_perplexity"] == pytest.approx(found[0]["test_perplexity"], rel=1e-4)  # it began as it ended
+    assert main(["export", "second", "--to", "again"]) == 0
+    card = (texts / "again" / "README.md").read_text()
+    assert "# hf:folder on texts\n" in card
+    assert str(texts) not in card  # others have no such folder
+    assert "AutoModelForCausalLM" in card
+    transformers.AutoModelForCausalLM.from_pretrained(texts / "again")
     assert (texts / "second" / "tokenizer.json").read_text() == (texts / "first" / "tokenizer.json").read_text()
 
 

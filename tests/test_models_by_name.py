@@ -73,6 +73,12 @@ def test_the_command_line_trains_and_evaluates_a_model_by_name(tmp_path: Path):
     assert main(["train", *flags, "--model-options", *options]) == 0
     assert json.loads((run / "config.json").read_text())["model"] == "hf:vit"
     assert main(["evaluate", str(run)]) == 0
+    assert main(["export", str(run), "--to", str(tmp_path / "exported")]) == 0
+    card = (tmp_path / "exported" / "README.md").read_text()
+    assert 'AutoModelForImageClassification.from_pretrained("FOLDER")' in card
+    assert "build_model" not in card  # it makes models of the library alone
+    mean, std = (json.loads((run / "data.json").read_text())[name] for name in ("mean", "std"))
+    assert f"`mean` is {mean}, `std` is {std}" in card
 
 
 class Layers(nn.Module):

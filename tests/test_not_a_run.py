@@ -3,8 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
 from report_helpers import epoch, summary, write_run
 from run_helpers import assert_refused, cli, flags
+from torch import nn
+
+import blocklocal as bl
 
 
 @pytest.fixture(scope="module")
@@ -46,3 +50,11 @@ def test_a_comparison_without_its_table_is_told_so_and_one_of_its_runs_named(tmp
 def test_a_comparison_without_one_of_its_runs_is_told_which(tmp_path):
     (tmp_path / "compare.json").write_text('[{"rule": "greedy", "run": "greedy-seed0", "seed": 0, "test_top1": 9.0}]')
     assert_refused(cli("report", tmp_path), "lacks its run greedy-seed0", f"--resume --output {tmp_path}")
+
+
+def test_a_folder_that_save_has_written_is_told_to_be_one(tmp_path):
+    network = bl.BlockLocal(bl.split(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), blocks=2), classes=2)
+    network.step(torch.zeros(2, 2), torch.tensor([0, 1]))
+    bl.save(network, tmp_path / "kept")
+    with pytest.raises(bl.InputError, match=r"checkpoints alone, as save writes them.*load\(network, FOLDER\)"):
+        bl.load(tmp_path / "kept")

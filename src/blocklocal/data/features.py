@@ -79,6 +79,7 @@ class Features:
         Raises:
             InputError: a column is missing, or holds texts where numbers were.
         """
+        self._check_columns(frame)
         parts: list[np.ndarray] = []
         for column in self.numbers:
             values = numbers_of(frame, column.name)
@@ -89,6 +90,15 @@ class Features:
                 parts.append(missing)
         parts += [_codes(frame, column) for column in self.categories]
         return torch.from_numpy(np.stack(parts, 1).astype(np.float32))
+
+    def _check_columns(self, frame: Frame) -> None:
+        missing = [column.name for column in (*self.numbers, *self.categories) if column.name not in frame.names]
+        if missing:
+            what = "column" if len(missing) == 1 else "columns"
+            raise InputError(
+                f"{frame.path} lacks the {what} {few([repr(name) for name in missing])}, from which the network was "
+                f"trained to predict. It has {few(list(frame.names))}. Add what is missing; cells may be empty."
+            )
 
     def lines(self) -> list[str]:
         """What is used, for people."""

@@ -244,7 +244,8 @@ def _nothing(root: Path, loose: list[Path], tables: dict[str | None, Table]) -> 
     if loose:
         found = many(len(loose), "image", "images")
         return f"{root} holds {found} outside any class folder, so without labels.{said} {_REMEDY}"
-    return f"{root} holds no class folders (and no parquet files).{said} Expected {LAYOUT}."
+    text = "or, to learn a text, .txt, .md, .rst or .jsonl files"
+    return f"{root} holds no class folders (and no parquet files).{said} Expected {LAYOUT}; {text}."
 
 
 def _columns(tables: dict[str | None, Table]) -> str:

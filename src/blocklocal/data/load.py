@@ -33,8 +33,8 @@ from blocklocal.data.stacks import Room
 from blocklocal.data.table_reading import names_images
 
 _KINDS = (
-    "Give 'digits', a folder with parquet files or class folders, or a name on the Hugging Face hub (owner/name, or "
-    "owner/name:configuration)."
+    "Give 'digits', a folder with parquet files, class folders or texts, or a name on the Hugging Face hub (owner/"
+    "name, or owner/name:configuration)."
 )
 
 
@@ -157,7 +157,8 @@ def _locate(data: str, labels: Sequence[str], kind: TargetKind, stream: bool) ->
     if data and os.path.exists(path):
         raise InputError(
             f"{data} is a file, and no table that names images. Give the folder it is in: a parquet set is all its "
-            "train and test files. (A table of numbers needs --target.)"
+            "train and test files. (A table of numbers needs --target COLUMN. Lines of a text have a field text, or "
+            "prompt and completion; another field: --text FIELD.)"
         )
     if is_plain(data) or not looks_like_hub_name(data):
         raise InputError(f"there is no folder {data!r}.{_near(path)} {_KINDS}")

@@ -93,7 +93,6 @@ def diagnose_run(
     if visit is not None:
         check_range("visit", visit, VISIT)
     run, left_out = open_run(folder, checkpoint, device, trust=trust, visit=visit), list[str]()
-    other = _other(run, against, device, say, trust, left_out)
     if run.facts.answers is not None and run.facts.answers.kind != "classes":
         raise InputError(
             f"a diagnosis fits linear probes of one class per sample, and the run {folder} is asked for "
@@ -104,6 +103,7 @@ def diagnose_run(
             f"a diagnosis fits linear probes of one class per sample, and the run {folder} is asked for tokens: "
             "blocklocal evaluate says what every block predicts."
         )
+    other = _other(run, against, device, say, trust, left_out)
     data = load_data(run.config)
     check_facts(DatasetInfo.of(data), folder, run.config)
     pieces = choose_images(data, images)

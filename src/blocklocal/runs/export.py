@@ -7,6 +7,7 @@ from typing import Any
 from blocklocal._common.errors import InputError
 from blocklocal._common.files import is_there, write_text
 from blocklocal._common.measures import TOP1, main_of
+from blocklocal.adapters import is_named
 from blocklocal.data.tokenizer import Tokenizer
 from blocklocal.models.decoder import Decoder
 from blocklocal.models.file import is_reference
@@ -18,6 +19,7 @@ from blocklocal.runs.facts import DatasetInfo
 from blocklocal.runs.looking import load_network
 from blocklocal.runs.saved import SUMMARY, TOKENIZER, read_summary
 from blocklocal.runs.train import block_names
+from blocklocal.runs.usual import TRANSFORMERS
 
 HOW_TO_GENERATE = [
     "## Load it",
@@ -27,6 +29,17 @@ HOW_TO_GENERATE = [
     "",
     'model = AutoModelForCausalLM.from_pretrained("FOLDER")',
     'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
+    "```",
+]
+
+
+HOW_TO_CLASSIFY = [
+    "## Load it",
+    "",
+    "```python",
+    "from transformers import AutoModelForImageClassification",
+    "",
+    'model = AutoModelForImageClassification.from_pretrained("FOLDER")',
     "```",
 ]
 
@@ -75,18 +88,37 @@ def _facts(config: Config, facts: DatasetInfo) -> dict[str, Any]:
 
 
 def _card(run: Path, config: Config, facts: DatasetInfo, network: BlockLocal) -> str:
-    m, learning = config.model, config.learning
+    learning = config.learning
+    model, data = _without_folders(config.model.model), _without_folders(config.data.data)
     lines = [
-        f"{m.model}, trained on {config.data.data} as {len(network.split.blocks)} blocks by blocklocal, under the rule "
+        f"{model}, trained on {data} as {len(network.split.blocks)} blocks by blocklocal, under the rule "
         f"{learning.rule}.",
         "",
         *_measured(run, network),
         "",
-        *(HOW_TO_GENERATE if isinstance(network.to_plain(), Decoder) else [*HOW_TO_LOAD, "", *_build(config, facts)]),
+        *_how_to_load(config, facts, network),
         "",
-        *_inputs(facts),
+        *_inputs(facts, of_transformers=config.model.model.startswith(TRANSFORMERS)),
+        *_statistics(config, facts),
     ]
-    return model_card(f"{m.model} on {config.data.data}", lines, [learning.rule, _task(facts)])
+    return model_card(f"{model} on {data}", lines, [learning.rule, _task(facts)])
+
+
+def _without_folders(name: str) -> str:
+    """The name of data or of a model, for others: of a whole path its last part."""
+    library, colon, rest = name.partition(":") if is_named(name) else ("", "", name)
+    path = Path(rest).expanduser()
+    return f"{library}{colon}{path.name}" if path.is_absolute() else name
+
+
+def _how_to_load(config: Config, facts: DatasetInfo, network: BlockLocal) -> list[str]:
+    """How others open the folder: by transformers where it can, else by the module and its weights."""
+    of_transformers = config.model.model.startswith(TRANSFORMERS)
+    if facts.text is not None and (of_transformers or isinstance(network.to_plain(), Decoder)):
+        return HOW_TO_GENERATE
+    if of_transformers and facts.kind == "images":
+        return HOW_TO_CLASSIFY
+    return [*HOW_TO_LOAD, "", *_build(config, facts)]
 
 
 def _task(facts: DatasetInfo) -> str:
@@ -97,7 +129,7 @@ def _task(facts: DatasetInfo) -> str:
     return f"{kind}-{'regression' if facts.predicts_values else 'classification'}"
 
 
-def _inputs(facts: DatasetInfo) -> list[str]:
+def _inputs(facts: DatasetInfo, *, of_transformers: bool) -> list[str]:
     """What the model reads and gives, each a sentence."""
     if facts.text is not None:
         return [
@@ -105,9 +137,10 @@ def _inputs(facts: DatasetInfo) -> list[str]:
             f"of {facts.text.vocabulary:,}."
         ]
     called = "Values" if facts.predicts_values else "Labels" if facts.predicts_labels else "Classes"
+    where = "" if of_transformers else ", which are in config.json"
     read = {
         "images": f"Images are {facts.channels}x{facts.height}x{facts.width}; pixels from 0 to 255 minus `mean`, "
-        "divided by `std`, which are in config.json.",
+        f"divided by `std`{where}.",
         "table": f"A row is {facts.width} numbers, made of the table's columns as `features` in config.json says.",
         "series": f"A series has {facts.channels} channels and {facts.width} steps; each channel minus `mean`, divided "
         "by `std`, which are in config.json.",
@@ -116,6 +149,13 @@ def _inputs(facts: DatasetInfo) -> list[str]:
     if facts.predicts_values:
         said += ["", "A value is the output times `std` plus `mean` of `answers` in config.json."]
     return said
+
+
+def _statistics(config: Config, facts: DatasetInfo) -> list[str]:
+    """Mean and deviation of pixels, which the config.json that transformers writes does not hold."""
+    if facts.kind != "images" or not config.model.model.startswith(TRANSFORMERS):
+        return []
+    return ["", f"`mean` is {list(facts.mean)}, `std` is {list(facts.std)}, one number per channel."]
 
 
 def _measured(run: Path, network: BlockLocal) -> list[str]:
@@ -158,6 +198,9 @@ def _build(config: Config, facts: DatasetInfo) -> list[str]:
     m = config.model
     if is_reference(m.model):
         return [f"The module is made by `{m.model.rpartition(':')[2]}` of the run's own code."]
+    if is_named(m.model):
+        library, _, name = m.model.partition(":")
+        return [f"The module is `{name}` of {library}, with {facts.outputs} outputs."]
     options = "".join(f", {name}={value!r}" for name, value in m.model_options.items())
     width = "" if m.width is None else f", width={m.width}"
     images = f"channels={facts.channels}, image_size=({facts.height}, {facts.width})"

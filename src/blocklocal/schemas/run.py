@@ -39,6 +39,8 @@ def check_settings_there(folder: Path) -> None:
 def _a_run_of(folder: Path) -> str:
     """What to give instead of a folder that is no run."""
     runs = sorted(file.parent for file in folder.glob("[!.]*/config.json"))
+    if not runs and any(folder.glob("step-*/state.json")):
+        return "it has checkpoints alone, as save writes them; make the network anew, and give load(network, FOLDER)"
     return f"give one of its runs, such as {runs[0]}" if runs else "give the folder that a training has written"
 
 
