@@ -76,7 +76,7 @@ def plan_run(
             optimizer,
             blocks=count,
             visit=streaming.visit and min(streaming.visit, steps),
-            longest=min(steps, config.learning.message_delay or steps) if _chained(config, facts) else steps,
+            longest=min(steps, config.learning.message_delay) if _chained(config, facts) else steps,
             home=home,
             precision=precision,
             device=device,
@@ -104,7 +104,7 @@ def plan_run(
 
 
 def _chained(config: Config, facts: DatasetInfo) -> bool:
-    """Whether messages go from block to block, so that a visit may not be longer than they are late."""
+    """Whether messages go from twin to twin; of a text they do unless it is said otherwise."""
     twin = config.learning.twin
     return facts.text is not None if twin == AUTO else twin != "dense"
 
