@@ -120,6 +120,13 @@ def test_a_file_about_the_others_makes_no_text_of_tables(tmp_path):
     assert holds_text(tmp_path)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_file_may_have_a_name_that_is_no_utf_8(folder):
+    (folder / os.fsdecode(b"\xff.txt")).write_text("A text of its own. " * 20)
+    data = load_text_set(folder, tokenizer="bytes", length=8)
+    assert sum(part.facts.documents for part in (data.train, data.validation, data.test)) == 61
+
+
 def test_a_link_that_leads_nowhere_is_refused(folder):
     (folder / "link.txt").symlink_to("nowhere.txt")
     with pytest.raises(InputError, match=r"cannot read .*link\.txt: .*Remove it"):
@@ -398,6 +405,8 @@ def test_a_text_that_has_changed_is_read_with_the_tokens_of_the_run(folder, monk
     said = capsys.readouterr().out
     summary = json.loads((folder.parent / "run" / "summary.json").read_text())
     assert float(said.split("perplexity ")[1].split()[0]) < 2 * summary["test_perplexity"]
+    assert main(["train", "--resume", "run", "--epochs", "3"]) == 2
+    assert "--accept-changes" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -285,7 +285,7 @@ def _role(name: str) -> str | None:
 
 def _place(stream: str, seed: int, name: str) -> float:
     """A fixed place between 0 and 1 of a name: adding documents moves none of the others."""
-    return stream_seed(stream, seed, name) / 2**63
+    return stream_seed(stream, seed, name.encode(errors="backslashreplace").decode()) / 2**63
 
 
 def _pieces(document: Document, size: int) -> Iterator[Document]:

@@ -32,7 +32,7 @@ class TextFacts:
     """What a network must know of a text: how many tokens there are, and how many bytes one stands for in the mean."""
 
     vocabulary: Annotated[int, Meta(ge=1, le=2**20)]
-    bytes_per_token: Annotated[float, Meta(gt=0)]
+    bytes_per_token: Annotated[float, Meta(gt=0)] = field(compare=False)  # it changes with the text
 
 
 @dataclass(frozen=True)
