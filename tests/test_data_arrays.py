@@ -139,3 +139,12 @@ def test_fractions_as_labels_are_values_and_train_as_such(tmp_path, monkeypatch,
     capsys.readouterr()
     assert main(["predict", "run", "set.npz"]) == 0
     assert 90 < float(capsys.readouterr().out.splitlines()[1].split(",")[1]) < 110
+
+
+def test_a_few_whole_floats_are_classes_as_in_a_table(tmp_path):
+    x, y = series()
+    np.savez(tmp_path / "set.npz", x=x, y=y.astype(np.float64))
+    data = load_arrays(tmp_path / "set.npz")
+    assert (data.answers.kind, data.classes) == ("classes", ("0", "1"))
+    np.savez(tmp_path / "set.npz", x=x, y=np.arange(30.0))
+    assert load_arrays(tmp_path / "set.npz").answers.kind == "values"

@@ -14,7 +14,7 @@ from torch import Tensor
 from blocklocal._common.errors import InputError, unknown
 from blocklocal._common.extras import needs
 from blocklocal._common.limits import check_memory
-from blocklocal.data.answers import Answers
+from blocklocal.data.answers import FEW, Answers
 from blocklocal.data.lists import list_columns, read_lists
 from blocklocal.data.names import check_count, few, in_order, many
 from blocklocal.data.parts import Wanted, divide
@@ -47,7 +47,7 @@ def load_arrays(
     test_size: int | None = None,
     split_seed: int = 0,
 ) -> SampleSet:
-    """Load series [N, C, T] (or [N, T]: one channel) and their classes, or values where the labels are fractions.
+    """Load series [N, C, T] (or [N, T]: one channel) and their classes, or values where labels are fractions or many.
 
     Args:
         data: a .npz file with arrays x and y; a parquet file with one column of lists; x.npy, or a folder of x.npy and
@@ -167,8 +167,12 @@ def _check_same(x: dict[str, Tensor], path: Path) -> None:
 
 
 def _are_values(given: dict[str, np.ndarray]) -> bool:
-    """Whether labels are numbers with fractions, one or several per series."""
-    return all(array.dtype.kind == "f" for array in given.values())
+    """Whether labels are numbers other than a few different whole ones, as of a table; or several per series."""
+    if not all(array.dtype.kind == "f" for array in given.values()):
+        return False
+    numbers = np.concatenate([array.reshape(-1) for array in given.values()])
+    whole = bool((numbers == np.floor(numbers)).all())
+    return not whole or len(np.unique(numbers)) > FEW or any(array.ndim > 1 for array in given.values())
 
 
 def _values(given: dict[str, np.ndarray], x: dict[str, Tensor], path: Path) -> tuple[dict[str, Tensor], Answers]:
@@ -191,10 +195,10 @@ def _labels(given: dict[str, np.ndarray], x: dict[str, Tensor], path: Path) -> t
     """Numbers of classes per part, and the classes: the different labels of the training part in their order."""
     words = {}
     for role, array in given.items():
-        if array.shape != (len(x[role]),) or array.dtype.kind not in "iubU":
+        if array.shape != (len(x[role]),) or array.dtype.kind not in "iubUf":
             wrong = f"{array.dtype} {list(array.shape)}"
             raise InputError(f"{path}: labels are {wrong}. Expected whole numbers or texts, [{len(x[role])}].")
-        words[role] = [str(label) for label in array.tolist()]
+        words[role] = [str(int(label) if array.dtype.kind == "f" else label) for label in array.tolist()]
     first: Sequence[str] = words.get("train") or words["whole"]
     names = tuple(in_order(first))
     check_count(len(names), str(path))
