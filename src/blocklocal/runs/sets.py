@@ -44,8 +44,13 @@ def load_data(config: Config, run: Path | None = None) -> AnySet:
         "split_seed": d.split_seed,
     }
     if _is_text(config):
-        given: dict[str, Any] = {**parts, "field": d.text, "vocabulary": d.vocabulary, "length": d.length}
-        given["skip_bad"] = d.skip_bad
+        given: dict[str, Any] = {
+            **parts,
+            "field": d.text,
+            "vocabulary": d.vocabulary,
+            "length": d.length,
+            "skip_bad": d.skip_bad,
+        }
         text = load_text_set(d.data, **given, tokenizer=d.tokenizer or _tokenizer_of(config.model.model))
         own = None if run is None or not (run / TOKENIZER).is_file() else Tokenizer.from_file(run / TOKENIZER)
         same = own is None or own.to_text() == text.tokenizer.to_text()
