@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from rule_helpers import data, network, parameters, same, state
 from torch import nn
 
+import blocklocal as bl
 from blocklocal import InputError, Optimizer, Trainer, adam, sgd
 from blocklocal.block.schedules import build_schedule
 from blocklocal.training.checkpoint import load_checkpoint, save_checkpoint
@@ -257,3 +258,13 @@ def test_one_cycle_takes_an_optimiser_with_nothing_to_cycle():
     net = network("mlp")
     Trainer(net, optimizer=functools.partial(torch.optim.Adagrad, lr=0.1), epochs=1).fit(BATCHES)
     assert net.steps == len(BATCHES)
+
+
+def test_a_residual_stream_is_trained_with_adamw_and_others_with_sgd_unless_it_is_said_otherwise():
+    def network(*norm, **given):
+        model = nn.Sequential(nn.Linear(4, 4), *norm, nn.ReLU(), nn.Linear(4, 3))
+        return bl.BlockLocal(bl.split(model, at=["2" if norm else "1"]), classes=3, **given).optimizer
+
+    assert network().name == "sgd"
+    assert (network(nn.LayerNorm(4)).name, network(nn.LayerNorm(4)).lr) == ("adamw", 1e-3)
+    assert network(nn.LayerNorm(4), optimizer=bl.sgd()).name == "sgd"

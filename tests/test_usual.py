@@ -24,6 +24,7 @@ SERIES = DatasetInfo(("a", "b"), 2, 1, 40, (0.0,) * 2, (1.0,) * 2, "series")
         (TABLE, {}, ("mlp", "adamw", 3e-3)),
         (SERIES, {}, ("conv1d", "adamw", 3e-3)),
         (IMAGES, {"model": "hf:folder"}, ("hf:folder", "adamw", 1e-3)),
+        (IMAGES, {"model": "timm:vit"}, ("timm:vit", "adamw", 1e-3)),
         (IMAGES, {"optimizer": "adam"}, ("resnet18", "adam", 1e-3)),
         (TABLE, {"optimizer": "sgd"}, ("mlp", "sgd", 0.1)),
         (TABLE, {"optimizer": "sgd", "lr": 0.1, "model": "resnet18"}, ("resnet18", "sgd", 0.1)),

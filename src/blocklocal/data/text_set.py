@@ -26,7 +26,7 @@ from blocklocal.data.tokenizer import Tokenizer
 VOCABULARY = 4096
 LENGTH = 128  # tokens of a window
 TEST_SHARE = 0.1  # of the documents
-FEW = 20  # documents; fewer are cut at blank lines first
+FEW = 60  # documents; fewer are cut at blank lines first
 PIECES = 100  # into about so many pieces in all
 _BATCH = 256  # documents encoded at a time
 
@@ -104,7 +104,9 @@ def _digest(text: TextPart, tokenizer: Tokenizer) -> str:
     digest = hashlib.blake2b(digest_size=16)
     digest.update(f"{text.length} {text.windows} {tokenizer.to_text()}".encode())
     for start in range(0, len(text.tokens), 2**22):
-        digest.update(np.ascontiguousarray(text.tokens[start : start + 2**22]).data)
+        for each in (text.tokens, text.asked):
+            if each is not None:
+                digest.update(np.ascontiguousarray(each[start : start + 2**22]).data)
     return digest.hexdigest()
 
 
@@ -126,7 +128,7 @@ def load_text_set(
     """Load a text as tokens. Parts share no document; the tokenizer is trained on the training part.
 
     A tenth of the documents is the test part, told by a hash of their names, whatever the seed. Where folders or files
-    are called train, validation and test, these are the parts; train and one of the others are enough. Of fewer than 20
+    are called train, validation and test, these are the parts; train and one of the others are enough. Of fewer than 60
     documents each is first cut at blank lines, into a hundred pieces in all, which count as documents then.
 
     Args:

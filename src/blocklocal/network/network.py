@@ -20,7 +20,7 @@ from blocklocal.block.edges import OPEN
 from blocklocal.block.factories import OptimizerFactory
 from blocklocal.block.groups import normed
 from blocklocal.block.loss import OwnLoss
-from blocklocal.block.optim import Optimizer, as_optimizer, sgd
+from blocklocal.block.optim import Optimizer, adamw, as_optimizer, sgd
 from blocklocal.block.shared import has_table
 from blocklocal.block.targets import Asked, Tokens, Values
 from blocklocal.models.base import check_input, input_shape
@@ -62,7 +62,8 @@ class BlockLocal(Neighbours):
             theirs.
         targets: a function that gives the targets of the hidden blocks, where a loader's y is something else.
         learning: rule and local losses as one value; `settings` change it.
-        optimizer: of every block: `sgd()`, a class of `torch.optim`, or any function of a list of parameters.
+        optimizer: of every block: `sgd()`, a class of `torch.optim`, or any function of a list of parameters. Default:
+            `adamw()` for networks with a LayerNorm or an RMSNorm, `sgd()` for all others.
         example: a batch [B, …]: a tensor, or a tuple or dictionary of tensors, as the first block reads it.
         seed: names the random streams of initial weights and of dropout; a whole number from 0 to 2⁶³ - 1.
         settings: the fields of `Learning`, by name.
@@ -99,14 +100,16 @@ class BlockLocal(Neighbours):
         chosen = _learning(learning, settings)
         asked = asked_for(classes, labels, values, class_weights, targets, tokens)
         check_goes_with(asked, chosen)
+        stream = any(map(normed, blocks.blocks))
         chosen = chosen.decided(
-            stream=any(map(normed, blocks.blocks)),
+            stream=stream,
             tokens=isinstance(asked, Tokens),
             table=has_table(blocks.blocks[-1], asked.rows),
         )
         if output_loss is not None and not callable(output_loss):
             raise InputError(f"output_loss must be a function (output, y) → one number, not {shown(output_loss)}.")
-        super().__init__(asked, chosen, as_optimizer(optimizer or sgd()), seed)
+        usual = adamw() if stream else sgd()
+        super().__init__(asked, chosen, as_optimizer(usual if optimizer is None else optimizer), seed)
         self._own_loss = output_loss
         self.edges, self.split, self._trials = OPEN, blocks, Trials()
         if not blocks.model.training:  # as a whole: a part that is in evaluation mode by itself stays there

@@ -178,8 +178,8 @@ class Optimisation:
     """Passes over the training split. With --resume RUN: train a finished run on to so many; for the added epochs the
     schedule begins anew."""
     optimizer: OptimizerSetting = "auto"
-    """sgd (Nesterov momentum), adam, adamw, or auto: sgd for classes of images, adamw for all else and for hf:
-    models."""
+    """sgd (Nesterov momentum), adam, adamw, or auto: sgd for classes of images, adamw for all else and for models of
+    other libraries."""
     lr: float | None = None
     """Peak learning rate. Default: 0.1 for sgd, 0.001 for adam and adamw, 0.003 for adamw on tables, series, masks and
     texts."""

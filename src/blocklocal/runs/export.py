@@ -19,8 +19,8 @@ from blocklocal.runs.facts import DatasetInfo
 from blocklocal.runs.looking import load_network
 from blocklocal.runs.saved import SUMMARY, TOKENIZER, read_summary
 from blocklocal.runs.train import block_names
-from blocklocal.runs.usual import TRANSFORMERS
 
+TRANSFORMERS = "hf:"  # how names of its models begin
 HOW_TO_GENERATE = [
     "## Load it",
     "",
