@@ -337,3 +337,24 @@ def test_weights_stay_with_their_rows(tmp_path, monkeypatch):
     data = load_table("t.csv", "kind", weight="often", validation=0)
     assert set(data.train.weights.tolist()) == {1.0, 2.0}
     assert data.train.subset(slice(0, 3)).weights.tolist() == data.train.weights[:3].tolist()
+
+
+def test_shares_of_classes_are_soft_targets(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rows = [f"{i / 7},{(i % 5) / 4},{1 - (i % 5) / 4}" for i in range(60)]
+    write(tmp_path / "t.csv", "x,cat,dog", rows)
+    data = load_table("t.csv", ["cat", "dog"], target_is="shares", validation=0)
+    assert (data.answers.kind, data.classes) == ("shares", ("cat", "dog"))
+    assert torch.allclose(data.train.labels.sum(1), torch.ones(len(data.train)))
+    size = ["--epochs", "1", "--blocks", "2", "--width", "4", "--batch-size", "16", "--no-tensorboard"]
+    command = ["train", "--data", "t.csv", "--target", "cat", "dog", "--target-is", "shares", *size, "--output", "run"]
+    assert main(command) == 0
+    assert "test accuracy" in capsys.readouterr().out
+    assert main(["predict", "run", "t.csv"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split(",")[1] in ("cat", "dog")
+    assert main(["evaluate", "run"]) == 0
+    write(tmp_path / "t.csv", "x,cat,dog", [*rows, "1,0.5,0.6"])
+    with pytest.raises(InputError, match=r"the shares cat, dog must be 0 or more, with a sum of 1"):
+        load_table("t.csv", ["cat", "dog"], target_is="shares")
+    with pytest.raises(InputError, match="one for each class, and cat is none"):
+        load_table("t.csv", "cat", target_is="shares")

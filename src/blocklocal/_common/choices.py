@@ -26,7 +26,7 @@ OptimizerSetting: TypeAlias = Literal["auto", "sgd", "adam", "adamw"]
 LoggerName: TypeAlias = Literal["wandb", "mlflow"]
 KeepName: TypeAlias = Literal["newest", "best"]
 ImagesIn: TypeAlias = Literal["auto", "memory", "disk"]
-TargetKind: TypeAlias = Literal["auto", "classes", "values"]
+TargetKind: TypeAlias = Literal["auto", "classes", "values", "shares"]
 
 # What the package itself registers; users may add to these.
 RuleName: TypeAlias = Literal[

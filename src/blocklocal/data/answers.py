@@ -19,8 +19,9 @@ from blocklocal.data.frame import Frame
 from blocklocal.data.names import check_count, few, in_order
 
 UNKNOWN = -100  # a label that is not known, as the targets of a network have it (block.targets.MISSING)
+_SUM = 1e-3  # how far the shares of a row may be from a sum of 1
 FEW = 20  # different whole numbers that are classes, unless it is said otherwise
-AnswerKind = Literal["classes", "labels", "values", "pixels"]
+AnswerKind = Literal["classes", "labels", "values", "pixels", "shares"]
 Text = Annotated[str, Meta(max_length=100_000)]
 
 
@@ -30,7 +31,8 @@ class Answers:
 
     Attributes:
         kind: "classes" (int64 [N]), "labels" (int64 [N, L], 0 or 1, or -100 where one is not known), "values"
-            (float32 [N, V]), or "pixels" (classes as uint8 [N, H, W], 255 where one is not known).
+            (float32 [N, V]), "shares" of classes (float32 [N, C], a sum of 1), or "pixels" (classes as uint8 [N, H, W],
+            255 where one is not known).
         names: of the classes, or of the columns of labels or values.
         mean, std: of every value in the training part.
     """
@@ -53,7 +55,7 @@ class Answers:
             raise InputError(
                 f"all training rows have the target {what!r}: there is nothing to learn. Is it the right one?"
             )
-        if self.kind != "values":
+        if self.kind != "values":  # of shares too
             return self
         std = training.double().std(0, correction=0)
         return replace(self, mean=tuple(training.double().mean(0).tolist()), std=tuple(std.clamp_min(1e-12).tolist()))
@@ -63,6 +65,8 @@ class Answers:
         if self.kind == "classes":
             return f"target {few(target)}: {len(self.names)} classes ({few(self.names)}), {why}"
         what = "values" if self.kind == "values" else f"{len(self.names)} binary labels"
+        if self.kind == "shares":
+            what = f"{len(self.names)} classes"
         return f"target {few(target)}: {what}, {why}"
 
 
@@ -76,6 +80,13 @@ def find_answers(frame: Frame, target: Sequence[str], kind: TargetKind) -> tuple
         if frame.column(name).null_count == len(frame):
             raise InputError(f"{frame.path}: the target {name} has no value in any row. Is it the right column?")
     numbers = all(is_number(frame.column(name)) for name in target)
+    if kind == "shares":
+        if len(target) < 2 or not numbers:
+            raise InputError(
+                f"shares of classes are several columns of numbers, one for each class, and {few(target)} is none: "
+                "name them all by --target."
+            )
+        return Answers("shares", tuple(target)), "shares of the classes, as asked"
     if len(target) > 1 and numbers and kind != "values":
         each = [numbers_of(frame, name) for name in target]
         if all(bool((np.isin(values, (0, 1)) | np.isnan(values)).all()) for values in each):
@@ -134,6 +145,8 @@ def answers_of(frame: Frame, target: Sequence[str], answers: Answers) -> tuple[T
     Raises:
         InputError: one is none of the classes, or no number.
     """
+    if answers.kind == "shares":
+        return _shares(frame, target)
     if answers.kind == "values":
         values = np.stack([numbers_of(frame, name) for name in target], 1)
         there = np.flatnonzero(~np.isnan(values).any(1))
@@ -155,3 +168,19 @@ def answers_of(frame: Frame, target: Sequence[str], answers: Answers) -> tuple[T
                 f"{few(answers.names)}."
             )
     return torch.tensor([places[str(words[i])] for i in map(int, there)], dtype=torch.int64), there
+
+
+def _shares(frame: Frame, target: Sequence[str]) -> tuple[Tensor, np.ndarray]:
+    """float32 [N, C], the share of every class, of the rows that have any.
+
+    Raises:
+        InputError: a share is below 0, or those of a row do not add up to 1.
+    """
+    values = np.stack([numbers_of(frame, name) for name in target], 1)
+    there = np.flatnonzero(~np.isnan(values).any(1))
+    wrong = np.flatnonzero((values[there] < 0).any(1) | (np.abs(values[there].sum(1) - 1) > _SUM))
+    if len(wrong):
+        raise InputError(
+            f"{frame.row(int(there[wrong[0]]))}: the shares {few(list(target))} must be 0 or more, with a sum of 1."
+        )
+    return torch.from_numpy(values[there].astype(np.float32)), there

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from blocklocal._common.choices import TargetKind
+from blocklocal._common.errors import InputError
 from blocklocal.data.answers import Answers, answers_of, find_answers
 from blocklocal.data.frame import MISSING, Frame, looks_like_number
 from blocklocal.data.image_table import Table
@@ -27,6 +28,8 @@ def with_targets(table: Table, columns: Sequence[str], kind: TargetKind) -> tupl
     Raises:
         InputError: they hold something else.
     """
+    if kind == "shares":
+        raise InputError("shares of classes are for tables of rows: for images, --mix makes them while training.")
     frame = _frame(table, columns)
     if len(columns) == 1 and (kind == "classes" or (kind == "auto" and not _has_fractions(frame, columns[0]))):
         return table, ""

@@ -45,7 +45,8 @@ def load_table(
         data: a CSV or parquet file, of which a fixed fifth of the rows is the test split; or a folder of train.csv,
             test.csv and perhaps validation.csv.
         target: the name of the column that is to be predicted.
-        target_is: "classes", "values", or "auto": values for numbers other than a few different whole ones.
+        target_is: "classes", "values", "shares" of classes (soft targets, a column for each), or "auto": values for
+            numbers other than a few different whole ones.
         categories: columns whose numbers are categories.
         weight: the column that says how much every row counts in training, 0 or more; "" for all the same.
         train_size, test_size: how many rows to use; None for all.

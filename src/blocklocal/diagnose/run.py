@@ -42,7 +42,7 @@ from blocklocal.streaming.cache import FileCache
 from blocklocal.streaming.settings import VISIT
 from blocklocal.streaming.streamed import Streamed
 
-_ASKED = {"labels": "binary labels", "values": "values", "pixels": "a class per pixel"}
+_ASKED = {"labels": "binary labels", "values": "values", "pixels": "a class per pixel", "shares": "shares of classes"}
 HELD_SHARE = 5  # one image in so many is held out, where the run has no validation split
 
 

@@ -102,7 +102,8 @@ class Data:
     columns of numbers; of a table of images too. Of arrays in a file: the name of the array of labels, where it is not
     called y."""
     target_is: TargetKind = "auto"
-    """classes, values, or auto: values for numbers other than a few different whole ones."""
+    """classes; values; shares of classes, a column for each (soft targets); or auto: values for numbers other than a
+    few different whole ones."""
     categories: tuple[str, ...] = ()
     """Columns of a table whose numbers are categories."""
     weight: str = ""
