@@ -32,7 +32,6 @@ from blocklocal.block.normalisation import one_value
 from blocklocal.block.optim import Optimizer
 from blocklocal.block.scaling import LossScale
 from blocklocal.block.schedules import Schedule, build_schedule
-from blocklocal.block.shared import TableSource
 from blocklocal.block.step import BlockPass, ForwardContext, StepContext
 from blocklocal.block.targets import Asked
 from blocklocal.block.twin import Twin
@@ -171,9 +170,8 @@ class BlockLearner(nn.Module):
         twin = self.twin
         if twin is None:
             return None, incoming
-        if isinstance(twin, TableSource):
-            incoming = self.block.get_parameter(twin.name)
-        elif learning:
+        incoming = twin.source(self.block, incoming)
+        if learning:
             twin.learn_from(incoming)
         with guarded(incoming.device):
             raw, outgoing = twin(incoming)

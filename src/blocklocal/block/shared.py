@@ -20,6 +20,8 @@ from blocklocal._common.errors import InputError
 from blocklocal.block.shapes import units_of
 from blocklocal.block.twin import TWINS, Twin, TwinShapes
 
+SHARED = "shared"  # its name
+
 
 class Periodic(Twin):
     """A twin whose messages move on every `period` steps, by one block each time; or in every step at once."""
@@ -73,6 +75,10 @@ class TableSource(Periodic):
         super().__init__()
         self.name = name
 
+    def source(self, block: nn.Module, incoming: Tensor) -> Tensor:
+        """The block's table, whatever came from behind."""
+        return block.get_parameter(self.name)
+
     def forward(self, incoming: Tensor) -> tuple[Tensor, Tensor]:
         """The table twice: as it is, and as data."""
         return incoming, incoming.detach()
@@ -119,4 +125,4 @@ def shared_twins(plan: TwinShapes) -> Sequence[Twin]:
     return [SharedTwin() for _ in plan.latents]
 
 
-TWINS.add("shared", shared_twins)
+TWINS.add(SHARED, shared_twins)

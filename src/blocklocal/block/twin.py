@@ -61,6 +61,10 @@ class Twin(nn.Module):
         """Whether a message goes from block to block in this training step."""
         return step % self.period == 0
 
+    def source(self, block: nn.Module, incoming: Tensor) -> Tensor:
+        """What the twin of this block starts from: what came from behind."""
+        return incoming
+
     def learn_from(self, incoming: Tensor) -> None:
         """A message has come in a training step."""
 

@@ -68,13 +68,13 @@ def generate(arguments: list[str]) -> None:
     _, _, network = load_network(given.run, given.checkpoint, given.device, trust=given.trust)
     assert isinstance(network, BlockLocal)
     begin = start or [tokenizer.end]
-    made, blocks, shown = list[int](), Counter[int](), ""
+    made, blocks, shown, before = list[int](), Counter[int](), "", len(tokenizer.decode(start))
     coming = tokens_of(network, begin, sampling, length=facts.width, end=tokenizer.end)
     print(printable(given.prompt), end="", flush=True)
     for found in coming:
         made.append(found.token)
         blocks[found.block] += 1
-        text = tokenizer.decode([*start, *made])[len(tokenizer.decode(start)) :]
+        text = tokenizer.decode([*start, *made])[before:]
         whole = text.rstrip("\ufffd")  # half a character waits for its other bytes
         print(printable(whole[len(shown) :]), end="", flush=True)
         shown = whole

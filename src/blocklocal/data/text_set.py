@@ -296,12 +296,13 @@ def _pieces(document: Document, size: int) -> Iterator[Document]:
         yield document
         return
     kept: list[str] = []
-    number = 0
+    number, letters = 0, 0
     for paragraph in document.text.split("\n\n"):
         kept.append(paragraph)
-        if sum(map(len, kept)) >= size:
+        letters += len(paragraph)
+        if letters >= size:
             yield Document(f"{document.name}#{number}", (("\n\n".join(kept) + "\n\n", True),))
-            kept, number = [], number + 1
+            kept, number, letters = [], number + 1, 0
     if any(each.strip() for each in kept):
         yield Document(f"{document.name}#{number}", (("\n\n".join(kept), True),))
 

@@ -17,6 +17,7 @@ from blocklocal._common.choices import (
 from blocklocal._common.errors import InputError
 from blocklocal._common.ranges import LARGEST, WEIGHT, Range, check_settings, whole
 from blocklocal.block.objectives import OBJECTIVES
+from blocklocal.block.shared import SHARED
 from blocklocal.block.twin import TWINS
 from blocklocal.families import FAMILIES, Family, family
 from blocklocal.rules import RULES
@@ -111,7 +112,7 @@ class Learning:
         usual = {
             "family": "gaussian" if stream else "rectified",
             "order": "first" if tokens else "second",
-            "twin": "shared" if tokens and table else "dense",
+            "twin": SHARED if tokens and table else "dense",
             "normalise": "units" if stream and not tokens else "none",
         }
         return replace(self, **{name: value for name, value in usual.items() if getattr(self, name) == AUTO})
