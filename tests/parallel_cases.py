@@ -21,6 +21,7 @@ CASES: dict[str, tuple[str, dict, dict]] = {
     **{f"{name}": ("resnet20", {}, {"rule": name}) for name in LOCAL},
     "defaults": ("resnet20", {}, {"readout": Learning().readout}),
     "copies read sequences": ("rows", {}, {"readout": Learning().readout}),
+    "a share of positions": ("positions", {}, {"twin": "shared", "message_delay": 1, "loss_share": 0.5}),
     "mlp": ("mlp", {"depth": 4}, {}),
     "dropout": ("vgg8b", {"dropout": 0.3}, {}),
     "parts of the input": ("resnet20", {}, {**PARTS, "reconstruct": "input"}),
@@ -38,14 +39,15 @@ CASES: dict[str, tuple[str, dict, dict]] = {
     },
     **{f"shared, every {n}": ("mlp", {"depth": 4}, {"twin": "shared", "message_delay": n}) for n in (1, 3)},
 }
-assert all(architecture in [*ARCHITECTURES, "rows"] for architecture, _, _ in CASES.values())
+assert all(architecture in [*ARCHITECTURES, "rows", "positions"] for architecture, _, _ in CASES.values())
 
 
-def rows() -> nn.Module:
-    """The rows of an image as a sequence: every block but the last ends in [B, 8, 8]."""
+def rows(positions: bool = False) -> nn.Module:
+    """The rows of an image as a sequence: every block but the last ends in [B, 8, 8]. One answer, or one per row."""
     torch.manual_seed(0)
     layers = [nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True) for _ in range(BLOCKS)]
-    return nn.Sequential(nn.Flatten(1, 2), *layers, nn.Flatten(), nn.Linear(64, CLASSES))
+    head = [nn.Linear(8, CLASSES)] if positions else [nn.Flatten(), nn.Linear(64, CLASSES)]
+    return nn.Sequential(nn.Flatten(1, 2), *layers, *head)
 
 
 def plain() -> BlockLocal:
@@ -62,7 +64,7 @@ def plain() -> BlockLocal:
 
 def make(case: str, seed: int = 0) -> BlockLocal:
     architecture, options, settings = CASES[case]
-    model = rows() if architecture == "rows" else build(architecture, **options)
+    model = build(architecture, **options) if architecture in ARCHITECTURES else rows(architecture == "positions")
     example = torch.zeros(2, 1, side(architecture), side(architecture))
     cut = split(model, BLOCKS)
     made = BlockLocal(
@@ -88,6 +90,7 @@ def batches(case: str) -> list[tuple[torch.Tensor, torch.Tensor | Target]]:
         x = torch.randn(size, 1, pixels, pixels, generator=generator)
         if case.startswith("channels last"):
             x = x.contiguous(memory_format=torch.channels_last)
-        y = torch.randint(0, CLASSES, (size,), generator=generator)
+        shape = (size, pixels) if CASES[case][0] == "positions" else (size,)
+        y = torch.randint(0, CLASSES, shape, generator=generator)
         made.append((x, _asked(case, y)))
     return made

@@ -32,15 +32,15 @@ def parameter(net: bl.BlockLocal) -> nn.Parameter:
 
 
 def read(net: bl.BlockLocal, k: int) -> torch.Tensor:
-    """The table that block k (from 0) reads in the next step, without its scale."""
+    """The table that block k (from 0) reads in the next step."""
     held = net.learners[k].twin.held
     return table(net) if held is None else held.clone()
 
 
-def test_a_hidden_block_predicts_with_the_last_blocks_table_its_own_scale_and_log_prior():
+def test_a_hidden_block_predicts_with_the_last_blocks_table_its_own_gain_and_log_prior():
     net = network(readout=0, normalise="none").eval()
     with torch.no_grad():
-        net.learners[0].twin.scale.fill_(0.7)
+        net.learners[0].local.gain.fill_(0.7)
         net.learners[0].local.prior.copy_(torch.linspace(-1, 1, WORDS))
         a = net.learners[0](X)
         expected = 0.7 * a @ table(net).T + torch.linspace(-1, 1, WORDS)
@@ -53,7 +53,7 @@ def test_only_the_last_block_trains_the_table():
     assert shared is net.split.model.head.linear.weight
     for learner in net.learners[:-1]:
         assert all(p is not shared for p in learner.trainable())
-        assert learner.local.twin.scale in set(learner.trainable())
+        assert learner.local.gain in set(learner.trainable())
     net.step(X, Y)
     assert not torch.equal(table(net), table(network()))
 
@@ -63,7 +63,7 @@ def test_without_a_delay_every_block_reads_the_table_of_the_step_before():
     for _ in range(3):
         for k in (0, 1):
             message, _ = net.learners[k].message(net.learners[-1].message(net.rows)[1])
-            torch.testing.assert_close(message[:, 0], net.learners[k].twin.scale * table(net))
+            torch.testing.assert_close(message[:, 0], table(net))
         net.step(X, Y)
 
 

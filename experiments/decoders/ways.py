@@ -72,7 +72,7 @@ class Way:
         )
 
 
-RATES = tuple({"lr": lr} for lr in (1e-3, 6e-3))
+RATES = tuple({"lr": lr} for lr in (1e-3, 6e-3, 1e-2))
 
 
 def _ways() -> dict[str, Way]:
@@ -84,11 +84,14 @@ def _ways() -> dict[str, Way]:
         found[f"shared-{blocks}"] = Way(
             "block-local",
             blocks,
-            {"twin": "shared"},
+            {"twin": "shared", "readout": 1, "loss_share": 0.5},
             tried=(
                 *RATES,
+                {"loss_share": 1.0},
+                {"loss_share": 0.25},
                 {"readout": 0},
-                {"readout": 1},
+                {"readout": 2},
+                {"readout": 2, "loss_share": 1.0},
                 {"message_delay": 10},
                 {"message_delay": 50},
                 {"scope": "neighbour"},

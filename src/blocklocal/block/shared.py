@@ -4,16 +4,16 @@ The last block turns its features into logits with a table W [R, U], a row for e
 it is a backward message: in the Gaussian family, to first order, the evidence ⟨a, b_y⟩ of b_y = W_y is the last
 block's own logit. So W goes back from block to block, unchanged and as data; a hidden block k predicts with
 
-    softmax_y( ⟨h_k(a_k), τ_k · W_y⟩ + c_ky )          (SOLO, arXiv 2609.35440)
+    softmax_y( ⟨τ_k · h_k(a_k), W_y⟩ + c_ky )          (SOLO, arXiv 2609.35440)
 
-where the readout h_k, the scale τ_k and the log prior c_k over the rows are its own. Only the last block's loss trains
-W. With a period of N steps W moves one block further every N steps: block k of K reads it as it stood from (K − k) N to
-(K − k + 1) N − 1 steps before. That is the same in every walk, so all of them end with the same weights.
+where the readout h_k, the gain τ_k of its forward message and the log prior c_k over the rows are its own
+(`HiddenLoss`). Only the last block's loss trains W. With a period of N steps W moves one block further every N steps:
+block k of K reads it as it stood from (K − k) N to (K − k + 1) N − 1 steps before. That is the same in every walk, so
+all of them end with the same weights.
 """
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from blocklocal._common.errors import InputError
@@ -41,7 +41,6 @@ class SharedTwin(Periodic):
     """One block's view of the shared table.
 
     Attributes:
-        scale: τ, one number that the block learns.
         held: the table that it reads until the next one comes, [R, U]; None where one comes in every step.
     """
 
@@ -49,11 +48,10 @@ class SharedTwin(Periodic):
 
     def __init__(self) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.ones(()))
         self.register_buffer("held", None)
 
     def forward(self, incoming: Tensor) -> tuple[Tensor, Tensor]:
-        return self.scale * (incoming if self.held is None else self.held), incoming
+        return incoming if self.held is None else self.held, incoming
 
     def delay(self, steps: int, outgoing: Tensor) -> None:
         super().delay(steps, outgoing)

@@ -171,6 +171,11 @@ class _Assembly:
         family = learning.latent_family()
         _check_family(family, latent)
         decoders, weights = self._parts(k) if self.rule.parts else ({}, {})
+        if learning.loss_share < 1 and len(self._answer) != 3:
+            raise InputError(
+                f"loss_share={learning.loss_share:g} takes a part of the positions of a sequence that has a target at "
+                f"every one, and this network answers with {list(self._answer[1:])} values per sample: leave it out."
+            )
         shared = isinstance(twin, SharedTwin)  # its table makes logits of order one by itself
         return HiddenLoss(
             family=family,
@@ -192,6 +197,8 @@ class _Assembly:
             normaliser=normaliser(learning.normalise, self._shape(k)) if self.rule.parts else None,
             layouts={"output": self.seen.layout(k + 1), "image": self.seen.layout(0), "input": self.seen.layout(k)},
             prior=shared,
+            gain=shared,
+            share=learning.loss_share,
         )
 
     def _order(self, k: int, h: nn.Module | None) -> str:
