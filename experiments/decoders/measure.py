@@ -2,6 +2,7 @@
 
 import argparse
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -83,19 +84,26 @@ def costs(names: list[str], data: TextSet, arguments: argparse.Namespace) -> dic
     chosen = ["backprop", *(name for name in names if name != "backprop")]
     networks = {name: WAYS[name].build(size, data.bytes_per_token, 0) for name in chosen}
     x, y = next(iter(WindowBatches(data.train, batch_size=size.batch)))
+    return costs_of(networks, "backprop", x, y, arguments)
+
+
+def costs_of(
+    networks: Mapping[str, bl.BlockLocal], base: str, x: torch.Tensor, y: torch.Tensor, arguments: argparse.Namespace
+) -> dict[str, Row]:
+    """FLOPs, kept bytes and time of a step of every network, each beside those of the network `base`."""
     memory = {name: kept(network, x, y) for name, network in networks.items()}  # also warms up
     work = {name: flops(network, x, y) for name, network in networks.items()}
     times = alternate(networks, x, y, rounds=arguments.rounds, steps=arguments.steps)
     return {
         name: {
             "bytes": memory[name],
-            "bytes_ratio": memory[name] / memory["backprop"],
+            "bytes_ratio": memory[name] / memory[base],
             "flops": work[name],
-            "flops_ratio": work[name] / work["backprop"],
-            **time_figures(times[name], times["backprop"]),
+            "flops_ratio": work[name] / work[base],
+            **time_figures(times[name], times[base]),
             **conditions(arguments),
         }
-        for name in chosen
+        for name in networks
     }
 
 

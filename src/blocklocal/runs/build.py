@@ -11,7 +11,7 @@ from torch import nn
 
 from blocklocal._common.errors import InputError
 from blocklocal._common.seeds import seeded
-from blocklocal.adapters import build_named, build_named_text, is_named, vocabulary_of
+from blocklocal.adapters import add_lora, build_named, build_named_text, is_named, vocabulary_of
 from blocklocal.models import build_model
 from blocklocal.network.network import BlockLocal
 from blocklocal.rules import RULES
@@ -152,6 +152,11 @@ def plain_model(config: Config, facts: DatasetInfo) -> nn.Module:
     m = config.model
     options: dict[str, Any] = {name: _option(value) for name, value in m.model_options.items()}
     _check_options(config, facts)
+    if m.lora is not None and not (m.pretrained and m.model.startswith("hf:")):
+        raise InputError(
+            f"--lora adapts a trained model of transformers: give --model hf:FOLDER_OR_NAME and --pretrained, or leave "
+            f"--lora out of the training of {m.model}."
+        )
     options["classes"] = facts.outputs
     images: dict[str, Any] = {"channels": facts.channels, "image_size": (facts.height, facts.width)}
     if is_named(m.model):
@@ -173,6 +178,8 @@ def plain_model(config: Config, facts: DatasetInfo) -> nn.Module:
             options["categories"] = facts.features.sizes
         shape = images if facts.kind == "images" else {"input_shape": facts.shape}
         model = build_model(m.model, width=m.width, tokens=facts.text is not None, **shape, **options)
+    if m.lora is not None:
+        add_lora(model, m.lora)
     freeze(model, m.freeze)
     return model
 

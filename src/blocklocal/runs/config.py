@@ -61,6 +61,7 @@ RANGES = {
     "vocabulary": VOCABULARY,
     "width": WIDTH,
     "blocks": whole(1, 10_000),
+    "lora": FROM_ONE,
     "threads": THREADS,
     "warmup": WARMUPS,
     "accumulate": FROM_ONE,
@@ -157,6 +158,9 @@ class Model:
     """Options of the model's own, such as stem large (ResNets), depth 3 (mlp) or dropout 0.1 (vgg8b)."""
     pretrained: bool = False
     """Start from the published weights of hf:, timm: and torchvision: models."""
+    lora: int | None = None
+    """Of an hf: model with --pretrained: train low-rank adapters of this rank in its linear layers (LoRA, by peft), and
+    leave its own weights as they are. An export has them merged."""
     freeze: tuple[str, ...] = ()
     """Patterns of names of weights that are not trained: '*embeddings*'."""
     blocks: int = 4

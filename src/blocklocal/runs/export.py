@@ -7,7 +7,7 @@ from typing import Any
 from blocklocal._common.errors import InputError
 from blocklocal._common.files import is_there, write_text
 from blocklocal._common.measures import TOP1, main_of
-from blocklocal.adapters import is_named
+from blocklocal.adapters import is_named, merge_lora
 from blocklocal.data.tokenizer import Tokenizer
 from blocklocal.models.decoder import Decoder
 from blocklocal.models.file import is_reference
@@ -62,6 +62,8 @@ def export_run(run: Path, folder: Path, checkpoint: str | None = None, *, trust:
     config, facts, network = load_network(run, checkpoint, "cpu", trust=trust)
     if not isinstance(network, BlockLocal):
         raise InputError(f"{run} cannot be exported: its network is not whole.")
+    if config.model.lora is not None:
+        merge_lora(network.split.model)
     written = network.save_pretrained(folder, card=_card(run, config, facts, network), config=_facts(config, facts))
     if facts.text is not None:
         _write_text_files(run, written, network)

@@ -1,0 +1,90 @@
+"""The ways in which a trained decoder is tuned, and the sizes of the experiment."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import blocklocal as bl
+from blocklocal.adapters import add_lora
+from blocklocal.adapters.transformers import build_text
+from blocklocal.block.tokens import Tokens
+
+RANK = 8
+LOPT = {"objective": "none", "reconstruction": 10.0, "reconstruct": "input"}
+
+
+@dataclass(frozen=True)
+class Size:
+    """A decoder, its windows, and how long it is trained and tuned.
+
+    Attributes:
+        vocabulary, length, width, layers: of the decoder.
+        batch: windows of a step.
+        steps, tuning: updates on the first text, and on the second.
+        held: windows of every validation and test part.
+    """
+
+    vocabulary: int
+    length: int
+    width: int
+    layers: int
+    batch: int
+    steps: int
+    tuning: int
+    held: int
+
+
+SIZES = {
+    "full": Size(4096, 128, 128, 12, 16, 3000, 600, 1000),
+    "trial": Size(2048, 64, 64, 12, 16, 2000, 400, 400),
+    "small": Size(300, 16, 32, 4, 2, 4, 3, 8),
+}
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a decoder is tuned: a rule, in how many blocks, with which settings, and whether by adapters."""
+
+    rule: str
+    blocks: int
+    lr: float
+    learning: Mapping[str, Any] = field(default_factory=dict)
+    adapters: bool = False
+
+    def build(
+        self, folder: Path, size: Size, bytes_per_token: float, seed: int, lr: float | None = None
+    ) -> bl.BlockLocal:
+        """The decoder of a folder in blocks.
+
+        Args:
+            lr: in the place of the way's own.
+        """
+        model = build_text(str(folder), vocabulary=size.vocabulary, length=size.length, pretrained=True)
+        if self.adapters:
+            torch.manual_seed(seed)
+            add_lora(model, RANK)
+        example = torch.zeros(2, size.length, dtype=torch.long)
+        return bl.BlockLocal(
+            bl.split(model, self.blocks, example=example),
+            tokens=Tokens(size.vocabulary, bytes_per_token=bytes_per_token),
+            rule=self.rule,
+            optimizer=bl.adamw(self.lr if lr is None else lr, weight_decay=0.01, clip=1.0),
+            example=example,
+            seed=seed,
+            **self.learning,
+        )
+
+
+SHARED = {"twin": "shared", "readout": 1, "loss_share": 0.5}
+WAYS = {
+    "end-to-end": Way("backprop", 2, 1e-3),
+    "lora": Way("backprop", 2, 3e-3, adapters=True),
+    "shared-2": Way("block-local", 2, 1e-3, SHARED),
+    "shared-lora-2": Way("block-local", 2, 3e-3, SHARED, adapters=True),
+    "reconstruction-2": Way("block-local", 2, 1e-3, LOPT),
+    "frozen-2": Way("frozen", 2, 1e-3),
+}
+RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # what `--search` compares
