@@ -158,10 +158,6 @@ def test_the_command_goes_on_from_a_prompt_and_says_which_blocks_gave_tokens(tmp
     refused = capsys.readouterr()
     assert refused.err.startswith("error: there is no block 7")
     assert not refused.out  # the prompt is not shown before it is refused
-    assert main(["diagnose", "run"]) == 2
-    refused = capsys.readouterr()
-    assert "is asked for tokens" in refused.err
-    assert not refused.out  # and no backprop run is asked for, which would not help
     assert main(["train", "--data", "digits", "--model", "mlp", "--width", "4", "--epochs", "1", "--output", "d"]) == 0
     assert main(["generate", "d", "x"]) == 2
     assert "was trained on images, and text is made by one trained on text" in capsys.readouterr().err

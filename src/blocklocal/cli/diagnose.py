@@ -16,7 +16,8 @@ class DiagnoseArguments:
 
     Per block: the cosine between its gradient and backprop's; the size of its backward message; what its own loss and
     a linear probe read off its output, beside the untrained network and a backprop run; and how much of the image a
-    linear map gets back from it. The test images are not looked at. Writes RUN/diagnosis.json and RUN/diagnosis.png.
+    linear map gets back from it. Of a text, figures are bits per byte. The test images are not looked at. Writes
+    RUN/diagnosis.json and RUN/diagnosis.png.
     """
 
     run: Annotated[Path, tyro.conf.Positional]
@@ -25,7 +26,8 @@ class DiagnoseArguments:
     """Run to hold it against, of the same model and data, and cut the same way if it learned block by block. Default: a
     backprop run in the same folder."""
     images: int = 5000
-    """Training images that probes are fitted on, and validation images that score them, at most."""
+    """Training images (of a text: windows) that probes are fitted on, and validation images that score them, at
+    most."""
     batches: int = 8
     """Training batches over which gradients are compared."""
     checkpoint: str | None = None
@@ -45,6 +47,7 @@ def diagnose(arguments: list[str]) -> None:
     """What holds a run back, block by block, and what to try."""
     from blocklocal.diagnose import diagnose_run, write_diagnosis
     from blocklocal.diagnose.table import lines
+    from blocklocal.diagnose.text import TextDiagnosis, text_lines
 
     given = parse(DiagnoseArguments, arguments, "blocklocal diagnose")
     diagnosis = diagnose_run(
@@ -58,6 +61,7 @@ def diagnose(arguments: list[str]) -> None:
         visit=given.visit,
         say=lambda line: print(line, flush=True),
     )
-    print("\n".join(["", *lines(diagnosis), ""]))
+    said = text_lines(diagnosis) if isinstance(diagnosis, TextDiagnosis) else lines(diagnosis)
+    print("\n".join(["", *said, ""]))
     for path in write_diagnosis(diagnosis, given.run):
         print(path)

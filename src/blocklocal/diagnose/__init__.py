@@ -2,5 +2,6 @@
 
 from blocklocal.diagnose.diagnosis import BlockDiagnosis, Diagnosis
 from blocklocal.diagnose.run import diagnose_run, write_diagnosis
+from blocklocal.diagnose.text import TextBlock, TextDiagnosis
 
-__all__ = ["BlockDiagnosis", "Diagnosis", "diagnose_run", "write_diagnosis"]
+__all__ = ["BlockDiagnosis", "Diagnosis", "TextBlock", "TextDiagnosis", "diagnose_run", "write_diagnosis"]

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from blocklocal._common.message import Forward, Given
 from blocklocal._common.seeds import seeded
 from blocklocal.block.learner import BlockLearner
+from blocklocal.block.loss import OutputLoss
 from blocklocal.block.step import StepContext
 from blocklocal.network.assembly import Whole
 from blocklocal.network.network import BlockLocal
@@ -51,7 +52,9 @@ def backprop_gradients(network: BlockLocal, x: Tensor, y: Tensor) -> list[list[T
     context = StepContext(network.seed, network.steps)
     blocks = Whole(*(_OnItsStream(learner, context) for learner in network.learners))
     last = network.learners[-1]
-    whole = BlockLearner(blocks, last.local, index=0)
+    assert isinstance(last.local, OutputLoss)
+    loss = OutputLoss(last.local.targets, last.local.smoothing, last.local.own)  # which sends nothing back
+    whole = BlockLearner(blocks, loss, index=0)
     whole.autocast = last.autocast
     RULES.get("backprop").step([whole], Batch(x, y, network.rows, context))
     return _taken(network)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blocklocal.diagnose.diagnosis import Diagnosis
+from blocklocal.diagnose.text import TextDiagnosis
 from blocklocal.report.drawing import own_style
 from blocklocal.report.plots import FIXED, OKABE_ITO
 from blocklocal.report.save import DPI
@@ -43,9 +44,31 @@ def diagnosis_figure(diagnosis: Diagnosis) -> "Figure":
 
 
 @own_style()
-def save_picture(diagnosis: Diagnosis, path: Path) -> None:
+def text_figure(diagnosis: TextDiagnosis) -> "Figure":
+    """Two panels over the number of the block: bits per byte, and cosines."""
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    blocks, other = diagnosis.blocks, diagnosis.against_rule
+    figure = Figure(figsize=(7.6, 3.8), layout=ConstrainedLayoutEngine(w_pad=0.12))
+    bits, gradient = figure.subplots(1, 2)
+    if other is not None:
+        _line(bits, [b.against_probe for b in blocks], f"{other}, probe", AGAINST_COLOUR, "s-")
+    _line(bits, [b.probe for b in blocks], f"{diagnosis.rule} (this run), probe", RUN_COLOUR, "o-")
+    _line(bits, [b.own for b in blocks], "its own predictions", RUN_COLOUR, "o:", hollow=True)
+    _line(bits, [b.frozen_probe for b in blocks], "untrained (frozen), probe", FROZEN_COLOUR, "^--")
+    _bars(gradient, [b.cosine for b in blocks])
+    _style(bits, len(blocks), f"bits per byte, {diagnosis.scored_on} text", "what can be read off")
+    _style(gradient, len(blocks), "cosine", "own gradient and backprop's")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    return figure
+
+
+@own_style()
+def save_picture(diagnosis: Diagnosis | TextDiagnosis, path: Path) -> None:
     """Write the figure as a PNG, without dates: the same diagnosis gives the same bytes."""
-    diagnosis_figure(diagnosis).savefig(path, format="png", dpi=DPI, metadata={"Software": None})
+    made = text_figure(diagnosis) if isinstance(diagnosis, TextDiagnosis) else diagnosis_figure(diagnosis)
+    made.savefig(path, format="png", dpi=DPI, metadata={"Software": None})
 
 
 def _line(

@@ -32,6 +32,7 @@ from blocklocal.diagnose.references import (
     open_run,
 )
 from blocklocal.diagnose.streamed import Following, measure_streamed, nothing, streamed_cosines
+from blocklocal.diagnose.text import TextDiagnosis, TextMeasured, measure_text, text_blocks, text_hints
 from blocklocal.network.network import BlockLocal
 from blocklocal.report.table import BACKPROP
 from blocklocal.runs.facts import AnyPart, AnySet, DatasetInfo
@@ -70,7 +71,7 @@ def diagnose_run(
     trust: bool = False,
     visit: int | None = None,
     say: Callable[[str], None] = silent,
-) -> Diagnosis:
+) -> Diagnosis | TextDiagnosis:
     """What holds a run back, block by block; nothing is written, and the test images are not looked at.
 
     Args:
@@ -98,18 +99,20 @@ def diagnose_run(
             f"a diagnosis fits linear probes of one class per sample, and the run {folder} is asked for "
             f"{_ASKED[run.facts.answers.kind]}."
         )
-    if run.facts.text is not None:
-        raise InputError(
-            f"a diagnosis fits linear probes of one class per sample, and the run {folder} is asked for tokens: "
-            "blocklocal evaluate says what every block predicts."
-        )
+    if run.facts.text is not None and visit is not None:
+        raise InputError("a run on a text is diagnosed with the whole network in memory: leave out --visit.")
+    if run.facts.text is not None and not run.config.data.validation:
+        raise InputError(f"the run {folder} has no validation part, on which a diagnosis scores what it fits.")
     other = _other(run, against, device, say, trust, left_out)
     data = load_data(run.config)
     check_facts(DatasetInfo.of(data), folder, run.config)
     pieces = choose_images(data, images)
-    say(f"{run.checkpoint.name} of {folder}: gradients of {batches} batches, then each network on the images.")
+    what = "images" if run.facts.text is None else "text"
+    say(f"{run.checkpoint.name} of {folder}: gradients of {batches} batches, then each network on the {what}.")
     cosines = _cosines(run, islice(training_batches(run.config, data, run.network.device), batches), left_out)
     frozen = initial_network(run)
+    if run.facts.text is not None:
+        return _of_text(run, frozen, other, pieces, cosines)
     messages = Messages(_sizes(run.network), _sizes(frozen))
     blocks = assemble(run.network.split.names, cosines, messages, _look(run, frozen, other, pieces))
     for line in left_out:
@@ -130,7 +133,44 @@ def diagnose_run(
     )
 
 
-def write_diagnosis(diagnosis: Diagnosis, folder: Path) -> list[Path]:
+def _of_text(
+    run: Opened,
+    frozen: BlockLocal | Streamed,
+    other: Opened | None,
+    pieces: Pieces,
+    cosines: Sequence[float | None],
+) -> TextDiagnosis:
+    """As `diagnose_run`, of tokens."""
+    assert run.facts.text is not None
+    fit, held = (
+        list(evaluation_batches(run.config, part, run.facts, run.network.device).epoch(0))
+        for part in (pieces.fit, pieces.held)
+    )
+    size = run.facts.text.bytes_per_token
+
+    def look(network: BlockLocal | Streamed) -> TextMeasured:
+        assert isinstance(network, BlockLocal)
+        return measure_text(network, fit, held, size, own=network is run.network)
+
+    found, untrained = look(run.network), look(frozen)
+    rule = None if other is None else other.rule
+    against = None if other is None else look(other.network)
+    blocks = text_blocks(run.network.split.names, cosines, found, untrained, against)
+    return TextDiagnosis(
+        run=str(run.folder),
+        rule=run.rule,
+        checkpoint=run.checkpoint.name,
+        against=None if other is None else str(other.folder),
+        against_rule=rule,
+        fitted=found.fitted,
+        scored=found.scored,
+        scored_on=pieces.split,
+        blocks=blocks,
+        hints=text_hints(blocks, rule),
+    )
+
+
+def write_diagnosis(diagnosis: Diagnosis | TextDiagnosis, folder: Path) -> list[Path]:
     """Write `diagnosis.json` and `diagnosis.png` into a run folder, and return their paths."""
     paths = [folder / "diagnosis.json", folder / "diagnosis.png"]
     write_text(paths[0], json.dumps(diagnosis.flat(), indent=1) + "\n")

@@ -29,9 +29,9 @@ def lines(diagnosis: Diagnosis) -> list[str]:
         accuracy["gap"] = [number(b.gap, sign=True) for b in blocks]
         accuracy["added"] = [number(b.added, sign=True) for b in blocks]
     return [
-        *_table(names, learning),
+        *table(names, learning),
         "",
-        *_table(names, accuracy),
+        *table(names, accuracy),
         "",
         *_legend(diagnosis),
         "",
@@ -55,12 +55,13 @@ def _size(value: float | None) -> str:
     return NOTHING if value is None else f"{value:.3g}"
 
 
-def _table(names: Sequence[str], columns: dict[str, list[str]]) -> list[str]:
+def table(names: Sequence[str], columns: dict[str, list[str]]) -> list[str]:
+    """A line per name, with its cell of every column."""
     body = [[heading, *cells] for heading, cells in columns.items()]
     widths = [max(map(len, column)) for column in body]
     first = max(map(len, ["block", *names]))
-    table = []
+    found = []
     for i, name in enumerate(["block", *names]):
         cells = [column[i].rjust(width) for column, width in zip(body, widths, strict=True)]
-        table.append("  ".join([name.ljust(first), *cells]))
-    return table
+        found.append("  ".join([name.ljust(first), *cells]))
+    return found
