@@ -69,7 +69,8 @@ def saved_bytes(*modules: nn.Module) -> Generator[SavedBytes]:
     Args:
         modules: their parameters and buffers are left out of the count.
     """
-    tensors = chain.from_iterable(chain(m.parameters(), m.buffers()) for m in modules)
+    # In a list, so that none is freed meanwhile, and its address given to what is to be counted.
+    tensors = [t.detach() for t in chain.from_iterable(chain(m.parameters(), m.buffers()) for m in modules)]
     count = SavedBytes({_key(t) for t in tensors})
 
     def unpack(held: _Held) -> Tensor:

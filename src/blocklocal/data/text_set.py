@@ -20,7 +20,7 @@ from blocklocal.data.documents import Document, Documents, identity
 from blocklocal.data.names import many
 from blocklocal.data.roles import ROLES, role_of
 from blocklocal.data.splits import check_sizes
-from blocklocal.data.token_store import PartFacts, Store, Writing, key, stored
+from blocklocal.data.token_store import PartFacts, Store, Writing, key, opened, stored
 from blocklocal.data.tokenizer import Tokenizer
 
 VOCABULARY = 4096
@@ -123,6 +123,7 @@ def load_text_set(
     test_size: int | None = None,
     split_seed: int = 0,
     skip_bad: bool = False,
+    known: Tokenizer | None = None,
     cache_dir: Path | None = None,
 ) -> TextSet:
     """Load a text as tokens. Parts share no document; the tokenizer is trained on the training part.
@@ -141,6 +142,7 @@ def load_text_set(
         train_size, test_size: windows to use, at most; None for all.
         validation: a share of the documents that the test part leaves; or a count of windows, out of a tenth of them.
         skip_bad: leave out files that are no UTF-8 text, instead of stopping.
+        known: what training a tokenizer on this text gave before. None is trained, though the text may have changed.
         cache_dir: where tokens are kept (`cache.default_cache_dir`).
 
     Raises:
@@ -153,17 +155,16 @@ def load_text_set(
         raise InputError(f"there is no file or folder {path}: give a text.")
     documents, chosen = Documents(path, field, skip_bad=skip_bad), _given(tokenizer)
     share = validation if isinstance(validation, float) else TEST_SHARE if validation else 0.0
-    made_of = [
-        identity(documents),
-        documents.field,
-        skip_bad,
-        share,
-        split_seed,
-        chosen and chosen.to_text(),
-        vocabulary,
-    ]
-    folder = (cache_dir or default_cache_dir()) / f"text-{key(*made_of)}"
-    store = stored(folder, lambda draft: _make(documents, draft, chosen, vocabulary, share, split_seed))
+    read = identity(documents)
+
+    def folder(chosen: Tokenizer | None) -> Path:
+        made_of = [read, documents.field, skip_bad, share, split_seed, chosen and chosen.to_text(), vocabulary]
+        return (cache_dir or default_cache_dir()) / f"text-{key(*made_of)}"
+
+    if chosen is None and known is not None:
+        kept = opened(folder(None))
+        chosen = known if kept is None or kept.tokenizer.to_text() != known.to_text() else None
+    store = stored(folder(chosen), lambda draft: _make(documents, draft, chosen, vocabulary, share, split_seed))
     sizes = {"train": train_size, "test": test_size, "validation": validation if isinstance(validation, int) else None}
     parts = {
         role: TextPart(store.tokens(role), store.parts[role], length, sizes[role], store.asked(role)) for role in ROLES

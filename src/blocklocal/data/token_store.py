@@ -125,7 +125,7 @@ def stored(folder: Path, make: Callable[[Path], Store]) -> Store:
     Args:
         make: writes it into the folder that it is given.
     """
-    found = _opened(folder)
+    found = opened(folder)
     if found is not None:
         return found
     try:
@@ -142,7 +142,7 @@ def stored(folder: Path, make: Callable[[Path], Store]) -> Store:
         try:
             os.replace(draft, folder)
         except OSError:  # another command was first
-            found = _opened(folder)
+            found = opened(folder)
             if found is None:
                 shutil.rmtree(folder, ignore_errors=True)
                 os.replace(draft, folder)
@@ -153,7 +153,7 @@ def stored(folder: Path, make: Callable[[Path], Store]) -> Store:
         ) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    found = _opened(folder)
+    found = opened(folder)
     assert found is not None
     return found
 
@@ -164,7 +164,7 @@ def _write_facts(folder: Path, made: Store) -> None:
     (folder / _FACTS).write_text(json.dumps(facts), encoding="utf-8")
 
 
-def _opened(folder: Path) -> Store | None:
+def opened(folder: Path) -> Store | None:
     """The store in a folder; None where there is none, or it is damaged."""
     if not folder.is_dir():
         return None

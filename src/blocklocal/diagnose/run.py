@@ -104,7 +104,7 @@ def diagnose_run(
     if run.facts.text is not None and not run.config.data.validation:
         raise InputError(f"the run {folder} has no validation part, on which a diagnosis scores what it fits.")
     other = _other(run, against, device, say, trust, left_out)
-    data = load_data(run.config)
+    data = load_data(run.config, folder)
     check_facts(DatasetInfo.of(data), folder, run.config)
     pieces = choose_images(data, images)
     what = "images" if run.facts.text is None else "text"

@@ -121,7 +121,7 @@ def decide(
         raise InputError("rows are weighed in one process: leave out --weight, or --processes.")
     if config.data.mix:
         raise InputError("images are mixed in one process: leave out --mix, or --processes.")
-    data = load_data(config)
+    data = load_data(config, folder if resume else None)
     facts = DatasetInfo.of(data).weighted(config, data)
     config = suited(config, facts)
     request = replace(request, config=config)

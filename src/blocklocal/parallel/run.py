@@ -10,6 +10,7 @@ import socket
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -122,7 +123,7 @@ def _train_planned(
     process = _who(processes, request, decision, network.split.names, threads, device)
     stage = _stage(network, processes, request, decision, process, device)
     _register(processes, request, stage)
-    data = made[1] if made else _data(config, decision, stage)
+    data = made[1] if made else _data(config, decision, stage, request.output)
     names = network.split.names
     del made, network  # with the blocks that this process does not train
     try:
@@ -316,10 +317,10 @@ def _flags(processes: Processes, request: RunRequest) -> str:
     return launched + replicas + ("" if launched else " (under torchrun as before)")
 
 
-def _data(config: Config, decision: Decision, stage: Linked) -> AnySet:
+def _data(config: Config, decision: Decision, stage: Linked, run: Path) -> AnySet:
     """The data where this process reads them, a text anywhere; else the labels alone, which the first one has sent."""
     if stage.reads_images or decision.facts.text is not None:
-        data = load_data(config)
+        data = load_data(config, run)
         same = all(torch.equal(getattr(data, name).labels, labels) for name, labels in decision.labels.items())
         if DatasetInfo.of(data) != decision.facts or not same:
             raise InputError(

@@ -1,6 +1,6 @@
 """The plan of a streamed run: from its settings and the memory that it may use, before anything is built or written."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,7 +9,6 @@ import torch
 from blocklocal._common.errors import InputError
 from blocklocal._common.limits import available_bytes, parse_bytes
 from blocklocal.network.network import BlockLocal
-from blocklocal.network.settings import AUTO
 from blocklocal.rules import RULES
 from blocklocal.runs.build import RunContext, cut_on_meta
 from blocklocal.runs.config import Config
@@ -76,7 +75,7 @@ def plan_run(
             optimizer,
             blocks=count,
             visit=streaming.visit and min(streaming.visit, steps),
-            longest=min(steps, config.learning.message_delay) if _chained(config, facts) else steps,
+            longest=min(steps, config.learning.message_delay) if _chained(build) else steps,
             home=home,
             precision=precision,
             device=device,
@@ -103,10 +102,10 @@ def plan_run(
     return Planned(config, chosen, made)
 
 
-def _chained(config: Config, facts: DatasetInfo) -> bool:
-    """Whether messages go from twin to twin; of a text they do unless it is said otherwise."""
-    twin = config.learning.twin
-    return facts.text is not None if twin == AUTO else twin != "dense"
+def _chained(build: Callable[[int], BlockLocal]) -> bool:
+    """Whether messages go from twin to twin, where a network is built of so many blocks."""
+    with torch.device("meta"):
+        return any(learner.twin is not None and learner.twin.chained for learner in build(2).learners)
 
 
 def check_planned(planned: Planned, device: torch.device, folder: Path) -> None:

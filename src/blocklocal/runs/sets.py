@@ -51,10 +51,9 @@ def load_data(config: Config, run: Path | None = None) -> AnySet:
             "length": d.length,
             "skip_bad": d.skip_bad,
         }
-        text = load_text_set(d.data, **given, tokenizer=d.tokenizer or _tokenizer_of(config.model.model))
         own = None if run is None or not (run / TOKENIZER).is_file() else Tokenizer.from_file(run / TOKENIZER)
-        same = own is None or own.to_text() == text.tokenizer.to_text()
-        return text if same or own is None else load_text_set(d.data, **given, tokenizer=own)
+        tokenizer = d.tokenizer or _tokenizer_of(config.model.model)
+        return load_text_set(d.data, **given, tokenizer=own if own and tokenizer else tokenizer, known=own)
     if is_arrays(d.data):
         return load_arrays(d.data, labels=d.target[0] if d.target else "y", **parts)
     listed = names_images(Path(d.data).expanduser())
