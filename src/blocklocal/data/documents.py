@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from blocklocal._common.errors import InputError, shown, unknown
 from blocklocal.data.dialogue import Parts, is_dialogue, parts_of
@@ -92,7 +93,15 @@ def _columns(path: Path) -> list[str]:
         schema = pq.read_schema(path)
     except (pa.ArrowException, OSError):
         return []
-    return [each.name for each in schema if pa.types.is_string(each.type) or pa.types.is_large_string(each.type)]
+    return [each.name for each in schema if _is_texts(each.type)]
+
+
+def _is_texts(kind: Any) -> bool:
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(kind):
+        return _is_texts(kind.value_type)
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
 class Documents:
@@ -105,10 +114,13 @@ class Documents:
 
     Attributes:
         left: what the last whole pass has passed over.
+        notes: what else there is to say of it, for people.
 
     Raises:
         InputError: there is nothing of text.
     """
+
+    notes: tuple[str, ...] = ()
 
     def __init__(self, path: Path, field: str = "", *, skip_bad: bool = False):
         self.path, self.field, self.skip_bad = path, field or FIELD, skip_bad
@@ -116,6 +128,19 @@ class Documents:
         self.files = [path] if path.is_file() else self._find()
         if not self.files:
             raise InputError(f"{path} holds no text. Give a folder of {', '.join((*PLAIN, *ROWS))} files, or one.")
+
+    @property
+    def sources(self) -> list[str]:
+        """The names, from the folder, of the files that it is made of; none of one file."""
+        return [file.relative_to(self.path).as_posix() for file in self.files if file != self.path]
+
+    def identity(self) -> list[tuple[str, int, int]]:
+        """What a text is made of: path, size and time of change of each file."""
+        try:
+            return [(str(file.absolute()), (stat := os.stat(file)).st_size, stat.st_mtime_ns) for file in self.files]
+        except OSError as error:
+            said = f"cannot read {error.filename}: {error.strerror or error}. Remove it, or what links to it."
+            raise InputError(said) from error
 
     def _find(self) -> list[Path]:
         found = sorted(files_below(self.path, self.left))
@@ -243,12 +268,3 @@ def _decoded(content: bytes, file: Path, line: int = 0) -> str:
             f"{content[error.start]:#x}).",
             "Save the file as UTF-8 text.",
         ) from error
-
-
-def identity(documents: Documents) -> list[tuple[str, int, int]]:
-    """What a text is made of: path, size and time of change of each file."""
-    try:
-        return [(str(file.absolute()), (stat := os.stat(file)).st_size, stat.st_mtime_ns) for file in documents.files]
-    except OSError as error:
-        said = f"cannot read {error.filename}: {error.strerror or error}. Remove it, or what links to it."
-        raise InputError(said) from error

@@ -51,7 +51,7 @@ def open_hub(name: str, *, stream: bool = False) -> Source:
         InputError: that fails for any reason, a configuration must be chosen, a split or column is missing, or a label
             is not a class.
     """
-    sets = _download(name, stream)
+    sets = download(name, stream)
     splits = by_role(map(str, sets), name)
     missing = f". Its splits are: {', '.join(map(str, sets))}."
     if "train" not in splits:
@@ -75,7 +75,8 @@ def _read_parts(
     return classes, parts
 
 
-def _download(name: str, stream: bool) -> DatasetDict | IterableDatasetDict:
+def download(name: str, stream: bool = False) -> DatasetDict | IterableDatasetDict:
+    """The splits of a set, from the hub or the cache of `datasets`. Raises InputError where that fails."""
     try:
         import datasets
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -12,22 +11,21 @@ from pathlib import Path
 import numpy as np
 
 from blocklocal._common.errors import InputError
-from blocklocal._common.extras import needs
+from blocklocal._common.extras import check_extras, needs
 from blocklocal._common.ranges import FROM_ONE, check_range
-from blocklocal._common.seeds import stream_seed
 from blocklocal.data.cache import default_cache_dir
-from blocklocal.data.documents import Document, Documents, identity
+from blocklocal.data.documents import Documents
+from blocklocal.data.hub import is_plain, looks_like_hub_name
+from blocklocal.data.hub_text import HubDocuments
 from blocklocal.data.names import many
-from blocklocal.data.roles import ROLES, role_of
+from blocklocal.data.parting import TEST_SHARE, Parted, Texts
+from blocklocal.data.roles import ROLES
 from blocklocal.data.splits import check_sizes
 from blocklocal.data.token_store import PartFacts, Store, Writing, key, opened, stored
 from blocklocal.data.tokenizer import Tokenizer
 
 VOCABULARY = 4096
 LENGTH = 128  # tokens of a window
-TEST_SHARE = 0.1  # of the documents
-FEW = 60  # documents; fewer are cut at blank lines first
-PIECES = 100  # into about so many pieces in all
 _BATCH = 256  # documents encoded at a time
 
 
@@ -133,8 +131,9 @@ def load_text_set(
     documents each is first cut at blank lines, into a hundred pieces in all, which count as documents then.
 
     Args:
-        data: a folder of .txt, .md, .rst, .jsonl and .parquet files, or one of them.
-        field: of .jsonl and .parquet, what holds the text; default "text".
+        data: a folder of .txt, .md, .rst, .jsonl and .parquet files, or one of them; else a name on the Hugging Face
+            hub, owner/name or owner/name:configuration, every row of which is a document.
+        field: of .jsonl, .parquet and a set on the hub, what holds the text; default "text".
         tokenizer: a tokenizer, its tokenizer.json (or the folder of that), or "bytes"; default: byte-level BPE,
             trained.
         vocabulary: tokens of a trained one, at most.
@@ -151,11 +150,9 @@ def load_text_set(
     check_sizes(train_size, test_size, validation)
     check_range("length", length, FROM_ONE)
     path = Path(os.path.expanduser(data))
-    if not path.exists():
-        raise InputError(f"there is no file or folder {path}: give a text.")
-    documents, chosen = Documents(path, field, skip_bad=skip_bad), _given(tokenizer)
+    documents, chosen = _documents(path, str(data), field, skip_bad), _given(tokenizer)
     share = validation if isinstance(validation, float) else TEST_SHARE if validation else 0.0
-    read = identity(documents)
+    read = documents.identity()
 
     def folder(chosen: Tokenizer | None) -> Path:
         made_of = [read, documents.field, skip_bad, share, split_seed, chosen and chosen.to_text(), vocabulary]
@@ -182,6 +179,18 @@ def load_text_set(
     )
 
 
+def _documents(path: Path, name: str, field: str, skip_bad: bool) -> Texts:
+    """The documents of a file, a folder, or a set on the hub."""
+    if path.exists():
+        return Documents(path, field, skip_bad=skip_bad)
+    if is_plain(name) or not looks_like_hub_name(name):
+        raise InputError(
+            f"there is no file or folder {path}: give a text, or the name of a set on the hub, owner/name."
+        )
+    check_extras("data")
+    return HubDocuments(name, field)
+
+
 def _given(tokenizer: str | Path | Tokenizer) -> Tokenizer | None:
     """The tokenizer that is asked for; None for one that is to be trained."""
     if isinstance(tokenizer, Tokenizer):
@@ -194,7 +203,12 @@ def _given(tokenizer: str | Path | Tokenizer) -> Tokenizer | None:
 
 
 def _make(
-    documents: Documents, folder: Path, chosen: Tokenizer | None, vocabulary: int, share: float, seed: int
+    documents: Texts,
+    folder: Path,
+    chosen: Tokenizer | None,
+    vocabulary: int,
+    share: float,
+    seed: int,
 ) -> Store:
     """Part the documents, train the tokenizer where none is given, and write the tokens of every part."""
     parted = Parted(documents, share, seed)
@@ -223,89 +237,6 @@ def _write(parted: Parted, folder: Path, tokenizer: Tokenizer) -> dict[str, Part
                 size = len(document.text.encode())
                 facts[role] = PartFacts(was.documents + 1, was.bytes + size, was.tokens + written)
     return facts
-
-
-class Parted:
-    """(role, document) of every document, in order; read anew in every pass.
-
-    Args:
-        share: of the documents that the test part leaves, for validation.
-
-    Attributes:
-        notes: how they were parted, for people.
-    """
-
-    def __init__(self, documents: Documents, share: float, seed: int):
-        self.documents, self.share, self.seed = documents, share, seed
-        first = list(islice(documents, FEW))
-        self.named = self._own_parts()  # role by name → role
-        few = len(first) < FEW and "validation" not in self.named.values()
-        self.size = sum(len(each.text) for each in first) // PIECES + 1 if few else 0
-        self.notes: tuple[str, ...] = ()
-        if "validation" in self.named and self.named["validation"] == "test":
-            self.notes = ("there is no test part: the validation part is the test part",)
-        if not first:
-            raise InputError(f"{documents.path} holds no text but white space. Give it some.")
-        if self.size:
-            count = many(len(first), "document", "documents")
-            self.notes += (f"{count}, cut at blank lines into pieces of about {self.size:,} characters, to be parted",)
-
-    def _own_parts(self) -> dict[str, str]:
-        """The parts that files or folders are called after: training and one to measure among them; else none.
-
-        A validation part without a test part is the test part, as with images.
-        """
-        found = {_role(file.relative_to(self.documents.path).as_posix()) for file in self.documents.files if
-                 file != self.documents.path}  # fmt: skip
-        if None in found or "train" not in found or len(found) < 2:
-            return {}
-        return {role: role if role == "train" or "test" in found else "test" for role in ROLES if role in found}
-
-    def __iter__(self) -> Iterator[tuple[str, Document]]:
-        for document in self.documents:
-            for piece in _pieces(document, self.size):
-                yield self._part(piece.name), piece
-
-    def _part(self, name: str) -> str:
-        if self.named:
-            role = self.named[_role(name) or "train"]
-            held = role == "train" and "validation" not in self.named.values() and self._held(name)
-            return "validation" if held else role
-        if _place("text: test", 0, name) < TEST_SHARE:
-            return "test"
-        return "validation" if self._held(name) else "train"
-
-    def _held(self, name: str) -> bool:
-        return _place("text: validation", self.seed, name) < self.share
-
-
-def _role(name: str) -> str | None:
-    """The part that a file is called after, or the folder that it is in."""
-    first = name.split("/")[0]
-    words = [first.partition(".")[0], *first.split(".")]
-    return next((role for role in map(role_of, words) if role), None)
-
-
-def _place(stream: str, seed: int, name: str) -> float:
-    """A fixed place between 0 and 1 of a name: adding documents moves none of the others."""
-    return stream_seed(stream, seed, name.encode(errors="backslashreplace").decode()) / 2**63
-
-
-def _pieces(document: Document, size: int) -> Iterator[Document]:
-    """A document as it is, or cut at blank lines into pieces of at least so many characters."""
-    if not size or len(document.parts) > 1:  # what asks and answers stays together
-        yield document
-        return
-    kept: list[str] = []
-    number, letters = 0, 0
-    for paragraph in document.text.split("\n\n"):
-        kept.append(paragraph)
-        letters += len(paragraph)
-        if letters >= size:
-            yield Document(f"{document.name}#{number}", (("\n\n".join(kept) + "\n\n", True),))
-            kept, number, letters = [], number + 1, 0
-    if any(each.strip() for each in kept):
-        yield Document(f"{document.name}#{number}", (("\n\n".join(kept), True),))
 
 
 def _check_long_enough(parts: dict[str, TextPart], sizes: dict[str, int | None], path: Path, share: float) -> None:

@@ -44,6 +44,8 @@ def load_data(config: Config, run: Path | None = None) -> AnySet:
         "split_seed": d.split_seed,
     }
     if _is_text(config):
+        if d.stream:
+            raise InputError("--stream is for sets of images; a text is read more than once: leave it out.")
         given: dict[str, Any] = {
             **parts,
             "field": d.text,
