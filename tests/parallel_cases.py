@@ -12,6 +12,7 @@ from blocklocal.network.settings import Learning
 from blocklocal.rules import RULES
 
 BLOCKS = 4
+TOKENS = {"classes": None, "tokens": CLASSES, "order": "first"}
 PARTS = {"readout": 1, "reconstruction": 0.5, "similarity": 0.3}
 SIZES = [6, 6, 5, 6, 3]  # of the batches: the last of an epoch is smaller
 LOCAL = [name for name in RULES.names() if RULES.get(name).local and not RULES.get(name).whole]
@@ -21,7 +22,7 @@ CASES: dict[str, tuple[str, dict, dict]] = {
     **{f"{name}": ("resnet20", {}, {"rule": name}) for name in LOCAL},
     "defaults": ("resnet20", {}, {"readout": Learning().readout}),
     "copies read sequences": ("rows", {}, {"readout": Learning().readout}),
-    "a share of positions": ("positions", {}, {"twin": "shared", "message_delay": 1, "loss_share": 0.5}),
+    "negatives": ("positions", {}, {**TOKENS, "twin": "shared", "message_delay": 1, "negatives": 0.5}),
     "mlp": ("mlp", {"depth": 4}, {}),
     "dropout": ("vgg8b", {"dropout": 0.3}, {}),
     "parts of the input": ("resnet20", {}, {**PARTS, "reconstruct": "input"}),

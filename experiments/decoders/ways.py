@@ -84,14 +84,14 @@ def _ways() -> dict[str, Way]:
         found[f"shared-{blocks}"] = Way(
             "block-local",
             blocks,
-            {"twin": "shared", "readout": 1, "loss_share": 0.5},
+            {"twin": "shared", "readout": 1, "negatives": 0.125},
             tried=(
                 *RATES,
-                {"loss_share": 1.0},
-                {"loss_share": 0.25},
+                {"negatives": 1.0},
+                {"negatives": 0.03},
                 {"readout": 0},
                 {"readout": 2},
-                {"readout": 2, "loss_share": 1.0},
+                {"readout": 2, "negatives": 1.0},
                 {"message_delay": 10},
                 {"message_delay": 50},
                 {"scope": "neighbour"},

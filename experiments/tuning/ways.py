@@ -78,7 +78,7 @@ class Way:
         )
 
 
-SHARED = {"twin": "shared", "readout": 1, "loss_share": 0.5}
+SHARED = {"twin": "shared", "readout": 1, "negatives": 0.125}
 WAYS = {
     "end-to-end": Way("backprop", 2, 1e-3),
     "lora": Way("backprop", 2, 3e-3, adapters=True),

@@ -6,7 +6,7 @@ posterior is the target itself, so its loss is the ordinary cross-entropy (metho
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 import torch.nn as nn
@@ -16,8 +16,8 @@ from blocklocal._common.errors import InputError, shown
 from blocklocal.block.auxiliary import Reconstructor, similarity
 from blocklocal.block.objectives import Match, Objective, Terms, scores
 from blocklocal.block.shapes import Layout, to_positions
-from blocklocal.block.target import Target, given_of, weight_of
-from blocklocal.block.targets import Asked, Targets, measured, units_last, values_of
+from blocklocal.block.target import given_of, weight_of
+from blocklocal.block.targets import Asked, Targets, measured, units_last
 from blocklocal.block.twin import Twin
 from blocklocal.block.weighting import mean_of_real
 from blocklocal.families import Family
@@ -40,15 +40,6 @@ class LocalResult:
             return self
         sums = measured(targets, self.scores, targets.without_padding(targets.asked(y), self.mask))
         return replace(self, scores=None, mask=None, sums=sums)
-
-
-class _Matched(NamedTuple):
-    """A forward message, the backward messages of all rows, and what is asked for."""
-
-    phi: Tensor  # [B, P, U, …]
-    message: Tensor | None  # [R, P', U, …]
-    target: Asked
-    terms: Terms
 
 
 OwnLoss = Callable[[Any, Any], Tensor]
@@ -93,7 +84,6 @@ class HiddenLoss(nn.Module):
         weights: of the auxiliary losses that are on: "similarity" and one per decoder ("image", "input").
         prior: whether the block learns the log prior of the target rows; else it is uniform (method §3).
         gain: whether the block learns a factor of its natural parameters, the inverse of a temperature.
-        share: of the positions of a sequence, how many messages are matched at, drawn anew in every training step.
         message_scale: 1/√units for flat latents and sequences, so that logits are of order one at the start; 1 for
             maps, which average over positions instead (method §3, "Scale").
         normaliser: what the output passes before all else here, off the forward path (`normalisation.py`).
@@ -118,7 +108,6 @@ class HiddenLoss(nn.Module):
         layouts: Mapping[str, Layout] | None = None,
         prior: bool = False,
         gain: bool = False,
-        share: float = 1.0,
     ):
         super().__init__()
         self.family, self.objective, self.targets = family, objective, targets
@@ -129,7 +118,6 @@ class HiddenLoss(nn.Module):
         self.layouts = dict(layouts or {})
         self.prior = nn.Parameter(torch.zeros(targets.rows)) if prior else None
         self.gain = nn.Parameter(torch.ones(())) if gain else None
-        self.share = share
 
     @property
     def learns(self) -> bool:
@@ -220,10 +208,12 @@ class HiddenLoss(nn.Module):
         """
         a = self.read(a)
         features, weight = self.features(a), weight_of(target)
-        (phi, grid), terms = self.latent_on_grid(a, features), replace(self.terms, mix=mix, mask=mask, prior=self.prior)
+        terms = replace(self.terms, mix=mix, mask=mask, prior=self.prior)
+        if not self.training:
+            terms = replace(terms, negatives=1.0)
+        phi, grid = self.latent_on_grid(a, features)
         target = self.targets.at(self.targets.without_padding(target, mask), grid)
-        drawn = self._drawn(phi, message, target, terms)
-        name, match = self._match(*drawn)
+        name, match = self._match(phi, message, target, terms)
         parts = {name: match.loss} if self.matches else {}
         if "similarity" in self.weights:
             parts["similarity"] = self.weights["similarity"] * similarity(
@@ -237,22 +227,8 @@ class HiddenLoss(nn.Module):
         detached = {name: part.detach() for name, part in parts.items()}
         size = None if message is None else message.detach().abs().mean()
         scores = None if match.scores is None else self._placed(match.scores.detach(), grid)
-        found = LocalResult(total, detached, scores, size, match.sums, drawn.terms.mask)
-        return found.counted(self.targets, drawn.target) if self.targets.large or drawn.phi is not phi else found
-
-    def _drawn(self, phi: Tensor, message: Tensor | None, target: Asked, terms: Terms) -> "_Matched":
-        """What is matched: at a share of the positions, the same in all samples; or at all of them."""
-        if self.share == 1 or not self.training:
-            return _Matched(phi, message, target, terms)
-        positions = phi.shape[1]
-        at = torch.randperm(positions, device=phi.device)[: max(1, round(self.share * positions))].sort().values
-        weight, mask = weight_of(target), terms.mask
-        if weight is not None and weight.dim() > 1:
-            weight = weight[:, at]
-        if message is not None and message.shape[1] > 1:
-            message = message[:, at]
-        asked = Target(given_of(target), weight, values_of(target)[:, at])
-        return _Matched(phi[:, at], message, asked, replace(terms, mask=None if mask is None else mask[:, at]))
+        found = LocalResult(total, detached, scores, size, match.sums, mask)
+        return found.counted(self.targets, target) if self.targets.large else found
 
     def _match(self, phi: Tensor, message: Tensor | None, target: Asked, terms: Terms) -> tuple[str, Match]:
         if self.objective is None:

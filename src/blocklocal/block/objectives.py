@@ -39,6 +39,7 @@ class Terms:
     pixels: bool = False  # whether the positions are those of pictures
     mask: Tensor | None = None  # [B, P], true where a position is real; None where all are
     prior: Tensor | None = None  # log p(y) of every row up to a constant, [R]; None for a uniform one
+    negatives: float = 1.0  # of the rows that a batch does not ask for, the share over which its loss is normalised
 
 
 class Match(NamedTuple):
@@ -153,7 +154,8 @@ def _evidence_loss(family: Family, phi: Tensor, table: Tensor, targets: Targets,
     """−log softmax_y(e): the negative log of p(y | z_k, x), normalised over the possible targets (method §3)."""
     if _in_pieces(family, table, targets, y, terms):
         moments, wanted = family.mean(phi).flatten(0, 1), values_of(y).flatten().long()
-        found = cross_entropy_in_pieces(moments, table[:, 0], terms.prior, wanted, terms.temperature)
+        asked = (moments, table[:, 0], terms.prior, wanted)
+        found = cross_entropy_in_pieces(*asked, terms.temperature, terms.negatives)
         return Match(found.loss, sums=found.sums)
     logits = scores(family, phi, table, terms)
     return Match(targets.loss(logits, y, terms.smoothing), logits)

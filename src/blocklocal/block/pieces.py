@@ -7,10 +7,12 @@ table. (Hsu et al. 2024, Liger Kernel, arXiv 2410.10989, §3.2, do the same in o
 Shapes: N positions, U units, R rows.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from blocklocal.block.target import MISSING
 
@@ -25,7 +27,7 @@ class LossAndSums(NamedTuple):
 
 
 def cross_entropy_in_pieces(
-    h: Tensor, table: Tensor, prior: Tensor | None, y: Tensor, temperature: float
+    h: Tensor, table: Tensor, prior: Tensor | None, y: Tensor, temperature: float, negatives: float = 1.0
 ) -> LossAndSums:
     """The mean cross-entropy of the logits (h tableᵀ) / temperature + prior over the positions that have a target.
 
@@ -34,9 +36,29 @@ def cross_entropy_in_pieces(
         table: [R, U].
         prior: [R], or None.
         y: int64 [N], `MISSING` where there is none.
+        negatives: of the rows that are no target here, the share that is drawn to stand for all of them.
     """
+    if negatives < 1 and not isinstance(y, FakeTensor):  # where nothing has content, nothing can be drawn
+        table, prior, y = _drawn(table, prior, y, negatives)
     loss, sums = _CrossEntropy.apply(h, table, prior, y, temperature)
     return LossAndSums(loss, sums)
+
+
+def _drawn(table: Tensor, prior: Tensor | None, y: Tensor, share: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The rows that are targets and a share of the others, the prior of each, and the targets' places among them.
+
+    In the sum over all rows by which a softmax is normalised, a drawn row stands for 1/share others: log(1/share) is
+    added to its logit, so that the mean of that sum over many draws is the whole one (importance sampling: Bengio &
+    Senécal 2008, IEEE Trans. Neural Networks 19; of targets and uniform others).
+    """
+    asked = torch.zeros(len(table), dtype=torch.bool, device=y.device)
+    asked[y[y != MISSING]] = True
+    rows = (asked | (torch.rand(len(table), device=y.device) < share)).nonzero().squeeze(1)
+    stands_for = torch.where(asked[rows], 0.0, -math.log(share))
+    place = torch.zeros(len(table), dtype=y.dtype, device=y.device)
+    place[rows] = torch.arange(len(rows), dtype=y.dtype, device=y.device)
+    y = torch.where(y == MISSING, MISSING, place[y.clamp(min=0)])
+    return table[rows], stands_for if prior is None else prior[rows] + stands_for, y
 
 
 class _CrossEntropy(torch.autograd.Function):

@@ -171,10 +171,10 @@ class _Assembly:
         family = learning.latent_family()
         _check_family(family, latent)
         decoders, weights = self._parts(k) if self.rule.parts else ({}, {})
-        if learning.loss_share < 1 and len(self._answer) != 3:
+        if learning.negatives < 1 and not (self.targets.large and self._order(k, h) == "first"):
             raise InputError(
-                f"loss_share={learning.loss_share:g} takes a part of the positions of a sequence that has a target at "
-                f"every one, and this network answers with {list(self._answer[1:])} values per sample: leave it out."
+                f"negatives={learning.negatives:g} draws some of the many tokens of a text, with the evidence to first "
+                "order: give tokens= and order='first', or leave it out."
             )
         shared = isinstance(twin, SharedTwin)  # its table makes logits of order one by itself
         return HiddenLoss(
@@ -192,13 +192,13 @@ class _Assembly:
                 smoothing=learning.label_smoothing,
                 per_position=len(self._answer) > 2,
                 pixels=self._pixels,
+                negatives=learning.negatives,
             ),
             message_scale=1.0 if shared or is_map(latent) else units_of(latent) ** -0.5,
             normaliser=normaliser(learning.normalise, self._shape(k)) if self.rule.parts else None,
             layouts={"output": self.seen.layout(k + 1), "image": self.seen.layout(0), "input": self.seen.layout(k)},
             prior=shared,
             gain=shared,
-            share=learning.loss_share,
         )
 
     def _order(self, k: int, h: nn.Module | None) -> str:

@@ -33,7 +33,7 @@ RANGES = {
     "similarity": WEIGHT,
     "tau": WEIGHT,
     "label_smoothing": Range(0, 1, below=True),
-    "loss_share": Range(0, 1, above=True),
+    "negatives": Range(0, 1, above=True),
 }
 
 
@@ -88,9 +88,9 @@ class Learning:
     """Mixing schedule m = 1/(1 + tau·epoch) of the variational objectives."""
     label_smoothing: float = 0.0
     """Share of the target spread over all classes, in every classification loss."""
-    loss_share: float = 1.0
-    """Share of the positions of a sequence at which hidden blocks take their loss, drawn anew in every step: of a text
-    it saves most of what a large vocabulary costs."""
+    negatives: float = 1.0
+    """Of a text: share of the tokens that a batch does not hold over which hidden blocks normalise their loss, drawn
+    anew in every step. Less saves time where the vocabulary is large; what blocks predict is always over all tokens."""
 
     def __post_init__(self) -> None:
         RULES.get(self.rule)
@@ -150,4 +150,4 @@ class LearningSettings(TypedDict, total=False):
     scope: ScopeName
     tau: float
     label_smoothing: float
-    loss_share: float
+    negatives: float
