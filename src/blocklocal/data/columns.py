@@ -68,7 +68,8 @@ def label_column(present: Sequence[str], role: str, where: str) -> str | None:
 def no_column(kind: str, present: Sequence[str], where: str) -> InputError:
     """The error for a table without an "image" or "label" column."""
     names = ", ".join(printable(name, lines=False) for name in present)
-    return InputError(f"{where} has no {kind} column. Its columns are: {names}. Rename the right one to {kind!r}.")
+    said = f"{where} has no {kind} column. Its columns are: {names}. Rename the right one to {kind!r}"
+    return InputError(f"{said}; of a text, name its column by --text." if kind == "image" else f"{said}.")
 
 
 def read_labels(column: pa.ChunkedArray, names: Sequence[object] | None, where: str) -> ColumnLabels | None:
