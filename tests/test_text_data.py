@@ -85,7 +85,23 @@ def test_what_is_no_text_is_refused_with_its_place_or_left_out_where_asked(tmp_p
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 def test_a_mark_of_the_encoding_is_read_and_is_no_part_of_the_text(tmp_path, encoding):
     (tmp_path / "a.txt").write_text("Käse", encoding=encoding)
-    assert names_and_texts(tmp_path) == [("a.txt", "Käse")]
+    (tmp_path / "b.jsonl").write_text('{"text": "Brot"}\n{"text": "Öl"}\n', encoding=encoding)
+    assert holds_text(tmp_path / "b.jsonl")
+    assert names_and_texts(tmp_path) == [("a.txt", "Käse"), ("b.jsonl:1", "Brot"), ("b.jsonl:2", "Öl")]
+
+
+def test_lines_whose_mark_promises_another_encoding_are_refused(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b"\xff\xfe" + '{"text": "Brot"}'.encode("utf-16-le") + b"\x00")
+    with pytest.raises(InputError, match="this is no UTF-16"):
+        list(Documents(tmp_path))
+
+
+@pytest.mark.parametrize("kind", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())])
+def test_columns_of_texts_of_every_kind_are_read(tmp_path, kind):
+    column = pa.array(["One.", "Two.", "One."]).cast(kind)
+    pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet")
+    assert holds_text(tmp_path / "a.parquet")
+    assert [text for _, text in names_and_texts(tmp_path)] == ["One.", "Two.", "One."]
 
 
 @pytest.mark.parametrize(
@@ -173,6 +189,14 @@ def test_a_text_that_a_tokenizer_has_no_tokens_for_is_refused():
         Tokenizer(Inner(models.WordLevel({"a": 0}))).encode(["b"])
     with pytest.raises(InputError, match="whole characters"):
         Tokenizer.of_bytes().encode(["\udcff"])
+
+
+def test_a_tokenizer_with_a_number_that_no_network_has_room_for_is_refused(tmp_path):
+    told = json.loads(Tokenizer.of_bytes().to_text())
+    told["model"]["vocab"]["far"] = 2_000_000_000
+    (tmp_path / "tokenizer.json").write_text(json.dumps(told))
+    with pytest.raises(InputError, match="numbers its tokens up to 2,000,000,000"):
+        Tokenizer.from_file(tmp_path)
 
 
 def test_a_tokenizer_is_kept_as_the_file_that_others_read(tmp_path):

@@ -5,11 +5,13 @@ Lines of .jsonl may ask and answer (`dialogue`).
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ EMPTY = ("empty document", "empty documents")
 OTHER = ("file that is no text by its name", "files that are no text by their names")
 BAD_LINE = ("line that is no text inside", "lines that are no text inside")
 BAD = ("file that is no text inside", "files that are no text inside")
+_MARKS = (b"\xff\xfe", b"\xfe\xff")  # with which UTF-16 begins
 _START = 2**12  # bytes that tell what a file is
 _HALF = re.compile("[\ud800-\udfff]")  # of a character outside the first 65,536, which JSON may write in two halves
 _TABLES = (".csv", ".parquet")
@@ -76,7 +79,7 @@ def _first_has(path: Path, field: str) -> bool:
     """Whether the first line is an object with this field and a text in it."""
     try:
         with path.open("rb") as file:
-            found = json.loads(file.readline())
+            found = json.loads(next(iter(_lines_of(file)), b""))
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(found, dict) and (isinstance(found.get(field), str) or is_dialogue(found))
@@ -180,13 +183,15 @@ class Documents:
         try:
             with file.open("rb") as opened:
                 if suffix == ".jsonl":
-                    yield from self._lines(file, opened)
+                    yield from self._lines(file, _lines_of(opened))
                 else:
                     yield "", ((_decoded(opened.read(), file), True),)
+        except UnicodeDecodeError as error:
+            raise BadText(f"{file}: this is no UTF-16 ({error.reason}).", "Save the file as UTF-8 text.") from error
         except OSError as error:
             raise InputError(f"cannot read {file}: {error.strerror or error}. Check its permissions.") from error
 
-    def _lines(self, file: Path, opened: Iterator[bytes]) -> Iterator[tuple[str, Parts]]:
+    def _lines(self, file: Path, opened: Iterable[bytes]) -> Iterator[tuple[str, Parts]]:
         for number, line in enumerate(opened, start=1):
             if not line.strip():
                 continue
@@ -237,6 +242,13 @@ class Documents:
             raise InputError(f"cannot read {file} as parquet: {error}. Write it again.") from error
 
 
+def _lines_of(file: BufferedReader) -> Iterable[bytes]:
+    """Lines in UTF-8, of a file in that or, with a mark, in UTF-16."""
+    if file.peek(2)[:2] not in _MARKS:
+        return file
+    return (line.encode() for line in codecs.getreader("utf-16")(file))
+
+
 class BadText(InputError):
     """A file that is no text inside.
 
@@ -253,7 +265,7 @@ class BadText(InputError):
 def _decoded(content: bytes, file: Path, line: int = 0) -> str:
     """UTF-8 with or without its mark, or UTF-16 with one."""
     mark = content[:2]
-    if mark in (b"\xff\xfe", b"\xfe\xff"):
+    if mark in _MARKS:
         encoding = "utf-16"
     elif b"\0" in content[:_START]:
         raise BadText(f"{file} is no text: it holds null bytes.", "Move it away.")

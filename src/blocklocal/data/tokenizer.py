@@ -90,12 +90,18 @@ class Tokenizer:
         try:
             text = content.decode() if isinstance(content, bytes) else content
             json.loads(text)
-            return cls(tokenizers.Tokenizer.from_str(text))
+            found = cls(tokenizers.Tokenizer.from_str(text))
         except Exception as error:  # the library raises a plain Exception
             raise InputError(
                 f"{where} is no tokenizer.json of the library tokenizers ({first_line(error)}): give one that "
                 "`Tokenizer.save` wrote, or leave --tokenizer out, and one is trained."
             ) from error
+        if found.size > VOCABULARY.high:
+            raise InputError(
+                f"{where} numbers its tokens up to {found.size - 1:,}, and a network has an output for every number up "
+                f"to the highest: expected at most {VOCABULARY.high:,.0f} of them."
+            )
+        return found
 
     def to_text(self) -> str:
         return self.inner.to_str()
