@@ -91,7 +91,7 @@ def test_a_mark_of_the_encoding_is_read_and_is_no_part_of_the_text(tmp_path, enc
 
 
 def test_lines_whose_mark_promises_another_encoding_are_refused(tmp_path):
-    (tmp_path / "a.jsonl").write_bytes(b"\xff\xfe" + '{"text": "Brot"}'.encode("utf-16-le") + b"\x00")
+    (tmp_path / "a.jsonl").write_bytes(b"\xff\xfe" + '{"text": "Brot"}'.encode("utf-16-le") + b"\x00\xd8a\x00")
     with pytest.raises(InputError, match="this is no UTF-16"):
         list(Documents(tmp_path))
 
