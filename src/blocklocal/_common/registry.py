@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
-from blocklocal._common.errors import unknown
+from blocklocal._common.errors import InputError, unknown
 
 T = TypeVar("T")
 
@@ -19,10 +19,11 @@ class Registry(Generic[T]):
 
     Args:
         kind: what the things are, in one word for messages ("rule").
+        elsewhere: a sentence for messages on where others are that it does not hold.
     """
 
-    def __init__(self, kind: str):
-        self.kind = kind
+    def __init__(self, kind: str, elsewhere: str = ""):
+        self.kind, self.elsewhere = kind, elsewhere
         self.items: dict[str, T] = {}
         self._summaries: dict[str, str] = {}
 
@@ -50,7 +51,8 @@ class Registry(Generic[T]):
             InputError: there is none; the message gives the nearest name.
         """
         if not isinstance(name, str) or name not in self.items:
-            raise unknown(self.kind, name, self.items)
+            error = unknown(self.kind, name, self.items)
+            raise InputError(f"{error} {self.elsewhere}") if self.elsewhere else error
         return self.items[name]
 
     def names(self) -> list[str]:

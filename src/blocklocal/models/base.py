@@ -20,7 +20,9 @@ from blocklocal._common.registry import Registry
 from blocklocal.models.file import build_from_file, is_reference
 
 Shape = tuple[int, ...]
-MODELS: Registry[Callable[..., nn.Module]] = Registry("model")
+MODELS: Registry[Callable[..., nn.Module]] = Registry(
+    "model", elsewhere="Models of transformers, timm and torchvision are hf:NAME, timm:NAME and torchvision:NAME."
+)
 """Builders `(classes, input_shape, width, **options) -> nn.Module`; `input_shape` is that of a sample, see `RANKS`."""
 RANKS: dict[str, tuple[int, ...]] = {}
 """What a model reads, where it is not images [C, H, W]: by the dimensions of a sample, 1 for rows of a table [F] and 2
