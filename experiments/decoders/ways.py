@@ -8,7 +8,7 @@ import torch
 
 import blocklocal as bl
 from blocklocal.block.tokens import Tokens
-from blocklocal.models.decoder import Decoder
+from blocklocal.models.decoder import START, Decoder
 
 BLOCKS = (2, 3, 4, 6)
 
@@ -45,6 +45,7 @@ class Way:
     """How the decoder is trained: a rule, in how many blocks, with which settings.
 
     Attributes:
+        embedding: deviation of the embedding's first weights.
         tried: settings that `--search` compares, each beside these.
     """
 
@@ -52,13 +53,16 @@ class Way:
     blocks: int = 1
     learning: Mapping[str, Any] = field(default_factory=dict)
     lr: float = 3e-3
+    embedding: float = 0.02
     tried: tuple[Mapping[str, Any], ...] = ()
 
     def build(self, size: Size, bytes_per_token: float, seed: int, **changes: Any) -> bl.BlockLocal:
-        """The network, with the same first weights whatever the way."""
+        """The network, with the same first weights whatever the way, but for the scale of the embedding."""
         torch.manual_seed(seed)
         model = Decoder(size.vocabulary, size.length, width=size.width, layers=size.layers)
         given = {**self.learning, **changes}
+        with torch.no_grad():
+            model.embed_tokens.weight *= given.pop("embedding", self.embedding) / START
         optimizer = bl.adamw(given.pop("lr", self.lr), weight_decay=0.1, clip=1.0)
         example = torch.zeros(2, size.length, dtype=torch.long)
         return bl.BlockLocal(
@@ -72,6 +76,7 @@ class Way:
         )
 
 
+LOCAL = {"readout": 1, "negatives": 0.125}
 RATES = tuple({"lr": lr} for lr in (1e-3, 6e-3, 1e-2))
 
 
@@ -79,12 +84,12 @@ def _ways() -> dict[str, Way]:
     found = {"backprop": Way("backprop", tried=RATES)}
     for blocks in BLOCKS:
         found[f"frozen-{blocks}"] = Way("frozen", blocks, tried=RATES)
-        found[f"private-{blocks}"] = Way("block-local", blocks, {"twin": "dense"})
-        found[f"greedy-{blocks}"] = Way("greedy", blocks)
+        found[f"private-{blocks}"] = Way("block-local", blocks, {**LOCAL, "twin": "dense"}, tried=RATES)
+        found[f"greedy-{blocks}"] = Way("greedy", blocks, {"readout": 1}, tried=RATES)
         found[f"shared-{blocks}"] = Way(
             "block-local",
             blocks,
-            {"twin": "shared", "readout": 1, "negatives": 0.125},
+            {**LOCAL, "twin": "shared"},
             tried=(
                 *RATES,
                 {"negatives": 1.0},

@@ -128,6 +128,7 @@ class Decoder(nn.Module):
         for part in self.modules():
             if isinstance(part, nn.Linear | nn.Embedding):
                 nn.init.normal_(part.weight, std=START)
+        nn.init.normal_(self.lm_head.weight, std=width**-0.5)  # so that the first logits are of order one
         if tied:
             self.lm_head.weight = self.embed_tokens.weight
 
