@@ -28,6 +28,7 @@ from blocklocal.network.asked import ClassWeights, asked_for, check_goes_with
 from blocklocal.network.assembly import build_learners, start_rows
 from blocklocal.network.compiling import compile_learners
 from blocklocal.network.edge import check_batch, check_finite, check_x, explained, taking_gradients
+from blocklocal.network.exits import Exits, predict_early
 from blocklocal.network.neighbours import Neighbours
 from blocklocal.network.prediction import Prediction, predictions
 from blocklocal.network.pretrained import HOW_TO_LOAD, model_card, write_pretrained
@@ -217,16 +218,26 @@ class BlockLocal(Neighbours):
             a = learner(a)
         return hidden_of(a)
 
-    def predict(self, x: Input) -> Prediction:
+    def predict(self, x: Input, exit: Exits | None = None) -> Prediction:
         """Probabilities, label and confidence of the output, of every block and of the ensemble, in evaluation mode.
 
         Every part of the network has its own mode again afterwards, also after an error.
+
+        Args:
+            x: the batch [B, …].
+            exit: each sample takes the answer of the first block that is sure enough, and the blocks behind it do not
+                run for it. The prediction is an `EarlyPrediction` then, which tells which block that was.
+
+        Raises:
+            InputError: x cannot be right, or `exit` is not for this network or its targets.
         """
         x = check_x(x, self.device)
         check_finite(x)
         self.materialize(x)
         with kept_modes([self]):
             self.eval()
+            if exit is not None:
+                return predict_early(self.learners, self.own_messages(), x, self.targets, exit)
             logits, _ = self._logits(x)
         return predictions(self.targets, logits)
 
