@@ -172,7 +172,7 @@ def test_what_cannot_be_is_refused():
         (((0.5, 0.5, 1.5),), "a threshold is from 0 to 1"),
         (((0.5,) * 3, "guess"), "unknown exit rule"),
         (((0.5,) * 3, "confidence", (1.0, 0.0, 1.0, 1.0)), "a temperature must be a finite number above 0, not 0"),
-        (((0.5,) * 3, "confidence", (1.0,)), "a temperature for every block"),
+        (((0.5,) * 3, "confidence", (1.0,)), "one temperature per block"),
     ]:
         with pytest.raises(InputError, match=said):
             net.predict(x, Exits(*given))

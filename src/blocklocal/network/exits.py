@@ -61,7 +61,7 @@ class Exits:
         if len(self.thresholds) != count - 1 or sizes - {count}:
             raise InputError(
                 f"exits with {len(self.thresholds)} thresholds are for {len(self.thresholds) + 1} blocks, and the "
-                f"network has {count}: give one for every block but the last, and a temperature for every block, or none."
+                f"network has {count}: give one for every block but the last, and one temperature per block, or none."
             )
 
     def asks(self, k: int) -> bool:

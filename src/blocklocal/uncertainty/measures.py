@@ -145,6 +145,19 @@ def calibration_error(confidence: Tensor, right: Tensor, bins: int = CONFIDENCE_
     return (gaps.abs().sum() / len(confidence)).item()
 
 
+def adaptive_calibration_error(confidence: Tensor, right: Tensor, bins: int = CONFIDENCE_BINS) -> float:
+    """As `calibration_error`, with bins that hold equally many predictions (Nixon et al. 2019, arXiv 1904.01685).
+
+    Args:
+        confidence: of every prediction [N], between 0 and 1.
+        right: whether it is right [N].
+    """
+    check_range("bins", bins, FROM_ONE)
+    order = confidence.argsort(stable=True)
+    gaps = (right.double() - confidence.double())[order].tensor_split(min(bins, len(confidence)))
+    return sum(gap.sum().abs().item() for gap in gaps) / len(confidence)
+
+
 def auroc(inside: Tensor, outside: Tensor) -> float:
     """Probability that a score of `outside` is larger than one of `inside`; equal scores count one half.
 

@@ -1,0 +1,140 @@
+"""From what the blocks said of a validation set to when a sample leaves: for a budget, or for a risk.
+
+A risk comes with a guarantee (Angelopoulos et al. 2021, Learn then Test, arXiv 2110.01052): thresholds are tried from
+the safest on, and taken while the hypothesis that the risk is larger than asked for can be refused. All ways to leave
+are tried, so each may be wrong with a share of `DOUBT` only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from blocklocal.exits.costs import Costs
+from blocklocal.exits.said import Answers, Said
+
+DOUBT = 0.05  # of a guarantee: the probability that it does not hold
+STEPS = 64  # thresholds that are tried of every way
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A way to leave, and what it comes to on the validation set.
+
+    Attributes:
+        by: the rule (`network.exits`).
+        first: the first block that is asked, from 0.
+        threshold: of all blocks that are asked.
+        cost: mean FLOPs, as a share of the whole network's.
+        right: the share of right answers.
+        changed: the share of answers that are others than the output's, in the mean over samples.
+    """
+
+    by: str
+    first: int
+    threshold: float
+    cost: float
+    right: float
+    changed: float
+
+
+def settings_of(said: Said, costs: Costs) -> list[list[Setting]]:
+    """Of every way to leave, from the safest threshold to the most daring."""
+    hidden = [k for k, each in enumerate(said.own[:-1]) if each is not None]
+    ways = [("together", hidden[0])] if hidden else []
+    ways += [(by, first) for by in ("confidence", "agreement") for first in hidden]
+    return [_along(said, costs, by, first) for by, first in ways]
+
+
+def _along(said: Said, costs: Costs, by: str, first: int) -> list[Setting]:
+    answers = said.together if by == "together" else said.own
+    output = said.own[-1]
+    assert output is not None
+    asked = [k >= first and each is not None for k, each in enumerate(answers)]
+    prices = torch.tensor(costs.leaving([ask and k + 1 < len(asked) for k, ask in enumerate(asked)]))
+    known = [(k, each) for k, each in enumerate(answers) if each is not None and asked[k]]
+    sure = torch.cat([each.sure for k, each in known[:-1]])
+    at = torch.linspace(0, 1, STEPS, dtype=torch.float64)
+    tried = sorted({float(value) for value in torch.quantile(_some(sure).double(), at)} | {1.0}, reverse=True)
+    found = []
+    for threshold in tried:
+        leaves, right, label = _left(known, by, threshold)
+        changed = _mean((label != output.label).double(), said).mean().item()
+        cost = prices[_last(leaves, said)].double().mean().item()
+        found.append(Setting(by, first, threshold, cost, right.double().mean().item(), changed))
+    return found
+
+
+def _some(values: Tensor, most: int = 10**6) -> Tensor:
+    """At most so many of them, evenly: torch's quantiles take no more."""
+    return values[:: max(1, -(-len(values) // most))]
+
+
+def _left(known: list[tuple[int, Answers]], by: str, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Where every answer leaves, whether it is right, and what it is."""
+    last, end = known[-1]
+    leaves, right, label = torch.full_like(end.label, last), end.right.clone(), end.label.clone()
+    for place in reversed(range(len(known) - 1)):
+        k, each = known[place]
+        enough = each.sure >= threshold
+        if by == "agreement":
+            enough &= torch.tensor(False) if place == 0 else each.label == known[place - 1][1].label
+        leaves, right = torch.where(enough, k, leaves), torch.where(enough, each.right, right)
+        label = torch.where(enough, each.label, label)
+    return leaves, right, label
+
+
+def _mean(values: Tensor, said: Said) -> Tensor:
+    """Per sample with answers, the mean over these."""
+    sums = torch.zeros(said.samples, dtype=torch.float64).index_add_(0, said.sample, values)
+    counts = torch.zeros(said.samples, dtype=torch.float64).index_add_(0, said.sample, torch.ones_like(values))
+    return sums[counts > 0] / counts[counts > 0]
+
+
+def _last(leaves: Tensor, said: Said) -> Tensor:
+    """Per sample with answers, the block at which the last of them leaves."""
+    found = torch.full((said.samples,), -1).scatter_reduce_(0, said.sample, leaves, "amax")
+    return found[found >= 0]
+
+
+def at_budget(settings: Sequence[Sequence[Setting]], budget: float) -> Setting | None:
+    """The most accurate setting that costs at most so much of the whole network; None where there is none."""
+    fits = [each for way in settings for each in way if each.cost <= budget]
+    return max(fits, key=lambda each: (each.right, -each.cost)) if fits else None
+
+
+def at_risk(settings: Sequence[Sequence[Setting]], risk: float, samples: int, *, single: bool) -> Setting | None:
+    """The cheapest setting that changes at most this share of the answers, with a probability of 1 - `DOUBT`.
+
+    Args:
+        samples: how many the settings were measured on.
+        single: whether a sample has one answer.
+    """
+    safe = []
+    for way in settings:
+        for each in way:
+            if p_value(each.changed, samples, risk, single=single) > DOUBT / len(settings):
+                break
+            safe.append(each)
+    return min(safe, key=lambda each: each.cost) if safe else None
+
+
+def p_value(mean: float, samples: int, risk: float, *, single: bool) -> float:
+    """The largest probability of so small a mean loss where the expected one is larger than `risk`.
+
+    Of losses 0 and 1 (`single`) by the binomial distribution, of others from 0 to 1 by Hoeffding's inequality.
+    """
+    if not single:
+        gap = risk - mean
+        return 1.0 if gap <= 0 else math.exp(-2 * samples * gap * gap)
+    k, n = (
+        torch.arange(round(mean * samples) + 1, dtype=torch.float64),
+        torch.tensor(float(samples), dtype=torch.float64),
+    )
+    chance = (n + 1).lgamma() - (k + 1).lgamma() - (n - k + 1).lgamma()
+    chance = chance + k * math.log(risk) + (n - k) * (math.log1p(-risk) if risk < 1 else -math.inf)
+    return min(1.0, chance.nan_to_num(nan=0.0).exp().sum().item())

@@ -1,0 +1,184 @@
+"""Exits that were fitted on a validation set: calibration by block, and when to leave for a budget or a risk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from blocklocal._common.errors import InputError
+from blocklocal._common.files import write_text
+from blocklocal.exits.choice import DOUBT, Setting, at_budget, at_risk, settings_of
+from blocklocal.exits.costs import Costs, costs_of
+from blocklocal.exits.said import Answers, Said, listen
+from blocklocal.network.edge import Loaded, pair
+from blocklocal.network.exits import Exits
+from blocklocal.network.network import BlockLocal
+from blocklocal.schemas import read_json
+from blocklocal.uncertainty.measures import adaptive_calibration_error, calibration_error
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How good the probabilities of one way to predict are, before its temperature and with it.
+
+    Attributes:
+        right: the share of right answers; the temperature does not change it.
+        nll: nats per answer.
+        brier: squared distance of the probabilities from the truth.
+        ece: expected calibration error, 15 bins of equal width; `adaptive`: of equal numbers.
+    """
+
+    temperature: float
+    right: float
+    nll_before: float
+    nll: float
+    brier_before: float
+    brier: float
+    ece_before: float
+    ece: float
+    adaptive_before: float
+    adaptive: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """When to leave, and what it came to on the validation set."""
+
+    exits: Exits
+    setting: Setting
+
+
+@dataclass(frozen=True)
+class FittedExits:
+    """What was found on a validation set.
+
+    Attributes:
+        own: of every block; None where it cannot predict.
+        together: of it and all before it that predict.
+        costs: of a sample.
+        settings: the ways to leave, each from the safest threshold on.
+        samples: of the validation set.
+        single: whether a sample has one answer.
+    """
+
+    own: list[Calibration | None]
+    together: list[Calibration | None]
+    costs: Costs
+    settings: list[list[Setting]]
+    samples: int
+    single: bool
+
+    def for_budget(self, budget: float) -> Choice:
+        """The most accurate exits that cost at most this share of the whole network's FLOPs, in the mean over samples.
+
+        Raises:
+            InputError: there are none, or the share is not above 0 and at most 1.
+        """
+        _check_share("budget", budget)
+        found = at_budget(self.settings, budget)
+        if found is None:
+            least = min((each.cost for way in self.settings for each in way), default=1.0)
+            raise InputError(f"no exit costs {budget:g} of the whole network or less: the cheapest takes {least:.2f}.")
+        return Choice(self._exits(found), found)
+
+    def for_risk(self, risk: float) -> Choice:
+        """The cheapest exits that change at most this share of the answers, in 95 of 100 validation sets.
+
+        Raises:
+            InputError: there are none, or the share is not above 0 and at most 1.
+        """
+        _check_share("risk", risk)
+        found = at_risk(self.settings, risk, self.samples, single=self.single)
+        if found is None:
+            raise InputError(
+                f"{self.samples:,} validation samples cannot show a risk of {risk:g} or less with a probability of "
+                f"{1 - DOUBT:g}: give more of them, or a larger risk."
+            )
+        return Choice(self._exits(found), found)
+
+    def _exits(self, setting: Setting) -> Exits:
+        hidden = enumerate(self.own[:-1])
+        thresholds = tuple(setting.threshold if k >= setting.first and each else None for k, each in hidden)
+        own, together = (tuple(each.temperature if each else 1.0 for each in way) for way in (self.own, self.together))
+        return Exits(thresholds, setting.by, own, together)
+
+    def save(self, path: Path | str) -> None:
+        """Write it as JSON."""
+        write_text(Path(path), json.dumps(asdict(self), indent=1) + "\n")
+
+
+def load_exits(path: Path | str) -> FittedExits:
+    """What `FittedExits.save` wrote.
+
+    Raises:
+        InputError: it is missing, damaged, or holds what cannot be.
+    """
+    return read_json(Path(path), FittedExits, what="exits, as `blocklocal calibrate` writes them")
+
+
+def fit_exits(network: BlockLocal, batches: Callable[[], Iterable[Loaded]] | Iterable[Loaded]) -> FittedExits:
+    """Calibrate every block on validation data, and find when a sample may leave.
+
+    The network stays as it is. Never give test data: what is chosen on them is not measured by them.
+
+    Args:
+        batches: (x, y) pairs that can be read more than once, as a list or a DataLoader; or a function that gives them.
+
+    Raises:
+        InputError: values or pixels are asked for, no block but the last predicts, there is no target, or the batches
+            can be read once only.
+    """
+    give = batches if callable(batches) else _again(batches)
+    first = next((x for x, _ in map(pair, give())), None)
+    if first is None:
+        raise InputError("there is nothing to fit exits on: there is no batch.")
+    said = listen(network, give)
+    if not any(said.own[:-1]):
+        raise InputError(
+            f"no block but the last predicts under the rule {network.rule.name}, so there is no exit: train with "
+            "block-local or greedy."
+        )
+    costs = costs_of(network, network.check_input(first))
+    single = len(said.sample) == said.samples
+    own, together = _calibrations(said.own), _calibrations(said.together)
+    return FittedExits(own, together, costs, settings_of(said, costs), _samples(said), single)
+
+
+def _samples(said: Said) -> int:
+    """Those with an answer that was wanted."""
+    return len(said.sample.unique())
+
+
+def _again(batches: Iterable[Loaded]) -> Callable[[], Iterable[Loaded]]:
+    if iter(batches) is batches:
+        raise InputError(
+            "the batches to fit exits on are read more than once: give a list, or a function that gives them."
+        )
+    return lambda: batches
+
+
+def _calibrations(way: list[Answers | None]) -> list[Calibration | None]:
+    return [None if each is None else _calibration(each) for each in way]
+
+
+def _calibration(answers: Answers) -> Calibration:
+    right = answers.right
+    return Calibration(
+        temperature=answers.temperature,
+        right=right.double().mean().item(),
+        nll_before=answers.nll_before,
+        nll=answers.nll,
+        brier_before=answers.brier_before,
+        brier=answers.brier,
+        ece_before=calibration_error(answers.sure_before, right),
+        ece=calibration_error(answers.sure, right),
+        adaptive_before=adaptive_calibration_error(answers.sure_before, right),
+        adaptive=adaptive_calibration_error(answers.sure, right),
+    )
+
+
+def _check_share(name: str, value: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+        raise InputError(f"{name} must be a number above 0 and at most 1, not {value}.")

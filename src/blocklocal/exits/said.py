@@ -1,0 +1,218 @@
+"""What every block says of a validation set: the temperatures that calibrate it, and its answers at these.
+
+Temperature scaling (Guo et al. 2017, arXiv 1706.04599): a block's logits are divided by the one number that makes the
+targets most likely. It changes no answer.
+
+K blocks, N answers (of samples, positions or labels, all that have a target), S samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from blocklocal._common.errors import InputError
+from blocklocal._common.modes import kept_modes
+from blocklocal.block.targets import MISSING, Asked, Classes, Targets, Values, values_of
+from blocklocal.network.edge import Loaded, pair
+from blocklocal.network.network import BlockLocal
+
+TEMPERATURES = torch.logspace(-2, 4, 97, base=2, dtype=torch.float64)  # a quarter to 16, in steps of 4.4 %
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Of one way to predict: what it answers at temperature 1 and at its own.
+
+    Attributes:
+        temperature: the one that makes the targets most likely.
+        label: [N].
+        right: [N].
+        sure: the probability of the answer, [N]; at temperature 1 `sure_before`.
+        nll, brier: means over N, in nats and of the squared distance; at temperature 1 `…_before`.
+    """
+
+    temperature: float
+    label: Tensor
+    right: Tensor
+    sure: Tensor
+    sure_before: Tensor
+    nll: float
+    nll_before: float
+    brier: float
+    brier_before: float
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the blocks of a network said of a set.
+
+    Attributes:
+        own: of every block; None where it cannot predict.
+        together: of it and all before it that predict.
+        sample: of which sample an answer is, [N].
+        samples: how many there are.
+    """
+
+    own: list[Answers | None]
+    together: list[Answers | None]
+    sample: Tensor
+    samples: int
+
+
+def listen(network: BlockLocal, batches: Callable[[], Iterable[Loaded]]) -> Said:
+    """What every block says, in evaluation mode. Two passes: for the temperatures, and for the answers at them.
+
+    Args:
+        batches: gives the batches (x, y) anew at every call.
+
+    Raises:
+        InputError: values or pixels are asked for, or no sample has a target.
+    """
+    targets = network.targets
+    if isinstance(targets, Values) or targets.hidden:
+        raise InputError("calibration needs classes, labels or tokens: of this network no block gives probabilities.")
+    with kept_modes([network]), torch.no_grad():
+        network.eval()
+        warm = _Warming(len(network.learners))
+        for x, y in map(pair, batches()):
+            warm.add(targets, network.block_logits(x), y)
+        hearing = _Hearing(targets, warm.best())
+        for x, y in map(pair, batches()):
+            hearing.add(network.block_logits(x), y)
+    return hearing.end()
+
+
+def _ways(targets: Targets, logits: list[Tensor | None]) -> list[list[Tensor | None]]:
+    """[own, together]: the logits of every block, and of it and all before it."""
+    own: list[Tensor | None] = [None if each is None else targets.as_logits(each).float() for each in logits]
+    together: list[Tensor | None] = []
+    total, count = None, 0
+    for each in own:
+        if each is not None:
+            if each.dim() > 3:
+                raise InputError(
+                    "calibration needs an answer per sample, label or position: pixels are not made for it."
+                )
+            total, count = each if total is None else total + each, count + 1
+        together.append(None if each is None or total is None else total / count)
+    return [own, together]
+
+
+class _Warming:
+    """The mean log-likelihood of every way at every temperature."""
+
+    def __init__(self, count: int):
+        self.sums = torch.zeros(2, count, len(TEMPERATURES), dtype=torch.float64)
+        self.there = 0.0
+
+    def add(self, targets: Targets, logits: list[Tensor | None], y: Asked) -> None:
+        targets.check(y)
+        wanted = values_of(y)
+        count = float((_hard(targets, y) != MISSING).sum())
+        for w, way in enumerate(_ways(targets, logits)):
+            for k, each in enumerate(way):
+                if each is not None and count:
+                    losses = [targets.loss(each / t, wanted).item() for t in TEMPERATURES.tolist()]
+                    self.sums[w, k] += count * torch.tensor(losses, dtype=torch.float64)
+        self.there += count
+
+    def best(self) -> list[list[float]]:
+        """[own, together]: of every block the temperature with the least loss, by a parabola between those tried."""
+        if not self.there:
+            raise InputError("nothing to calibrate on: no sample has a target.")
+        return [[_least(each / self.there) for each in way] for way in self.sums]
+
+
+def _least(losses: Tensor) -> float:
+    at = int(losses.argmin())
+    place = float(at)
+    if 0 < at < len(losses) - 1:
+        before, here, after = losses[at - 1 : at + 2].tolist()
+        bend = before - 2 * here + after
+        place += 0.5 * (before - after) / bend if bend > 0 else 0.0
+    exponents = TEMPERATURES.log2()
+    return float(2 ** (exponents[0] + place * (exponents[1] - exponents[0])))
+
+
+def _hard(targets: Targets, y: Asked) -> Tensor:
+    """The answer that is wanted of every sample, position or label; `MISSING` where none is."""
+    return targets.hard(y) if isinstance(targets, Classes) else values_of(y).long()
+
+
+class _Hearing:
+    """The answers at temperature 1 and at the best one."""
+
+    def __init__(self, targets: Targets, temperatures: list[list[float]]):
+        self.targets, self.temperatures = targets, temperatures
+        self.kept: list[list[list[dict[str, Tensor]]]] = [[[] for _ in way] for way in temperatures]
+        self.sample: list[Tensor] = []
+        self.samples = 0
+
+    def add(self, logits: list[Tensor | None], y: Asked) -> None:
+        wanted = _hard(self.targets, y)
+        there = wanted != MISSING
+        of = torch.arange(len(wanted)).view(-1, *[1] * (wanted.dim() - 1)).expand_as(wanted)
+        self.sample.append(of[there.cpu()] + self.samples)
+        self.samples += len(wanted)
+        for w, way in enumerate(_ways(self.targets, logits)):
+            for k, each in enumerate(way):
+                if each is not None:
+                    self.kept[w][k].append(self._one(each, wanted, there, self.temperatures[w][k]))
+
+    def _one(self, logits: Tensor, wanted: Tensor, there: Tensor, temperature: float) -> dict[str, Tensor]:
+        found = {}
+        for name, t in (("", temperature), ("_before", 1.0)):
+            p = self.targets.probabilities(logits / t)
+            own = _of_wanted(p, wanted)
+            found |= {
+                f"sure{name}": self.targets.confidence(p)[there],
+                f"nll{name}": -own.clamp(min=1e-30).log()[there].double(),
+                f"brier{name}": _brier(p, own, wanted)[there].double(),
+            }
+        label = self.targets.label(self.targets.probabilities(logits))
+        return {
+            name: t.cpu() for name, t in {**found, "label": label[there], "right": (label == wanted)[there]}.items()
+        }
+
+    def end(self) -> Said:
+        ways = [
+            [self._answers(parts, t) if parts else None for parts, t in zip(way, temperatures, strict=True)]
+            for way, temperatures in zip(self.kept, self.temperatures, strict=True)
+        ]
+        return Said(ways[0], ways[1], torch.cat(self.sample), self.samples)
+
+    def _answers(self, parts: list[dict[str, Tensor]], temperature: float) -> Answers:
+        joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+        def mean(name: str) -> float:
+            return joined[name].mean().item()
+
+        return Answers(
+            temperature=temperature,
+            label=joined["label"],
+            right=joined["right"],
+            sure=joined["sure"],
+            sure_before=joined["sure_before"],
+            nll=mean("nll"),
+            nll_before=mean("nll_before"),
+            brier=mean("brier"),
+            brier_before=mean("brier_before"),
+        )
+
+
+def _of_wanted(p: Tensor, wanted: Tensor) -> Tensor:
+    """The probability of what is wanted: of classes [B, …, C] → [B, …], of labels [B, L] → [B, L]."""
+    if p.dim() == wanted.dim():
+        return torch.where(wanted == 1, p, 1 - p)
+    return p.gather(-1, wanted.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+
+
+def _brier(p: Tensor, own: Tensor, wanted: Tensor) -> Tensor:
+    """Σ_c (p_c − [c is wanted])² (Brier 1950); of a label (1 − p)² twice, as of two classes."""
+    if p.dim() == wanted.dim():
+        return 2 * (1 - own).square()
+    return p.square().sum(-1) - 2 * own + 1
