@@ -9,7 +9,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "blocklocal"
 ROOMS = (
     "_common", "schemas", "families", "models", "adapters", "splitting", "block", "rules", "uncertainty", "data",
-    "network", "training", "timeline", "streaming", "report", "runs", "parallel", "diagnose", "simulate", "cli",
+    "network", "exits", "training", "timeline", "streaming", "report", "runs", "parallel", "diagnose", "simulate",
+    "cli",
 )  # fmt: skip
 ENTRANCES = {"parallel/rank.py"}  # the script with which a process starts: it runs a command
 

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from blocklocal.block.tokens import Tokens
     from blocklocal.block.values import Values
     from blocklocal.data import Batches, Images, ImageSet, load_images
+    from blocklocal.exits import FittedExits, fit_exits, load_exits
     from blocklocal.families import FAMILIES, Family, family
     from blocklocal.models import MODELS, build_model
+    from blocklocal.network.exits import EarlyPrediction, Exits
     from blocklocal.network.network import BlockLocal
     from blocklocal.network.prediction import Prediction
     from blocklocal.network.settings import Learning
@@ -50,9 +52,12 @@ __all__ = [
     "Batches",
     "BlockLocal",
     "Callback",
+    "EarlyPrediction",
     "EarlyStopping",
     "Evaluation",
+    "Exits",
     "Family",
+    "FittedExits",
     "ImageSet",
     "Images",
     "InputError",
@@ -75,8 +80,10 @@ __all__ = [
     "build_model",
     "evaluate",
     "family",
+    "fit_exits",
     "freeze",
     "load",
+    "load_exits",
     "load_images",
     "save",
     "sgd",
@@ -90,6 +97,8 @@ _HOMES = {
     "_common.message": ("Message",),
     "families": ("FAMILIES", "Family", "family"),
     "models": ("MODELS", "build_model"),
+    "exits": ("FittedExits", "fit_exits", "load_exits"),
+    "network.exits": ("EarlyPrediction", "Exits"),
     "network.network": ("BlockLocal",),
     "network.prediction": ("Prediction",),
     "block.classes": ("balanced",),

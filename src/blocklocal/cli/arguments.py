@@ -92,6 +92,12 @@ class EvaluateArguments:
     """test, validation or train."""
     data: str | None = None
     """Another data set with the same classes; default: the run's own."""
+    budget: float | None = None
+    """Early exit: the share of the whole network's FLOPs that a sample may take in the mean (0.5); needs `blocklocal
+    calibrate` first."""
+    risk: float | None = None
+    """Early exit: the share of answers that may be others than the output's (0.01); needs `blocklocal calibrate`
+    first."""
     checkpoint: str | None = None
     """A named checkpoint; default: the newest."""
     device: str = "auto"
@@ -121,6 +127,12 @@ class PredictArguments:
     Where every pixel has a class, a folder: a mask (PNG) for each image."""
     overwrite: bool = False
     """With --output: replace a file that blocklocal did not write."""
+    budget: float | None = None
+    """Early exit: the share of the whole network's FLOPs that a sample may take in the mean (0.5); needs `blocklocal
+    calibrate` first."""
+    risk: float | None = None
+    """Early exit: the share of answers that may be others than the output's (0.01); needs `blocklocal calibrate`
+    first."""
     checkpoint: str | None = None
     """A named checkpoint; default: the newest."""
     device: str = "auto"

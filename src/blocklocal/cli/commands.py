@@ -2,7 +2,7 @@
 
 import json
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from blocklocal._common.errors import InputError
 from blocklocal._common.screen import console
@@ -45,6 +45,7 @@ def compare(arguments: list[str]) -> None:
 
 def predict(arguments: list[str]) -> None:
     """Class and confidence for image files: of the output, of each block and of the ensemble."""
+    from blocklocal.runs.exits import exits_for
     from blocklocal.runs.predict import check_suffix, predict_each, predictions_file, rows_of_text
     from blocklocal.runs.predict_masks import checked_folder, write_masks
     from blocklocal.runs.predict_rows import predict_rows
@@ -59,7 +60,17 @@ def predict(arguments: list[str]) -> None:
             f"the run {given.run} was trained on a text: blocklocal generate makes one, and blocklocal evaluate --data "
             "says how well every block predicts another."
         )
-    how = {"checkpoint": given.checkpoint, "device": given.device, "trust": given.trust, "visit": given.visit}
+    how: dict[str, Any] = {
+        "checkpoint": given.checkpoint,
+        "device": given.device,
+        "trust": given.trust,
+        "visit": given.visit,
+    }
+    choice = exits_for(given.run, given.budget, given.risk, given.checkpoint)
+    if choice is not None:
+        if given.visit is not None:
+            raise InputError("early exit looks at the whole network: leave out --visit.")
+        how["exit"] = choice.exits
     if facts.predicts_pixels:
         folder = checked_folder(given.output, given.images, overwrite=given.overwrite)
         said = predict_each(given.run, given.images, given.resize, **how)

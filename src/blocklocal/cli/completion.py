@@ -18,6 +18,7 @@ ARGUMENTS = {
     "generate": "generate:GenerateArguments",
     "export": "export:ExportArguments",
     "report": "arguments:ReportArguments",
+    "calibrate": "calibrate:CalibrateArguments",
     "diagnose": "diagnose:DiagnoseArguments",
     "trace": "trace:TraceArguments",
     "simulate": "simulate_arguments:SimulateArguments",

@@ -16,6 +16,7 @@ from blocklocal.cli.arguments import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from blocklocal.runs.exits import EarlyEvaluation
     from blocklocal.runs.facts import AnySet, DatasetInfo
     from blocklocal.training.evaluation import Evaluation
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 def evaluate(arguments: list[str]) -> None:
     """Measure every block of a trained run on a split."""
     from blocklocal.data.table_set import load_rows
+    from blocklocal.runs.exits import evaluate_early, exits_for
     from blocklocal.runs.looking import load_network
     from blocklocal.runs.saved import TOKENIZER
     from blocklocal.runs.sets import evaluation_batches, load_data
@@ -37,6 +39,9 @@ def evaluate(arguments: list[str]) -> None:
     config, facts, network = load_network(
         given.run, given.checkpoint, given.device, trust=given.trust, visit=given.visit
     )
+    choice = exits_for(given.run, given.budget, given.risk, given.checkpoint)
+    if choice is not None and given.visit is not None:
+        raise InputError("early exit looks at the whole network: leave out --visit.")
     if given.data is not None:  # sizes of the run's own set say nothing of another
         held = config.data.validation if given.split == "validation" else 0
         config = config.edit(data=given.data, train_size=None, test_size=None, validation=held)
@@ -48,13 +53,27 @@ def evaluate(arguments: list[str]) -> None:
         data = load_data(config, given.run)
         _check_same_kind(data, facts)
         samples, part = getattr(data, given.split), f" ({given.split})"
-    result = measure(network, evaluation_batches(config, samples, facts, network.device))
+    batches = evaluation_batches(config, samples, facts, network.device)
     what = given.split if given.data is None else f"{printable(given.data)}{part}"
+    if choice is not None:
+        early = evaluate_early(network, batches, choice)
+        print("\n".join(early_lines(what, block_names(network), early)))
+        if given.json is not None:
+            content = signed_json({"split": given.split, **asdict(early)}, indent=2)
+            write_file(given.json, content, overwrite=given.overwrite)
+        return
+    result = measure(network, batches)
     for line in evaluation_lines(what, block_names(network), result):
         print(line)
     if given.json is not None:
         content = signed_json({"split": given.split, **asdict(result)}, indent=2)
         write_file(given.json, content, overwrite=given.overwrite)
+
+
+def early_lines(what: str, names: "Sequence[str]", early: "EarlyEvaluation") -> list[str]:
+    """How many answers each block has given, how many are right, and what they cost."""
+    lines = [f"{name:32} {share:6.2f} % of the answers" for name, share in zip(names, early.left, strict=True)]
+    return [*lines, f"{what}: right {early.right:.2f} %  with {early.cost:.1f} % of the FLOPs"]
 
 
 def evaluation_lines(what: str, names: "Sequence[str]", result: "Evaluation") -> list[str]:

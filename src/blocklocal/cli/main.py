@@ -45,6 +45,9 @@ COMMANDS: dict[str, Command] = {
         "commands:compare", "Train the same settings under several rules and seeds; one table, one report."
     ),
     "evaluate": Command("evaluate:evaluate", "Measure every block of a trained run on a split.", printed=True),
+    "calibrate": Command(
+        "calibrate:calibrate", "Fit the confidence of every block, and early exits, on the validation part of a run."
+    ),
     "predict": Command(
         "commands:predict",
         "Class and confidence for image files: of the output, of each block and of the ensemble.",

@@ -76,7 +76,11 @@ def _read_parts(
 
 
 def download(name: str, stream: bool = False) -> DatasetDict | IterableDatasetDict:
-    """The splits of a set, from the hub or the cache of `datasets`. Raises InputError where that fails."""
+    """The splits of a set, from the hub or the cache of `datasets`.
+
+    Raises:
+        InputError: that fails for any reason, or a configuration must be chosen.
+    """
     try:
         import datasets
 

@@ -43,11 +43,13 @@ class Setting:
 
 
 def settings_of(said: Said, costs: Costs) -> list[list[Setting]]:
-    """Of every way to leave, from the safest threshold to the most daring."""
-    hidden = [k for k, each in enumerate(said.own[:-1]) if each is not None]
+    """Of every way to leave, from the safest threshold to the most daring; the first is that nobody leaves."""
+    output, hidden = said.own[-1], [k for k, each in enumerate(said.own[:-1]) if each is not None]
+    assert output is not None
+    nobody = Setting("confidence", len(said.own) - 1, 1.0, 1.0, output.right.double().mean().item(), 0.0)
     ways = [("together", hidden[0])] if hidden else []
     ways += [(by, first) for by in ("confidence", "agreement") for first in hidden]
-    return [_along(said, costs, by, first) for by, first in ways]
+    return [[nobody], *(_along(said, costs, by, first) for by, first in ways)]
 
 
 def _along(said: Said, costs: Costs, by: str, first: int) -> list[Setting]:
@@ -107,20 +109,21 @@ def at_budget(settings: Sequence[Sequence[Setting]], budget: float) -> Setting |
     return max(fits, key=lambda each: (each.right, -each.cost)) if fits else None
 
 
-def at_risk(settings: Sequence[Sequence[Setting]], risk: float, samples: int, *, single: bool) -> Setting | None:
+def at_risk(settings: Sequence[Sequence[Setting]], risk: float, samples: int, *, single: bool) -> Setting:
     """The cheapest setting that changes at most this share of the answers, with a probability of 1 - `DOUBT`.
 
     Args:
         samples: how many the settings were measured on.
         single: whether a sample has one answer.
     """
-    safe = []
-    for way in settings:
+    (nobody,), *ways = settings
+    safe = [nobody]
+    for way in ways:
         for each in way:
-            if p_value(each.changed, samples, risk, single=single) > DOUBT / len(settings):
+            if p_value(each.changed, samples, risk, single=single) > DOUBT / len(ways):
                 break
             safe.append(each)
-    return min(safe, key=lambda each: each.cost) if safe else None
+    return min(safe, key=lambda each: each.cost)
 
 
 def p_value(mean: float, samples: int, risk: float, *, single: bool) -> float:

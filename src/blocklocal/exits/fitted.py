@@ -9,7 +9,7 @@ from pathlib import Path
 
 from blocklocal._common.errors import InputError
 from blocklocal._common.files import write_text
-from blocklocal.exits.choice import DOUBT, Setting, at_budget, at_risk, settings_of
+from blocklocal.exits.choice import Setting, at_budget, at_risk, settings_of
 from blocklocal.exits.costs import Costs, costs_of
 from blocklocal.exits.said import Answers, Said, listen
 from blocklocal.network.edge import Loaded, pair
@@ -44,10 +44,17 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Choice:
-    """When to leave, and what it came to on the validation set."""
+    """When to leave, what it came to on the validation set, and what leaving costs."""
 
     exits: Exits
     setting: Setting
+    costs: Costs
+
+    @property
+    def prices(self) -> list[float]:
+        """Of leaving at each block, as a share of the whole network."""
+        count = len(self.costs.blocks)
+        return self.costs.leaving([self.exits.asks(k) and k + 1 < count for k in range(count)])
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,9 @@ class FittedExits:
     def for_budget(self, budget: float) -> Choice:
         """The most accurate exits that cost at most this share of the whole network's FLOPs, in the mean over samples.
 
+        Args:
+            budget: the share, above 0 and at most 1.
+
         Raises:
             InputError: there are none, or the share is not above 0 and at most 1.
         """
@@ -81,22 +91,22 @@ class FittedExits:
         if found is None:
             least = min((each.cost for way in self.settings for each in way), default=1.0)
             raise InputError(f"no exit costs {budget:g} of the whole network or less: the cheapest takes {least:.2f}.")
-        return Choice(self._exits(found), found)
+        return Choice(self._exits(found), found, self.costs)
 
     def for_risk(self, risk: float) -> Choice:
         """The cheapest exits that change at most this share of the answers, in 95 of 100 validation sets.
 
+        A small set cannot show a small risk: then nobody leaves.
+
+        Args:
+            risk: the share, above 0 and at most 1.
+
         Raises:
-            InputError: there are none, or the share is not above 0 and at most 1.
+            InputError: the share is not above 0 and at most 1.
         """
         _check_share("risk", risk)
         found = at_risk(self.settings, risk, self.samples, single=self.single)
-        if found is None:
-            raise InputError(
-                f"{self.samples:,} validation samples cannot show a risk of {risk:g} or less with a probability of "
-                f"{1 - DOUBT:g}: give more of them, or a larger risk."
-            )
-        return Choice(self._exits(found), found)
+        return Choice(self._exits(found), found, self.costs)
 
     def _exits(self, setting: Setting) -> Exits:
         hidden = enumerate(self.own[:-1])
@@ -105,12 +115,19 @@ class FittedExits:
         return Exits(thresholds, setting.by, own, together)
 
     def save(self, path: Path | str) -> None:
-        """Write it as JSON."""
+        """Write it as JSON.
+
+        Args:
+            path: of the file.
+        """
         write_text(Path(path), json.dumps(asdict(self), indent=1) + "\n")
 
 
 def load_exits(path: Path | str) -> FittedExits:
     """What `FittedExits.save` wrote.
+
+    Args:
+        path: of the file.
 
     Raises:
         InputError: it is missing, damaged, or holds what cannot be.

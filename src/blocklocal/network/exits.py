@@ -56,7 +56,14 @@ class Exits:
                 raise InputError(f"a temperature must be a finite number above 0, not {temperature}.")
 
     def check(self, count: int) -> None:
-        """Raise InputError where it is not for a network of `count` blocks."""
+        """Look whether it is for a network of so many blocks.
+
+        Args:
+            count: of the blocks.
+
+        Raises:
+            InputError: it is for another number.
+        """
         sizes = {len(each) for each in (self.temperatures, self.together) if each}
         if len(self.thresholds) != count - 1 or sizes - {count}:
             raise InputError(
@@ -65,7 +72,11 @@ class Exits:
             )
 
     def asks(self, k: int) -> bool:
-        """Whether block k (from 0) is asked; the last one always is."""
+        """Whether a block is asked; the last one always is.
+
+        Args:
+            k: its number, from 0.
+        """
         return k >= len(self.thresholds) or self.thresholds[k] is not None
 
 

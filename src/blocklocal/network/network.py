@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 import torch.nn as nn
@@ -28,7 +28,7 @@ from blocklocal.network.asked import ClassWeights, asked_for, check_goes_with
 from blocklocal.network.assembly import build_learners, start_rows
 from blocklocal.network.compiling import compile_learners
 from blocklocal.network.edge import check_batch, check_finite, check_x, explained, taking_gradients
-from blocklocal.network.exits import Exits, predict_early
+from blocklocal.network.exits import EarlyPrediction, Exits, predict_early
 from blocklocal.network.neighbours import Neighbours
 from blocklocal.network.prediction import Prediction, predictions
 from blocklocal.network.pretrained import HOW_TO_LOAD, model_card, write_pretrained
@@ -217,6 +217,12 @@ class BlockLocal(Neighbours):
         for learner in self.learners:
             a = learner(a)
         return hidden_of(a)
+
+    @overload
+    def predict(self, x: Input, exit: None = None) -> Prediction: ...
+
+    @overload
+    def predict(self, x: Input, exit: Exits) -> EarlyPrediction: ...
 
     def predict(self, x: Input, exit: Exits | None = None) -> Prediction:
         """Probabilities, label and confidence of the output, of every block and of the ensemble, in evaluation mode.

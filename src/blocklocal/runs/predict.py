@@ -16,6 +16,7 @@ from blocklocal._common.screen import printable
 from blocklocal._common.written import signed_json
 from blocklocal.data.picture import BadImage, open_picture, resize_and_crop, to_array, to_mode
 from blocklocal.data.scan import SUFFIXES, LeftOut, list_images
+from blocklocal.network.exits import EarlyPrediction, Exits
 from blocklocal.network.prediction import Prediction
 from blocklocal.runs.facts import DatasetInfo
 from blocklocal.runs.looking import load_network
@@ -36,6 +37,7 @@ def predict_each(
     *,
     trust: bool = False,
     visit: int | None = None,
+    exit: Exits | None = None,
 ) -> Iterator["Said"]:
     """What the output, every block and the ensemble say of each image. They come batch by batch.
 
@@ -53,12 +55,17 @@ def predict_each(
     names = block_names(network)
     for paths, pixels, trouble in _batches(files, facts, resize):
         if paths:
-            prediction = network.predict(normalise(torch.stack(pixels), facts).to(network.device))
+            prediction = predict_with(network, normalise(torch.stack(pixels), facts).to(network.device), exit)
             check_numbers(prediction, run)
             for i, path in enumerate(paths):
                 yield Said("file", printable(path, lines=False), prediction, i, facts, names)
         if trouble is not None:
             raise trouble
+
+
+def predict_with(network: Any, x: Tensor, exit: Exits | None) -> Prediction:
+    """What a network, whole or with one block at a time in memory, says of a batch."""
+    return network.predict(x) if exit is None else network.predict(x, exit)
 
 
 def image_files(given: Sequence[Path]) -> list[Path]:
@@ -111,13 +118,15 @@ class Said:
 
     def lines(self) -> Iterator[str]:
         """For people."""
-        yield f"{self.name}: {describe_prediction(self.prediction, self.i, self.facts)}"
+        early = self.prediction
+        at = f"  (block {_last_block(early, self.i)})" if isinstance(early, EarlyPrediction) else ""
+        yield f"{self.name}: {describe_prediction(self.prediction, self.i, self.facts)}{at}"
         for name, block in self._others():
             yield f"    {name:32} {describe_prediction(block, self.i, self.facts)}"
 
     def row(self) -> dict[str, Any]:
         """For a table: file or row, label and confidence of the output, then of every block and of the ensemble."""
-        found: dict[str, Any] = {self.kind: self.name, **self._answer(self.prediction)}
+        found: dict[str, Any] = {self.kind: self.name, **self._answer(self.prediction), **self._left()}
         for name, block in self._others():
             found |= {f"{name} {key}": value for key, value in self._answer(block).items()}
         return found
@@ -128,7 +137,7 @@ class Said:
         if self.facts.predicts_values:
             return {self.kind: self.name, **self._answer(self.prediction), "others": others}
         probabilities = dict(zip(self.facts.classes, self.prediction.probabilities[self.i].tolist(), strict=True))
-        said = {self.kind: self.name, **self._answer(self.prediction)}
+        said = {self.kind: self.name, **self._answer(self.prediction), **self._left()}
         return {**said, "probabilities": probabilities, "others": others}
 
     def _answer(self, prediction: Prediction) -> dict[str, Any]:
@@ -141,12 +150,24 @@ class Said:
         label, confidence = int(prediction.label[self.i]), prediction.confidence[self.i].item()
         return {"label": self.facts.classes[label], "confidence": confidence}
 
+    def _left(self) -> dict[str, int]:
+        """With early exit, the block that has answered."""
+        early = self.prediction
+        return {"block": _last_block(early, self.i)} if isinstance(early, EarlyPrediction) else {}
+
     def _others(self) -> Iterator[tuple[str, Prediction]]:
+        if not self.prediction.blocks:  # early exit: the others were not asked
+            return
         for name, block in zip(self.names, self.prediction.blocks, strict=True):
             if block is not None and len(self.names) > 1:
                 yield name, block
         if self.prediction.combined is not None:
             yield "ensemble", self.prediction.combined
+
+
+def _last_block(prediction: EarlyPrediction, i: int) -> int:
+    """Counted from 1; of several answers that of the last one."""
+    return int(prediction.block[i].max())
 
 
 def predictions_file(path: Path, said: Sequence[Said], run: Path) -> bytes:

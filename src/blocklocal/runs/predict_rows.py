@@ -11,9 +11,10 @@ from blocklocal._common.extras import needs
 from blocklocal.data.arrays import load_series
 from blocklocal.data.frame import read_frame
 from blocklocal.data.samples import SampleBatches, Samples
+from blocklocal.network.exits import Exits
 from blocklocal.runs.facts import DatasetInfo
 from blocklocal.runs.looking import load_network
-from blocklocal.runs.predict import Said, check_numbers
+from blocklocal.runs.predict import Said, check_numbers, predict_with
 from blocklocal.runs.sets import EVALUATION_BATCH
 from blocklocal.runs.train import block_names
 
@@ -27,6 +28,7 @@ def predict_rows(
     device: str = "auto",
     trust: bool = False,
     visit: int | None = None,
+    exit: Exits | None = None,
 ) -> Iterator[Said]:
     """One value per row (counted from 1), batch by batch.
 
@@ -40,7 +42,7 @@ def predict_rows(
     batches = SampleBatches(samples, batch_size=EVALUATION_BATCH, mean=known[0], std=known[1], device=network.device)
     names, row = block_names(network), 0
     for part, _ in batches:
-        prediction = network.predict(part)
+        prediction = predict_with(network, part, exit)
         check_numbers(prediction, run)
         for i in range(len(part)):
             row += 1

@@ -1,0 +1,96 @@
+"""`blocklocal calibrate`: temperatures and exits, fitted on the validation part of a run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from blocklocal.cli.arguments import parse
+
+if TYPE_CHECKING:
+    from blocklocal.exits import FittedExits
+
+BUDGETS, RISKS = (0.25, 0.5, 0.75), (0.01, 0.05)  # that the table shows
+
+
+@dataclass(frozen=True)
+class CalibrateArguments:
+    """Make the probabilities of a run's blocks mean what they say, and find when a sample may leave early.
+
+    Both are fitted on the validation part of the run, and kept in RUN/exits.json; the test part is not looked at. Then
+    `predict` and `evaluate` take --budget and --risk.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder."""
+    checkpoint: str | None = None
+    """A named checkpoint; default: the newest."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    trust: bool = False
+    """Let the code of a model of its own, which a run or configuration names, run on this machine."""
+
+
+def calibrate(arguments: list[str]) -> None:
+    """Fit temperatures and exits of a run, and print them."""
+    from blocklocal.runs.exits import EXITS, calibrate_run
+    from blocklocal.runs.looking import load_network
+    from blocklocal.runs.train import block_names
+
+    given = parse(CalibrateArguments, arguments, "blocklocal calibrate")
+    found = calibrate_run(given.run, checkpoint=given.checkpoint, device=given.device, trust=given.trust)
+    names = block_names(load_network(given.run, given.checkpoint, "cpu", trust=given.trust)[2])
+    print("\n".join([*calibration_lines(found, names), "", *exit_lines(found), "", str(given.run / EXITS)]))
+
+
+def calibration_lines(found: "FittedExits", names: Sequence[str]) -> list[str]:
+    """How good the probabilities of every block are, before and after."""
+    from blocklocal.diagnose.table import table
+
+    rows = [*zip(names, found.own, strict=True), ("ensemble", found.together[-1])]
+    known = [(name, each) for name, each in rows if each is not None]
+    columns = {
+        "right %": [f"{100 * each.right:.2f}" for _, each in known],
+        "temperature": [f"{each.temperature:.3f}" for _, each in known],
+        "NLL": [f"{each.nll_before:.4f} → {each.nll:.4f}" for _, each in known],
+        "Brier": [f"{each.brier_before:.4f} → {each.brier:.4f}" for _, each in known],
+        "ECE": [f"{each.ece_before:.4f} → {each.ece:.4f}" for _, each in known],
+        "adaptive": [f"{each.adaptive_before:.4f} → {each.adaptive:.4f}" for _, each in known],
+    }
+    return [
+        *table([name for name, _ in known], columns),
+        f"Fitted and measured on {found.samples:,} validation samples.",
+    ]
+
+
+def exit_lines(found: "FittedExits") -> list[str]:
+    """What some budgets and risks come to."""
+    from blocklocal._common.errors import InputError
+    from blocklocal.diagnose.table import table
+
+    names, cells = [], []
+    wanted = [*(("--budget", b, found.for_budget) for b in BUDGETS), *(("--risk", r, found.for_risk) for r in RISKS)]
+    for flag, value, choose in wanted:
+        names.append(f"{flag} {value:g}")
+        try:
+            setting = choose(value).setting
+        except InputError:
+            cells.append(["–"] * 5)
+            continue
+        cells.append(
+            [
+                f"{100 * setting.cost:.1f}",
+                f"{100 * setting.right:.2f}",
+                f"{100 * setting.changed:.2f}",
+                setting.by,
+                f"{setting.threshold:.3f} from block {setting.first + 1} on",
+            ]
+        )
+    heads = ("FLOPs %", "right %", "changed %", "leaves by", "threshold")
+    columns = {head: [row[k] for row in cells] for k, head in enumerate(heads)}
+    return [
+        *table(names, columns, what="exits for"),
+        "FLOPs: of the whole network without readouts; changed: other answers than the output's. –: not possible.",
+    ]
