@@ -16,6 +16,7 @@ from torch import Tensor
 
 from blocklocal.exits.costs import Costs
 from blocklocal.exits.said import Answers, Said
+from blocklocal.uncertainty.selective import binomial_tail
 
 DOUBT = 0.05  # of a guarantee: the probability that it does not hold
 STEPS = 64  # thresholds that are tried of every way
@@ -134,10 +135,4 @@ def p_value(mean: float, samples: int, risk: float, *, single: bool) -> float:
     if not single:
         gap = risk - mean
         return 1.0 if gap <= 0 else math.exp(-2 * samples * gap * gap)
-    k, n = (
-        torch.arange(round(mean * samples) + 1, dtype=torch.float64),
-        torch.tensor(float(samples), dtype=torch.float64),
-    )
-    chance = (n + 1).lgamma() - (k + 1).lgamma() - (n - k + 1).lgamma()
-    chance = chance + k * math.log(risk) + (n - k) * (math.log1p(-risk) if risk < 1 else -math.inf)
-    return min(1.0, chance.nan_to_num(nan=0.0).exp().sum().item())
+    return binomial_tail(round(mean * samples), samples, risk)
