@@ -35,7 +35,7 @@ class Size:
 
 SIZES = {
     "full": Size(4096, 128, 128, 12, 16, 3000, 1000),
-    "trial": Size(2048, 64, 64, 12, 16, 600, 400),
+    "trial": Size(2048, 64, 64, 12, 16, 1000, 400),
     "small": Size(300, 16, 16, 4, 2, 4, 8),
 }
 
@@ -77,21 +77,26 @@ class Way:
 
 
 LOCAL = {"readout": 1, "negatives": 0.125}
-RATES = tuple({"lr": lr} for lr in (1e-3, 6e-3, 1e-2))
+RATES = tuple({"lr": lr} for lr in (3e-3, 1e-2))
+STARTS = tuple({"embedding": deviation} for deviation in (0.02, 0.2))
 
 
 def _ways() -> dict[str, Way]:
-    found = {"backprop": Way("backprop", tried=RATES)}
+    found = {"backprop": Way("backprop", lr=6e-3, embedding=0.2, tried=(*RATES, *STARTS))}
     for blocks in BLOCKS:
-        found[f"frozen-{blocks}"] = Way("frozen", blocks, tried=RATES)
-        found[f"private-{blocks}"] = Way("block-local", blocks, {**LOCAL, "twin": "dense"}, tried=RATES)
-        found[f"greedy-{blocks}"] = Way("greedy", blocks, {"readout": 1}, tried=RATES)
+        found[f"frozen-{blocks}"] = Way("frozen", blocks, lr=6e-3, embedding=0.2, tried=(*RATES, *STARTS))
+        private, greedy = {**LOCAL, "twin": "dense"}, {"readout": 1}
+        found[f"private-{blocks}"] = Way("block-local", blocks, private, 6e-3, 0.06, tried=(*RATES, *STARTS))
+        found[f"greedy-{blocks}"] = Way("greedy", blocks, greedy, 6e-3, 0.06, tried=(*RATES, *STARTS))
         found[f"shared-{blocks}"] = Way(
             "block-local",
             blocks,
             {**LOCAL, "twin": "shared"},
+            lr=6e-3,
+            embedding=0.06,
             tried=(
                 *RATES,
+                *STARTS,
                 {"negatives": 1.0},
                 {"negatives": 0.03},
                 {"readout": 0},
