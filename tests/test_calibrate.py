@@ -10,9 +10,10 @@ from run_helpers import tiny, whole, without_reports
 from blocklocal._common.errors import InputError
 from blocklocal.cli import main
 from blocklocal.exits import fit_exits
-from blocklocal.runs.exits import EXITS, calibrate_run, exits_for
+from blocklocal.runs.exits import EXITS, calibrate_run, exits_for, kept_exits
 from blocklocal.runs.looking import load_network
-from blocklocal.runs.sets import evaluation_batches, load_data
+from blocklocal.runs.sets import evaluation_batches, load_data, normalise
+from blocklocal.uncertainty.foreign import foreign_scores
 
 SIZES = {"model": "resnet20", "width": 8, "blocks": 3, "epochs": 3, "train_size": 500, "test_size": 200}
 
@@ -76,6 +77,29 @@ def test_predict_names_the_block_that_answered(run, tmp_path, capsys):
     assert [str(each["block"]) for each in told] == [row["block"] for row in rows]
 
 
+def test_what_is_unlike_the_training_data_is_said(run, tmp_path, capsys):
+    from PIL import Image
+
+    limit = kept_exits(run).limits["disagreement"]
+    config, facts, network = load_network(run, None, "cpu")
+    test = load_data(config, run).test
+    for k in range(6):
+        Image.fromarray(test.pixels[k, 0].numpy()).save(tmp_path / f"{k}.png")
+    Image.fromarray((255 * torch.rand(8, 8)).to(torch.uint8).numpy()).save(tmp_path / "noise.png")
+    names = [str(tmp_path / f"{name}.png") for name in [*range(6), "noise"]]
+    assert main(["predict", str(run), *names, "--foreign", "--output", str(tmp_path / "said.json")]) == 0
+    told = json.loads((tmp_path / "said.json").read_text())["predictions"]
+    batch = normalise(test.pixels[:6], facts)
+    expected = foreign_scores(network.eval().block_logits(batch))["disagreement"]
+    assert [each["disagreement"] for each in told[:6]] == pytest.approx(expected.tolist(), rel=1e-3, abs=1e-5)
+    assert [each["foreign"] for each in told] == [each["disagreement"] > limit for each in told]
+    capsys.readouterr()
+    assert main(["predict", str(run), *names, "--foreign"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith(" ")]
+    assert ["unlike the training data" in line for line in lines] == [each["foreign"] for each in told]
+    assert "leave out --budget" in refused("predict", str(run), names[0], "--foreign", "--budget", "0.9", capsys=capsys)
+
+
 def refused(*command: str, capsys) -> str:
     capsys.readouterr()
     assert main(list(command)) == 2
@@ -89,7 +113,7 @@ def test_what_is_missing_is_said(run, tmp_path, capsys):
     assert "leave out --visit" in refused("evaluate", str(run), "--budget", "0.9", "--visit", "2", capsys=capsys)
     with without_reports():
         whole(tiny(**{**SIZES, "epochs": 1}, validation=0), tmp_path / "bare")
-    assert "has no exits yet: blocklocal calibrate" in refused(
+    assert "is not calibrated yet: blocklocal calibrate" in refused(
         "evaluate", str(tmp_path / "bare"), "--risk", "0.1", capsys=capsys
     )
     assert "has no validation part" in refused("calibrate", str(tmp_path / "bare"), capsys=capsys)

@@ -84,7 +84,7 @@ STARTS = tuple({"embedding": deviation} for deviation in (0.02, 0.2))
 def _ways() -> dict[str, Way]:
     found = {"backprop": Way("backprop", lr=6e-3, embedding=0.2, tried=(*RATES, *STARTS))}
     for blocks in BLOCKS:
-        found[f"frozen-{blocks}"] = Way("frozen", blocks, lr=6e-3, embedding=0.2, tried=(*RATES, *STARTS))
+        found[f"frozen-{blocks}"] = Way("frozen", blocks, lr=1e-2, embedding=0.2, tried=(*RATES, *STARTS))
         private, greedy = {**LOCAL, "twin": "dense"}, {"readout": 1}
         found[f"private-{blocks}"] = Way("block-local", blocks, private, 6e-3, 0.06, tried=(*RATES, *STARTS))
         found[f"greedy-{blocks}"] = Way("greedy", blocks, greedy, 6e-3, 0.06, tried=(*RATES, *STARTS))

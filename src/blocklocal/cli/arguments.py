@@ -127,6 +127,9 @@ class PredictArguments:
     Where every pixel has a class, a folder: a mask (PNG) for each image."""
     overwrite: bool = False
     """With --output: replace a file that blocklocal did not write."""
+    foreign: bool = False
+    """Say of every sample whether it is unlike the training data, by how far the blocks' predictions lie apart; needs
+    `blocklocal calibrate` first."""
     budget: float | None = None
     """Early exit: the share of the whole network's FLOPs that a sample may take in the mean (0.5); needs `blocklocal
     calibrate` first."""

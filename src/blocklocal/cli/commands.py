@@ -45,7 +45,7 @@ def compare(arguments: list[str]) -> None:
 
 def predict(arguments: list[str]) -> None:
     """Class and confidence for image files: of the output, of each block and of the ensemble."""
-    from blocklocal.runs.exits import exits_for
+    from blocklocal.runs.exits import exits_for, foreign_limit
     from blocklocal.runs.predict import check_suffix, predict_each, predictions_file, rows_of_text
     from blocklocal.runs.predict_masks import checked_folder, write_masks
     from blocklocal.runs.predict_rows import predict_rows
@@ -71,6 +71,10 @@ def predict(arguments: list[str]) -> None:
         if given.visit is not None:
             raise InputError("early exit looks at the whole network: leave out --visit.")
         how["exit"] = choice.exits
+    if given.foreign:
+        if choice is not None:
+            raise InputError("--foreign asks all blocks, which early exit does not: leave out --budget and --risk.")
+        how["limit"] = foreign_limit(given.run, given.checkpoint)
     if facts.predicts_pixels:
         folder = checked_folder(given.output, given.images, overwrite=given.overwrite)
         said = predict_each(given.run, given.images, given.resize, **how)

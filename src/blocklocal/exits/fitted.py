@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from blocklocal._common.errors import InputError
@@ -17,6 +17,8 @@ from blocklocal.network.exits import Exits
 from blocklocal.network.network import BlockLocal
 from blocklocal.schemas import read_json
 from blocklocal.uncertainty.measures import adaptive_calibration_error, calibration_error
+
+KNOWN = 0.95  # the share of validation samples that are not taken for foreign
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class FittedExits:
         settings: the ways to leave, each from the safest threshold on.
         samples: of the validation set.
         single: whether a sample has one answer.
+        limits: of every score of foreign data (`uncertainty.foreign`) what 95 of 100 validation samples do not exceed.
     """
 
     own: list[Calibration | None]
@@ -76,6 +79,7 @@ class FittedExits:
     settings: list[list[Setting]]
     samples: int
     single: bool
+    limits: dict[str, float] = field(default_factory=dict)
 
     def for_budget(self, budget: float) -> Choice:
         """The most accurate exits that cost at most this share of the whole network's FLOPs, in the mean over samples.
@@ -160,7 +164,8 @@ def fit_exits(network: BlockLocal, batches: Callable[[], Iterable[Loaded]] | Ite
     costs = costs_of(network, network.check_input(first))
     single = len(said.sample) == said.samples
     own, together = _calibrations(said.own), _calibrations(said.together)
-    return FittedExits(own, together, costs, settings_of(said, costs), _samples(said), single)
+    limits = {name: score.quantile(KNOWN).item() for name, score in said.foreign.items()}
+    return FittedExits(own, together, costs, settings_of(said, costs), _samples(said), single, limits)
 
 
 def _samples(said: Said) -> int:

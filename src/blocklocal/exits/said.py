@@ -19,6 +19,7 @@ from blocklocal._common.modes import kept_modes
 from blocklocal.block.targets import MISSING, Asked, Classes, Targets, Values, values_of
 from blocklocal.network.edge import Loaded, pair
 from blocklocal.network.network import BlockLocal
+from blocklocal.uncertainty.foreign import foreign_scores
 
 TEMPERATURES = torch.logspace(-2, 4, 97, base=2, dtype=torch.float64)  # a quarter to 16, in steps of 4.4 %
 
@@ -55,12 +56,14 @@ class Said:
         together: of it and all before it that predict.
         sample: of which sample an answer is, [N].
         samples: how many there are.
+        foreign: scores of foreign data (`uncertainty.foreign`), [S] each; none where a sample has several answers.
     """
 
     own: list[Answers | None]
     together: list[Answers | None]
     sample: Tensor
     samples: int
+    foreign: dict[str, Tensor]
 
 
 def listen(network: BlockLocal, batches: Callable[[], Iterable[Loaded]]) -> Said:
@@ -151,6 +154,7 @@ class _Hearing:
         self.kept: list[list[list[dict[str, Tensor]]]] = [[[] for _ in way] for way in temperatures]
         self.sample: list[Tensor] = []
         self.samples = 0
+        self.foreign: dict[str, list[Tensor]] = {}
 
     def add(self, logits: list[Tensor | None], y: Asked) -> None:
         wanted = _hard(self.targets, y)
@@ -158,6 +162,9 @@ class _Hearing:
         of = torch.arange(len(wanted)).view(-1, *[1] * (wanted.dim() - 1)).expand_as(wanted)
         self.sample.append(of[there.cpu()] + self.samples)
         self.samples += len(wanted)
+        if wanted.dim() == 1:
+            for name, score in foreign_scores(logits).items():
+                self.foreign.setdefault(name, []).append(score.cpu())
         for w, way in enumerate(_ways(self.targets, logits)):
             for k, each in enumerate(way):
                 if each is not None:
@@ -183,7 +190,8 @@ class _Hearing:
             [self._answers(parts, t) if parts else None for parts, t in zip(way, temperatures, strict=True)]
             for way, temperatures in zip(self.kept, self.temperatures, strict=True)
         ]
-        return Said(ways[0], ways[1], torch.cat(self.sample), self.samples)
+        foreign = {name: torch.cat(parts) for name, parts in self.foreign.items()}
+        return Said(ways[0], ways[1], torch.cat(self.sample), self.samples, foreign)
 
     def _answers(self, parts: list[dict[str, Tensor]], temperature: float) -> Answers:
         joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

@@ -70,8 +70,21 @@ def exits_for(run: Path, budget: float | None, risk: float | None, checkpoint: s
         return None
     if budget is not None and risk is not None:
         raise InputError("give --budget or --risk, not both: each of them decides when a sample leaves.")
+    kept = kept_exits(run, checkpoint)
+    if budget is not None:
+        return kept.for_budget(budget)
+    assert risk is not None
+    return kept.for_risk(risk)
+
+
+def kept_exits(run: Path, checkpoint: str | None = None) -> FittedExits:
+    """What `calibrate_run` has fitted.
+
+    Raises:
+        InputError: there is no `exits.json`, or it is of another checkpoint.
+    """
     if not is_there(run / EXITS):
-        raise InputError(f"{run} has no exits yet: blocklocal calibrate {run} fits them on its validation part.")
+        raise InputError(f"{run} is not calibrated yet: blocklocal calibrate {run} does it on its validation part.")
     kept = read_json(run / EXITS, RunExits, what="exits, as `blocklocal calibrate` writes them")
     now = checkpoint_to_look(run, checkpoint).name
     if kept.checkpoint != now:
@@ -79,7 +92,19 @@ def exits_for(run: Path, budget: float | None, risk: float | None, checkpoint: s
             f"the exits of {run} were fitted for {kept.checkpoint}, and {now} is used now: calibrate it again, or give "
             f"--checkpoint {kept.checkpoint}."
         )
-    return kept.exits.for_risk(risk) if budget is None else kept.exits.for_budget(budget)
+    return kept.exits
+
+
+def foreign_limit(run: Path, checkpoint: str | None = None) -> float:
+    """The disagreement of the blocks from which on a sample is taken for foreign.
+
+    Raises:
+        InputError: as `kept_exits`; or the blocks of the run have none.
+    """
+    limits = kept_exits(run, checkpoint).limits
+    if "disagreement" not in limits:
+        raise InputError(f"the blocks of {run} cannot disagree: two of them must give every sample one class.")
+    return limits["disagreement"]
 
 
 @dataclass(frozen=True)

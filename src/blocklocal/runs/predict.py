@@ -22,6 +22,7 @@ from blocklocal.runs.facts import DatasetInfo
 from blocklocal.runs.looking import load_network
 from blocklocal.runs.sets import normalise
 from blocklocal.runs.train import block_names
+from blocklocal.uncertainty.foreign import disagreement
 
 BATCH_PIXELS = 2**17  # of a batch, so that memory does not grow with the number or the size of the images
 MOST_IMAGES = 100  # of a batch
@@ -38,11 +39,14 @@ def predict_each(
     trust: bool = False,
     visit: int | None = None,
     exit: Exits | None = None,
+    limit: float | None = None,
 ) -> Iterator["Said"]:
     """What the output, every block and the ensemble say of each image. They come batch by batch.
 
     Args:
         images: files, and folders of which all images are taken.
+        exit: with which samples leave early.
+        limit: the disagreement of the blocks from which on a sample is said to be foreign; None: nothing is said.
 
     Raises:
         InputError: the network predicts no numbers, or an image cannot be used; what is said of all before it comes
@@ -58,7 +62,7 @@ def predict_each(
             prediction = predict_with(network, normalise(torch.stack(pixels), facts).to(network.device), exit)
             check_numbers(prediction, run)
             for i, path in enumerate(paths):
-                yield Said("file", printable(path, lines=False), prediction, i, facts, names)
+                yield Said("file", printable(path, lines=False), prediction, i, facts, names, limit)
         if trouble is not None:
             raise trouble
 
@@ -107,6 +111,7 @@ class Said:
     Attributes:
         kind: what the sample is, `file` or `row`.
         name: of the file, or the row's number.
+        limit: the disagreement from which on it is foreign; None where that is not asked.
     """
 
     kind: str
@@ -115,18 +120,25 @@ class Said:
     i: int
     facts: DatasetInfo
     names: list[str]
+    limit: float | None = None
 
     def lines(self) -> Iterator[str]:
         """For people."""
         early = self.prediction
         at = f"  (block {_last_block(early, self.i)})" if isinstance(early, EarlyPrediction) else ""
-        yield f"{self.name}: {describe_prediction(self.prediction, self.i, self.facts)}{at}"
+        unlike = "  unlike the training data" if self._foreign().get("foreign") else ""
+        yield f"{self.name}: {describe_prediction(self.prediction, self.i, self.facts)}{at}{unlike}"
         for name, block in self._others():
             yield f"    {name:32} {describe_prediction(block, self.i, self.facts)}"
 
     def row(self) -> dict[str, Any]:
         """For a table: file or row, label and confidence of the output, then of every block and of the ensemble."""
-        found: dict[str, Any] = {self.kind: self.name, **self._answer(self.prediction), **self._left()}
+        found: dict[str, Any] = {
+            self.kind: self.name,
+            **self._answer(self.prediction),
+            **self._left(),
+            **self._foreign(),
+        }
         for name, block in self._others():
             found |= {f"{name} {key}": value for key, value in self._answer(block).items()}
         return found
@@ -137,7 +149,7 @@ class Said:
         if self.facts.predicts_values:
             return {self.kind: self.name, **self._answer(self.prediction), "others": others}
         probabilities = dict(zip(self.facts.classes, self.prediction.probabilities[self.i].tolist(), strict=True))
-        said = {self.kind: self.name, **self._answer(self.prediction), **self._left()}
+        said = {self.kind: self.name, **self._answer(self.prediction), **self._left(), **self._foreign()}
         return {**said, "probabilities": probabilities, "others": others}
 
     def _answer(self, prediction: Prediction) -> dict[str, Any]:
@@ -154,6 +166,14 @@ class Said:
         """With early exit, the block that has answered."""
         early = self.prediction
         return {"block": _last_block(early, self.i)} if isinstance(early, EarlyPrediction) else {}
+
+    def _foreign(self) -> dict[str, Any]:
+        """Where it is asked: how far the blocks lie apart, and whether that is much."""
+        if self.limit is None:
+            return {}
+        known = [each.probabilities[self.i].log() for each in self.prediction.blocks if each is not None]
+        score = disagreement([each.unsqueeze(0) for each in known]).item()
+        return {"disagreement": score, "foreign": score > self.limit}
 
     def _others(self) -> Iterator[tuple[str, Prediction]]:
         if not self.prediction.blocks:  # early exit: the others were not asked

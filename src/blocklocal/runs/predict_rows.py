@@ -29,6 +29,7 @@ def predict_rows(
     trust: bool = False,
     visit: int | None = None,
     exit: Exits | None = None,
+    limit: float | None = None,
 ) -> Iterator[Said]:
     """One value per row (counted from 1), batch by batch.
 
@@ -46,7 +47,7 @@ def predict_rows(
         check_numbers(prediction, run)
         for i in range(len(part)):
             row += 1
-            yield Said("row", row, prediction, i, facts, names)
+            yield Said("row", row, prediction, i, facts, names, limit)
 
 
 def _rows(file: Path, facts: DatasetInfo) -> Tensor:
