@@ -16,14 +16,17 @@ from benchmarks.common import Row, finish, parser, spread
 from blocklocal.block.tokens import Tokens
 from blocklocal.data.text_set import TextSet, load_text_set
 from blocklocal.data.windows import WindowBatches
-from blocklocal.models.decoder import Decoder
+from blocklocal.models.decoder import START, Decoder
 from blocklocal.models.llama import save_llama
 from experiments.decoders.measure import costs_of, measured
 from experiments.tuning.ways import RATES, SIZES, WAYS, Size
 
 TABLE = tuple(WAYS)
 ABOVE, BYTES = 3.0, 0.6  # percent of perplexity above end-to-end tuning, and of its kept bytes
-PRETRAINING = 3e-3  # learning rate
+PRETRAINING, EMBEDDING = (
+    6e-3,
+    0.2,
+)  # learning rate; deviation of the embedding's first weights (see experiments/decoders)
 
 
 def load(text: Path, size: Size, steps: int, tokenizer: str = "") -> TextSet:
@@ -50,6 +53,8 @@ def pretrained(old: TextSet, size: Size, folder: Path, seed: int) -> Row:
     """Train a decoder on the first text and write it to the folder; its perplexities there before tuning."""
     torch.manual_seed(seed)
     model = Decoder(size.vocabulary, size.length, width=size.width, layers=size.layers)
+    with torch.no_grad():
+        model.embed_tokens.weight *= EMBEDDING / START
     network = bl.BlockLocal(
         bl.split(model, 1),
         tokens=Tokens(size.vocabulary, bytes_per_token=old.bytes_per_token),
