@@ -32,6 +32,7 @@ TargetKind: TypeAlias = Literal["auto", "classes", "values", "shares"]
 RuleName: TypeAlias = Literal[
     "backprop",
     "block-local",
+    "deep-supervision",
     "direct-feedback-alignment",
     "feedback-alignment",
     "frozen",

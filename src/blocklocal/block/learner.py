@@ -193,19 +193,21 @@ class BlockLearner(nn.Module):
         context: StepContext,
         image: Given | None = None,
         reach_back: bool = False,
+        cut: bool = True,
     ) -> BlockPass:
-        """Run forward on a (cut from its graph) and take the local loss.
+        """Run forward on a, cut from its graph, and take the local loss.
 
         Args:
             a: the incoming forward message [B, …], or the network's input.
             message: the backward message [R, P, U, …].
             image: the batch [B, …], for a block that reconstructs it.
             reach_back: the input (of a message: the hidden tensor) collects a gradient.
+            cut: False where the graph of what comes in goes on.
 
         Raises:
             InputError: a BatchNorm gets one value per channel, because the batch has one sample.
         """
-        source = map_message(Tensor.detach, a)
+        source = map_message(Tensor.detach, a) if cut else a
         if reach_back:
             lead(source).requires_grad_()
         with (
