@@ -7,7 +7,8 @@
     python benchmarks/memory.py --soak               # 2,000 steps: does memory grow?
 
 ResNet-110 (CIFAR style, width 16) and a transformer of 20 blocks, block-local without readout, and a decoder of 12
-layers and 4,096 tokens, with and without readouts of two layers; cut in K blocks for equal bytes. Kept: the peak of
+layers and 4,096 tokens, with and without readouts, and with losses over an eighth of the tokens that a batch does not
+hold ("few negatives"); cut in K blocks for equal bytes. Kept: the peak of
 the bytes that autograd holds during a step, what checkpointing builds on its second run included. Peak and in use: the
 memory of a process of its own, with and without what the allocator holds back (`peak.py` says what is in it). Times:
 every method takes a few steps in turn, round after round, and a ratio compares the two times of one round. On a busy
@@ -16,7 +17,7 @@ machine the networks are better measured one by one, with `--only`.
 The limits of `--check` are on kept bytes (0.57, 0.40, 0.32 and 0.20 × backprop at K = 2, 3, 4 and 8) and on time
 (1.10 × backprop). Published on ResNet-110: 0.57, 0.45 and 0.37 at K = 2, 3 and 4 in 1.01, 1.08 and 1.13 × the time
 (InfoPro, Wang et al. 2021, arXiv 2101.10832); checkpointing 0.42 in 1.275 ×. Of the decoder: 0.40 × the bytes in 1.35 ×
-the time at K = 4 with readouts.
+the time at K = 4 with readouts of two layers and few negatives.
 """
 
 import argparse

@@ -65,9 +65,10 @@ def characters(samples: int) -> tuple[Tensor, Tensor]:
 
 
 def tokens(samples: int) -> tuple[Tensor, Tensor]:
-    """Random tokens of a large vocabulary, and a random one as the target of every position."""
-    draw = torch.Generator().manual_seed(1)
-    x, y = torch.randint(0, TOKENS, (2, samples, LENGTH), generator=draw)
+    """Random tokens of a large vocabulary, as often as the words of a text (Zipf: 1/rank), and as random targets."""
+    often = 1 / torch.arange(1.0, TOKENS + 1)
+    drawn = torch.multinomial(often, 2 * samples * LENGTH, replacement=True, generator=torch.Generator().manual_seed(1))
+    x, y = drawn.view(2, samples, LENGTH)
     return x, y
 
 
@@ -128,8 +129,9 @@ def root(units: int) -> int:
 class Method:
     """How a network is trained. segments: of checkpointing, from the number of units; blocks: of block-local.
 
-    parts: of a batch, whose gradients are added up. readout: layers of block-local. time_limit, bytes_limit: the
-    largest ratio to backprop.
+    parts: of a batch, whose gradients are added up. readout: layers of block-local. negatives: the share of the tokens
+    that a batch does not hold, over which a hidden block's loss is normalised. time_limit, bytes_limit: the largest
+    ratio to backprop.
     """
 
     name: str
@@ -137,6 +139,7 @@ class Method:
     blocks: int = 1
     parts: int = 1
     readout: int = 0
+    negatives: float = 1.0
     bytes_limit: float | None = None
     time_limit: float | None = None
 
@@ -155,8 +158,20 @@ DECODER_METHODS = (
     Method("accumulation, 2 parts", parts=2),
     Method("accumulation, 4 parts", parts=4),
     *(Method(f"block-local, K = {k}", blocks=k) for k in (2, 4)),
-    Method("block-local, K = 2, readouts", blocks=2, readout=2),
-    Method("block-local, K = 4, readouts", blocks=4, readout=2, bytes_limit=0.40, time_limit=1.35),
+    *(Method(f"block-local, K = {k}, readouts of 2 layers", blocks=k, readout=2) for k in (2, 4)),
+    Method("block-local, K = 2, the same, few negatives", blocks=2, readout=2, negatives=0.125),
+    Method(
+        "block-local, K = 4, the same, few negatives",
+        blocks=4,
+        readout=2,
+        negatives=0.125,
+        bytes_limit=0.40,
+        time_limit=1.35,
+    ),
+    *(
+        Method(f"block-local, K = {k}, readouts of 1 layer, few negatives", blocks=k, readout=1, negatives=0.125)
+        for k in (2, 4)
+    ),
 )
 
 
@@ -175,7 +190,8 @@ def build(case: Case, method: Method, device: torch.device) -> bl.BlockLocal:
         model = checkpointed(bl.split(model, segments, balance="bytes", example=example).blocks)
     cut = bl.split(model, method.blocks, balance="bytes", example=example) if method.blocks > 1 else bl.split(model, 1)
     rule = "block-local" if method.blocks > 1 else "backprop"
-    settings: dict[str, Any] = {"rule": rule, "readout": method.readout, **case.learning, **case.asked}
+    learned = {"readout": method.readout, "negatives": method.negatives}
+    settings: dict[str, Any] = {"rule": rule, **learned, **case.learning, **case.asked}
     network = (Accumulating if method.parts > 1 else bl.BlockLocal)(
         cut, optimizer=case.optimizer, example=example, **settings
     )
