@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-import torch
-
 import experiments.decoders
-from benchmarks.common import Row, finish, parser, spread
+from benchmarks.common import Row, finish, spread
 from experiments.decoders.measure import costs, load, trained
 from experiments.decoders.ways import SIZES, WAYS
+from experiments.on_cpu import begun, flags_of_ways
 
 TABLE = ("backprop", "frozen-2", "shared-2", "frozen-4", "greedy-4", "private-4", "shared-4")
 ABOVE = {2: 3.0, 4: 8.0}  # percent of perplexity above backprop, by blocks
@@ -68,23 +67,13 @@ def shortfalls(rows: Sequence[Row]) -> list[str]:
 
 
 def flags() -> argparse.ArgumentParser:
-    found = parser(experiments.decoders.__doc__, rounds=5, steps=2)
-    found.set_defaults(device="cpu")
+    found = flags_of_ways(experiments.decoders.__doc__, SIZES, WAYS, TABLE)
     found.add_argument("--text", type=Path, required=True, help="a folder of text, or a file")
-    found.add_argument("--only", nargs="+", choices=WAYS, default=TABLE, help="some of the ways")
-    found.add_argument("--size", choices=SIZES, default="full", help="trial: minutes per way; small: only that it runs")
-    found.add_argument("--seeds", type=int, default=1, help="how many")
-    found.add_argument("--search", action="store_true", help="only compare settings, on validation text")
     return found
 
 
 def main() -> int:
-    command = flags()
-    arguments = command.parse_args()
-    if arguments.device != "cpu":
-        command.error(f"--device {arguments.device}: these decoders are sized for a CPU, and measured on one.")
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    arguments = begun(flags())
     if arguments.search:
         search(arguments.only, arguments)
         return 0

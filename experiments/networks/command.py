@@ -6,12 +6,12 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 import experiments.networks
-from benchmarks.common import Row, finish, parser, spread
+from benchmarks.common import Row, finish, spread
 from experiments.networks.cases import CASES, RULES, Case
 from experiments.networks.measure import measure, trained
+from experiments.on_cpu import begun
+from experiments.on_cpu import flags as flags_on_cpu
 
 SIZES = ("full", "search", "small")
 LIMIT = 2.0  # points below backprop
@@ -61,23 +61,15 @@ def others(arguments: argparse.Namespace, measured_now: Sequence[str]) -> list[R
 
 
 def flags() -> argparse.ArgumentParser:
-    found = parser(experiments.networks.__doc__, rounds=5, steps=2)
-    found.set_defaults(device="cpu")
+    found = flags_on_cpu(experiments.networks.__doc__, SIZES)
     found.add_argument("--only", choices=CASES, help="one of the networks")
-    found.add_argument("--size", choices=SIZES, default="full", help="search: for --choose; small: only that it runs")
     found.add_argument("--data-folder", type=Path, help="folder of fashion_mnist and cifar10 (default: the hub's)")
-    found.add_argument("--seeds", type=int, default=1, help="how many")
     found.add_argument("--choose", action="store_true", help="only try the learning rates, on the validation part")
     return found
 
 
 def main() -> int:
-    command = flags()
-    arguments = command.parse_args()
-    if arguments.device != "cpu":
-        command.error(f"--device {arguments.device}: these networks are sized for a CPU, and measured on one.")
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    arguments = begun(flags())
     cases = [CASES[arguments.only]] if arguments.only else list(CASES.values())
     if arguments.choose:
         for case in cases:

@@ -12,16 +12,16 @@ import torch
 
 import blocklocal as bl
 import experiments.tuning
-from benchmarks.common import Row, finish, parser, spread
+from benchmarks.common import Row, finish, spread
 from blocklocal.block.tokens import Tokens
 from blocklocal.data.text_set import TextSet, load_text_set
 from blocklocal.data.windows import WindowBatches
 from blocklocal.models.decoder import START, Decoder
 from blocklocal.models.llama import save_llama
 from experiments.decoders.measure import costs_of, measured
+from experiments.on_cpu import begun, flags_of_ways
 from experiments.tuning.ways import RATES, SIZES, WAYS, Size
 
-TABLE = tuple(WAYS)
 ABOVE, BYTES = 3.0, 0.6  # percent of perplexity above end-to-end tuning, and of its kept bytes
 PRETRAINING, EMBEDDING = (
     6e-3,
@@ -125,24 +125,14 @@ def shortfalls(rows: Sequence[Row]) -> list[str]:
 
 
 def flags() -> argparse.ArgumentParser:
-    found = parser(experiments.tuning.__doc__, rounds=5, steps=2)
-    found.set_defaults(device="cpu")
+    found = flags_of_ways(experiments.tuning.__doc__, SIZES, WAYS, tuple(WAYS))
     found.add_argument("--text", type=Path, required=True, help="the first text: a folder, or a file")
     found.add_argument("--onto", type=Path, required=True, help="the text that it is tuned on")
-    found.add_argument("--only", nargs="+", choices=WAYS, default=TABLE, help="some of the ways")
-    found.add_argument("--size", choices=SIZES, default="full", help="trial: minutes per way; small: only that it runs")
-    found.add_argument("--seeds", type=int, default=1, help="how many, each with a training of its own")
-    found.add_argument("--search", action="store_true", help="only compare learning rates, on validation parts")
     return found
 
 
 def main() -> int:
-    command = flags()
-    arguments = command.parse_args()
-    if arguments.device != "cpu":
-        command.error(f"--device {arguments.device}: these decoders are sized for a CPU, and measured on one.")
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    arguments = begun(flags())
     size, rows, cost = SIZES[arguments.size], list[Row](), dict[str, Row]()
     old = load(arguments.text, size, size.steps)
     with tempfile.TemporaryDirectory() as place:
