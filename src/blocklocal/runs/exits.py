@@ -11,7 +11,7 @@ from blocklocal._common.errors import InputError
 from blocklocal._common.files import is_there, write_text
 from blocklocal._common.written import signed_json
 from blocklocal.block.targets import MISSING, Classes, values_of
-from blocklocal.exits import Choice, FittedExits, fit_exits
+from blocklocal.exits import Choice, FittedExits, export_programs, fit_exits
 from blocklocal.network.edge import Loaded, pair
 from blocklocal.network.exits import EarlyPrediction
 from blocklocal.network.neighbours import Neighbours
@@ -105,6 +105,29 @@ def foreign_limit(run: Path, checkpoint: str | None = None) -> float:
     if "disagreement" not in limits:
         raise InputError(f"the blocks of {run} cannot disagree: two of them must give every sample one class.")
     return limits["disagreement"]
+
+
+def export_run_programs(
+    run: Path,
+    folder: Path,
+    format: str,
+    *,
+    budget: float | None = None,
+    risk: float | None = None,
+    checkpoint: str | None = None,
+    trust: bool = False,
+) -> Path:
+    """Write a program per block of a run, and when a sample leaves (`exits.programs`).
+
+    Raises:
+        InputError: neither a budget nor a risk is given; as `exits_for` and `export_programs`.
+    """
+    choice = exits_for(run, budget, risk, checkpoint)
+    if choice is None:
+        raise InputError("programs leave early: give --budget or --risk, after blocklocal calibrate.")
+    _, facts, network = load_network(run, checkpoint, "cpu", trust=trust)
+    assert isinstance(network, BlockLocal)
+    return export_programs(network, folder, facts.example(2), choice.exits, format)
 
 
 @dataclass(frozen=True)

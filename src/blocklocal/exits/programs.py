@@ -1,0 +1,104 @@
+"""Early exit without this library: a program per block, and a manifest that says when a sample leaves.
+
+A program takes what the block before gave, [B, …], and gives what the next block reads and the block's own logits
+[B, C]. It is one of torch.export (`.pt2`) or of ONNX (`.onnx`), for batches of any size. docs/uncertainty.md has a
+runner of thirty lines.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from blocklocal._common.errors import InputError, first_line
+from blocklocal._common.files import write_text
+from blocklocal._common.modes import kept_modes
+from blocklocal.block.learner import BlockLearner
+from blocklocal.network.edge import check_x
+from blocklocal.network.exits import Exits
+from blocklocal.network.network import BlockLocal
+from blocklocal.network.pretrained import new_folder
+
+ProgramFormat = Literal["torch", "onnx"]
+MANIFEST = "manifest.json"
+_SUFFIX = {"torch": ".pt2", "onnx": ".onnx"}
+
+
+class Program(nn.Module):
+    """One block with what it needs to answer: a → (what the next block reads, its logits)."""
+
+    def __init__(self, learner: BlockLearner, message: Tensor | None, asked: bool):
+        super().__init__()
+        self.block, self.local, self.asked = learner.block, learner.local, asked
+        self.register_buffer("message", None if message is None else message.detach().clone())
+
+    def forward(self, a: Tensor) -> tuple[Tensor, Tensor]:
+        output = self.block(a)
+        if not self.asked or self.local is None:
+            return output, output.new_zeros(output.shape[0], 0)
+        return output, self.local.scores(output, self.message)
+
+
+def export_programs(
+    network: BlockLocal, folder: Path | str, x: Tensor, exits: Exits, format: ProgramFormat | str = "torch"
+) -> Path:
+    """Write a program per block and `manifest.json` into a new folder.
+
+    The manifest holds `by` (the rule), and per block its `file`, its `threshold` (null: not asked; the last one always
+    answers) and the `temperature` by which its logits are divided, or those of all asked so far together.
+
+    Args:
+        network: of classes, whose blocks pass one tensor on.
+        folder: a new or empty one.
+        x: an example batch [B, …], B ≥ 2.
+        exits: when a sample leaves, as `FittedExits.for_budget` gives it.
+        format: torch (torch.export) or onnx (needs the packages onnx and onnxscript).
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: a block passes several tensors on, cannot be exported, or the folder holds other things.
+    """
+    if format not in _SUFFIX:
+        raise InputError(f"programs are written as torch or onnx, not {format!r}.")
+    exits.check(len(network.learners))
+    a, place, entries = check_x(x, network.device), new_folder(folder), []
+    temperatures = exits.together if exits.by == "together" else exits.temperatures
+    with kept_modes([network]), torch.no_grad():
+        network.eval()
+        for k, (learner, message) in enumerate(zip(network.learners, network.own_messages(), strict=True)):
+            if not isinstance(a, Tensor):
+                raise InputError(f"block {k} passes several tensors on; a program takes one, and gives one.")
+            program, file = Program(learner, message, exits.asks(k)).eval(), f"block{k + 1}{_SUFFIX[format]}"
+            _write(program, a, place / file, format, network.split.names[k])
+            entries.append(
+                {
+                    "file": file,
+                    "threshold": exits.thresholds[k] if k < len(exits.thresholds) else None,
+                    "temperature": temperatures[k] if temperatures else 1.0,
+                }
+            )
+            a = learner(a)
+    manifest = {"by": exits.by, "format": format, "classes": network.targets.count, "blocks": entries}
+    write_text(place / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    return place
+
+
+def _write(program: Program, a: Tensor, file: Path, format: str, name: str) -> None:
+    shapes: Any = ({0: torch.export.Dim("batch", min=1)},)
+    try:
+        exported = torch.export.export(program, (a,), dynamic_shapes=shapes)
+        if format == "torch":
+            torch.export.save(exported, file)
+        else:
+            torch.onnx.export(exported, (a,), file, input_names=["a"], output_names=["next", "logits"], verbose=False)
+    except Exception as reason:  # whatever torch raises
+        raise InputError(
+            f"the block {name!r} cannot be exported as a program of {format} ({type(reason).__name__}: "
+            f"{first_line(reason)})."
+        ) from reason
