@@ -30,6 +30,7 @@ def flags_of_ways(
     found = flags(about, sizes)
     found.add_argument("--only", nargs="+", choices=list(ways), default=table, help="some of the ways")
     found.add_argument("--search", action="store_true", help="only compare settings, on validation data")
+    found.add_argument("--updates", type=int, help="train for so many updates instead of the size's own")
     return found
 
 

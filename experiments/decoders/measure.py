@@ -3,6 +3,7 @@
 import argparse
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,12 +13,18 @@ import blocklocal as bl
 from benchmarks.common import Row, alternate, conditions, kept, time_figures
 from blocklocal.data.text_set import TextPart, TextSet, load_text_set
 from blocklocal.data.windows import WindowBatches
-from experiments.decoders.ways import SIZES, WAYS
+from experiments.decoders.ways import SIZES, WAYS, Size
+
+
+def size_of(arguments: argparse.Namespace) -> Size:
+    """The size that is asked for, with its own number of updates or another one."""
+    size = SIZES[arguments.size]
+    return size if arguments.updates is None else replace(size, steps=arguments.updates)
 
 
 def load(arguments: argparse.Namespace) -> TextSet:
     """The text, as much of it as the size asks for."""
-    size = SIZES[arguments.size]
+    size = size_of(arguments)
     return load_text_set(
         arguments.text,
         vocabulary=size.vocabulary,
@@ -34,7 +41,7 @@ def trained(name: str, data: TextSet, arguments: argparse.Namespace, seed: int, 
     Args:
         changes: settings in the place of the way's own.
     """
-    size, way = SIZES[arguments.size], WAYS[name]
+    size, way = size_of(arguments), WAYS[name]
     network = way.build(size, data.bytes_per_token, seed, **changes)
     train = WindowBatches(data.train, batch_size=size.batch, shuffle=True, seed=seed)
     start = time.perf_counter()

@@ -6,6 +6,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -134,6 +135,8 @@ def flags() -> argparse.ArgumentParser:
 def main() -> int:
     arguments = begun(flags())
     size, rows, cost = SIZES[arguments.size], list[Row](), dict[str, Row]()
+    if arguments.updates is not None:
+        size = replace(size, tuning=arguments.updates)
     old = load(arguments.text, size, size.steps)
     with tempfile.TemporaryDirectory() as place:
         tokenizer = Path(place, "tokenizer.json")

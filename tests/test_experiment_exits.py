@@ -1,0 +1,46 @@
+"""experiments/exits: a row per way with its exits, and a check that says what is short."""
+
+import json
+import sys
+
+import pytest
+
+command = pytest.importorskip("experiments.exits.command")
+cases = pytest.importorskip("experiments.exits.cases")
+
+
+@pytest.mark.usefixtures("no_reports")
+def test_the_small_size_leaves_a_row_per_way(tmp_path, monkeypatch):
+    file = tmp_path / "rows.json"
+    given = ["exits", "--case", "digits", "--size", "small", "--json", str(file), "--runs", str(tmp_path / "runs")]
+    monkeypatch.setattr(sys, "argv", given)
+    assert command.main() == 0
+    rows = {row["way"]: row for row in json.loads(file.read_text())}
+    assert set(rows) == set(cases.WAYS)
+    assert rows["ensemble"]["cost"] == 4
+    assert rows["backprop"]["exits"] == rows["frozen"]["exits"] == {}
+    for way in ("block-local", "deep-supervision"):
+        assert rows[way]["exits"]["1"]["cost"] <= 1.3
+        assert len(rows[way]["right"]) == 4
+        assert "disagreement" in rows[way]["foreign"]
+        assert rows[way]["together"] is not None
+    assert len(list((tmp_path / "runs" / "digits").iterdir())) == 8  # 4 of backprop, which is also the first's
+    assert command.main() == 0  # the runs are there: it goes on
+    assert [row["right"] for row in json.loads(file.read_text())] == [row["right"] for row in rows.values()]
+
+
+def row(way: str, together: float, half: float, ece: float = 0.005, aurc: float = 0.02) -> dict:
+    exits = {"0.5": {"right": half}, "0.25": {"right": half - 1}}
+    return {"case": "fashion", "way": way, "together": together, "exits": exits, "ece": [None, ece], "aurc": aurc}
+
+
+def test_the_check_names_what_is_not_reached():
+    peer, ensemble = row("deep-supervision", 88, 87), {**row("ensemble", 90, 0), "exits": {}}
+    assert command.shortfalls([row("block-local", 90, 89.8), peer, ensemble]) == []
+    for short in (
+        row("block-local", 90, 89.6),
+        row("block-local", 87, 87, 0.005),
+        row("block-local", 90, 89.9, 0.02),
+        row("block-local", 90, 89.9, 0.005, 0.03),
+    ):
+        assert command.shortfalls([short, peer, ensemble])
