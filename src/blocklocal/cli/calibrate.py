@@ -47,7 +47,7 @@ def calibrate(arguments: list[str]) -> None:
 
 def calibration_lines(found: "FittedExits", names: Sequence[str]) -> list[str]:
     """How good the probabilities of every block are, before and after."""
-    from blocklocal.diagnose.table import table
+    from blocklocal._common.plain_table import table
 
     rows = [*zip(names, found.own, strict=True), ("ensemble", found.together[-1])]
     known = [(name, each) for name, each in rows if each is not None]
@@ -68,7 +68,7 @@ def calibration_lines(found: "FittedExits", names: Sequence[str]) -> list[str]:
 def exit_lines(found: "FittedExits") -> list[str]:
     """What some budgets and risks come to."""
     from blocklocal._common.errors import InputError
-    from blocklocal.diagnose.table import table
+    from blocklocal._common.plain_table import table
 
     names, cells = [], []
     wanted = [*(("--budget", b, found.for_budget) for b in BUDGETS), *(("--risk", r, found.for_risk) for r in RISKS)]

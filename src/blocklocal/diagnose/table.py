@@ -1,7 +1,6 @@
 """A diagnosis as plain text: two tables, one line per block, and the hints."""
 
-from collections.abc import Sequence
-
+from blocklocal._common.plain_table import table
 from blocklocal.diagnose.diagnosis import Diagnosis
 from blocklocal.report.table import NOTHING, number
 
@@ -53,19 +52,3 @@ def _legend(diagnosis: Diagnosis) -> list[str]:
 def _size(value: float | None) -> str:
     """A message may shrink or grow by orders of magnitude."""
     return NOTHING if value is None else f"{value:.3g}"
-
-
-def table(names: Sequence[str], columns: dict[str, list[str]], what: str = "block") -> list[str]:
-    """A line per name, with its cell of every column.
-
-    Args:
-        what: the names are of.
-    """
-    body = [[heading, *cells] for heading, cells in columns.items()]
-    widths = [max(map(len, column)) for column in body]
-    first = max(map(len, [what, *names]))
-    found = []
-    for i, name in enumerate([what, *names]):
-        cells = [column[i].rjust(width) for column, width in zip(body, widths, strict=True)]
-        found.append("  ".join([name.ljust(first), *cells]))
-    return found

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from blocklocal._common.message import Given, lead
 from blocklocal._common.modes import kept_modes
+from blocklocal._common.plain_table import table
 from blocklocal._common.seeds import generator
 from blocklocal.block.targets import MISSING
-from blocklocal.diagnose.table import table
 from blocklocal.network.network import BlockLocal
 from blocklocal.report.table import number
 
