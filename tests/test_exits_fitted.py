@@ -11,9 +11,9 @@ from torch import nn
 import blocklocal as bl
 from blocklocal._common.errors import InputError
 from blocklocal.exits import FittedExits, fit_exits, load_exits
+from blocklocal.exits.answers import answers_of
 from blocklocal.exits.choice import p_value
 from blocklocal.exits.costs import costs_of
-from blocklocal.exits.said import listen
 from blocklocal.uncertainty.measures import adaptive_calibration_error
 
 C = 4
@@ -177,7 +177,7 @@ def test_missing_targets_do_not_count_and_labels_are_calibrated():
         net.step(x, y)
     holes = y.clone()
     holes[:40] = -100
-    said, half = listen(net, lambda: [(x, holes)]), listen(net, lambda: [(x[40:], y[40:])])
+    said, half = answers_of(net, lambda: [(x, holes)]), answers_of(net, lambda: [(x[40:], y[40:])])
     assert len(said.sample) == 40 * 3
     assert said.own[0].nll == pytest.approx(half.own[0].nll)
     assert said.own[1].nll_before == pytest.approx(

@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmarks.common import Row
 from blocklocal._common.errors import InputError
 from blocklocal.exits import FittedExits, fit_exits
-from blocklocal.exits.said import listen
+from blocklocal.exits.answers import answers_of
 from blocklocal.network.exits import EarlyPrediction
 from blocklocal.network.network import BlockLocal
 from blocklocal.runs.looking import load_network
@@ -112,7 +112,7 @@ def _temperatures(members: Sequence[Trained], fitted: FittedExits | None) -> lis
         return [1.0 if each is None else each.temperature for each in fitted.own]
     count = len(members[0].network.learners)
     if len(members) == 1:
-        own = listen(members[0].network, lambda: members[0].validation).own[-1]
+        own = answers_of(members[0].network, lambda: members[0].validation).own[-1]
         return [1.0] * (count - 1) + [1.0 if own is None else own.temperature]
     known, y = _mean_logits(members, [each.validation for each in members])
     assert known[-1] is not None

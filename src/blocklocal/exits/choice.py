@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from blocklocal.exits.answers import Answers, BlockAnswers
 from blocklocal.exits.costs import Costs
-from blocklocal.exits.said import Answers, Said
 from blocklocal.uncertainty.selective import binomial_tail
 
 DOUBT = 0.05  # of a guarantee: the probability that it does not hold
@@ -43,7 +43,7 @@ class Setting:
     changed: float
 
 
-def settings_of(said: Said, costs: Costs) -> list[list[Setting]]:
+def settings_of(said: BlockAnswers, costs: Costs) -> list[list[Setting]]:
     """Of every way to leave, from the safest threshold to the most daring; the first is that nobody leaves."""
     output, hidden = said.own[-1], [k for k, each in enumerate(said.own[:-1]) if each is not None]
     assert output is not None
@@ -53,7 +53,7 @@ def settings_of(said: Said, costs: Costs) -> list[list[Setting]]:
     return [[nobody], *(_along(said, costs, by, first) for by, first in ways)]
 
 
-def _along(said: Said, costs: Costs, by: str, first: int) -> list[Setting]:
+def _along(said: BlockAnswers, costs: Costs, by: str, first: int) -> list[Setting]:
     answers = said.together if by == "together" else said.own
     output = said.own[-1]
     assert output is not None
@@ -91,14 +91,14 @@ def _left(known: list[tuple[int, Answers]], by: str, threshold: float) -> tuple[
     return leaves, right, label
 
 
-def _mean(values: Tensor, said: Said) -> Tensor:
+def _mean(values: Tensor, said: BlockAnswers) -> Tensor:
     """Per sample with answers, the mean over these."""
     sums = torch.zeros(said.samples, dtype=torch.float64).index_add_(0, said.sample, values)
     counts = torch.zeros(said.samples, dtype=torch.float64).index_add_(0, said.sample, torch.ones_like(values))
     return sums[counts > 0] / counts[counts > 0]
 
 
-def _last(leaves: Tensor, said: Said) -> Tensor:
+def _last(leaves: Tensor, said: BlockAnswers) -> Tensor:
     """Per sample with answers, the block at which the last of them leaves."""
     found = torch.full((said.samples,), -1).scatter_reduce_(0, said.sample, leaves, "amax")
     return found[found >= 0]

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from blocklocal._common.errors import InputError
 from blocklocal._common.files import write_text
+from blocklocal.exits.answers import Answers, BlockAnswers, answers_of
 from blocklocal.exits.choice import Setting, at_budget, at_risk, settings_of
 from blocklocal.exits.costs import Costs, costs_of
-from blocklocal.exits.said import Answers, Said, listen
 from blocklocal.network.edge import Loaded, pair
 from blocklocal.network.exits import Exits
 from blocklocal.network.network import BlockLocal
@@ -155,7 +155,7 @@ def fit_exits(network: BlockLocal, batches: Callable[[], Iterable[Loaded]] | Ite
     first = next((x for x, _ in map(pair, give())), None)
     if first is None:
         raise InputError("there is nothing to fit exits on: there is no batch.")
-    said = listen(network, give)
+    said = answers_of(network, give)
     if not any(said.own[:-1]):
         raise InputError(
             f"no block but the last predicts under the rule {network.rule.name}, so there is no exit: train with "
@@ -168,7 +168,7 @@ def fit_exits(network: BlockLocal, batches: Callable[[], Iterable[Loaded]] | Ite
     return FittedExits(own, together, costs, settings_of(said, costs), _samples(said), single, limits)
 
 
-def _samples(said: Said) -> int:
+def _samples(said: BlockAnswers) -> int:
     """Those with an answer that was wanted."""
     return len(said.sample.unique())
 

@@ -95,7 +95,7 @@ class EarlyPrediction(Prediction):
 
 
 @dataclass
-class Asked:
+class Answering:
     """What the blocks asked so far have said of the samples that still run; in the order of the blocks."""
 
     exits: Exits
@@ -170,7 +170,7 @@ class _Run:
     """The answers of a batch, while its samples go from block to block."""
 
     def __init__(self, targets: Targets, exits: Exits):
-        self.targets, self.asked = targets, Asked(exits, targets)
+        self.targets, self.asked = targets, Answering(exits, targets)
         self.ran: list[int] = []
         self.at: Tensor | None = None  # the samples that still run
         self.found: Tensor | None = None  # the answers' probabilities, [B, …]

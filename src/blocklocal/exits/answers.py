@@ -48,7 +48,7 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class Said:
+class BlockAnswers:
     """What the blocks of a network said of a set.
 
     Attributes:
@@ -66,7 +66,7 @@ class Said:
     foreign: dict[str, Tensor]
 
 
-def listen(network: BlockLocal, batches: Callable[[], Iterable[Loaded]]) -> Said:
+def answers_of(network: BlockLocal, batches: Callable[[], Iterable[Loaded]]) -> BlockAnswers:
     """What every block says, in evaluation mode. Two passes: for the temperatures, and for the answers at them.
 
     Args:
@@ -80,13 +80,13 @@ def listen(network: BlockLocal, batches: Callable[[], Iterable[Loaded]]) -> Said
         raise InputError("calibration needs classes, labels or tokens: of this network no block gives probabilities.")
     with kept_modes([network]), torch.no_grad():
         network.eval()
-        warm = _Warming(len(network.learners))
+        losses = _Losses(len(network.learners))
         for x, y in map(pair, batches()):
-            warm.add(targets, network.block_logits(x), y)
-        hearing = _Hearing(targets, warm.best())
+            losses.add(targets, network.block_logits(x), y)
+        collected = _Collected(targets, losses.best())
         for x, y in map(pair, batches()):
-            hearing.add(network.block_logits(x), y)
-    return hearing.end()
+            collected.add(network.block_logits(x), y)
+    return collected.end()
 
 
 def _ways(targets: Targets, logits: list[Tensor | None]) -> list[list[Tensor | None]]:
@@ -105,7 +105,7 @@ def _ways(targets: Targets, logits: list[Tensor | None]) -> list[list[Tensor | N
     return [own, together]
 
 
-class _Warming:
+class _Losses:
     """The mean log-likelihood of every way at every temperature."""
 
     def __init__(self, count: int):
@@ -146,7 +146,7 @@ def _hard(targets: Targets, y: Asked) -> Tensor:
     return targets.hard(y) if isinstance(targets, Classes) else values_of(y).long()
 
 
-class _Hearing:
+class _Collected:
     """The answers at temperature 1 and at the best one."""
 
     def __init__(self, targets: Targets, temperatures: list[list[float]]):
@@ -185,13 +185,13 @@ class _Hearing:
             name: t.cpu() for name, t in {**found, "label": label[there], "right": (label == wanted)[there]}.items()
         }
 
-    def end(self) -> Said:
+    def end(self) -> BlockAnswers:
         ways = [
             [self._answers(parts, t) if parts else None for parts, t in zip(way, temperatures, strict=True)]
             for way, temperatures in zip(self.kept, self.temperatures, strict=True)
         ]
         foreign = {name: torch.cat(parts) for name, parts in self.foreign.items()}
-        return Said(ways[0], ways[1], torch.cat(self.sample), self.samples, foreign)
+        return BlockAnswers(ways[0], ways[1], torch.cat(self.sample), self.samples, foreign)
 
     def _answers(self, parts: list[dict[str, Tensor]], temperature: float) -> Answers:
         joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
