@@ -19,7 +19,8 @@ def network(delay: int = 0, blocks: int = 3, **settings) -> bl.BlockLocal:
     torch.manual_seed(0)
     model = Transformer(WORDS, LENGTH, width=WIDTH, blocks=3, causal=True)
     given = {"family": "gaussian", "order": "first", "readout": 1, "optimizer": bl.adamw(lr=1e-2), **settings}
-    return bl.BlockLocal(bl.split(model, blocks), classes=WORDS, example=X, twin="shared", message_delay=delay, **given)
+    given = {"classes": WORDS, **given}
+    return bl.BlockLocal(bl.split(model, blocks), example=X, twin="shared", message_delay=delay, **given)
 
 
 def table(net: bl.BlockLocal) -> torch.Tensor:
@@ -98,10 +99,11 @@ def test_a_network_that_is_saved_and_loaded_goes_on_bit_for_bit():
     assert_equal(trained(other, 4), whole)
 
 
-@pytest.mark.parametrize("visit", [1, 2, 3])
-def test_streamed_block_by_block_the_weights_are_the_same(visit, tmp_path):
-    whole = trained(network(3))
-    streamed = bl.Streamed(lambda: network(3), visit=visit, store=tmp_path)
+@pytest.mark.parametrize(("visit", "tokens"), [(1, {}), (2, {}), (3, {}), (3, {"negatives": 0.3})])
+def test_streamed_block_by_block_the_weights_are_the_same(visit, tokens, tmp_path):
+    few = {"classes": None, "tokens": WORDS, **tokens} if tokens else {}
+    whole = trained(network(3, **few))
+    streamed = bl.Streamed(lambda: network(3, **few), visit=visit, store=tmp_path)
     for _ in streamed.walk([(X, Y)] * 6):
         pass
     for k, expected in enumerate(whole.learners):
