@@ -34,7 +34,7 @@ class CalibrateArguments:
 
 
 def calibrate(arguments: list[str]) -> None:
-    """Fit temperatures and exits of a run, and print them."""
+    """Fit the confidence of every block, and early exits, on the validation part of a run."""
     from blocklocal.runs.exits import EXITS, calibrate_run
     from blocklocal.runs.looking import load_network
     from blocklocal.runs.train import block_names
