@@ -80,11 +80,11 @@ class Way:
 
 SHARED = {"twin": "shared", "readout": 1, "negatives": 0.125}
 WAYS = {
-    "end-to-end": Way("backprop", 2, 1e-3),
-    "lora": Way("backprop", 2, 3e-3, adapters=True),
-    "shared-2": Way("block-local", 2, 1e-3, SHARED),
-    "shared-lora-2": Way("block-local", 2, 3e-3, SHARED, adapters=True),
-    "reconstruction-2": Way("block-local", 2, 1e-3, LOPT),
-    "frozen-2": Way("frozen", 2, 1e-3),
+    "end-to-end": Way("backprop", 2, 3e-3),
+    "lora": Way("backprop", 2, 1e-2, adapters=True),
+    "shared-2": Way("block-local", 2, 3e-3, SHARED),
+    "shared-lora-2": Way("block-local", 2, 1e-2, SHARED, adapters=True),
+    "reconstruction-2": Way("block-local", 2, 3e-3, LOPT),
+    "frozen-2": Way("frozen", 2, 1e-2),
 }
-RATES = (3e-4, 1e-3, 3e-3)  # what `--search` compares
+RATES = (3e-4, 1e-3, 3e-3, 1e-2)  # what `--search` compares
