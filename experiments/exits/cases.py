@@ -43,6 +43,10 @@ class Case:
         return normalise(pixels[:, :1].expand(-1, facts.channels, -1, -1).contiguous(), facts)
 
 
+SMALLER = {
+    "trial": {"train_size": 5_000, "validation": 2_000, "test_size": 2_000, "epochs": 4, "width": 8},
+    "small": {"train_size": 64, "validation": 40, "test_size": 40, "epochs": 1, "width": 4},
+}
 CASES = {
     "fashion": Case(
         "fashion-mnist",
@@ -50,21 +54,13 @@ CASES = {
         Config().edit(
             model="vgg8b", width=16, blocks=4, balance="bytes", train_size=20_000, validation=5_000, epochs=8
         ),
-        {
-            "full": {},
-            "trial": {"train_size": 5_000, "validation": 2_000, "test_size": 2_000, "epochs": 4, "width": 8},
-            "small": {"train_size": 64, "validation": 40, "test_size": 40, "epochs": 1, "width": 4},
-        },
+        {"full": {}, **SMALLER},
     ),
     "cifar": Case(
         "cifar10",
         "fashion-mnist",
         get_recipe("cifar-trial").edit(epochs=16, validation=5_000),
-        {
-            "full": {},
-            "trial": {"train_size": 5_000, "validation": 2_000, "test_size": 2_000, "epochs": 4, "width": 8},
-            "small": {"train_size": 64, "validation": 40, "test_size": 40, "epochs": 1, "width": 4},
-        },
+        {"full": {}, **SMALLER},
     ),
     "digits": Case(
         "digits",

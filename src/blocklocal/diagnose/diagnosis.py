@@ -40,15 +40,14 @@ class BlockDiagnosis:
 
 
 @dataclass(frozen=True)
-class Diagnosis:
-    """A diagnosed run.
+class DiagnosedRun:
+    """What was looked at.
 
     Attributes:
         against: the folder of the run held against; None without one.
         against_rule: its rule.
-        fitted, scored: numbers of images.
-        scored_on: validation or training (images that the run has learned, where it has no validation split).
-        left_out: what could not be looked at with one block at a time in memory, and why.
+        fitted, scored: numbers of images, of a text of tokens.
+        scored_on: validation or training (what the run has learned, where it has no validation split).
     """
 
     run: str
@@ -59,13 +58,23 @@ class Diagnosis:
     fitted: int
     scored: int
     scored_on: str
-    blocks: list[BlockDiagnosis]
-    hints: list[str]
-    left_out: list[str] = field(default_factory=list)
 
     def flat(self) -> dict[str, Any]:
         """JSON-able."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Diagnosis(DiagnosedRun):
+    """A diagnosed run.
+
+    Attributes:
+        left_out: what could not be looked at with one block at a time in memory, and why.
+    """
+
+    blocks: list[BlockDiagnosis]
+    hints: list[str]
+    left_out: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,7 @@ D features, V tokens, N positions.
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +16,7 @@ from blocklocal._common.modes import kept_modes
 from blocklocal._common.plain_table import table
 from blocklocal._common.seeds import generator
 from blocklocal.block.targets import MISSING
+from blocklocal.diagnose.diagnosis import DiagnosedRun
 from blocklocal.network.network import BlockLocal
 from blocklocal.report.table import number
 
@@ -47,29 +47,11 @@ class TextBlock:
 
 
 @dataclass(frozen=True)
-class TextDiagnosis:
-    """A diagnosed run on a text.
+class TextDiagnosis(DiagnosedRun):
+    """A diagnosed run on a text."""
 
-    Attributes:
-        against, against_rule: the run held against, its folder and its rule; None without one.
-        fitted, scored: positions.
-        scored_on: validation or training (a text that the run has learned, where it has no validation part).
-    """
-
-    run: str
-    rule: str
-    checkpoint: str
-    against: str | None
-    against_rule: str | None
-    fitted: int
-    scored: int
-    scored_on: str
     blocks: list[TextBlock]
     hints: list[str] = field(default_factory=list)
-
-    def flat(self) -> dict[str, Any]:
-        """JSON-able."""
-        return asdict(self)
 
 
 @dataclass
