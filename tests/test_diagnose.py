@@ -132,7 +132,7 @@ def poisoned(data, **changes):
 def test_the_test_images_are_never_looked_at(tmp_path, monkeypatch, validation):
     with without_reports():
         run = whole(tiny(validation=validation), tmp_path / "run")
-    monkeypatch.setattr("blocklocal.diagnose.run.load_data", lambda config: poisoned(load_data(config)))
+    monkeypatch.setattr("blocklocal.diagnose.run.load_data", lambda config, run=None: poisoned(load_data(config)))
     found = diagnose_run(run)
     assert (found.fitted, found.scored, found.scored_on) == (
         (60, 20, "validation") if validation else (48, 12, "training")
@@ -145,7 +145,7 @@ def test_scores_are_of_the_validation_images(tmp_path, monkeypatch):
         run = whole(tiny(width=32, epochs=8), tmp_path / "run")
     before = diagnose_run(run)
 
-    def moved(config):
+    def moved(config, run=None):
         data = load_data(config)
         labels = (data.validation.labels + 1) % len(data.classes)
         return replace(data, validation=Images(data.validation.pixels, labels))
@@ -263,7 +263,8 @@ def test_too_few_images_to_hold_some_out_are_refused():
 
 
 def test_another_data_set_in_the_old_place_is_refused(runs, monkeypatch):
-    monkeypatch.setattr("blocklocal.diagnose.run.load_data", lambda config: load_data(config.edit(train_size=50)))
+    other = lambda config, run=None: load_data(config.edit(train_size=50))  # noqa: E731
+    monkeypatch.setattr("blocklocal.diagnose.run.load_data", other)
     with pytest.raises(InputError, match="is not what the run"):
         diagnose_run(runs / "greedy-seed0")
 
