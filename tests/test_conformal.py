@@ -89,3 +89,14 @@ def test_bad_input_is_refused():
         conformal_sets(p, y, 1.0)
     with pytest.raises(InputError, match="unknown conformal score"):
         conformal_sets(p, y, score="guess")
+
+
+def test_adaptive_sets_are_the_same_in_batches_of_any_size_and_their_parts_are_even():
+    p, y = samples(4000, 6)
+    sets = conformal_sets(p[:2000], y[:2000], 0.9, "adaptive")
+    whole = sets(p[2000:])
+    assert torch.equal(torch.cat([sets(p[i : i + 1]) for i in range(2000, 2300)]), whole[:300])
+    largest = p.amax(1)
+    parts = scores(p, "adaptive").amin(1) / largest  # of the most probable class: a part of its probability
+    assert abs(parts.mean() - 0.5) < 0.02
+    assert abs(parts.std() - 12**-0.5) < 0.02

@@ -79,6 +79,8 @@ def test_a_run_is_exported_with_the_exits_of_a_budget(tmp_path, capsys):
     assert main(["export", str(tmp_path / "run"), "--to", str(place), "--programs", "torch", "--risk", "0.9"]) == 0
     manifest = json.loads((place / "manifest.json").read_text())
     choice = exits_for(tmp_path / "run", None, 0.9)
+    assert len(manifest["classes"]) == 10
+    assert manifest["mean"]
     assert [block["threshold"] for block in manifest["blocks"]] == [*choice.exits.thresholds, None]
     _, facts, net = load_network(tmp_path / "run", None, "cpu")
     x = torch.randn(9, *facts.example(2).shape[1:])
@@ -98,5 +100,8 @@ def test_what_cannot_be_written_is_refused(tmp_path):
     net, x = network()
     with pytest.raises(InputError, match="torch or onnx, not 'pickle'"):
         export_programs(net, tmp_path / "a", x, Exits((0.5, 0.5, 0.5)), "pickle")
+    labels = bl.BlockLocal(bl.split(nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3)), 2), labels=3, example=x)
+    with pytest.raises(InputError, match="programs answer one class per sample"):
+        export_programs(labels, tmp_path / "c", x, Exits((0.5,)))
     with pytest.raises(InputError, match="one for every block but the last"):
         export_programs(net, tmp_path / "b", x, Exits((0.5,)))

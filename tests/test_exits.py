@@ -157,6 +157,30 @@ def test_messages_of_several_tensors_lose_the_same_samples_and_nothing_waits_for
     assert found.ran[1] == int((block[:, :3] > 1).any(1).sum())
 
 
+class Pooled(nn.Module):
+    """The last block: labels of the whole sequence."""
+
+    def __init__(self, count: int):
+        super().__init__()
+        self.linear = nn.Linear(6, count)
+
+    def forward(self, message):
+        return self.linear(message.hidden.mean(1))
+
+
+@pytest.mark.parametrize("count", [2, T])
+def test_labels_of_a_masked_sequence_are_all_waited_for(count):
+    torch.manual_seed(0)
+    x = torch.randint(0, C, (B, T))
+    net = bl.BlockLocal(
+        bl.split(nn.Sequential(Masked(), Rest(6), Pooled(count)), 3), labels=count, example=x, readout=0
+    )
+    t = net.predict(x).blocks[0].confidence.median().item()
+    found = net.predict(x, Exits((t, t)))
+    _, block = oracle(net, x, Exits((t, t)))
+    assert torch.equal(found.block, block)
+
+
 def test_a_network_trained_as_one_has_one_exit():
     torch.manual_seed(0)
     x = torch.randn(B, 6)

@@ -178,11 +178,38 @@ def test_missing_targets_do_not_count_and_labels_are_calibrated():
     holes = y.clone()
     holes[:40] = -100
     said, half = answers_of(net, lambda: [(x, holes)]), answers_of(net, lambda: [(x[40:], y[40:])])
-    assert len(said.sample) == 40 * 3
+    assert said.wanted.sum() == 40 * 3
     assert said.own[0].nll == pytest.approx(half.own[0].nll)
     assert said.own[1].nll_before == pytest.approx(
         F.binary_cross_entropy(net.predict(x[40:]).probabilities, y[40:]).item(), rel=1e-5
     )
+
+
+def test_answers_without_a_target_cost_as_much_and_are_neither_right_nor_wrong(net):
+    torch.manual_seed(1)
+    x = torch.randn(200, 6)
+    y = (x[:, :5] > 0).float()
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 5))
+    net = bl.BlockLocal(bl.split(model, 2), labels=5, example=x, readout=0, optimizer=bl.adam(0.02))
+    for _ in range(10):
+        net.step(x, y)
+    holes = y.clone()
+    holes[:, 1:][torch.rand(200, 4) < 0.9] = -100
+    fitted = fit_exits(net, [(x, holes)])
+    for setting in fitted.settings[2][::9]:
+        found = net.predict(x, fitted._exits(setting))
+        prices = torch.tensor(fitted.costs.leaving([True, False]))
+        assert prices[found.block.amax(1) - 1].mean().item() == pytest.approx(setting.cost, abs=0.02)
+        there = holes >= 0
+        assert ((found.label == holes) & there).sum() / there.sum() == pytest.approx(setting.right, abs=0.02)
+
+
+def test_one_missing_class_leaves_a_sample_with_one_answer(net):
+    x, y = noisy(300, 2)
+    y[0] = -100
+    fitted = fit_exits(net, [(x, y)])
+    assert fitted.single
+    assert fitted.samples == 299
 
 
 def test_it_is_kept_and_read_again(fitted, tmp_path):

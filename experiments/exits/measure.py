@@ -1,5 +1,6 @@
 """One way, trained, calibrated on the validation part and measured on the test part."""
 
+import shutil
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ def trained(case: Case, way: str, size: str, seed: int, root: Path | None, runs:
     """Train a run, unless it is there and finished."""
     folder = runs / f"{size}-{way}-seed{seed}"
     if not (folder / "summary.json").is_file():
+        shutil.rmtree(folder, ignore_errors=True)  # what was stopped begins again
         start_run(case.settings(size, seed, root, **WAYS[way]), folder, quiet=True)
     config, facts, network = load_network(folder, None, "cpu")
     assert isinstance(network, BlockLocal)

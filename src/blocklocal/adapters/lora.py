@@ -31,7 +31,10 @@ def add_lora(model: nn.Module, rank: int) -> None:
     named: Any = model
     body = named.base_model_prefix
     anew = [] if named.get_output_embeddings() is not None else [n for n, _ in named.named_children() if n != body]
-    config = peft.LoraConfig(r=rank, lora_alpha=SCALE * rank, target_modules="all-linear", exclude_modules=anew or None)
+    heads = [name for name, _ in named.named_modules() if name.partition(".")[0] in anew]  # with the layers inside
+    config = peft.LoraConfig(
+        r=rank, lora_alpha=SCALE * rank, target_modules="all-linear", exclude_modules=heads or None
+    )
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")  # peft sets it itself

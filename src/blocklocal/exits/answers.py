@@ -34,7 +34,8 @@ class Answers:
         label: [N].
         right: [N].
         sure: the probability of the answer, [N]; at temperature 1 `sure_before`.
-        nll, brier: means over N, in nats and of the squared distance; at temperature 1 `…_before`.
+        nll, brier: means over those that have a target, in nats and of the squared distance; at temperature 1
+            `…_before`.
     """
 
     temperature: float
@@ -56,6 +57,7 @@ class BlockAnswers:
         own: of every block; None where it cannot predict.
         together: of it and all before it that predict.
         sample: of which sample an answer is, [N].
+        wanted: whether it has a target, [N]: others cost as much, and are neither right nor wrong.
         samples: how many there are.
         foreign: scores of foreign data (`uncertainty.foreign`), [S] each; none where a sample has several answers.
     """
@@ -63,6 +65,7 @@ class BlockAnswers:
     own: list[Answers | None]
     together: list[Answers | None]
     sample: Tensor
+    wanted: Tensor
     samples: int
     foreign: dict[str, Tensor]
 
@@ -156,6 +159,7 @@ class _Collected:
         self.targets, self.temperatures = targets, temperatures
         self.kept: list[list[list[dict[str, Tensor]]]] = [[[] for _ in way] for way in temperatures]
         self.sample: list[Tensor] = []
+        self.wanted: list[Tensor] = []
         self.samples = 0
         self.foreign: dict[str, list[Tensor]] = {}
 
@@ -163,7 +167,8 @@ class _Collected:
         wanted = _hard(self.targets, y)
         there = wanted != MISSING
         of = torch.arange(len(wanted)).view(-1, *[1] * (wanted.dim() - 1)).expand_as(wanted)
-        self.sample.append(of[there.cpu()] + self.samples)
+        self.sample.append(of.flatten() + self.samples)
+        self.wanted.append(there.flatten().cpu())
         self.samples += len(wanted)
         if wanted.dim() == 1:
             for name, score in foreign_scores(logits).items():
@@ -179,14 +184,13 @@ class _Collected:
             p = self.targets.probabilities(logits / t)
             own = _of_wanted(p, wanted)
             found |= {
-                f"sure{name}": self.targets.confidence(p)[there],
+                f"sure{name}": self.targets.confidence(p).flatten(),
                 f"nll{name}": -own.clamp(min=1e-30).log()[there].double(),
                 f"brier{name}": _brier(p, own, wanted)[there].double(),
             }
         label = self.targets.label(self.targets.probabilities(logits))
-        return {
-            name: t.cpu() for name, t in {**found, "label": label[there], "right": (label == wanted)[there]}.items()
-        }
+        found |= {"label": label.flatten(), "right": (label == wanted).flatten()}
+        return {name: t.cpu() for name, t in found.items()}
 
     def end(self) -> BlockAnswers:
         ways = [
@@ -194,7 +198,7 @@ class _Collected:
             for way, temperatures in zip(self.kept, self.temperatures, strict=True)
         ]
         foreign = {name: torch.cat(parts) for name, parts in self.foreign.items()}
-        return BlockAnswers(ways[0], ways[1], torch.cat(self.sample), self.samples, foreign)
+        return BlockAnswers(ways[0], ways[1], torch.cat(self.sample), torch.cat(self.wanted), self.samples, foreign)
 
     def _answers(self, parts: list[dict[str, Tensor]], temperature: float) -> Answers:
         joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

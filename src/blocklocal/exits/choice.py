@@ -47,7 +47,7 @@ def settings_of(said: BlockAnswers, costs: Costs) -> list[list[Setting]]:
     """Of every way to leave, from the safest threshold to the most daring; the first is that nobody leaves."""
     output, hidden = said.own[-1], [k for k, each in enumerate(said.own[:-1]) if each is not None]
     assert output is not None
-    nobody = Setting("confidence", len(said.own) - 1, 1.0, 1.0, output.right.double().mean().item(), 0.0)
+    nobody = Setting("confidence", len(said.own) - 1, 1.0, 1.0, output.right[said.wanted].double().mean().item(), 0.0)
     ways = [("together", hidden[0])] if hidden else []
     ways += [(by, first) for by in ("confidence", "agreement") for first in hidden]
     return [[nobody], *(_along(said, costs, by, first) for by, first in ways)]
@@ -68,7 +68,7 @@ def _along(said: BlockAnswers, costs: Costs, by: str, first: int) -> list[Settin
         leaves, right, label = _left(known, by, threshold)
         changed = _mean((label != output.label).double(), said).mean().item()
         cost = prices[_last(leaves, said)].double().mean().item()
-        found.append(Setting(by, first, threshold, cost, right.double().mean().item(), changed))
+        found.append(Setting(by, first, threshold, cost, right[said.wanted].double().mean().item(), changed))
     return found
 
 

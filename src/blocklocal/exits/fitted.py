@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from torch import Tensor
+
 from blocklocal._common.errors import InputError
 from blocklocal._common.files import write_text
 from blocklocal.exits.answers import Answers, BlockAnswers, answers_of
@@ -163,14 +165,14 @@ def fit_exits(network: BlockLocal, batches: Callable[[], Iterable[Loaded]] | Ite
         )
     costs = costs_of(network, network.check_input(first))
     single = len(said.sample) == said.samples
-    own, together = _calibrations(said.own), _calibrations(said.together)
+    own, together = (_calibrations(way, said.wanted) for way in (said.own, said.together))
     limits = {name: score.quantile(KNOWN).item() for name, score in said.foreign.items()}
     return FittedExits(own, together, costs, settings_of(said, costs), _samples(said), single, limits)
 
 
 def _samples(said: BlockAnswers) -> int:
-    """Those with an answer that was wanted."""
-    return len(said.sample.unique())
+    """Those with an answer that has a target."""
+    return len(said.sample[said.wanted].unique())
 
 
 def _again(batches: Iterable[Loaded]) -> Callable[[], Iterable[Loaded]]:
@@ -181,12 +183,12 @@ def _again(batches: Iterable[Loaded]) -> Callable[[], Iterable[Loaded]]:
     return lambda: batches
 
 
-def _calibrations(way: list[Answers | None]) -> list[Calibration | None]:
-    return [None if each is None else _calibration(each) for each in way]
+def _calibrations(way: list[Answers | None], wanted: Tensor) -> list[Calibration | None]:
+    return [None if each is None else _calibration(each, wanted) for each in way]
 
 
-def _calibration(answers: Answers) -> Calibration:
-    right = answers.right
+def _calibration(answers: Answers, wanted: Tensor) -> Calibration:
+    right, sure, before = answers.right[wanted], answers.sure[wanted], answers.sure_before[wanted]
     return Calibration(
         temperature=answers.temperature,
         right=right.double().mean().item(),
@@ -194,10 +196,10 @@ def _calibration(answers: Answers) -> Calibration:
         nll=answers.nll,
         brier_before=answers.brier_before,
         brier=answers.brier,
-        ece_before=calibration_error(answers.sure_before, right),
-        ece=calibration_error(answers.sure, right),
-        adaptive_before=adaptive_calibration_error(answers.sure_before, right),
-        adaptive=adaptive_calibration_error(answers.sure, right),
+        ece_before=calibration_error(before, right),
+        ece=calibration_error(sure, right),
+        adaptive_before=adaptive_calibration_error(before, right),
+        adaptive=adaptive_calibration_error(sure, right),
     )
 
 

@@ -18,6 +18,7 @@ from blocklocal._common.errors import InputError, first_line
 from blocklocal._common.files import write_text
 from blocklocal._common.modes import kept_modes
 from blocklocal.block.learner import BlockLearner
+from blocklocal.block.targets import Classes
 from blocklocal.network.edge import check_x
 from blocklocal.network.exits import Exits
 from blocklocal.network.network import BlockLocal
@@ -44,7 +45,13 @@ class Program(nn.Module):
 
 
 def export_programs(
-    network: BlockLocal, folder: Path | str, x: Tensor, exits: Exits, format: ProgramFormat | str = "torch"
+    network: BlockLocal,
+    folder: Path | str,
+    x: Tensor,
+    exits: Exits,
+    format: ProgramFormat | str = "torch",
+    *,
+    about: dict[str, Any] | None = None,
 ) -> Path:
     """Write a program per block and `manifest.json` into a new folder.
 
@@ -57,16 +64,20 @@ def export_programs(
         x: an example batch [B, …], B ≥ 2.
         exits: when a sample leaves, as `FittedExits.for_budget` gives it.
         format: torch (torch.export) or onnx (needs the packages onnx and onnxscript).
+        about: added to the manifest, such as how inputs are normalised.
 
     Returns:
         The folder.
 
     Raises:
-        InputError: a block passes several tensors on, cannot be exported, or the folder holds other things.
+        InputError: the network is asked for something else than one class per sample; a block passes several tensors
+            on, or cannot be exported; or the folder holds other things.
     """
     if format not in _SUFFIX:
         raise InputError(f"programs are written as torch or onnx, not {format!r}.")
     exits.check(len(network.learners))
+    if not isinstance(network.targets, Classes) or len(network.output_shape(x, training=False)) != 1:
+        raise InputError("programs answer one class per sample, and this network is asked for something else.")
     a, place, entries = check_x(x, network.device), new_folder(folder), []
     temperatures = exits.together if exits.by == "together" else exits.temperatures
     with kept_modes([network]), torch.no_grad():
@@ -84,7 +95,7 @@ def export_programs(
                 }
             )
             a = learner(a)
-    manifest = {"by": exits.by, "format": format, "classes": network.targets.count, "blocks": entries}
+    manifest = {"by": exits.by, "format": format, "classes": network.targets.count, **(about or {}), "blocks": entries}
     write_text(place / MANIFEST, json.dumps(manifest, indent=1) + "\n")
     return place
 

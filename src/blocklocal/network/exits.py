@@ -85,8 +85,8 @@ class EarlyPrediction(Prediction):
     """A prediction in which each answer is from the first block that was sure.
 
     Attributes:
-        block: from which block the answer is, counted from 1: [B], or [B, T] of sequences, [B, L] of labels. 0 for
-            padding, of which a sample leaves without an answer.
+        block: from which block the answer is, counted from 1: [B], or [B, T] of sequences, [B, L] of labels. 0 where
+            there is none: padding that no block was sure of.
         ran: of how many samples each block has run.
     """
 
@@ -111,8 +111,8 @@ class Answering:
             logits: its own, as `Targets.as_logits` gives them.
         """
         exits, targets = self.exits, self.targets
-        self.summed, self.count = logits if self.summed is None else self.summed + logits, self.count + 1
         if exits.by == "together":
+            self.summed, self.count = logits if self.summed is None else self.summed + logits, self.count + 1
             probabilities = targets.probabilities(self.summed / self.count / _of(exits.together, k))
         else:
             probabilities = targets.probabilities(logits / _of(exits.temperatures, k))
@@ -200,7 +200,8 @@ class _Run:
         self.block[self.at] = self.block[self.at].masked_fill(now, k + 1)
         decided |= now
         self.decided[self.at] = decided
-        waits = ~decided if mask is None or decided.dim() < 2 else ~decided & mask  # for padding nothing waits
+        positions = decided.dim() == 2 and probabilities.dim() == 3  # else [B], or labels [B, L]
+        waits = ~decided & mask if positions and mask is not None else ~decided  # for padding nothing waits
         stay = waits.flatten(1).any(1) if waits.dim() > 1 else waits
         if bool(stay.all()):
             return a

@@ -127,7 +127,8 @@ def export_run_programs(
         raise InputError("programs leave early: give --budget or --risk, after blocklocal calibrate.")
     _, facts, network = load_network(run, checkpoint, "cpu", trust=trust)
     assert isinstance(network, BlockLocal)
-    return export_programs(network, folder, facts.example(2), choice.exits, format)
+    about = {"classes": list(facts.classes), "mean": list(facts.mean), "std": list(facts.std)}
+    return export_programs(network, folder, facts.example(2), choice.exits, format, about=about)
 
 
 @dataclass(frozen=True)
@@ -165,4 +166,4 @@ def evaluate_early(network: Neighbours, batches: Iterable[Loaded], choice: Choic
 
 def _last(block: Tensor) -> Tensor:
     """Of every sample, the block at which its last answer was taken."""
-    return block if block.dim() == 1 else block.flatten(1).amax(1)
+    return (block if block.dim() == 1 else block.flatten(1).amax(1)).clamp(min=1)

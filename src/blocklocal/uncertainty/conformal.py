@@ -115,8 +115,14 @@ def scores(probabilities: Tensor, score: Score | str, seed: int = 0) -> Tensor:
         raise unknown("conformal score", score, get_args(Score))
     order = probabilities.argsort(dim=1, descending=True, stable=True)
     ordered = probabilities.gather(1, order)
-    part = torch.rand(len(probabilities), 1, generator=generator("conformal", seed)).to(probabilities)
+    part = _part(probabilities, seed).unsqueeze(1).to(probabilities)
     return torch.empty_like(probabilities).scatter_(1, order, ordered.cumsum(1) - ordered + part * ordered)
+
+
+def _part(probabilities: Tensor, seed: int) -> Tensor:
+    """A number from 0 to 1 for every row, [N], told by what is in it: the same in whatever batch the row comes."""
+    draw = torch.randn(probabilities.shape[1], generator=generator("conformal", seed), dtype=torch.float64)
+    return ((probabilities.double().cpu() @ draw) * 1e6).abs().frac()
 
 
 def _quantile(own: Tensor, coverage: float) -> Tensor:
