@@ -53,6 +53,7 @@ def test_evaluate_says_what_each_block_has_answered_and_what_it_cost(run, capsys
         right, total = right + int((prediction.label == y).sum()), total + len(y)
         cost += sum(choice.prices[k - 1] for k in prediction.block.tolist())
     assert found["right"] == pytest.approx(100 * right / total)
+    assert 0 <= found["changed"] <= 100
     assert found["cost"] == pytest.approx(100 * cost / total)
     assert f"right {found['right']:.2f} %  with {found['cost']:.1f} % of the FLOPs" in said
 
@@ -96,6 +97,7 @@ def test_what_is_unlike_the_training_data_is_said(run, tmp_path, capsys):
     capsys.readouterr()
     assert main(["predict", str(run), *names, "--foreign"]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith(" ")]
+    assert all("like the training data" in line for line in lines)
     assert ["unlike the training data" in line for line in lines] == [each["foreign"] for each in told]
     assert "leave out --budget" in refused("predict", str(run), names[0], "--foreign", "--budget", "0.9", capsys=capsys)
 

@@ -226,7 +226,7 @@ def test_what_has_no_exits_is_refused():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, C))
     alone = bl.BlockLocal(bl.split(model, 2), classes=C, example=torch.zeros(2, 6), rule="frozen")
-    with pytest.raises(InputError, match="no block but the last predicts under the rule frozen"):
+    with pytest.raises(InputError, match=r"no block but the last predicts here \(rule frozen"):
         fit_exits(alone, batches(2))
     values = bl.BlockLocal(bl.split(nn.Linear(6, 1), 1), values=1, example=torch.zeros(2, 6))
     with pytest.raises(InputError, match="calibration needs classes, labels or tokens"):

@@ -51,7 +51,11 @@ def calibration_lines(found: "FittedExits", names: Sequence[str]) -> list[str]:
 
     rows = [*zip(names, found.own, strict=True), ("ensemble", found.together[-1])]
     known = [(name, each) for name, each in rows if each is not None]
+    hidden = [each is not None for each in found.own[:-1]]
+    prices = [*found.costs.leaving([*hidden, False]), None]
+    leaving = [price for price, (_, each) in zip(prices, rows, strict=True) if each is not None]
     columns = {
+        "FLOPs %": ["–" if price is None else f"{100 * price:.0f}" for price in leaving],
         "right %": [f"{100 * each.right:.2f}" for _, each in known],
         "temperature": [f"{each.temperature:.3f}" for _, each in known],
         "NLL": [f"{each.nll_before:.4f} → {each.nll:.4f}" for _, each in known],
@@ -61,7 +65,7 @@ def calibration_lines(found: "FittedExits", names: Sequence[str]) -> list[str]:
     }
     return [
         *table([name for name, _ in known], columns),
-        f"Fitted and measured on {found.samples:,} validation samples.",
+        f"Fitted and measured on {found.samples:,} validation samples. FLOPs: of leaving there, all asked.",
     ]
 
 
@@ -85,7 +89,9 @@ def exit_lines(found: "FittedExits") -> list[str]:
                 f"{100 * setting.right:.2f}",
                 f"{100 * setting.changed:.2f}",
                 setting.by,
-                f"{setting.threshold:.3f} from block {setting.first + 1} on",
+                "nobody leaves"
+                if setting.first + 1 == len(found.own)
+                else f"{setting.threshold:.3f} from block {setting.first + 1} on",
             ]
         )
     heads = ("FLOPs %", "right %", "changed %", "leaves by", "threshold")

@@ -73,7 +73,8 @@ def evaluate(arguments: list[str]) -> None:
 def early_lines(what: str, names: "Sequence[str]", early: "EarlyEvaluation") -> list[str]:
     """How many answers each block has given, how many are right, and what they cost."""
     lines = [f"{name:32} {share:6.2f} % of the answers" for name, share in zip(names, early.left, strict=True)]
-    return [*lines, f"{what}: right {early.right:.2f} %  with {early.cost:.1f} % of the FLOPs"]
+    said = f"right {early.right:.2f} %  with {early.cost:.1f} % of the FLOPs  changed {early.changed:.2f} %"
+    return [*lines, f"{what}: {said}"]
 
 
 def evaluation_lines(what: str, names: "Sequence[str]", result: "Evaluation") -> list[str]:

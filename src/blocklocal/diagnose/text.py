@@ -207,7 +207,7 @@ def text_hints(blocks: Sequence[TextBlock], against: str | None) -> list[str]:
             )
         before = block.own
         if block.probe is not None and block.frozen_probe is not None and block.probe >= block.frozen_probe:
-            found.append(f"block {k} has learned nothing that a linear probe reads: it is no better than untrained.")
+            found.append(f"block {k} has learned nothing that a linear probe reads: it is as it was before training.")
         if against is not None and block.probe is not None and block.against_probe is not None:
             gap = block.probe - block.against_probe
             if gap - opened > OPENS:

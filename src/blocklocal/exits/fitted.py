@@ -160,8 +160,8 @@ def fit_exits(network: BlockLocal, batches: Callable[[], Iterable[Loaded]] | Ite
     said = answers_of(network, give)
     if not any(said.own[:-1]):
         raise InputError(
-            f"no block but the last predicts under the rule {network.rule.name}, so there is no exit: train with "
-            "block-local or greedy."
+            f"no block but the last predicts here (rule {network.rule.name}), so there is no exit: train "
+            "with block-local (but objective none), greedy or deep-supervision."
         )
     costs = costs_of(network, network.check_input(first))
     single = len(said.sample) == said.samples

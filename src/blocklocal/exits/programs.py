@@ -8,6 +8,7 @@ runner of thirty lines.
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -75,6 +76,8 @@ def export_programs(
     """
     if format not in _SUFFIX:
         raise InputError(f"programs are written as torch or onnx, not {format!r}.")
+    if format == "onnx" and (find_spec("onnx") is None or find_spec("onnxscript") is None):
+        raise InputError("programs of onnx need two more packages: pip install onnx onnxscript. Or give torch.")
     exits.check(len(network.learners))
     if not isinstance(network.targets, Classes) or len(network.output_shape(x, training=False)) != 1:
         raise InputError("programs answer one class per sample, and this network is asked for something else.")
@@ -111,5 +114,5 @@ def _write(program: Program, a: Tensor, file: Path, format: str, name: str) -> N
     except Exception as reason:  # whatever torch raises
         raise InputError(
             f"the block {name!r} cannot be exported as a program of {format} ({type(reason).__name__}: "
-            f"{first_line(reason)})."
+            f"{first_line(reason)}). Networks that are cut by running, as those of transformers, cannot be."
         ) from reason

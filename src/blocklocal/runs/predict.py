@@ -126,7 +126,9 @@ class Said:
         """For people."""
         early = self.prediction
         at = f"  (block {_last_block(early, self.i)})" if isinstance(early, EarlyPrediction) else ""
-        unlike = "  unlike the training data" if self._foreign().get("foreign") else ""
+        unlike = ""
+        if foreign := self._foreign():
+            unlike = f"  {'unlike' if foreign['foreign'] else 'like'} the training data ({foreign['disagreement']:.3f})"
         yield f"{self.name}: {describe_prediction(self.prediction, self.i, self.facts)}{at}{unlike}"
         for name, block in self._others():
             yield f"    {name:32} {describe_prediction(block, self.i, self.facts)}"
