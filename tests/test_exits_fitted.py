@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -235,6 +236,19 @@ def test_what_has_no_exits_is_refused():
         fit_exits(alone, [])
     with pytest.raises(InputError, match="read more than once"):
         fit_exits(alone, iter(batches(2)))
+    one = bl.BlockLocal(bl.split(model, 1), classes=C, example=torch.zeros(2, 6))
+    with pytest.raises(InputError, match="a network of one block has no exit"):
+        fit_exits(one, batches(2))
+
+
+def test_batches_that_are_used_up_and_damaged_exits_are_refused(net, fitted):
+    used = iter(batches(2))
+    with pytest.raises(InputError, match="used up by the first pass"):
+        fit_exits(net, lambda: used)
+    with pytest.raises(InputError, match="these exits are damaged"):
+        replace(fitted, own=fitted.own[:1])
+    with pytest.raises(InputError, match="these exits are damaged"):
+        replace(fitted, settings=[])
 
 
 def test_adaptive_bins_hold_equally_many():

@@ -29,6 +29,11 @@ def add_lora(model: nn.Module, rank: int) -> None:
     import peft
 
     named: Any = model
+    width = min((min(layer.weight.shape) for layer in model.modules() if isinstance(layer, nn.Linear)), default=rank)
+    if rank > width:
+        raise InputError(
+            f"--lora {rank}: the narrowest linear layer has {width} units: give a rank of at most {width}."
+        )
     body = named.base_model_prefix
     anew = [] if named.get_output_embeddings() is not None else [n for n, _ in named.named_children() if n != body]
     heads = [name for name, _ in named.named_modules() if name.partition(".")[0] in anew]  # with the layers inside

@@ -21,7 +21,7 @@ from blocklocal.network.edge import Loaded, pair
 from blocklocal.network.network import BlockLocal
 from blocklocal.uncertainty.foreign import foreign_scores
 
-TEMPERATURES = torch.logspace(-2, 4, 33, base=2, dtype=torch.float64)  # a quarter to 16, in steps of 14 %
+TEMPERATURES = torch.logspace(-6, 6, 65, base=2, dtype=torch.float64)  # 1/64 to 64, in steps of 14 %
 ENOUGH = 2**16  # tokens, of which a temperature is fitted: each has thousands of logits
 
 
@@ -193,6 +193,8 @@ class _Collected:
         return {name: t.cpu() for name, t in found.items()}
 
     def end(self) -> BlockAnswers:
+        if not self.sample:
+            raise InputError("the batches to fit exits on are read more than once, and were used up by the first pass.")
         ways = [
             [self._answers(parts, t) if parts else None for parts, t in zip(way, temperatures, strict=True)]
             for way, temperatures in zip(self.kept, self.temperatures, strict=True)

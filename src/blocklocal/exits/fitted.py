@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -73,6 +74,9 @@ class FittedExits:
         samples: of the validation set.
         single: whether a sample has one answer.
         limits: of every score of foreign data (`uncertainty.foreign`) what 95 of 100 validation samples do not exceed.
+
+    Raises:
+        InputError: figures are missing, or are no numbers.
     """
 
     own: list[Calibration | None]
@@ -82,6 +86,13 @@ class FittedExits:
     samples: int
     single: bool
     limits: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        count, figures = len(self.costs.blocks), [each.cost for way in self.settings for each in way]
+        sizes = {len(self.own), len(self.together), len(self.costs.answers)}
+        temperatures = [each.temperature for each in (*self.own, *self.together) if each is not None]
+        if sizes != {count} or not self.settings or not all(map(math.isfinite, (*figures, *temperatures))):
+            raise InputError("these exits are damaged: fit them again.")
 
     def for_budget(self, budget: float) -> Choice:
         """The most accurate exits that cost at most this share of the whole network's FLOPs, in the mean over samples.
@@ -158,6 +169,8 @@ def fit_exits(network: BlockLocal, batches: Callable[[], Iterable[Loaded]] | Ite
     if first is None:
         raise InputError("there is nothing to fit exits on: there is no batch.")
     said = answers_of(network, give)
+    if len(said.own) == 1:
+        raise InputError("a network of one block has no exit before its end: train it in two blocks or more.")
     if not any(said.own[:-1]):
         raise InputError(
             f"no block but the last predicts here (rule {network.rule.name}), so there is no exit: train "

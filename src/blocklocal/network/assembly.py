@@ -174,7 +174,7 @@ class _Assembly:
         if learning.negatives < 1 and not (self.targets.large and self._order(k, h) == "first"):
             raise InputError(
                 f"negatives={learning.negatives:g} draws some of the many tokens of a text, with the evidence to first "
-                "order: give tokens= and order='first', or leave it out."
+                "order: leave it out where the data are no text, or order is another one."
             )
         shared = isinstance(twin, SharedTwin)  # its table makes logits of order one by itself
         return HiddenLoss(

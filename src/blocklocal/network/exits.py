@@ -49,6 +49,10 @@ class Exits:
         if self.by not in get_args(ExitBy):
             raise unknown("exit rule", self.by, get_args(ExitBy))
         for threshold in self.thresholds:
+            if isinstance(threshold, bool):
+                raise InputError(
+                    f"a threshold is a probability, or None for a block that is not asked, not {threshold}."
+                )
             if threshold is not None and not 0 <= threshold <= 1:
                 raise InputError(f"a threshold is from 0 to 1, or None for a block that is not asked, not {threshold}.")
         for temperature in (*self.temperatures, *self.together):

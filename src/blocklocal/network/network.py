@@ -243,6 +243,8 @@ class BlockLocal(Neighbours):
         with kept_modes([self]):
             self.eval()
             if exit is not None:
+                if not isinstance(exit, Exits):
+                    raise InputError(f"exit= takes Exits, as choice.exits of fit_exits, not a {type(exit).__name__}.")
                 return predict_early(self.learners, self.own_messages(), x, self.targets, exit)
             logits, _ = self._logits(x)
         return predictions(self.targets, logits)
