@@ -11,36 +11,27 @@ import blocklocal as bl
 from blocklocal.adapters import add_lora
 from blocklocal.adapters.transformers import build_text
 from blocklocal.block.tokens import Tokens
+from experiments.decoders.ways import Size as DecoderSize
 
 RANK = 8
 LOPT = {"objective": "none", "reconstruction": 10.0, "reconstruct": "input"}
 
 
 @dataclass(frozen=True)
-class Size:
-    """A decoder, its windows, and how long it is trained and tuned.
+class Size(DecoderSize):
+    """As of the decoders, which are trained on the first text, and how long they are tuned on the second.
 
     Attributes:
-        vocabulary, length, width, layers: of the decoder.
-        batch: windows of a step.
-        steps, tuning: updates on the first text, and on the second.
-        held: windows of every validation and test part.
+        tuning: updates on the second text.
     """
 
-    vocabulary: int
-    length: int
-    width: int
-    layers: int
-    batch: int
-    steps: int
     tuning: int
-    held: int
 
 
 SIZES = {
-    "full": Size(4096, 128, 128, 12, 16, 3000, 600, 1000),
-    "trial": Size(2048, 64, 64, 12, 16, 1000, 300, 400),
-    "small": Size(300, 16, 32, 4, 2, 4, 3, 8),
+    "full": Size(4096, 128, 128, 12, 16, 3000, 1000, tuning=600),
+    "trial": Size(2048, 64, 64, 12, 16, 1000, 400, tuning=300),
+    "small": Size(300, 16, 32, 4, 2, 4, 8, tuning=3),
 }
 
 

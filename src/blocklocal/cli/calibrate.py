@@ -36,12 +36,9 @@ class CalibrateArguments:
 def calibrate(arguments: list[str]) -> None:
     """Fit the confidence of every block, and early exits, on the validation part of a run."""
     from blocklocal.runs.exits import EXITS, calibrate_run
-    from blocklocal.runs.looking import load_network
-    from blocklocal.runs.train import block_names
 
     given = parse(CalibrateArguments, arguments, "blocklocal calibrate")
-    found = calibrate_run(given.run, checkpoint=given.checkpoint, device=given.device, trust=given.trust)
-    names = block_names(load_network(given.run, given.checkpoint, "cpu", trust=given.trust)[2])
+    found, names = calibrate_run(given.run, checkpoint=given.checkpoint, device=given.device, trust=given.trust)
     print("\n".join([*calibration_lines(found, names), "", *exit_lines(found), "", str(given.run / EXITS)]))
 
 

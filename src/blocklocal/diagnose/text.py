@@ -228,14 +228,12 @@ def text_lines(diagnosis: TextDiagnosis) -> list[str]:
     }
     if diagnosis.against_rule is not None:
         columns[diagnosis.against_rule] = [number(b.against_probe, 3) for b in blocks]
-    learned = "" if diagnosis.scored_on == "validation" else " (learned ones: the run has no validation part)"
     return [
         *table([f"{k} {block.name}" for k, block in enumerate(blocks, 1)], columns),
         "",
         "Bits per byte: own, of the block's predictions; probe, of a linear classifier of its output; frozen, before",
         "training. cosine: of the block's gradient with backprop's; agrees: with what the output says.",
-        f"Fitted on {diagnosis.fitted:,} training tokens, scored on {diagnosis.scored:,} {diagnosis.scored_on} tokens"
-        f"{learned}.",
+        f"Fitted on {diagnosis.fitted:,} training tokens, scored on {diagnosis.scored:,} {diagnosis.scored_on} tokens.",
         "",
         *(f"- {hint}" for hint in diagnosis.hints),
     ]

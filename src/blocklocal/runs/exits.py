@@ -19,6 +19,7 @@ from blocklocal.network.network import BlockLocal
 from blocklocal.runs.checkpoints import checkpoint_to_look
 from blocklocal.runs.looking import load_network
 from blocklocal.runs.sets import evaluation_batches, load_data
+from blocklocal.runs.train import block_names
 from blocklocal.schemas import read_json
 
 EXITS = "exits.json"
@@ -39,8 +40,11 @@ class RunExits:
 
 def calibrate_run(
     run: Path, *, checkpoint: str | None = None, device: str = "auto", trust: bool = False
-) -> FittedExits:
+) -> tuple[FittedExits, list[str]]:
     """Fit the exits of a run on its validation part, and write them to `exits.json` in its folder.
+
+    Returns:
+        The exits, and the names of the blocks.
 
     Raises:
         InputError: the run has no validation part, or predicts what has no exits.
@@ -57,7 +61,7 @@ def calibrate_run(
     found = fit_exits(network, batches)
     kept = RunExits(checkpoint_to_look(run, checkpoint).name, found)
     write_text(run / EXITS, signed_json(asdict(kept), indent=1).decode())
-    return found
+    return found, block_names(network)
 
 
 def exits_for(run: Path, budget: float | None, risk: float | None, checkpoint: str | None = None) -> Choice | None:
