@@ -16,6 +16,7 @@ from blocklocal.exits import FittedExits, fit_exits
 from blocklocal.exits.answers import answers_of
 from blocklocal.network.exits import EarlyPrediction
 from blocklocal.network.network import BlockLocal
+from blocklocal.runs.exits import evaluate_early
 from blocklocal.runs.looking import load_network
 from blocklocal.runs.run import start_run
 from blocklocal.runs.saved import read_summary
@@ -167,19 +168,9 @@ def _early(member: Trained, fitted: FittedExits) -> dict[str, Row]:
             choice = fitted.for_budget(budget)
         except InputError:
             continue
-        right = cost = count = 0.0
-        for x, y in member.test:
-            prediction = member.network.predict(x, choice.exits)
-            right += (prediction.label == y).sum().item()
-            cost += sum(choice.prices[k - 1] for k in prediction.block.tolist())
-            count += len(y)
+        early, by = evaluate_early(member.network, member.test, choice), choice.setting.by
         ratio = _seconds(member, choice.exits) / whole
-        found[f"{budget:g}"] = {
-            "right": 100 * right / count,
-            "cost": cost / count,
-            "time": ratio,
-            "by": choice.setting.by,
-        }
+        found[f"{budget:g}"] = {"right": early.right, "cost": early.cost / 100, "time": ratio, "by": by}
     return found
 
 
