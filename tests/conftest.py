@@ -54,3 +54,14 @@ def no_reports() -> Iterator[None]:
     """Runs of the test write no reports."""
     with without_reports():
         yield
+
+
+@pytest.fixture
+def texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The present folder of the test, with a small text in its folder `texts` and a cache of its own."""
+    monkeypatch.setenv("BLOCKLOCAL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts").mkdir()
+    for i in range(40):
+        (tmp_path / "texts" / f"{i}.txt").write_text(f"Text number {i} of all of them, and its words. " * 9)
+    return tmp_path

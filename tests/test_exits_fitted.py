@@ -168,14 +168,20 @@ def test_sequences_count_a_sample_by_its_last_answer():
         assert prices[found.block.amax(1) - 1].mean().item() == pytest.approx(setting.cost, abs=0.02)
 
 
-def test_missing_targets_do_not_count_and_labels_are_calibrated():
+def with_labels(count: int, samples: int) -> tuple[bl.BlockLocal, torch.Tensor, torch.Tensor]:
+    """A network of binary labels, trained on x and y."""
     torch.manual_seed(0)
-    x = torch.randn(80, 6)
-    y = (x[:, :3] > 0).float()
-    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
-    net = bl.BlockLocal(bl.split(model, 2), labels=3, example=x, readout=0, optimizer=bl.adam(0.02))
+    x = torch.randn(samples, 6)
+    y = (x[:, :count] > 0).float()
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, count))
+    net = bl.BlockLocal(bl.split(model, 2), labels=count, example=x, readout=0, optimizer=bl.adam(0.02))
     for _ in range(10):
         net.step(x, y)
+    return net, x, y
+
+
+def test_missing_targets_do_not_count_and_labels_are_calibrated():
+    net, x, y = with_labels(3, samples=80)
     holes = y.clone()
     holes[:40] = -100
     said, half = answers_of(net, lambda: [(x, holes)]), answers_of(net, lambda: [(x[40:], y[40:])])
@@ -186,14 +192,8 @@ def test_missing_targets_do_not_count_and_labels_are_calibrated():
     )
 
 
-def test_answers_without_a_target_cost_as_much_and_are_neither_right_nor_wrong(net):
-    torch.manual_seed(1)
-    x = torch.randn(200, 6)
-    y = (x[:, :5] > 0).float()
-    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 5))
-    net = bl.BlockLocal(bl.split(model, 2), labels=5, example=x, readout=0, optimizer=bl.adam(0.02))
-    for _ in range(10):
-        net.step(x, y)
+def test_answers_without_a_target_cost_as_much_and_are_neither_right_nor_wrong():
+    net, x, y = with_labels(5, samples=200)
     holes = y.clone()
     holes[:, 1:][torch.rand(200, 4) < 0.9] = -100
     fitted = fit_exits(net, [(x, holes)])

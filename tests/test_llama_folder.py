@@ -64,16 +64,6 @@ def test_a_model_with_other_parts_is_refused(tmp_path, change, said):
         load_llama(tmp_path)
 
 
-@pytest.fixture
-def texts(tmp_path, monkeypatch):
-    monkeypatch.setenv("BLOCKLOCAL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "texts").mkdir()
-    for i in range(40):
-        (tmp_path / "texts" / f"{i}.txt").write_text(f"Text number {i} of all of them, and its words. " * 9)
-    return tmp_path
-
-
 SIZE = ["--vocabulary", "270", "--length", "8", "--blocks", "2", "--batch-size", "8", "--train-size", "16"]
 SHORT = ["--epochs", "1", "--no-tensorboard", "--quiet"]
 

@@ -18,16 +18,6 @@ MODELS = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def texts(tmp_path, monkeypatch):
-    monkeypatch.setenv("BLOCKLOCAL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "texts").mkdir()
-    for i in range(40):
-        (tmp_path / "texts" / f"{i}.txt").write_text(f"Text number {i} of all of them, and its words. " * 9)
-    return tmp_path
-
-
 @pytest.mark.parametrize("kind", MODELS)
 def test_adapters_alone_train_and_an_export_is_a_plain_model_again(texts, kind):
     torch.manual_seed(0)
