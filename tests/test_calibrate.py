@@ -10,7 +10,8 @@ from run_helpers import tiny, whole, without_reports
 from blocklocal._common.errors import InputError
 from blocklocal.cli import main
 from blocklocal.exits import fit_exits
-from blocklocal.runs.exits import EXITS, calibrate_run, exits_for, kept_exits
+from blocklocal.runs.calibrate import calibrate_run
+from blocklocal.runs.exits import EXITS, exits_for, kept_exits
 from blocklocal.runs.looking import load_network
 from blocklocal.runs.sets import evaluation_batches, load_data, normalise
 from blocklocal.uncertainty.foreign import foreign_scores
@@ -91,7 +92,8 @@ def test_what_is_unlike_the_training_data_is_said(run, tmp_path, capsys):
     assert main(["predict", str(run), *names, "--foreign", "--output", str(tmp_path / "said.json")]) == 0
     told = json.loads((tmp_path / "said.json").read_text())["predictions"]
     batch = normalise(test.pixels[:6], facts)
-    expected = foreign_scores(network.eval().block_logits(batch))["disagreement"]
+    divided = zip(network.eval().block_logits(batch), kept_exits(run).temperatures.blocks, strict=True)
+    expected = foreign_scores([each / t for each, t in divided])["disagreement"]
     assert [each["disagreement"] for each in told[:6]] == pytest.approx(expected.tolist(), rel=1e-3, abs=1e-5)
     assert [each["foreign"] for each in told] == [each["disagreement"] > limit for each in told]
     capsys.readouterr()
@@ -100,6 +102,26 @@ def test_what_is_unlike_the_training_data_is_said(run, tmp_path, capsys):
     assert all("like the training data" in line for line in lines)
     assert ["unlike the training data" in line for line in lines] == [each["foreign"] for each in told]
     assert "leave out --budget" in refused("predict", str(run), names[0], "--foreign", "--budget", "0.9", capsys=capsys)
+
+
+def test_predict_gives_the_calibrated_confidences(run, tmp_path, capsys):
+    from PIL import Image
+
+    pixels = torch.randint(0, 255, (8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    Image.fromarray(pixels.numpy()).save(tmp_path / "0.png")
+    assert main(["predict", str(run), str(tmp_path / "0.png"), "--output", str(tmp_path / "said.csv")]) == 0
+    with (tmp_path / "said.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    _, facts, network = load_network(run, None, "cpu")
+    x = normalise(pixels.view(1, 1, 8, 8), facts)
+    exits = kept_exits(run)
+    for k, (logits, own) in enumerate(zip(network.eval().block_logits(x), exits.own, strict=True)):
+        confidence = [value for name, value in row.items() if name.endswith(" confidence")][k]
+        expected = (logits / own.temperature).softmax(-1).max().item()
+        assert float(confidence) == pytest.approx(expected, rel=1e-4)
+    assert float(row["confidence"]) == pytest.approx(expected, rel=1e-4)
+    together = (torch.stack(network.block_logits(x)).mean(0) / exits.together[-1].temperature).softmax(-1).max().item()
+    assert float(row["ensemble confidence"]) == pytest.approx(together, rel=1e-4)
 
 
 def refused(*command: str, capsys) -> str:

@@ -14,7 +14,8 @@ from blocklocal._common.errors import InputError
 from blocklocal.cli import main
 from blocklocal.exits import export_programs
 from blocklocal.network.exits import Exits
-from blocklocal.runs.exits import calibrate_run, exits_for
+from blocklocal.runs.calibrate import calibrate_run
+from blocklocal.runs.exits import exits_for
 from blocklocal.runs.looking import load_network
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of torch, about its own exporters

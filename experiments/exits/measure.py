@@ -12,11 +12,10 @@ from torch import Tensor
 
 from benchmarks.common import Row
 from blocklocal._common.errors import InputError
-from blocklocal.exits import FittedExits, fit_exits
+from blocklocal.exits import FittedExits, evaluate_early, fit_exits
 from blocklocal.exits.answers import answers_of
 from blocklocal.network.exits import EarlyPrediction
 from blocklocal.network.network import BlockLocal
-from blocklocal.runs.exits import evaluate_early
 from blocklocal.runs.looking import load_network
 from blocklocal.runs.run import start_run
 from blocklocal.runs.saved import read_summary

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from blocklocal._common.errors import InputError
     from blocklocal._common.message import Message
     from blocklocal.block.classes import balanced
+    from blocklocal.block.gaussian_values import GaussianValues
     from blocklocal.block.objectives import OBJECTIVES
     from blocklocal.block.optim import Optimizer, adam, adamw, sgd
     from blocklocal.block.schedules import warmup_cosine
@@ -58,6 +59,7 @@ __all__ = [
     "Exits",
     "Family",
     "FittedExits",
+    "GaussianValues",
     "ImageSet",
     "Images",
     "InputError",
@@ -106,6 +108,7 @@ _HOMES = {
     "block.optim": ("Optimizer", "adam", "adamw", "sgd"),
     "block.schedules": ("warmup_cosine",),
     "block.tokens": ("Tokens",),
+    "block.gaussian_values": ("GaussianValues",),
     "block.values": ("Values",),
     "rules": ("RULES",),
     "network.settings": ("Learning",),

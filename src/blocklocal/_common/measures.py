@@ -48,6 +48,8 @@ MEASURES = {
         Measure("rmse", "RMSE"),
         Measure("mae", "MAE"),
         Measure("r2", "R²", higher=True),
+        Measure("gaussian_nll", "NLL"),
+        Measure("inside90", "inside 90 %", " %", 1),
     )
 }
 

@@ -210,10 +210,10 @@ class Classes(Targets):
         shares = units_last(y)
         return torch.where(shares.sum(-1) > 0, shares.argmax(-1), MISSING)
 
-    def measure(self, scores: Tensor, target: Asked) -> Tensor:
+    def sums(self, logits: Tensor, target: Asked) -> Tensor:
         """[right, all], and for pixels how many of every class are in both, and in either, of answer and target."""
         wanted = self.hard(self.asked(target))
-        logits = _to_size(scores, wanted.shape[1:])
+        logits = _to_size(logits, wanted.shape[1:])
         check_shape(wanted, logits.shape[:-1])
         there, answered = wanted != MISSING, logits.argmax(-1)
         right = (answered == wanted) & there

@@ -200,6 +200,10 @@ class Targets(ABC):
         """The loss of the last block."""
         return self.loss(output, target, smoothing)
 
+    def likelihood(self, output: Tensor, target: Asked) -> Tensor:
+        """The mean negative log-likelihood of the output, or what stands for it."""
+        return self.output_loss(output, target)
+
     output_name = "cross-entropy"
 
     def weighs(self, target: Asked) -> bool:
@@ -236,14 +240,19 @@ class Targets(ABC):
         return target
 
     def as_logits(self, scores: Tensor) -> Tensor:
+        """A block's scores as natural parameters of what it predicts, whose mean over blocks is one too. Once only."""
         return scores
 
     def resized(self, scores: Tensor, like: Tensor) -> Tensor:
         """A block's scores in the resolution of the output's."""
         return scores
 
-    @abstractmethod
     def measure(self, scores: Tensor, target: Asked) -> Tensor:
+        """Sums of which `figures` are made, of a block's scores."""
+        return self.sums(self.as_logits(scores), target)
+
+    @abstractmethod
+    def sums(self, logits: Tensor, target: Asked) -> Tensor:
         """Sums of which `figures` are made, added over batches; the second is the number of targets.
 
         They are a tensor, so that nothing waits for the device.
@@ -260,7 +269,7 @@ class Targets(ABC):
 
     @abstractmethod
     def probabilities(self, logits: Tensor) -> Tensor:
-        """What a prediction says, in the layout of the network's output."""
+        """What logits say, in the layout of the network's output."""
 
     @abstractmethod
     def label(self, probabilities: Tensor) -> Tensor: ...

@@ -113,12 +113,12 @@ class Labels(Targets):
         rows = F.one_hot(y.clamp(min=0).long(), 2).float() * (y != MISSING).unsqueeze(-1)
         return rows.flatten(1)
 
-    def measure(self, scores: Tensor, target: Asked) -> Tensor:
+    def sums(self, logits: Tensor, target: Asked) -> Tensor:
         """[right, all]."""
         y = values_of(self.asked(target))
-        check_shape(y, torch.Size((*scores.shape[:-1], self.count)))
+        check_shape(y, logits.shape)
         there = y != MISSING
-        right = ((self.as_logits(scores) > 0) == (y == 1)) & there
+        right = ((logits > 0) == (y == 1)) & there
         return torch.stack([right.sum(), there.sum()])
 
     def figures(self, sums: Tensor) -> dict[str, float]:
@@ -126,7 +126,7 @@ class Labels(Targets):
         return {"top1": 100.0 * right / max(count, 1)}
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        return self.as_logits(logits).float().sigmoid()
+        return logits.float().sigmoid()
 
     def label(self, probabilities: Tensor) -> Tensor:
         """1 where "yes" is the more probable answer, else 0: int64 [B, L]."""

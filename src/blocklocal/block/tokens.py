@@ -34,11 +34,11 @@ class Tokens(Classes):
         if size is not None and not (math.isfinite(size) and size > 0):
             raise InputError(f"bytes_per_token must be a finite number above 0, not {size}.")
 
-    def measure(self, scores: Tensor, target: Asked) -> Tensor:
+    def sums(self, logits: Tensor, target: Asked) -> Tensor:
         """[right, all, nats]: how many are right, how many there are, and the sum of -log p(target)."""
         wanted = self.hard(self.asked(target))
-        check_shape(wanted, scores.shape[:-1])
-        there, logits = wanted != MISSING, scores.float()
+        check_shape(wanted, logits.shape[:-1])
+        there, logits = wanted != MISSING, logits.float()
         own = logits.gather(-1, wanted.clamp(min=0).unsqueeze(-1)).squeeze(-1)
         right = (own == logits.amax(-1)) & there
         nats = ((logits.logsumexp(-1) - own) * there).sum()

@@ -78,15 +78,20 @@ class Values(Targets):
     def rows(self) -> int:
         return self.count * ROWS
 
+    @property
+    def outputs(self) -> int:
+        """Numbers that the last block gives for a sample, or for each of its positions."""
+        return self.count
+
     def shape(self, output: torch.Size) -> torch.Size:
-        return output
+        return torch.Size((*output[:-1], self.count))
 
     def misfit(self, output: torch.Size) -> str | None:
-        if len(output) in (2, 3) and output[-1] == self.count:
+        if len(output) in (2, 3) and output[-1] == self.outputs:
             return None
         return (
             f"the last block gives {list(output[1:])} values per sample, but there are {self.count} targets: end the "
-            f"model with a layer of {self.count} outputs, or give values={output[-1]}."
+            f"model with a layer of {self.outputs} outputs, or give values={output[-1]}."
         )
 
     def asked(self, y: Any) -> Asked:
@@ -201,10 +206,10 @@ class Values(Targets):
         shares = scores.float().unflatten(-1, (self.count, ROWS)).softmax(-1)
         return shares @ centres(shares)
 
-    def measure(self, scores: Tensor, target: Asked) -> Tensor:
+    def sums(self, logits: Tensor, target: Asked) -> Tensor:
         """[0, known values], then per value: how many, Σ|error|, Σ error², Σ z, Σ z², all in deviations."""
         y = values_of(self.asked(target))
-        answered = self.as_logits(scores).double()
+        answered = logits.double()
         self.fit(y, answered.shape)
         z = self.scaled(y.double())
         known = (~z.isnan()).double()
@@ -225,9 +230,13 @@ class Values(Targets):
         }
         return {**found, "r2": (1 - square / spread_of)[varies].mean().item()} if varies.any() else found
 
+    def values(self, probabilities: Tensor) -> Tensor:
+        """What is predicted in a prediction's `probabilities`, in the values' own units."""
+        return probabilities
+
     def probabilities(self, logits: Tensor) -> Tensor:
         """The values in their own units, [B, V]."""
-        return self.unscaled(self.as_logits(logits).float())
+        return self.unscaled(logits.float())
 
     def label(self, probabilities: Tensor) -> Tensor:
         """Values have none.

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from blocklocal._common.errors import InputError
 from blocklocal.cli.arguments import parse
 
 if TYPE_CHECKING:
     from blocklocal.exits import FittedExits
+    from blocklocal.runs.intervals import RunIntervals
 
-BUDGETS, RISKS = (0.25, 0.5, 0.75), (0.01, 0.05)  # that the table shows
+BUDGETS, RISKS, INTERVALS_SHOWN = (0.25, 0.5, 0.75), (0.01, 0.05), (0.5, 0.9, 0.95)  # that the tables show
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,8 @@ class CalibrateArguments:
     """Make the probabilities of a run's blocks mean what they say, and find when a sample may leave early.
 
     Both are fitted on the validation part of the run, and kept in RUN/exits.json; the test part is not looked at. Then
-    `predict` and `evaluate` take --budget and --risk.
+    `predict` gives these probabilities, and `predict` and `evaluate` take --budget and --risk. Of a run that predicts
+    values, variances and intervals are fitted and kept in RUN/intervals.json, and `predict` takes --interval.
     """
 
     run: Annotated[Path, tyro.conf.Positional]
@@ -34,12 +37,43 @@ class CalibrateArguments:
 
 
 def calibrate(arguments: list[str]) -> None:
-    """Fit the confidence of every block, and early exits, on the validation part of a run."""
-    from blocklocal.runs.exits import EXITS, calibrate_run
+    """Fit the confidence of every block, and early exits or intervals, on the validation part of a run."""
+    from blocklocal.runs.calibrate import calibrate_run
+    from blocklocal.runs.exits import EXITS
+    from blocklocal.runs.intervals import INTERVALS, RunIntervals
 
     given = parse(CalibrateArguments, arguments, "blocklocal calibrate")
     found, names = calibrate_run(given.run, checkpoint=given.checkpoint, device=given.device, trust=given.trust)
-    print("\n".join([*calibration_lines(found, names), "", *exit_lines(found), "", str(given.run / EXITS)]))
+    if isinstance(found, RunIntervals):
+        lines, file = interval_lines(found, names), given.run / INTERVALS
+    else:
+        lines, file = [*calibration_lines(found, names), "", *exit_lines(found)], given.run / EXITS
+    print("\n".join([*lines, "", str(file)]))
+
+
+def interval_lines(found: "RunIntervals", names: Sequence[str]) -> list[str]:
+    """How good the values of every block are, before and after, and how wide the intervals of the output."""
+    from blocklocal._common.plain_table import table
+
+    rows = [*zip(names, found.own, strict=True), ("ensemble", found.together)]
+    known = [(name, each) for name, each in rows if each is not None]
+    columns = {"RMSE": [f"{each.rmse:.4g}" for _, each in known]}
+    if found.own[-1] is not None and found.own[-1].temperature is not None:
+        columns |= {
+            "temperature": [f"{each.temperature:.3f}" for _, each in known],
+            "NLL": [f"{each.nll_before:.4f} → {each.nll:.4f}" for _, each in known],
+            "inside 90 %": [f"{each.inside_before:.1f} → {each.inside:.1f}" for _, each in known],
+        }
+    lines = [*table([name for name, _ in known], columns), ""]
+    for coverage in INTERVALS_SHOWN:
+        try:
+            limits = ", ".join(f"{limit:.4g}" for limit in found.at(coverage).limits.tolist())
+        except InputError:
+            lines.append(f"--interval {coverage:g}: too few validation samples")
+            continue
+        unit = "the values' units" if found.own[-1] is None or found.own[-1].temperature is None else "deviations"
+        lines.append(f"--interval {coverage:g}: the value ± {limits} (in {unit})")
+    return [*lines, f"Fitted and measured on {found.samples:,} validation samples."]
 
 
 def calibration_lines(found: "FittedExits", names: Sequence[str]) -> list[str]:
@@ -68,7 +102,6 @@ def calibration_lines(found: "FittedExits", names: Sequence[str]) -> list[str]:
 
 def exit_lines(found: "FittedExits") -> list[str]:
     """What some budgets and risks come to."""
-    from blocklocal._common.errors import InputError
     from blocklocal._common.plain_table import table
 
     names, cells = [], []

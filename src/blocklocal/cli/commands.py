@@ -18,7 +18,7 @@ from blocklocal.cli.folder import default_folder
 from blocklocal.runs.recipes import RECIPES
 
 if TYPE_CHECKING:
-    pass
+    from blocklocal.runs.predict import Asking
 
 
 def compare(arguments: list[str]) -> None:
@@ -45,7 +45,6 @@ def compare(arguments: list[str]) -> None:
 
 def predict(arguments: list[str]) -> None:
     """Class and confidence for image files: of the output, of each block and of the ensemble."""
-    from blocklocal.runs.exits import exits_for, foreign_limit
     from blocklocal.runs.predict import check_suffix, predict_each, predictions_file, rows_of_text
     from blocklocal.runs.predict_masks import checked_folder, write_masks
     from blocklocal.runs.predict_rows import predict_rows
@@ -65,16 +64,8 @@ def predict(arguments: list[str]) -> None:
         "device": given.device,
         "trust": given.trust,
         "visit": given.visit,
+        "how": _asking(given),
     }
-    choice = exits_for(given.run, given.budget, given.risk, given.checkpoint)
-    if choice is not None:
-        if given.visit is not None:
-            raise InputError("early exit looks at the whole network: leave out --visit.")
-        how["exit"] = choice.exits
-    if given.foreign:
-        if choice is not None:
-            raise InputError("--foreign asks all blocks, which early exit does not: leave out --budget and --risk.")
-        how["limit"] = foreign_limit(given.run, given.checkpoint)
     if facts.predicts_pixels:
         folder = checked_folder(given.output, given.images, overwrite=given.overwrite)
         said = predict_each(given.run, given.images, given.resize, **how)
@@ -98,6 +89,30 @@ def predict(arguments: list[str]) -> None:
     said = list(each)
     write_file(given.output, predictions_file(given.output, said, given.run), overwrite=given.overwrite)
     print(f"{given.output}: {len(said)} {'rows' if reads_rows else 'images'}")
+
+
+def _asking(given: PredictArguments) -> "Asking":
+    """What is asked beside the answers, from what `calibrate` has fitted.
+
+    Raises:
+        InputError: it has not fitted that, or two things do not go together.
+    """
+    from blocklocal.runs.calibrate import run_temperatures
+    from blocklocal.runs.exits import exits_for, foreign_limit
+    from blocklocal.runs.intervals import kept_intervals
+    from blocklocal.runs.predict import Asking
+
+    choice = exits_for(given.run, given.budget, given.risk, given.checkpoint)
+    if choice is not None and given.visit is not None:
+        raise InputError("early exit looks at the whole network: leave out --visit.")
+    if choice is not None and given.foreign:
+        raise InputError("--foreign asks all blocks, which early exit does not: leave out --budget and --risk.")
+    return Asking(
+        exit=None if choice is None else choice.exits,
+        temperatures=run_temperatures(given.run, given.checkpoint),
+        limit=foreign_limit(given.run, given.checkpoint) if given.foreign else None,
+        interval=None if given.interval is None else kept_intervals(given.run, given.interval, given.checkpoint),
+    )
 
 
 def report(arguments: list[str]) -> None:

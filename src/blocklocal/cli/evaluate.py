@@ -16,7 +16,7 @@ from blocklocal.cli.arguments import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from blocklocal.runs.exits import EarlyEvaluation
+    from blocklocal.exits import EarlyEvaluation
     from blocklocal.runs.facts import AnySet, DatasetInfo
     from blocklocal.training.evaluation import Evaluation
 
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 def evaluate(arguments: list[str]) -> None:
     """Measure every block of a trained run on a split."""
     from blocklocal.data.table_set import load_rows
-    from blocklocal.runs.exits import evaluate_early, exits_for
+    from blocklocal.exits import evaluate_early
+    from blocklocal.runs.exits import exits_for
     from blocklocal.runs.looking import load_network
     from blocklocal.runs.saved import TOKENIZER
     from blocklocal.runs.sets import evaluation_batches, load_data

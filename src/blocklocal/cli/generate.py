@@ -32,8 +32,8 @@ class GenerateArguments:
     exit: int | None = None
     """Take every token from this block (from 1). Default: the last."""
     sure: float | None = None
-    """Take a token from the first block that gives one at least this probability; the blocks behind do not run for
-    it."""
+    """Take a token from the first block that gives one at least this probability (after `blocklocal calibrate` a
+    calibrated one); the blocks behind do not run for it."""
     checkpoint: str | None = None
     """A named checkpoint; default: the newest."""
     device: str = "auto"
@@ -51,13 +51,23 @@ def generate(arguments: list[str]) -> None:
     from blocklocal.network.generation import Sampling
     from blocklocal.network.generation import generate as tokens_of
     from blocklocal.network.network import BlockLocal
+    from blocklocal.runs.calibrate import run_temperatures
     from blocklocal.runs.looking import load_network
     from blocklocal.runs.saved import TOKENIZER, load_facts
     from blocklocal.schemas.run import check_run_folder
 
     given = parse(GenerateArguments, arguments, "blocklocal generate")
-    sampling = Sampling(given.tokens, given.temperature, given.top_p, given.seed, given.exit, given.sure)
     check_run_folder(given.run)
+    calibrated = run_temperatures(given.run, given.checkpoint)
+    sampling = Sampling(
+        given.tokens,
+        given.temperature,
+        given.top_p,
+        given.seed,
+        given.exit,
+        given.sure,
+        () if calibrated is None else calibrated.blocks,
+    )
     facts = load_facts(given.run)
     if facts.text is None:
         raise InputError(f"the run {given.run} was trained on {facts.kind}, and text is made by one trained on text.")

@@ -42,10 +42,11 @@ def plan(arguments: list[str]) -> None:
     streaming = given.streaming if given.streaming.wanted else replace(given.streaming, visit=VISIT)
     config, device = given.settings, find_device(given.settings.machine.device)
     data = load_data(config)
-    config = suited(config, DatasetInfo.of(data))
+    facts = DatasetInfo.of(data, variance=config.model.variance)
+    config = suited(config, facts)
     planned = plan_run(
         config,
-        DatasetInfo.of(data),
+        facts,
         streaming,
         device,
         samples=len(data.train),

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from blocklocal._common.errors import InputError
 from blocklocal._common.modes import kept_modes
-from blocklocal.block.targets import MISSING, Asked, Classes, Targets, Values, values_of
+from blocklocal.block.targets import MISSING, Asked, Classes, Targets, values_of
 from blocklocal.network.edge import Loaded, pair
 from blocklocal.network.network import BlockLocal
 from blocklocal.uncertainty.foreign import foreign_scores
@@ -77,11 +77,9 @@ def answers_of(network: BlockLocal, batches: Callable[[], Iterable[Loaded]]) -> 
         batches: gives the batches (x, y) anew at every call.
 
     Raises:
-        InputError: values or pixels are asked for, or no sample has a target.
+        InputError: pixels are asked for, or no sample has a target.
     """
     targets = network.targets
-    if isinstance(targets, Values) or targets.hidden:
-        raise InputError("calibration needs classes, labels or tokens: of this network no block gives probabilities.")
     with kept_modes([network]), torch.no_grad():
         network.eval()
         losses = _Losses(len(network.learners))
@@ -171,7 +169,8 @@ class _Collected:
         self.wanted.append(there.flatten().cpu())
         self.samples += len(wanted)
         if wanted.dim() == 1:
-            for name, score in foreign_scores(logits).items():
+            divided = zip(logits, self.temperatures[0], strict=True)
+            for name, score in foreign_scores([None if each is None else each / t for each, t in divided]).items():
                 self.foreign.setdefault(name, []).append(score.cpu())
         for w, way in enumerate(_ways(self.targets, logits)):
             for k, each in enumerate(way):

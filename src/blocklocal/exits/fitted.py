@@ -12,12 +12,14 @@ from torch import Tensor
 
 from blocklocal._common.errors import InputError
 from blocklocal._common.files import write_text
+from blocklocal.block.values import Values
 from blocklocal.exits.answers import Answers, BlockAnswers, answers_of
 from blocklocal.exits.choice import Setting, at_budget, at_risk, settings_of
 from blocklocal.exits.costs import Costs, costs_of
 from blocklocal.network.edge import Loaded, pair
 from blocklocal.network.exits import Exits
 from blocklocal.network.network import BlockLocal
+from blocklocal.network.prediction import Temperatures
 from blocklocal.schemas import read_json
 from blocklocal.uncertainty.measures import adaptive_calibration_error, calibration_error
 
@@ -94,6 +96,14 @@ class FittedExits:
         if sizes != {count} or not self.settings or not all(map(math.isfinite, (*figures, *temperatures))):
             raise InputError("these exits are damaged: fit them again.")
 
+    @property
+    def temperatures(self) -> Temperatures:
+        """Of every block, and of all together; 1 where a block does not predict."""
+        *_, together = self.together
+        return Temperatures(
+            tuple(each.temperature if each else 1.0 for each in self.own), together.temperature if together else 1.0
+        )
+
     def for_budget(self, budget: float) -> Choice:
         """The most accurate exits that cost at most this share of the whole network's FLOPs, in the mean over samples.
 
@@ -128,8 +138,8 @@ class FittedExits:
     def _exits(self, setting: Setting) -> Exits:
         hidden = enumerate(self.own[:-1])
         thresholds = tuple(setting.threshold if k >= setting.first and each else None for k, each in hidden)
-        own, together = (tuple(each.temperature if each else 1.0 for each in way) for way in (self.own, self.together))
-        return Exits(thresholds, setting.by, own, together)
+        together = tuple(each.temperature if each else 1.0 for each in self.together)
+        return Exits(thresholds, setting.by, self.temperatures.blocks, together)
 
     def save(self, path: Path | str) -> None:
         """Write it as JSON.
@@ -168,19 +178,35 @@ def fit_exits(network: BlockLocal, batches: Callable[[], Iterable[Loaded]] | Ite
     first = next((x for x, _ in map(pair, give())), None)
     if first is None:
         raise InputError("there is nothing to fit exits on: there is no batch.")
+    network.materialize(first)
+    check_exits(network)
     said = answers_of(network, give)
-    if len(said.own) == 1:
-        raise InputError("a network of one block has no exit before its end: train it in two blocks or more.")
-    if not any(said.own[:-1]):
-        raise InputError(
-            f"no block but the last predicts here (rule {network.rule.name}), so there is no exit: train "
-            "with block-local (but objective none), greedy or deep-supervision."
-        )
     costs = costs_of(network, network.check_input(first))
     single = len(said.sample) == said.samples
     own, together = (_calibrations(way, said.wanted) for way in (said.own, said.together))
     limits = {name: score.quantile(KNOWN).item() for name, score in said.foreign.items()}
     return FittedExits(own, together, costs, settings_of(said, costs), _samples(said), single, limits)
+
+
+def check_exits(network: BlockLocal) -> None:
+    """Look whether there is anything to fit.
+
+    Args:
+        network: a network that knows its shapes.
+
+    Raises:
+        InputError: values or pixels are asked for, or no block but the last predicts.
+    """
+    if isinstance(network.targets, Values) or network.targets.hidden:
+        raise InputError("calibration needs classes, labels or tokens: of this network no block gives probabilities.")
+    *hidden, _ = [learner.local is not None and learner.local.predicts for learner in network.learners]
+    if not hidden:
+        raise InputError("a network of one block has no exit before its end: train it in two blocks or more.")
+    if not any(hidden):
+        raise InputError(
+            f"no block but the last predicts here (rule {network.rule.name}), so there is no exit: train "
+            "with block-local (but objective none), greedy or deep-supervision."
+        )
 
 
 def _samples(said: BlockAnswers) -> int:

@@ -40,6 +40,7 @@ class Sampling:
         seed: of the draw.
         exit: take every token from this block, counted from 1; None for the last.
         sure: take a token from the first block that gives one at least this probability; None for the last block.
+        temperatures: by which the logits of every block are divided where it is asked how sure it is; none for 1.
 
     Raises:
         InputError: a number lies outside its range, or both exit and sure are given.
@@ -51,6 +52,7 @@ class Sampling:
     seed: int = 0
     exit: int | None = None
     sure: float | None = None
+    temperatures: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         check_settings(self, RANGES)
@@ -98,7 +100,7 @@ def _tokens(
             if token == end:
                 return
             seen.append(token)
-            yield Generated(token, block, logits.softmax(-1).max().item())
+            yield Generated(token, block, _confidence(block, logits, sampling))
 
 
 def _check(network: BlockLocal, start: Sequence[int], sampling: Sampling) -> None:
@@ -127,13 +129,19 @@ def _next(network: BlockLocal, x: Tensor, messages: Sequence[Tensor | None], sam
                 raise InputError(f"block {k} does not predict under the rule {network.rule.name}: exit at another one.")
             continue
         logits = scores[0, -1].float()
-        if last or k == sampling.exit or _sure(logits, sampling):
+        if last or k == sampling.exit or _sure(k, logits, sampling):
             return k, logits
     raise AssertionError("the last block answers")
 
 
-def _sure(logits: Tensor, sampling: Sampling) -> bool:
-    return sampling.sure is not None and logits.softmax(-1).max().item() >= sampling.sure
+def _sure(k: int, logits: Tensor, sampling: Sampling) -> bool:
+    return sampling.sure is not None and _confidence(k, logits, sampling) >= sampling.sure
+
+
+def _confidence(k: int, logits: Tensor, sampling: Sampling) -> float:
+    """The largest probability of block k, counted from 1."""
+    divide = sampling.temperatures[k - 1] if sampling.temperatures else 1.0
+    return (logits / divide).softmax(-1).max().item()
 
 
 def _drawn(logits: Tensor, sampling: Sampling, draw: torch.Generator) -> int:

@@ -30,7 +30,7 @@ from blocklocal.network.compiling import compile_learners
 from blocklocal.network.edge import check_batch, check_finite, check_x, explained, taking_gradients
 from blocklocal.network.exits import EarlyPrediction, Exits, predict_early
 from blocklocal.network.neighbours import Neighbours
-from blocklocal.network.prediction import Prediction, predictions
+from blocklocal.network.prediction import Prediction, Temperatures, predictions
 from blocklocal.network.pretrained import HOW_TO_LOAD, model_card, write_pretrained
 from blocklocal.network.settings import Learning, LearningSettings
 from blocklocal.network.trial import Trials
@@ -219,12 +219,12 @@ class BlockLocal(Neighbours):
         return hidden_of(a)
 
     @overload
-    def predict(self, x: Input, exit: None = None) -> Prediction: ...
+    def predict(self, x: Input, exit: None = None, *, temperatures: Temperatures | None = None) -> Prediction: ...
 
     @overload
     def predict(self, x: Input, exit: Exits) -> EarlyPrediction: ...
 
-    def predict(self, x: Input, exit: Exits | None = None) -> Prediction:
+    def predict(self, x: Input, exit: Exits | None = None, *, temperatures: Temperatures | None = None) -> Prediction:
         """Probabilities, label and confidence of the output, of every block and of the ensemble, in evaluation mode.
 
         Every part of the network has its own mode again afterwards, also after an error.
@@ -233,6 +233,7 @@ class BlockLocal(Neighbours):
             x: the batch [B, …].
             exit: each sample takes the answer of the first block that is sure enough, and the blocks behind it do not
                 run for it. The prediction is an `EarlyPrediction` then, which tells which block that was.
+            temperatures: by which logits are divided; `exit` has its own.
 
         Raises:
             InputError: x cannot be right, or `exit` is not for this network or its targets.
@@ -247,7 +248,7 @@ class BlockLocal(Neighbours):
                     raise InputError(f"exit= takes Exits, as choice.exits of fit_exits, not a {type(exit).__name__}.")
                 return predict_early(self.learners, self.own_messages(), x, self.targets, exit)
             logits, _ = self._logits(x)
-        return predictions(self.targets, logits)
+        return predictions(self.targets, logits, temperatures)
 
     # --- the rest
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from blocklocal._common.errors import InputError
+from blocklocal.block.gaussian_values import GaussianValues, z_score
 from blocklocal.block.targets import Targets, Values, combined
 
 
@@ -15,7 +16,8 @@ class Prediction:
 
     Attributes:
         probabilities: [B, C] of the classes ([B, T, C] for sequences, [B, C, H, W] for pixels); for binary labels
-            [B, L], of every "yes". Of a network that predicts values they are the `values`.
+            [B, L], of every "yes". Of a network that predicts values they are the `values`, with their variances
+            behind them where it predicts these too.
         blocks: the same from every block, None where a block cannot predict.
         combined: what all of them say together (their normalised geometric mean), None where only the output predicts.
         label, confidence: [B] (or [B, T]), the most probable class and its probability; for binary labels [B, L], 0 or
@@ -36,7 +38,31 @@ class Prediction:
         """
         if not isinstance(self.targets, Values):
             raise InputError("this network predicts classes or labels, not values: read .label or .probabilities.")
-        return self.probabilities
+        return self.targets.values(self.probabilities)
+
+    @property
+    def variance(self) -> Tensor:
+        """The predicted variances [B, V], in squares of the values' units.
+
+        Raises:
+            InputError: the network predicts none.
+        """
+        if not isinstance(self.targets, GaussianValues):
+            raise InputError("this network predicts no variance: give values=GaussianValues.of(y).")
+        return self.targets.variance(self.probabilities)
+
+    def interval(self, coverage: float = 0.9) -> tuple[Tensor, Tensor]:
+        """The ends of the central interval that holds a value with this probability, [B, V] each, in its own units.
+
+        Args:
+            coverage: the probability, between 0 and 1. It is right where the variances are: for intervals that are
+                measured on validation data see `uncertainty.intervals`.
+
+        Raises:
+            InputError: the network predicts no variance, or the probability is not between 0 and 1.
+        """
+        half = z_score(coverage) * self.variance.sqrt()
+        return self.values - half, self.values + half
 
     @property
     def label(self) -> Tensor:
@@ -47,11 +73,40 @@ class Prediction:
         return self.targets.confidence(self.probabilities)
 
 
-def predictions(targets: Targets, logits: list[Tensor | None]) -> Prediction:
-    """What the blocks' logits (`block_logits`) say."""
+@dataclass(frozen=True)
+class Temperatures:
+    """By what logits are divided, so that probabilities and variances mean what they say (`fit_exits`, `calibrate`).
+
+    Attributes:
+        blocks: of every block.
+        combined: of all of them together.
+
+    Raises:
+        InputError: one is not a finite number above 0.
+    """
+
+    blocks: tuple[float, ...]
+    combined: float = 1.0
+
+    def __post_init__(self) -> None:
+        for each in (*self.blocks, self.combined):
+            if not 0 < each < float("inf"):
+                raise InputError(f"a temperature must be a finite number above 0, not {each}.")
+
+
+def predictions(targets: Targets, logits: list[Tensor | None], temperatures: Temperatures | None = None) -> Prediction:
+    """What the blocks' logits (`block_logits`) say.
+
+    Raises:
+        InputError: the output answers no targets, or the temperatures are for another number of blocks.
+    """
+    divide = temperatures or Temperatures((1.0,) * len(logits))
+    if len(divide.blocks) != len(logits):
+        raise InputError(f"there are {len(divide.blocks)} temperatures, and the network has {len(logits)} blocks.")
+    said = (*_comparable(targets, logits), combined(targets, logits))
     *blocks, together = [
-        None if scores is None else Prediction(targets.probabilities(scores), targets)
-        for scores in (*_comparable(targets, logits), combined(targets, logits))
+        None if each is None else Prediction(targets.probabilities(each / t), targets)
+        for each, t in zip(said, (*divide.blocks, divide.combined), strict=True)
     ]
     if blocks[-1] is None:
         raise InputError("the output answers no targets, it is for output_loss= alone: call the network itself.")
@@ -59,8 +114,8 @@ def predictions(targets: Targets, logits: list[Tensor | None]) -> Prediction:
 
 
 def _comparable(targets: Targets, logits: list[Tensor | None]) -> list[Tensor | None]:
-    """The blocks' logits in the resolution of the output's; None where an output answers no targets."""
+    """What the blocks say, in the resolution of the output's; None where an output answers no targets."""
     last = logits[-1]
     if last is None or targets.hidden:
         return [None for _ in logits]
-    return [None if each is None else targets.resized(each, last) for each in logits]
+    return [None if each is None else targets.as_logits(targets.resized(each, last)) for each in logits]

@@ -122,7 +122,7 @@ def decide(
     if config.data.mix:
         raise InputError("images are mixed in one process: leave out --mix, or --processes.")
     data = load_data(config, folder if resume else None)
-    facts = DatasetInfo.of(data).weighted(config, data)
+    facts = DatasetInfo.of(data, variance=config.model.variance).weighted(config, data)
     config = suited(config, facts)
     request = replace(request, config=config)
     starts = load_cuts(folder) if resume else None
@@ -257,5 +257,5 @@ def _made_up(facts: DatasetInfo, size: int, device: torch.device) -> tuple[Tenso
     if facts.predicts_labels:
         return x, torch.randint(2, (size, outputs), device=device)
     if facts.predicts_values:
-        return x, torch.randn(size, outputs, device=device)
+        return x, torch.randn(size, len(facts.classes), device=device)
     return x, torch.randint(outputs, (size,), device=device)

@@ -262,7 +262,7 @@ def open_session(
     """
     threads, device = set_threads(config.machine.threads), find_device(config.machine.device)
     data = data or load_data(config)
-    facts = DatasetInfo.of(data).weighted(config, data)
+    facts = DatasetInfo.of(data, variance=config.model.variance).weighted(config, data)
     config = suited(config, facts)
     batches = training_batches(config, data, device)
     if streaming is not None and streaming.wanted:

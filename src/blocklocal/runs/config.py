@@ -161,6 +161,8 @@ class Model:
     lora: int | None = None
     """Of an hf: model with --pretrained: train low-rank adapters of this rank in its linear layers (LoRA, by peft), and
     leave its own weights as they are. An export has them merged."""
+    variance: bool = False
+    """Of values: predict a variance of each too, so that every block says how sure it is."""
     freeze: tuple[str, ...] = ()
     """Patterns of names of weights that are not trained: '*embeddings*'."""
     blocks: int = 4

@@ -1,25 +1,15 @@
-"""The exits of a run: fitted on its validation part, kept in `exits.json`, used to predict and to evaluate."""
+"""The exits of a run: kept in `exits.json` in its folder, used to predict, to evaluate and to export."""
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import torch
-from torch import Tensor
 
 from blocklocal._common.errors import InputError
 from blocklocal._common.files import is_there, write_text
 from blocklocal._common.written import signed_json
-from blocklocal.block.targets import MISSING, Classes, values_of
-from blocklocal.exits import Choice, FittedExits, export_programs, fit_exits
-from blocklocal.network.edge import Loaded, pair
-from blocklocal.network.exits import EarlyPrediction
-from blocklocal.network.neighbours import Neighbours
+from blocklocal.exits import Choice, FittedExits, export_programs
 from blocklocal.network.network import BlockLocal
 from blocklocal.runs.checkpoints import checkpoint_to_look
 from blocklocal.runs.looking import load_network
-from blocklocal.runs.sets import evaluation_batches, load_data
-from blocklocal.runs.train import block_names
 from blocklocal.schemas import read_json
 
 EXITS = "exits.json"
@@ -36,32 +26,6 @@ class RunExits:
     checkpoint: str
     exits: FittedExits
     written_by: str = ""
-
-
-def calibrate_run(
-    run: Path, *, checkpoint: str | None = None, device: str = "auto", trust: bool = False
-) -> tuple[FittedExits, list[str]]:
-    """Fit the exits of a run on its validation part, and write them to `exits.json` in its folder.
-
-    Returns:
-        The exits, and the names of the blocks.
-
-    Raises:
-        InputError: the run has no validation part, or predicts what has no exits.
-    """
-    config, facts, network = load_network(run, checkpoint, device, trust=trust)
-    if not config.data.validation:
-        raise InputError(
-            f"the run {run} has no validation part, on which exits are fitted: train it with --validation above 0. "
-            "What is fitted on test data is not measured by them."
-        )
-    assert isinstance(network, BlockLocal)
-    data = load_data(config, run)
-    batches = evaluation_batches(config, data.validation, facts, network.device)
-    found = fit_exits(network, batches)
-    kept = RunExits(checkpoint_to_look(run, checkpoint).name, found)
-    write_text(run / EXITS, signed_json(asdict(kept), indent=1).decode())
-    return found, block_names(network)
 
 
 def exits_for(run: Path, budget: float | None, risk: float | None, checkpoint: str | None = None) -> Choice | None:
@@ -82,14 +46,14 @@ def exits_for(run: Path, budget: float | None, risk: float | None, checkpoint: s
 
 
 def kept_exits(run: Path, checkpoint: str | None = None) -> FittedExits:
-    """What `calibrate_run` has fitted.
+    """What was fitted for a checkpoint of a run; default: the newest.
 
     Raises:
         InputError: there is no `exits.json`, or it is of another checkpoint.
     """
     if not is_there(run / EXITS):
         raise InputError(f"{run} is not calibrated yet: blocklocal calibrate {run} does it on its validation part.")
-    kept = read_json(run / EXITS, RunExits, what="exits, as `blocklocal calibrate` writes them")
+    kept = exits_of(run)
     now = checkpoint_to_look(run, checkpoint).name
     if kept.checkpoint != now:
         raise InputError(
@@ -97,6 +61,20 @@ def kept_exits(run: Path, checkpoint: str | None = None) -> FittedExits:
             f"--checkpoint {kept.checkpoint}."
         )
     return kept.exits
+
+
+def exits_of(run: Path) -> RunExits:
+    """The content of `exits.json`.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    return read_json(run / EXITS, RunExits, what="exits, as `blocklocal calibrate` writes them")
+
+
+def save_exits(run: Path, found: RunExits) -> None:
+    """Write them to the folder of a run."""
+    write_text(run / EXITS, signed_json(asdict(found), indent=1).decode())
 
 
 def foreign_limit(run: Path, checkpoint: str | None = None) -> float:
@@ -133,46 +111,3 @@ def export_run_programs(
     assert isinstance(network, BlockLocal)
     about = {"classes": list(facts.classes), "mean": list(facts.mean), "std": list(facts.std)}
     return export_programs(network, folder, facts.example(2), choice.exits, format, about=about)
-
-
-@dataclass(frozen=True)
-class EarlyEvaluation:
-    """What early exit came to on a set.
-
-    Attributes:
-        right: percent of the answers that are right.
-        changed: percent of the answers that are others than the output's.
-        left: percent of the answers that are from each block.
-        cost: mean FLOPs of a sample, in percent of the whole network's.
-    """
-
-    right: float
-    changed: float
-    left: list[float]
-    cost: float
-
-
-def evaluate_early(network: Neighbours, batches: Iterable[Loaded], choice: Choice) -> EarlyEvaluation:
-    """Measure a network whose samples leave early."""
-    assert isinstance(network, BlockLocal)
-    count, prices = len(network.learners), torch.tensor(choice.prices, dtype=torch.float64)
-    right, changed, answers, left, cost, samples = 0, 0, 0, torch.zeros(count), 0.0, 0
-    for x, y in map(pair, batches):
-        found = network.predict(x, choice.exits)
-        assert isinstance(found, EarlyPrediction)
-        wanted = network.targets.hard(y) if isinstance(network.targets, Classes) else values_of(y).long()
-        there = (wanted != MISSING) & (found.block > 0)
-        right += int((found.label == wanted)[there].sum())
-        changed += int((found.label != network.predict(x).label)[there].sum())
-        answers += int(there.sum())
-        left += torch.bincount(found.block[there].cpu() - 1, minlength=count)
-        cost += prices[_last(found.block).cpu() - 1].sum().item()
-        samples += len(found.block)
-    return EarlyEvaluation(
-        100 * right / answers, 100 * changed / answers, (100 * left / answers).tolist(), 100 * cost / samples
-    )
-
-
-def _last(block: Tensor) -> Tensor:
-    """Of every sample, the block at which its last answer was taken."""
-    return (block if block.dim() == 1 else block.flatten(1).amax(1)).clamp(min=1)

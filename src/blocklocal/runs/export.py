@@ -8,6 +8,7 @@ from blocklocal._common.errors import InputError
 from blocklocal._common.files import is_there, write_text
 from blocklocal._common.measures import TOP1, main_of
 from blocklocal.adapters import is_named, merge_lora
+from blocklocal.block.gaussian_values import LEAST
 from blocklocal.data.tokenizer import Tokenizer
 from blocklocal.models.decoder import Decoder
 from blocklocal.models.file import is_reference
@@ -150,6 +151,11 @@ def _inputs(facts: DatasetInfo, *, of_transformers: bool) -> list[str]:
     said = [f"{called}: {', '.join(facts.classes)}. {read[facts.kind]}"]
     if facts.predicts_values:
         said += ["", "A value is the output times `std` plus `mean` of `answers` in config.json."]
+        if facts.variance:
+            said[-1] += (
+                " The second half of the outputs is for the variances, in units of `std` squared: their softplus + "
+                f"{LEAST:g}."
+            )
     return said
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from blocklocal._common.errors import InputError
 from blocklocal._common.ranges import MOST_CLASSES
+from blocklocal.block.gaussian_values import GaussianValues
 from blocklocal.block.tokens import Tokens
 from blocklocal.block.values import Values
 from blocklocal.data import Images, ImageSet
@@ -53,9 +54,30 @@ class DatasetInfo:
     class_weights: Annotated[tuple[Number, ...], Meta(max_length=MOST_CLASSES)] | None = field(
         default=None, compare=False
     )
+    variance: bool = field(default=False, compare=False)
+    """Whether the network predicts a variance of every value too."""
 
     @classmethod
-    def of(cls, data: AnySet) -> "DatasetInfo":
+    def of(cls, data: AnySet, *, variance: bool = False) -> "DatasetInfo":
+        """What there is to know of a set.
+
+        Args:
+            variance: whether a variance of every value is asked for too.
+
+        Raises:
+            InputError: it is, and no values are asked for.
+        """
+        found = cls._of(data)
+        if not variance:
+            return found
+        if not found.predicts_values:
+            raise InputError(
+                "--variance is for values, and the target holds none: leave it out (or: --target-is values)."
+            )
+        return replace(found, variance=True)
+
+    @classmethod
+    def _of(cls, data: AnySet) -> "DatasetInfo":
         if isinstance(data, TextSet):
             text = TextFacts(data.tokenizer.size, data.bytes_per_token)
             return cls(data.classes, 1, 1, data.length, (0.0,), (1.0,), "text", text=text)
@@ -76,7 +98,9 @@ class DatasetInfo:
     @property
     def outputs(self) -> int:
         """Numbers that the network gives for a sample, or for each of its positions."""
-        return len(self.classes) if self.text is None else self.text.vocabulary
+        if self.text is not None:
+            return self.text.vocabulary
+        return (2 if self.variance else 1) * len(self.classes)
 
     def example(self, count: int, device: str | torch.device = "cpu") -> Tensor:
         """So many samples, of zeros: [B, …]."""
@@ -107,7 +131,8 @@ class DatasetInfo:
             count = self.text.vocabulary if vocabulary is None else vocabulary
             return {"tokens": Tokens(count, bytes_per_token=self.text.bytes_per_token)}
         if self.predicts_values and self.answers is not None:
-            return {"values": Values(len(self.classes), mean=self.answers.mean, std=self.answers.std)}
+            kind = GaussianValues if self.variance else Values
+            return {"values": kind(len(self.classes), mean=self.answers.mean, std=self.answers.std)}
         if self.predicts_labels:
             return {"labels": len(self.classes)}
         return {"classes": len(self.classes), "class_weights": self.class_weights}

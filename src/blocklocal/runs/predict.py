@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ from blocklocal._common.written import signed_json
 from blocklocal.data.picture import BadImage, open_picture, resize_and_crop, to_array, to_mode
 from blocklocal.data.scan import SUFFIXES, LeftOut, list_images
 from blocklocal.network.exits import EarlyPrediction, Exits
-from blocklocal.network.prediction import Prediction
+from blocklocal.network.prediction import Prediction, Temperatures
 from blocklocal.runs.facts import DatasetInfo
+from blocklocal.runs.intervals import std_of
 from blocklocal.runs.looking import load_network
 from blocklocal.runs.sets import normalise
 from blocklocal.runs.train import block_names
 from blocklocal.uncertainty.foreign import disagreement
+from blocklocal.uncertainty.intervals import ConformalIntervals
 
 BATCH_PIXELS = 2**17  # of a batch, so that memory does not grow with the number or the size of the images
 MOST_IMAGES = 100  # of a batch
@@ -38,15 +41,13 @@ def predict_each(
     *,
     trust: bool = False,
     visit: int | None = None,
-    exit: Exits | None = None,
-    limit: float | None = None,
+    how: "Asking | None" = None,
 ) -> Iterator["Said"]:
     """What the output, every block and the ensemble say of each image. They come batch by batch.
 
     Args:
         images: files, and folders of which all images are taken.
-        exit: with which samples leave early.
-        limit: the disagreement of the blocks from which on a sample is said to be foreign; None: nothing is said.
+        how: what else is asked.
 
     Raises:
         InputError: the network predicts no numbers, or an image cannot be used; what is said of all before it comes
@@ -56,20 +57,38 @@ def predict_each(
         raise InputError("predict needs at least one image file, or folder of images, after the run folder.")
     files = image_files(images)
     _, facts, network = load_network(run, checkpoint, device, trust=trust, visit=visit)
-    names = block_names(network)
+    names, how = block_names(network), how or Asking()
     for paths, pixels, trouble in _batches(files, facts, resize):
         if paths:
-            prediction = predict_with(network, normalise(torch.stack(pixels), facts).to(network.device), exit)
+            prediction = how.predict(network, normalise(torch.stack(pixels), facts).to(network.device))
             check_numbers(prediction, run)
             for i, path in enumerate(paths):
-                yield Said("file", printable(path, lines=False), prediction, i, facts, names, limit)
+                yield Said("file", printable(path, lines=False), prediction, i, facts, names, how)
         if trouble is not None:
             raise trouble
 
 
-def predict_with(network: Any, x: Tensor, exit: Exits | None) -> Prediction:
-    """What a network, whole or with one block at a time in memory, says of a batch."""
-    return network.predict(x) if exit is None else network.predict(x, exit)
+@dataclass(frozen=True)
+class Asking:
+    """What is asked beside the answers.
+
+    Attributes:
+        exit: with which samples leave early.
+        temperatures: by which logits are divided; `exit` has its own.
+        limit: the disagreement of the blocks from which on a sample is said to be foreign; None: nothing is said.
+        interval: the intervals of values that are said too.
+    """
+
+    exit: Exits | None = None
+    temperatures: Temperatures | None = None
+    limit: float | None = None
+    interval: ConformalIntervals | None = None
+
+    def predict(self, network: Any, x: Tensor) -> Prediction:
+        """What a network, whole or with one block at a time in memory, says of a batch."""
+        if self.exit is not None:
+            return network.predict(x, self.exit)
+        return network.predict(x, temperatures=self.temperatures)
 
 
 def image_files(given: Sequence[Path]) -> list[Path]:
@@ -111,7 +130,7 @@ class Said:
     Attributes:
         kind: what the sample is, `file` or `row`.
         name: of the file, or the row's number.
-        limit: the disagreement from which on it is foreign; None where that is not asked.
+        how: what else is asked.
     """
 
     kind: str
@@ -120,7 +139,7 @@ class Said:
     i: int
     facts: DatasetInfo
     names: list[str]
-    limit: float | None = None
+    how: Asking
 
     def lines(self) -> Iterator[str]:
         """For people."""
@@ -129,7 +148,8 @@ class Said:
         unlike = ""
         if foreign := self._foreign():
             unlike = f"  {'unlike' if foreign['foreign'] else 'like'} the training data ({foreign['disagreement']:.3f})"
-        yield f"{self.name}: {describe_prediction(self.prediction, self.i, self.facts)}{at}{unlike}"
+        inside = "".join(f"  {name} {value:.6g}" for name, value in self._interval().items())
+        yield f"{self.name}: {describe_prediction(self.prediction, self.i, self.facts)}{inside}{at}{unlike}"
         for name, block in self._others():
             yield f"    {name:32} {describe_prediction(block, self.i, self.facts)}"
 
@@ -138,6 +158,7 @@ class Said:
         found: dict[str, Any] = {
             self.kind: self.name,
             **self._answer(self.prediction),
+            **self._interval(),
             **self._left(),
             **self._foreign(),
         }
@@ -149,20 +170,38 @@ class Said:
         """For JSON: as `row`, nested, with the probabilities of all classes."""
         others = {name: self._answer(block) for name, block in self._others()}
         if self.facts.predicts_values:
-            return {self.kind: self.name, **self._answer(self.prediction), "others": others}
+            return {self.kind: self.name, **self._answer(self.prediction), **self._interval(), "others": others}
         probabilities = dict(zip(self.facts.classes, self.prediction.probabilities[self.i].tolist(), strict=True))
         said = {self.kind: self.name, **self._answer(self.prediction), **self._left(), **self._foreign()}
         return {**said, "probabilities": probabilities, "others": others}
 
     def _answer(self, prediction: Prediction) -> dict[str, Any]:
         if self.facts.predicts_values:
-            return dict(zip(self.facts.classes, prediction.probabilities[self.i].tolist(), strict=True))
+            return self._values(prediction)
         if self.facts.predicts_labels:
             labels, sure = (t[self.i].tolist() for t in (prediction.label, prediction.confidence))
             named = zip(self.facts.classes, labels, sure, strict=True)
             return {key: value for name, y, p in named for key, value in ((name, y), (f"{name} confidence", p))}
         label, confidence = int(prediction.label[self.i]), prediction.confidence[self.i].item()
         return {"label": self.facts.classes[label], "confidence": confidence}
+
+    def _values(self, prediction: Prediction) -> dict[str, float]:
+        """By name; with the standard deviation behind each where one is predicted."""
+        values = prediction.values[self.i].tolist()
+        if not self.facts.variance:
+            return dict(zip(self.facts.classes, values, strict=True))
+        deviations = prediction.variance[self.i].sqrt().tolist()
+        named = zip(self.facts.classes, values, deviations, strict=True)
+        return {key: each for name, value, std in named for key, each in ((name, value), (f"{name} std", std))}
+
+    def _interval(self) -> dict[str, float]:
+        """Where it is asked: the ends of the interval of every value."""
+        if self.how.interval is None:
+            return {}
+        said = self.prediction
+        low, high = (ends[self.i].tolist() for ends in self.how.interval(said.values, std_of(said)))
+        named = zip(self.facts.classes, low, high, strict=True)
+        return {key: each for name, a, b in named for key, each in ((f"{name} low", a), (f"{name} high", b))}
 
     def _left(self) -> dict[str, int]:
         """With early exit, the block that has answered."""
@@ -171,11 +210,11 @@ class Said:
 
     def _foreign(self) -> dict[str, Any]:
         """Where it is asked: how far the blocks lie apart, and whether that is much."""
-        if self.limit is None:
+        if self.how.limit is None:
             return {}
         known = [each.probabilities[self.i].log() for each in self.prediction.blocks if each is not None]
         score = disagreement([each.unsqueeze(0) for each in known]).item()
-        return {"disagreement": score, "foreign": score > self.limit}
+        return {"disagreement": score, "foreign": score > self.how.limit}
 
     def _others(self) -> Iterator[tuple[str, Prediction]]:
         if not self.prediction.blocks:  # early exit: the others were not asked
@@ -241,8 +280,9 @@ def describe_prediction(prediction: Prediction, i: int, facts: DatasetInfo) -> s
         named = zip(facts.classes, prediction.label[i].tolist(), prediction.confidence[i].tolist(), strict=True)
         return "  ".join(f"{name} {'yes' if y else 'no'} {100 * p:.1f} %" for name, y, p in named)
     if facts.predicts_values:
-        values = zip(facts.classes, prediction.probabilities[i].tolist(), strict=True)
-        return "  ".join(f"{name} {value:.6g}" for name, value in values)
+        stds = [f" ± {std:.3g}" for std in prediction.variance[i].sqrt().tolist()] if facts.variance else repeat("")
+        values = zip(facts.classes, prediction.values[i].tolist(), stds, strict=False)
+        return "  ".join(f"{name} {value:.6g}{std}" for name, value, std in values)
     return f"{facts.classes[int(prediction.label[i])]}  {100 * prediction.confidence[i].item():.1f} %"
 
 

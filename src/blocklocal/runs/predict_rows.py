@@ -11,10 +11,9 @@ from blocklocal._common.extras import needs
 from blocklocal.data.arrays import load_series
 from blocklocal.data.frame import read_frame
 from blocklocal.data.samples import SampleBatches, Samples
-from blocklocal.network.exits import Exits
 from blocklocal.runs.facts import DatasetInfo
 from blocklocal.runs.looking import load_network
-from blocklocal.runs.predict import Said, check_numbers, predict_with
+from blocklocal.runs.predict import Asking, Said, check_numbers
 from blocklocal.runs.sets import EVALUATION_BATCH
 from blocklocal.runs.train import block_names
 
@@ -28,10 +27,12 @@ def predict_rows(
     device: str = "auto",
     trust: bool = False,
     visit: int | None = None,
-    exit: Exits | None = None,
-    limit: float | None = None,
+    how: Asking | None = None,
 ) -> Iterator[Said]:
-    """One value per row (counted from 1), batch by batch.
+    """What is said of each row (counted from 1), batch by batch.
+
+    Args:
+        how: what else is asked.
 
     Raises:
         InputError: the file does not fit the run, or the network predicts no numbers.
@@ -41,13 +42,13 @@ def predict_rows(
     known = (facts.mean, facts.std) if facts.kind == "series" else ((), ())
     samples = Samples(x, torch.zeros(len(x), dtype=torch.int64))
     batches = SampleBatches(samples, batch_size=EVALUATION_BATCH, mean=known[0], std=known[1], device=network.device)
-    names, row = block_names(network), 0
+    names, row, how = block_names(network), 0, how or Asking()
     for part, _ in batches:
-        prediction = predict_with(network, part, exit)
+        prediction = how.predict(network, part)
         check_numbers(prediction, run)
         for i in range(len(part)):
             row += 1
-            yield Said("row", row, prediction, i, facts, names, limit)
+            yield Said("row", row, prediction, i, facts, names, how)
 
 
 def _rows(file: Path, facts: DatasetInfo) -> Tensor:

@@ -98,7 +98,7 @@ def _planned(
     if streaming.memory:
         give_back_at_once()
     device = find_device(config.machine.device)
-    facts, count = DatasetInfo.of(data), len(data.train)
+    facts, count = DatasetInfo.of(data, variance=config.model.variance), len(data.train)
     planned = plan_run(config, facts, streaming, device, samples=count, choose_blocks=choose_blocks, starts=starts)
     check_planned(planned, device, store_folder(streaming.store) or folder)
     return planned.config, planned.streaming, summary_lines(planned.plan)

@@ -16,7 +16,7 @@ from blocklocal.block.target import Asked
 from blocklocal.network.edge import check_batch, check_finite, check_x, taking_gradients
 from blocklocal.network.neighbours import Neighbours
 from blocklocal.network.network import BlockLocal
-from blocklocal.network.prediction import Prediction, predictions
+from blocklocal.network.prediction import Prediction, Temperatures, predictions
 from blocklocal.streaming.cache import Cache
 from blocklocal.streaming.edges import CacheEdges
 from blocklocal.streaming.homes import Home
@@ -151,13 +151,13 @@ class Looking(Neighbours):
         return learner.message(self.target_message(learner.index))[0]
 
     @taking_gradients()
-    def predict(self, x: Input) -> Prediction:
+    def predict(self, x: Input, *, temperatures: Temperatures | None = None) -> Prediction:
         """As `BlockLocal.predict`."""
         x = check_x(x, self.device)
         check_finite(x)
         with kept_modes([self]):
             logits = self.eval().block_logits(x)
-        return predictions(self.targets, logits)
+        return predictions(self.targets, logits, temperatures)
 
     # --- what is asked of neighbours
 

@@ -26,14 +26,15 @@ class Evaluation:
     Attributes:
         top1: None where values are predicted, or where only the user's own loss reads the output.
         top3: None for fewer than 4 classes, for binary labels, values, pixels and tokens.
-        nll: nats per target; of values the mean squared error in squared deviations.
+        nll: nats per target; of values without a variance the mean squared error in squared deviations.
         ece: expected calibration error (15 bins), between 0 and 1; None for binary labels, values, pixels, tokens and
             for a single class.
         block_top1: one entry per block, None where it cannot predict.
         combined_top1: of the ensemble (`combined` of a prediction), None where only the output predicts.
         confusion: what the output took for what, see `confusion_counts`; empty for values.
         measured: every measure of the task by its name, one entry per block: top1 (and mean_iou for pixels), rmse, mae
-            and r2 for values, or perplexity, bits_per_byte and top1 for tokens.
+            and r2 for values (gaussian_nll and inside90 too where they have a variance), or perplexity, bits_per_byte
+            and top1 for tokens.
         combined: the same of the ensemble.
         metrics: the user's own, of the output.
     """
@@ -156,7 +157,8 @@ class _Output:
         output, wanted = scores[-1], values_of(y)
         if output is None or self.targets.hidden:
             return
-        self.counts.append(measured(self.targets, combined(self.targets, scores), y))
+        together = combined(self.targets, scores)
+        self.counts.append(None if together is None else self.targets.sums(together, y))
         if output.dim() < 4 and not self.targets.large:
             flat = output.dim() == 3  # positions one by one: sequences may differ in length
             self.logits.append((output.flatten(0, 1) if flat else output).float().cpu())
@@ -188,7 +190,7 @@ class _Output:
 
 
 def _of_output(targets: Targets, logits: Tensor, wanted: Tensor) -> tuple[float | None, float, float | None]:
-    nll = targets.output_loss(logits, wanted).item()
+    nll = targets.likelihood(logits, wanted).item()
     if not isinstance(targets, Classes):
         return None, nll, None
     logits, wanted = logits.flatten(0, -2), targets.hard(wanted).flatten()

@@ -12,7 +12,6 @@ the network.
 Shapes: N samples, C classes.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from blocklocal._common.errors import InputError, unknown
 from blocklocal._common.seeds import generator
+from blocklocal.uncertainty.intervals import smallest
 
 Score = Literal["threshold", "adaptive"]
 
@@ -80,7 +80,7 @@ def conformal_sets(
         raise InputError(f"coverage must be a number above 0 and below 1, not {coverage}.")
     own = scores(probabilities, score, seed).gather(1, y.unsqueeze(1)).squeeze(1).double()
     groups = [own[y == c] for c in range(probabilities.shape[1])] if by_class else [own]
-    return ConformalSets(coverage, score, torch.stack([_quantile(group, coverage) for group in groups]))
+    return ConformalSets(coverage, score, torch.stack([smallest(group, coverage) for group in groups]))
 
 
 def nested_sets(
@@ -123,9 +123,3 @@ def _part(probabilities: Tensor, seed: int) -> Tensor:
     """A number from 0 to 1 for every row, [N], told by what is in it: the same in whatever batch the row comes."""
     draw = torch.randn(probabilities.shape[1], generator=generator("conformal", seed), dtype=torch.float64)
     return ((probabilities.double().cpu() @ draw) * 1e6).abs().frac()
-
-
-def _quantile(own: Tensor, coverage: float) -> Tensor:
-    """The ⌈(n + 1) · coverage⌉-th smallest score; infinite where there are fewer."""
-    rank = math.ceil((len(own) + 1) * coverage)
-    return own.sort().values[rank - 1] if rank <= len(own) else own.new_tensor(math.inf)

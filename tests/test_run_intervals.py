@@ -1,0 +1,131 @@
+"""Runs that predict values with a variance: trained, calibrated and asked from the command line."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from blocklocal.cli.main import main
+from blocklocal.runs.intervals import INTERVALS, intervals_of
+from blocklocal.runs.looking import load_network
+from blocklocal.runs.sets import evaluation_batches, load_data
+
+ROWS = 1200
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    draw = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("table") / "table.csv"
+    with path.open("w", newline="") as file:
+        out = csv.writer(file)
+        out.writerow(["a", "b", "height", "weight"])
+        for a, b in draw.uniform(size=(ROWS, 2)):
+            noise = (1.0 if b > 0.5 else 0.1) * draw.normal()
+            out.writerow([f"{a:.4f}", f"{b:.4f}", f"{100 + 10 * a + noise:.4f}", f"{a * b:.4f}"])
+    return path
+
+
+def trained(table, folder, *flags):
+    given = ["--data", table, "--target", "height", "weight", "--width", "16", "--blocks", "2", "--epochs", "3"]
+    assert main(["train", *map(str, given), "--validation", "300", "--quiet", "--output", str(folder), *flags]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(table, tmp_path_factory):
+    folder = trained(table, tmp_path_factory.mktemp("run") / "run", "--variance")
+    assert main(["calibrate", str(folder)]) == 0
+    return folder
+
+
+def validation(run):
+    config, facts, network = load_network(run, None, "cpu")
+    return network, list(evaluation_batches(config, load_data(config, run).validation, facts, torch.device("cpu")))
+
+
+def test_calibrate_makes_variances_fit_and_intervals_hold_what_is_asked(run, capsys):
+    assert main(["calibrate", str(run)]) == 0
+    said = capsys.readouterr().out
+    found = intervals_of(run)
+    assert "Fitted and measured on 300 validation samples." in said
+    assert str(run / INTERVALS) in said
+    network, batches = validation(run)
+    y = torch.cat([y for _, y in batches])
+    predictions = [network.predict(x, temperatures=found.temperatures) for x, _ in batches]
+    for k, own in enumerate([*found.own, found.together]):
+        each = [p.blocks[k] if k < 2 else p.combined for p in predictions]
+        error = torch.cat([p.values for p in each]) - y
+        variance = torch.cat([p.variance for p in each])
+        assert (error.square() / variance).mean().item() == pytest.approx(1, rel=1e-3)
+        assert own.nll <= own.nll_before
+        assert f"{own.nll_before:.4f} → {own.nll:.4f}" in said
+    values, std = (torch.cat([getattr(p, name) for p in predictions]) for name in ("values", "variance"))
+    low, high = found.at(0.9)(values, std.sqrt())
+    assert ((low <= y) & (y <= high)).double().mean(0).tolist() == pytest.approx([271 / 300] * 2, abs=1e-6)
+
+
+def test_predict_says_the_deviation_and_the_ends_of_the_interval(run, table, tmp_path, capsys):
+    rows = tmp_path / "rows.csv"
+    rows.write_text("a,b\n0.5,0.9\n0.5,0.1\n")
+    assert main(["predict", str(run), str(rows), "--interval", "0.9", "--output", str(tmp_path / "out.csv")]) == 0
+    with (tmp_path / "out.csv").open(newline="") as file:
+        found = list(csv.DictReader(file))
+    limits = intervals_of(run).at(0.9).limits
+    for row in found:
+        for name, limit in zip(("height", "weight"), limits.tolist(), strict=True):
+            middle, std = float(row[name]), float(row[f"{name} std"])
+            assert float(row[f"{name} low"]) == pytest.approx(middle - limit * std, rel=1e-4, abs=1e-4)
+            assert float(row[f"{name} high"]) == pytest.approx(middle + limit * std, rel=1e-4, abs=1e-4)
+    assert "ensemble height std" in found[0]
+    assert main(["predict", str(run), str(rows), "--output", str(tmp_path / "out.json")]) == 0
+    assert "height std" in json.loads((tmp_path / "out.json").read_text())["predictions"][0]
+
+
+def test_evaluate_and_report_name_the_likelihood(run, capsys):
+    assert main(["evaluate", str(run)]) == 0
+    said = capsys.readouterr().out
+    assert "NLL" in said
+    assert "inside 90 %" in said
+    assert main(["report", str(run)]) == 0
+
+
+def test_values_without_a_variance_have_intervals_of_one_width(table, tmp_path, capsys):
+    run = trained(table, tmp_path / "run")
+    rows = tmp_path / "rows.csv"
+    rows.write_text("a,b\n0.5,0.9\n0.1,0.1\n")
+    assert main(["predict", str(run), str(rows), "--interval", "0.9"]) == 2
+    assert f"blocklocal calibrate {run} fits them" in capsys.readouterr().err
+    assert main(["calibrate", str(run)]) == 0
+    assert "temperature" not in capsys.readouterr().out
+    assert main(["predict", str(run), str(rows), "--interval", "0.9", "--output", str(tmp_path / "out.csv")]) == 0
+    with (tmp_path / "out.csv").open(newline="") as file:
+        widths = [float(row["height high"]) - float(row["height low"]) for row in csv.DictReader(file)]
+    assert widths[0] == pytest.approx(widths[1], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("coverage", "words"), [("0.3", "0.50, 0.51, … 0.99, not 0.3"), ("0.905", "0.50, 0.51, … 0.99, not 0.905")]
+)
+def test_a_coverage_that_is_not_kept_is_refused(run, table, capsys, coverage, words):
+    assert main(["predict", str(run), str(table), "--interval", coverage]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_too_few_samples_are_named(table, tmp_path, capsys):
+    given = ["--data", table, "--target", "height", "--width", "8", "--blocks", "2", "--epochs", "1", "--variance"]
+    run = tmp_path / "run"
+    assert main(["train", *map(str, given), "--validation", "10", "--quiet", "--output", str(run)]) == 0
+    assert main(["calibrate", str(run)]) == 0
+    assert "--interval 0.95: too few validation samples" in capsys.readouterr().out
+    assert main(["predict", str(run), str(table), "--interval", "0.95"]) == 2
+    said = capsys.readouterr().err
+    assert "10 validation samples are too few" in said
+    assert "at least 19 are needed" in said
+
+
+def test_a_variance_of_classes_is_refused(tmp_path, capsys):
+    assert main(["train", "--data", "digits", "--variance", "--output", str(tmp_path / "run")]) == 2
+    assert "--variance is for values" in capsys.readouterr().err
