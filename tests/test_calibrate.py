@@ -9,6 +9,7 @@ from run_helpers import tiny, whole, without_reports
 
 from blocklocal._common.errors import InputError
 from blocklocal.cli import main
+from blocklocal.cli.calibrate import calibration_lines
 from blocklocal.exits import fit_exits
 from blocklocal.runs.calibrate import calibrate_run
 from blocklocal.runs.exits import EXITS, exits_for, kept_exits
@@ -176,3 +177,18 @@ def test_texts_and_tables_leave_early_too(tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     assert main(["predict", "table", "table.csv", "--risk", "0.9"]) == 0
     assert "block" in capsys.readouterr().out.splitlines()[0].split(",")
+
+
+def test_few_samples_and_a_temperature_at_the_edge_are_marked(run):
+    from dataclasses import replace
+
+    exits = kept_exits(run)
+    names = ["a", "b", "c"]
+    usual = "\n".join(calibration_lines(exits, names))
+    assert "!" not in usual
+    assert "are few" not in usual
+    edge = replace(exits, samples=12, own=[replace(exits.own[0], temperature=64.0), *exits.own[1:]])
+    told = "\n".join(calibration_lines(edge, names))
+    assert "64.000!" in told
+    assert "probabilities are not calibrated" in told
+    assert "12 samples are few" in told

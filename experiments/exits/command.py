@@ -10,7 +10,7 @@ from typing import Any
 import experiments.exits
 from benchmarks.common import Row, finish
 from experiments.exits.cases import CASES, WAYS
-from experiments.exits.measure import measured
+from experiments.exits.measure import Settings, measured
 from experiments.on_cpu import begun
 from experiments.on_cpu import flags as flags_on_cpu
 
@@ -31,7 +31,7 @@ def show(row: Row) -> None:
         "" if row["aurc_together"] is None else f", together {row['aurc_together']:.5f}"
     )
     said = [
-        f"{row['case']} {row['way']:16} seed {row['seed']}",
+        f"{row['case']} {row['way']:16} seed {row['seed']} ({row['part']})",
         f"right {rights}{together}",
         f"ECE {ece}",
         areas,
@@ -79,6 +79,9 @@ def flags() -> argparse.ArgumentParser:
     found.add_argument("--only", choices=WAYS, nargs="+", default=tuple(WAYS), help="some of the ways")
     found.add_argument("--data-folder", type=Path, help="folder of mnist, fashion_mnist, cifar10 (default: the hub's)")
     found.add_argument(
+        "--search", action="store_true", help="on the two halves of the validation part, not on the test part"
+    )
+    found.add_argument(
         "--runs", type=Path, help="folder of the runs; the same command again goes on (default: none is kept)"
     )
     return found
@@ -92,8 +95,9 @@ def main() -> int:
             for seed in range(arguments.seeds):
                 for way in arguments.only:
                     case = CASES[name]
-                    row = measured(case, way, arguments.size, seed, arguments.data_folder, runs / name)
+                    given = Settings(arguments.size, arguments.data_folder, runs / name, arguments.search)
+                    row = measured(case, way, seed, given)
                     rows.append({"case": name, **row})
                     show(rows[-1])
                     finish(rows, argparse.Namespace(json=arguments.json, check=False), [])
-    return finish(rows, arguments, shortfalls(rows))
+    return finish(rows, arguments, [] if arguments.search else shortfalls(rows))

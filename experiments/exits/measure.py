@@ -13,7 +13,7 @@ from torch import Tensor
 from benchmarks.common import Row
 from blocklocal._common.errors import InputError
 from blocklocal.exits import FittedExits, evaluate_early, fit_exits
-from blocklocal.exits.answers import answers_of
+from blocklocal.exits.temperature import fit_temperature
 from blocklocal.network.exits import EarlyPrediction
 from blocklocal.network.network import BlockLocal
 from blocklocal.runs.looking import load_network
@@ -41,8 +41,26 @@ class Trained:
     seconds: float
 
 
-def trained(case: Case, way: str, size: str, seed: int, root: Path | None, runs: Path) -> Trained:
+@dataclass(frozen=True)
+class Settings:
+    """What all rows have in common.
+
+    Attributes:
+        size: of the case (`cases.SMALLER`).
+        root: the folder of the sets; None for the hub's.
+        runs: the folder of the runs.
+        search: fit on one half of the validation part and measure on the other, and leave the test part alone.
+    """
+
+    size: str
+    root: Path | None
+    runs: Path
+    search: bool = False
+
+
+def trained(case: Case, way: str, seed: int, given: Settings) -> Trained:
     """Train a run, unless it is there and finished."""
+    size, root, runs = given.size, given.root, given.runs
     folder = runs / f"{size}-{way}-seed{seed}"
     if not (folder / "summary.json").is_file():
         shutil.rmtree(folder, ignore_errors=True)  # what was stopped begins again
@@ -50,7 +68,11 @@ def trained(case: Case, way: str, size: str, seed: int, root: Path | None, runs:
     config, facts, network = load_network(folder, None, "cpu")
     assert isinstance(network, BlockLocal)
     data = load_data(config, folder)
-    parts = [evaluation_batches(config, part, facts, network.device) for part in (data.validation, data.test)]
+    held, test = data.validation, data.test
+    if given.search:
+        order = torch.arange(len(held))
+        held, test = held.subset(order[::2]), held.subset(order[1::2])
+    parts = [evaluation_batches(config, part, facts, network.device) for part in (held, test)]
     foreign = case.foreign_images(facts, root, FOREIGN)
     return Trained(network, parts[0], parts[1], foreign, read_summary(folder)["seconds"])
 
@@ -69,12 +91,13 @@ def logits_of(network: BlockLocal, batches: Iterable[Any]) -> tuple[Logits, Tens
     return columns, torch.cat(classes)
 
 
-def measured(case: Case, way: str, size: str, seed: int, root: Path | None, runs: Path) -> Row:
+def measured(case: Case, way: str, seed: int, given: Settings) -> Row:
     """A row of the table."""
     count = ENSEMBLE if way == "ensemble" else 1
     rule, seeds = ("backprop", range(ENSEMBLE * seed, ENSEMBLE * (seed + 1))) if count > 1 else (way, [seed])
-    members = [trained(case, rule, size, each, root, runs) for each in seeds]
-    first, rows = members[0], {"way": way, "seed": seed, "size": size, "cost": float(count)}
+    members = [trained(case, rule, each, given) for each in seeds]
+    part = "validation" if given.search else "test"
+    first, rows = members[0], {"way": way, "seed": seed, "size": given.size, "part": part, "cost": float(count)}
     fitted = _fitted(first) if count == 1 else None
     known, y = _mean_logits(members, [each.test for each in members])
     foreign = _mean_logits(members, [[(each.foreign, torch.zeros(len(each.foreign)))] for each in members])[0]
@@ -112,15 +135,9 @@ def _temperatures(members: Sequence[Trained], fitted: FittedExits | None) -> lis
     """Of every block; of an ensemble that of its mean logits, of one network without exits that of its output."""
     if fitted is not None:
         return [1.0 if each is None else each.temperature for each in fitted.own]
-    count = len(members[0].network.learners)
-    if len(members) == 1:
-        own = answers_of(members[0].network, lambda: members[0].validation).own[-1]
-        return [1.0] * (count - 1) + [1.0 if own is None else own.temperature]
     known, y = _mean_logits(members, [each.validation for each in members])
     assert known[-1] is not None
-    grid = torch.logspace(-2, 3, 101, base=2)
-    losses = torch.stack([torch.nn.functional.cross_entropy(known[-1] / t, y) for t in grid])
-    return [1.0] * (len(known) - 1) + [float(grid[losses.argmin()])]
+    return [1.0] * (len(known) - 1) + [fit_temperature(members[0].network.targets, known[-1], y)]
 
 
 def _mean_logits(members: Sequence[Trained], batches: Sequence[Iterable[Any]]) -> tuple[Logits, Tensor]:

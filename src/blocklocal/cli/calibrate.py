@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from blocklocal.runs.intervals import RunIntervals
 
 BUDGETS, RISKS, INTERVALS_SHOWN = (0.25, 0.5, 0.75), (0.01, 0.05), (0.5, 0.9, 0.95)  # that the tables show
+FEW = 100  # samples
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ def interval_lines(found: "RunIntervals", names: Sequence[str]) -> list[str]:
 def calibration_lines(found: "FittedExits", names: Sequence[str]) -> list[str]:
     """How good the probabilities of every block are, before and after."""
     from blocklocal._common.plain_table import table
+    from blocklocal.exits.temperature import is_at_the_edge
 
     rows = [*zip(names, found.own, strict=True), ("ensemble", found.together[-1])]
     known = [(name, each) for name, each in rows if each is not None]
@@ -88,15 +90,21 @@ def calibration_lines(found: "FittedExits", names: Sequence[str]) -> list[str]:
     columns = {
         "FLOPs %": ["–" if price is None else f"{100 * price:.0f}" for price in leaving],
         "right %": [f"{100 * each.right:.2f}" for _, each in known],
-        "temperature": [f"{each.temperature:.3f}" for _, each in known],
+        "temperature": [f"{each.temperature:.3f}{'!' * is_at_the_edge(each.temperature)}" for _, each in known],
         "NLL": [f"{each.nll_before:.4f} → {each.nll:.4f}" for _, each in known],
         "Brier": [f"{each.brier_before:.4f} → {each.brier:.4f}" for _, each in known],
         "ECE": [f"{each.ece_before:.4f} → {each.ece:.4f}" for _, each in known],
         "adaptive": [f"{each.adaptive_before:.4f} → {each.adaptive:.4f}" for _, each in known],
     }
+    edge = any(is_at_the_edge(each.temperature) for _, each in known)
     return [
         *table([name for name, _ in known], columns),
         f"Fitted and measured on {found.samples:,} validation samples. FLOPs: of leaving there, all asked.",
+        *(
+            ["!: the least or the largest temperature that is tried; this block's probabilities are not calibrated."]
+            * edge
+        ),
+        *([f"{found.samples} samples are few: the temperatures may not hold on others."] * (found.samples < FEW)),
     ]
 
 

@@ -1,8 +1,5 @@
 """What every block says of a validation set: the temperatures that calibrate it, and its answers at these.
 
-Temperature scaling (Guo et al. 2017, arXiv 1706.04599): a block's logits are divided by the one number that makes the
-targets most likely. It changes no answer.
-
 K blocks, N answers (of samples, positions or labels, all that have a target), S samples.
 """
 
@@ -17,11 +14,11 @@ from torch import Tensor
 from blocklocal._common.errors import InputError
 from blocklocal._common.modes import kept_modes
 from blocklocal.block.targets import MISSING, Asked, Classes, Targets, values_of
+from blocklocal.exits.temperature import TEMPERATURES, least, losses_at
 from blocklocal.network.edge import Loaded, pair
 from blocklocal.network.network import BlockLocal
 from blocklocal.uncertainty.foreign import foreign_scores
 
-TEMPERATURES = torch.logspace(-6, 6, 65, base=2, dtype=torch.float64)  # 1/64 to 64, in steps of 14 %
 ENOUGH = 2**16  # tokens, of which a temperature is fitted: each has thousands of logits
 
 
@@ -123,26 +120,14 @@ class _Losses:
         for w, way in enumerate(_ways(targets, logits)):
             for k, each in enumerate(way):
                 if each is not None and count:
-                    losses = [targets.loss(each / t, wanted).item() for t in TEMPERATURES.tolist()]
-                    self.sums[w, k] += count * torch.tensor(losses, dtype=torch.float64)
+                    self.sums[w, k] += count * losses_at(targets, each, wanted)
         self.there += count
 
     def best(self) -> list[list[float]]:
-        """[own, together]: of every block the temperature with the least loss, by a parabola between those tried."""
+        """[own, together]: of every block the temperature with the least loss."""
         if not self.there:
             raise InputError("nothing to calibrate on: no sample has a target.")
-        return [[_least(each / self.there) for each in way] for way in self.sums]
-
-
-def _least(losses: Tensor) -> float:
-    at = int(losses.argmin())
-    place = float(at)
-    if 0 < at < len(losses) - 1:
-        before, here, after = losses[at - 1 : at + 2].tolist()
-        bend = before - 2 * here + after
-        place += 0.5 * (before - after) / bend if bend > 0 else 0.0
-    exponents = TEMPERATURES.log2()
-    return float(2 ** (exponents[0] + place * (exponents[1] - exponents[0])))
+        return [[least(each / self.there) for each in way] for way in self.sums]
 
 
 def _hard(targets: Targets, y: Asked) -> Tensor:
