@@ -12,6 +12,7 @@ from torch import Tensor
 
 from benchmarks.common import Row
 from blocklocal._common.errors import InputError
+from blocklocal.data import Images
 from blocklocal.exits import FittedExits, evaluate_early, fit_exits
 from blocklocal.exits.temperature import fit_temperature
 from blocklocal.network.exits import EarlyPrediction
@@ -70,6 +71,7 @@ def trained(case: Case, way: str, seed: int, given: Settings) -> Trained:
     data = load_data(config, folder)
     held, test = data.validation, data.test
     if given.search:
+        assert isinstance(held, Images)
         order = torch.arange(len(held))
         held, test = held.subset(order[::2]), held.subset(order[1::2])
     parts = [evaluation_batches(config, part, facts, network.device) for part in (held, test)]

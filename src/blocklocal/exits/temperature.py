@@ -35,4 +35,4 @@ def least(losses: Tensor) -> float:
 
 def is_at_the_edge(temperature: float) -> bool:
     """Whether it is the smallest or the largest that is tried: a better one lies beyond."""
-    return temperature <= TEMPERATURES[0] or temperature >= TEMPERATURES[-1]
+    return not TEMPERATURES[0].item() < temperature < TEMPERATURES[-1].item()
