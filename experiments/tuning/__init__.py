@@ -6,8 +6,9 @@ A decoder is trained on the text FOLDER with backpropagation, written as a folde
 by transformers. Then it is tuned on the text OTHER with the same tokenizer, in several ways, from the same weights:
 
     end-to-end          backpropagation through all layers
+    end-to-end-fast     the same at a rate three times larger, which learns as much and forgets more
     lora                the same, of low-rank adapters alone
-    shared-2            two blocks, the lower one with the table of the upper one (twin shared)
+    shared-2            two blocks, the lower one with the table of the upper one (twin shared) and a small rate
     shared-lora-2       the same, of low-rank adapters alone
     reconstruction-2    two blocks, the lower one keeps what it reads (LoPT, arXiv 2605.04913)
     frozen-2            two blocks, the lower one stays as it is: the control

@@ -37,12 +37,20 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Way:
-    """How a decoder is tuned: a rule, in how many blocks, with which settings, and whether by adapters."""
+    """How a decoder is tuned.
+
+    Attributes:
+        rule, learning: how its blocks learn.
+        lr: peak learning rate of the last block, and of what the library adds to the others.
+        lower: the rate of the other blocks' own weights, as a share of it.
+        adapters: whether low-rank adapters learn in the place of the weights.
+    """
 
     rule: str
     blocks: int
     lr: float
     learning: Mapping[str, Any] = field(default_factory=dict)
+    lower: float = 1.0
     adapters: bool = False
 
     def build(
@@ -58,11 +66,14 @@ class Way:
             torch.manual_seed(seed)
             add_lora(model, RANK)
         example = torch.zeros(2, size.length, dtype=torch.long)
+        cut, rate = bl.split(model, self.blocks, example=example), self.lr if lr is None else lr
+        below = {id(p) for block in cut.blocks[:-1] for p in block.parameters()}
+        groups = None if self.lower == 1 else lambda _, p: {"lr": rate * self.lower} if id(p) in below else {}
         return bl.BlockLocal(
-            bl.split(model, self.blocks, example=example),
+            cut,
             tokens=Tokens(size.vocabulary, bytes_per_token=bytes_per_token),
             rule=self.rule,
-            optimizer=bl.adamw(self.lr if lr is None else lr, weight_decay=0.01, clip=1.0),
+            optimizer=bl.adamw(rate, weight_decay=0.01, clip=1.0, groups=groups),
             example=example,
             seed=seed,
             **self.learning,
@@ -72,10 +83,11 @@ class Way:
 SHARED = {"twin": "shared", "readout": 1, "negatives": 0.125}
 WAYS = {
     "end-to-end": Way("backprop", 2, 3e-3),
+    "end-to-end-fast": Way("backprop", 2, 1e-2),
     "lora": Way("backprop", 2, 1e-2, adapters=True),
-    "shared-2": Way("block-local", 2, 3e-3, SHARED),
+    "shared-2": Way("block-local", 2, 1e-2, SHARED, lower=0.03),
     "shared-lora-2": Way("block-local", 2, 1e-2, SHARED, adapters=True),
-    "reconstruction-2": Way("block-local", 2, 3e-3, LOPT),
+    "reconstruction-2": Way("block-local", 2, 1e-2, LOPT, lower=0.03),
     "frozen-2": Way("frozen", 2, 1e-2),
 }
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)  # what `--search` compares
