@@ -78,3 +78,21 @@ def test_the_check_names_what_is_not_reached():
     assert command.shortfalls([base, rows_of("reconstruction-2", 99, 49)]) == []
     for short in (rows_of("shared-2", 103.1, 49), rows_of("shared-2", 100, 50), rows_of("shared-2", 100, 49, 0.61)):
         assert len(command.shortfalls([base, short])) == 1
+
+
+def test_a_decoder_that_was_trained_by_blocks_is_tuned_with_its_readouts(given, monkeypatch):
+    x, kept, trained = torch.randint(200, (2, 16)), [], []
+    build, fit = ways.Way.build, command.fit
+
+    def built(way, *args, **kwargs):
+        network = build(way, *args, **kwargs)
+        kept.append(network.eval().block_logits(x))
+        return network.train()
+
+    monkeypatch.setattr(ways.Way, "build", built)
+    monkeypatch.setattr(command, "fit", lambda network, *rest: (trained.append(network), fit(network, *rest))[1])
+    rows = given("--start", "shared-2", "--only", "shared-2")
+    assert rows[0]["start"] == "shared-2"
+    shared = kept[1]  # the first is end to end, beside which costs are measured
+    for one, other in zip(trained[0].eval().block_logits(x), shared, strict=True):
+        torch.testing.assert_close(one[..., :200], other[..., :200], rtol=1e-4, atol=1e-5)

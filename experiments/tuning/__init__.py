@@ -3,10 +3,11 @@
     python -m experiments.tuning --text FOLDER --onto OTHER
 
 A decoder is trained on the text FOLDER with backpropagation, written as a folder of the Llama type, and read from there
-by transformers. Then it is tuned on the text OTHER with the same tokenizer, in several ways, from the same weights:
+by transformers (`--start shared-2`: trained in two blocks with the shared table, and read with its readout). Then it is
+tuned on the text OTHER with the same tokenizer, in several ways, from the same weights:
 
     end-to-end          backpropagation through all layers
-    end-to-end-fast     the same at a rate three times larger, which learns as much and forgets more
+    end-to-end-fast     the same at a rate three times larger
     lora                the same, of low-rank adapters alone
     shared-2            two blocks, the lower one with the table of the upper one (twin shared) and a small rate
     shared-lora-2       the same, of low-rank adapters alone

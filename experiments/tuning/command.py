@@ -5,7 +5,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,20 +14,16 @@ import torch
 import blocklocal as bl
 import experiments.tuning
 from benchmarks.common import Row, finish, spread
-from blocklocal.block.tokens import Tokens
 from blocklocal.data.text_set import TextSet, load_text_set
 from blocklocal.data.windows import WindowBatches
-from blocklocal.models.decoder import START, Decoder
+from blocklocal.models.decoder import Decoder
 from blocklocal.models.llama import save_llama
 from experiments.decoders.measure import costs_of, measured
+from experiments.decoders.ways import WAYS as TRAINED
 from experiments.on_cpu import begun, flags_of_ways
-from experiments.tuning.ways import RATES, SIZES, WAYS, Size
+from experiments.tuning.ways import LOCAL, RATES, SIZES, STARTS, WAYS, Size, Way
 
 ABOVE, BYTES = 3.0, 0.6  # percent of perplexity above end-to-end tuning, and of its kept bytes
-PRETRAINING, EMBEDDING = (
-    6e-3,
-    0.2,
-)  # learning rate; deviation of the embedding's first weights (see experiments/decoders)
 
 
 def load(text: Path, size: Size, steps: int, tokenizer: str = "") -> TextSet:
@@ -50,23 +46,23 @@ def fit(network: bl.BlockLocal, text: TextSet, size: Size, seed: int) -> float:
     return time.perf_counter() - start
 
 
-def pretrained(old: TextSet, size: Size, folder: Path, seed: int) -> Row:
-    """Train a decoder on the first text and write it to the folder; its perplexities there before tuning."""
-    torch.manual_seed(seed)
-    model = Decoder(size.vocabulary, size.length, width=size.width, layers=size.layers)
-    with torch.no_grad():
-        model.embed_tokens.weight *= EMBEDDING / START
-    network = bl.BlockLocal(
-        bl.split(model, 1),
-        tokens=Tokens(size.vocabulary, bytes_per_token=old.bytes_per_token),
-        rule="backprop",
-        optimizer=bl.adamw(PRETRAINING, weight_decay=0.1, clip=1.0),
-        example=torch.zeros(2, size.length, dtype=torch.long),
-        seed=seed,
-    )
+def pretrained(start: str, old: TextSet, size: Size, folder: Path, seed: int) -> Row:
+    """Train a decoder on the first text and write it to the folder; its perplexities there before tuning.
+
+    Args:
+        start: the way in which it is trained, of experiments/decoders.
+    """
+    network = TRAINED[start].build(size, old.bytes_per_token, seed)
     fit(network, old, size, seed)
     folder.mkdir(parents=True)
+    model = network.split.model
+    assert isinstance(model, Decoder)
     save_llama(model, folder, end=old.tokenizer.end)
+    local = {
+        name: t for name, t in network.state_dict().items() if ".local." in name and not name.endswith("_extra_state")
+    }
+    if local:
+        torch.save(local, folder / LOCAL)
     return {part: last(network, text) for part, text in (("validation", old.validation), ("test", old.test))}
 
 
@@ -76,10 +72,18 @@ def last(network: bl.BlockLocal, text: object) -> float:
 
 
 def tuned(
-    name: str, folder: Path, texts: tuple[TextSet, TextSet], size: Size, seed: int, lr: float | None, *, test: bool
+    name: str,
+    way: Way,
+    folder: Path,
+    texts: tuple[TextSet, TextSet],
+    size: Size,
+    seed: int,
+    lr: float | None,
+    *,
+    test: bool,
 ) -> Row:
     """Tune once; what the network says of both texts then, on their test or their validation parts."""
-    way, (old, new) = WAYS[name], texts
+    old, new = texts
     network = way.build(folder, size, new.bytes_per_token, seed, lr)
     seconds, part = fit(network, new, size, seed), "test" if test else "validation"
     found = measured(network, getattr(new, part))
@@ -128,6 +132,7 @@ def shortfalls(rows: Sequence[Row]) -> list[str]:
 def flags() -> argparse.ArgumentParser:
     found = flags_of_ways(experiments.tuning.__doc__, SIZES, WAYS, tuple(WAYS))
     found.add_argument("--text", type=Path, required=True, help="the first text: a folder, or a file")
+    found.add_argument("--start", choices=STARTS, default="backprop", help="how it is trained on the first text")
     found.add_argument("--onto", type=Path, required=True, help="the text that it is tuned on")
     return found
 
@@ -135,6 +140,7 @@ def flags() -> argparse.ArgumentParser:
 def main() -> int:
     arguments = begun(flags())
     size, rows, cost = SIZES[arguments.size], list[Row](), dict[str, Row]()
+    ways = WAYS | STARTS[arguments.start]
     if arguments.updates is not None:
         size = replace(size, tuning=arguments.updates)
     old = load(arguments.text, size, size.steps)
@@ -144,21 +150,23 @@ def main() -> int:
         new = load(arguments.onto, size, size.tuning, str(tokenizer))
         for seed in range(arguments.seeds):
             folder = Path(place, f"trained-{seed}")
-            before = pretrained(old, size, folder, seed)
+            before = pretrained(arguments.start, old, size, folder, seed)
             print(json.dumps({"seed": seed, "before": before}), flush=True)
             if seed == 0 and not arguments.search:
-                cost = _costs(arguments, folder, new, size)
+                cost = _costs(arguments, ways, folder, new, size)
             for name in arguments.only:
                 for lr in RATES if arguments.search else (None,):
-                    row = tuned(name, folder, (old, new), size, seed, lr, test=not arguments.search)
-                    rows.append(row | cost.get(name, {}) | {"before": before[row["part"]]})
+                    row = tuned(name, ways[name], folder, (old, new), size, seed, lr, test=not arguments.search)
+                    rows.append({"start": arguments.start} | row | cost.get(name, {}) | {"before": before[row["part"]]})
                     show(rows[-1], before[row["part"]])
                     finish(rows, argparse.Namespace(json=arguments.json, check=False), [])
     return finish(rows, arguments, [] if arguments.search else shortfalls(rows))
 
 
-def _costs(arguments: argparse.Namespace, folder: Path, new: TextSet, size: Size) -> dict[str, Row]:
+def _costs(
+    arguments: argparse.Namespace, ways: Mapping[str, Way], folder: Path, new: TextSet, size: Size
+) -> dict[str, Row]:
     names = ["end-to-end", *(name for name in arguments.only if name != "end-to-end")]
-    networks = {name: WAYS[name].build(folder, size, new.bytes_per_token, 0) for name in names}
+    networks = {name: ways[name].build(folder, size, new.bytes_per_token, 0) for name in names}
     x, y = next(iter(WindowBatches(new.train, batch_size=size.batch)))
     return costs_of(networks, "end-to-end", x, y, arguments)

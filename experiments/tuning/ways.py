@@ -1,7 +1,7 @@
 """The ways in which a trained decoder is tuned, and the sizes of the experiment."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import blocklocal as bl
 from blocklocal.adapters import add_lora
 from blocklocal.adapters.transformers import build_text
 from blocklocal.block.tokens import Tokens
+from blocklocal.models.llama import load_llama
 from experiments.decoders.ways import Size as DecoderSize
 
 RANK = 8
@@ -56,12 +57,16 @@ class Way:
     def build(
         self, folder: Path, size: Size, bytes_per_token: float, seed: int, lr: float | None = None
     ) -> bl.BlockLocal:
-        """The decoder of a folder in blocks.
+        """The decoder of a folder in blocks; where it was trained by blocks and is tuned so, with their readouts.
 
         Args:
             lr: in the place of the way's own.
         """
-        model = build_text(str(folder), vocabulary=size.vocabulary, length=size.length, pretrained=True)
+        by_blocks = (folder / LOCAL).is_file()  # readouts are copies of a layer, so they fit the library's own decoder
+        if by_blocks:
+            model: torch.nn.Module = load_llama(folder)
+        else:
+            model = build_text(str(folder), vocabulary=size.vocabulary, length=size.length, pretrained=True)
         if self.adapters:
             torch.manual_seed(seed)
             add_lora(model, RANK)
@@ -69,7 +74,7 @@ class Way:
         cut, rate = bl.split(model, self.blocks, example=example), self.lr if lr is None else lr
         below = {id(p) for block in cut.blocks[:-1] for p in block.parameters()}
         groups = None if self.lower == 1 else lambda _, p: {"lr": rate * self.lower} if id(p) in below else {}
-        return bl.BlockLocal(
+        network = bl.BlockLocal(
             cut,
             tokens=Tokens(size.vocabulary, bytes_per_token=bytes_per_token),
             rule=self.rule,
@@ -78,8 +83,12 @@ class Way:
             seed=seed,
             **self.learning,
         )
+        if by_blocks and self.learning.get("twin") == "shared":
+            assert not network.load_state_dict(torch.load(folder / LOCAL), strict=False).unexpected_keys
+        return network
 
 
+LOCAL = "local.pt"  # in a folder: what blocks have beside the decoder's own weights
 SHARED = {"twin": "shared", "readout": 1, "negatives": 0.125}
 WAYS = {
     "end-to-end": Way("backprop", 2, 3e-3),
@@ -89,5 +98,9 @@ WAYS = {
     "shared-lora-2": Way("block-local", 2, 1e-2, SHARED, adapters=True),
     "reconstruction-2": Way("block-local", 2, 1e-2, LOPT, lower=0.03),
     "frozen-2": Way("frozen", 2, 1e-2),
+}
+STARTS: dict[str, dict[str, Way]] = {  # how the decoder was trained on the first text → ways that differ then
+    "backprop": {},
+    "shared-2": {"shared-2": replace(WAYS["shared-2"], lower=0.3)},
 }
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)  # what `--search` compares

@@ -19,6 +19,7 @@ from blocklocal.block.shapes import Layout, to_positions
 from blocklocal.block.target import given_of, weight_of
 from blocklocal.block.targets import Asked, Targets, measured, units_last
 from blocklocal.block.twin import Twin
+from blocklocal.block.views import barlow_twins, consistency
 from blocklocal.block.weighting import mean_of_real
 from blocklocal.families import Family
 
@@ -51,13 +52,22 @@ class OutputLoss(nn.Module):
 
     Args:
         twin: what the block sends back (`shared.TableSource`); None where the blocks before read the target itself.
+        consistency: weight of the consistency of two views (`views`).
     """
 
     learns = predicts = True
 
-    def __init__(self, targets: Targets, smoothing: float, own: OwnLoss | None = None, twin: Twin | None = None):
+    def __init__(
+        self,
+        targets: Targets,
+        smoothing: float,
+        own: OwnLoss | None = None,
+        twin: Twin | None = None,
+        consistency: float = 0.0,
+    ):
         super().__init__()
         self.targets, self.smoothing, self.own, self.twin = targets, smoothing, own, twin
+        self.consistency = consistency
 
     def forward(self, a: Tensor, target: Asked, *, mask: Tensor | None = None, **_: object) -> LocalResult:
         if self.own is None:
@@ -68,8 +78,12 @@ class OutputLoss(nn.Module):
             if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.is_floating_point():
                 raise InputError(f"output_loss must give one number, a tensor with its graph, not {shown(loss)}.")
             loss = loss.reshape(())
+        parts = {name: loss}
+        if self.consistency and self.own is None:
+            parts["consistency"] = self.consistency * consistency(self.targets, units_last(a.float()), target)
         scores = None if self.targets.hidden else units_last(a.detach())
-        found = LocalResult(loss, {name: loss.detach()}, scores, mask=mask)
+        total = torch.stack(list(parts.values())).sum() if len(parts) > 1 else loss
+        found = LocalResult(total, {part: each.detach() for part, each in parts.items()}, scores, mask=mask)
         return found.counted(self.targets, target) if self.targets.large else found
 
     def scores(self, a: Tensor, message: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
@@ -81,7 +95,8 @@ class HiddenLoss(nn.Module):
 
     Args:
         objective: None for the local cross-entropy of the block's own linear classifier (greedy), where it has one.
-        weights: of the auxiliary losses that are on: "similarity" and one per decoder ("image", "input").
+        weights: of the auxiliary losses that are on: "similarity", "consistency", "barlow" and one per decoder
+            ("image", "input").
         prior: whether the block learns the log prior of the target rows; else it is uniform (method §3).
         gain: whether the block learns a factor of its natural parameters, the inverse of a temperature.
         message_scale: 1/√units for flat latents and sequences, so that logits are of order one at the start; 1 for
@@ -219,6 +234,12 @@ class HiddenLoss(nn.Module):
             parts["similarity"] = self.weights["similarity"] * similarity(
                 features, self.targets.one_hot(target), mask, self.targets.weights(target)
             )
+        if "consistency" in self.weights:
+            assert match.scores is not None
+            parts["consistency"] = self.weights["consistency"] * consistency(self.targets, match.scores, target)
+        if "barlow" in self.weights:
+            units = mean_of_real(self.family.mean(phi).flatten(2), mask)
+            parts["barlow"] = self.weights["barlow"] * barlow_twins(units)
         for name, decoder in self.decoders.items():
             parts[name] = self.weights[name] * cast(Reconstructor, decoder).loss(
                 features, self._seen(name, wanted[name]), mask, weight

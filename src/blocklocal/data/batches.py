@@ -42,6 +42,8 @@ class Batches(Epochs):
             filled in is black.
         mix: "mixup" or "cutmix", see `mixer`: y is then float32 [B, classes], the share of every class.
         classes: their number, where images are mixed.
+        second: how the second view of every image is augmented, "" for not at all: a batch then holds all first views
+            and all second ones behind them, in x and y alike. None for one view.
         share: (i, n) takes the i-th of n equal parts of every batch, i from 0; up to n - 1 images of the last batch are
             left out.
 
@@ -64,6 +66,7 @@ class Batches(Epochs):
         share: tuple[int, int] = (0, 1),
         mix: str = "",
         classes: int | None = None,
+        second: str | None = None,
     ):
         if not isinstance(images, Images):
             raise InputError(f"Batches takes the images of one split, as data.train, not {type(images).__name__}.")
@@ -76,7 +79,9 @@ class Batches(Epochs):
         self.augment = augmenter(augment)
         self.augment_alike = augmenter_alike(augment) if images.labels.dim() == 3 else None
         self.mix = None if not mix else mixer(mix, self._count(classes, images))
-        self.seed = seed
+        self.seed, self.second = seed, None if second is None else augmenter(second)
+        if second is not None and (mix or images.labels.dim() == 3):
+            raise InputError("two views are of images that have one answer each and are not mixed: leave mix out.")
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         channels = images.pixels.shape[1]
         self.mean = per_channel("mean", mean, channels, self.device)
@@ -112,8 +117,10 @@ class Batches(Epochs):
         named = (self.seed, epoch, step, *((part,) if part else ()))
         if self.augment_alike is not None:
             pixels, y = self.augment_alike(pixels, y, generator("augment", *named))
-        elif pixels.numel():
-            pixels = self.augment(pixels, generator("augment", *named))
+        else:
+            ways = {"augment": self.augment} | ({} if self.second is None else {"second view": self.second})
+            views = [do(pixels, generator(name, *named)) if pixels.numel() else pixels for name, do in ways.items()]
+            pixels, y = (views[0], y) if len(views) == 1 else (torch.cat(views), torch.cat([y] * len(views)))
         x = (pixels.float() - self.mean) / self.std
         y = as_targets(y)
         if self.mix is not None:

@@ -66,3 +66,5 @@ def check_goes_with(targets: Targets, learning: Learning) -> None:
     """Raise InputError for settings that mean nothing for these targets."""
     if isinstance(targets, Values) and learning.label_smoothing:
         raise InputError("label_smoothing spreads a target over classes, and values have none: leave it out.")
+    if learning.consistency and (targets.large or not isinstance(targets, Classes)):
+        raise InputError("consistency learns classes that a block is sure of, and these have none: leave it out.")

@@ -61,7 +61,7 @@ def build_learners(
             each.check(module, example)
     shared = any(each is not None and isinstance(each.twin, SharedTwin) for each in hidden)
     source = TableSource(table_of(modules[-1], targets.rows)) if shared else None
-    losses = [*hidden, OutputLoss(targets, learning.label_smoothing, own, source)]
+    losses = [*hidden, OutputLoss(targets, learning.label_smoothing, own, source, learning.consistency)]
     learners = [
         BlockLearner(module, losses[k], index=k, trains=rule.trains(k, len(modules)), forward_context=around[k])
         for k, module in enumerate(modules)
@@ -209,6 +209,7 @@ class _Assembly:
         learning, weights, decoders = self.learning, {}, {}
         if learning.similarity:
             weights["similarity"] = learning.similarity
+        weights |= {name: weight for name in ("consistency", "barlow") if (weight := getattr(learning, name))}
         if learning.reconstruction:
             source = 0 if learning.reconstruct == "image" else k
             weights[learning.reconstruct] = learning.reconstruction
@@ -242,11 +243,13 @@ def _width_of_tokens(block: nn.Module, k: int, learning: Learning) -> int:
 
 def _check_parts(learning: Learning, example: Input, made: Sequence[Forward], seen: Seen) -> None:
     """Refuse local losses that messages and inputs of several tensors, or masks, do not allow."""
-    if learning.objective == "none" and not (learning.reconstruction or learning.similarity):
+    if learning.objective == "none" and not (learning.reconstruction or learning.similarity or learning.barlow):
         raise InputError(
-            "objective='none' leaves hidden blocks to their auxiliary losses, and none is on: give reconstruction= or "
-            "similarity= a weight."
+            "objective='none' leaves hidden blocks to their auxiliary losses, and none is on: give reconstruction=, "
+            "similarity= or barlow= a weight."
         )
+    if learning.objective == "none" and learning.consistency:
+        raise InputError("consistency learns what a block answers, and under objective='none' it answers nothing.")
     if learning.reconstruction and not isinstance(example, Tensor):
         raise InputError(
             "reconstruction predicts an input of one tensor, and this network takes several: leave reconstruction out."

@@ -31,6 +31,8 @@ RANGES = {
     "readout": whole(0, 100),
     "reconstruction": WEIGHT,
     "similarity": WEIGHT,
+    "consistency": WEIGHT,
+    "barlow": WEIGHT,
     "tau": WEIGHT,
     "label_smoothing": Range(0, 1, below=True),
     "negatives": Range(0, 1, above=True),
@@ -82,6 +84,12 @@ class Learning:
     """What is reconstructed: image, at the block's resolution, or the block's input."""
     similarity: float = 0.0
     """Weight of the similarity-matching term (Nøkland & Eidnes 2019)."""
+    consistency: float = 0.0
+    """Weight of giving the second view of an image without a label the class that the block itself, if it is sure,
+    gives the first (FixMatch, Sohn et al. 2020). Batches then hold two views."""
+    barlow: float = 0.0
+    """Weight of the Barlow Twins term: units tell the same of two views, each something else (Zbontar et al. 2021).
+    Batches then hold two views."""
     scope: ScopeName = "local"
     """local: no gradient crosses a block boundary; neighbour: the loss of block k+1 reaches block k, never further."""
     tau: float = 0.0
@@ -121,6 +129,11 @@ class Learning:
         }
         return replace(self, **{name: value for name, value in usual.items() if getattr(self, name) == AUTO})
 
+    @property
+    def two_views(self) -> bool:
+        """Whether a batch must hold two views of every sample (`block.views`)."""
+        return bool(self.consistency or self.barlow)
+
     def latent_family(self) -> Family:
         """The family of the hidden blocks' latents, with its own parameters; rectified where it is not decided yet."""
         if self.family in ("rectified", AUTO):
@@ -147,6 +160,8 @@ class LearningSettings(TypedDict, total=False):
     reconstruction: float
     reconstruct: ReconstructName
     similarity: float
+    consistency: float
+    barlow: float
     scope: ScopeName
     tau: float
     label_smoothing: float

@@ -127,7 +127,7 @@ def decide(
     request = replace(request, config=config)
     starts = load_cuts(folder) if resume else None
     if not request.streaming.wanted:
-        check_memory_for(config, facts, config.data.batch_size // processes.replicas, device)
+        check_memory_for(config, facts, config.inputs(config.data.batch_size // processes.replicas), device)
         network: BlockLocal | Streamed = build_on_cpu(config, facts, starts)
     else:
         network = build_streamed(config, facts, device, starts, request.streaming.looked_at, folder)
@@ -233,7 +233,7 @@ def _place(
     if isinstance(network, Streamed):  # never whole, so it is not measured: a block's weights stand for its time
         sizes = [float(sum(p.numel() for p in learner.parameters())) for learner in network.network.learners]
         return Placement(given, tuple(sizes)) if given else place(sizes, processes.stages)
-    size = max(2, config.data.batch_size // processes.replicas)
+    size = config.inputs(max(2, config.data.batch_size // processes.replicas))
     x, y = _made_up(facts, size, device)
     if config.machine.channels_last and x.dim() == 4:
         x = x.contiguous(memory_format=torch.channels_last)

@@ -270,7 +270,7 @@ def open_session(
             raise InputError("blocks that come and go are not compiled: leave out --compile, or --visit and --memory.")
         streamed = build_streamed(config, facts, device, starts, streaming, checkpoints)
         return RunContext(config, data, facts, streamed, batches, device, threads)
-    check_memory_for(config, facts, min(config.data.batch_size, len(data.train)), device)
+    check_memory_for(config, facts, config.inputs(min(config.data.batch_size, len(data.train))), device)
     fits = device.type == "cpu"  # else it was the device's memory that was looked at
     network = build_network(config, facts, device, starts, fits=fits)
     compile_for_training(network, config, device)

@@ -56,6 +56,7 @@ RANGES = {
         ("train_size", "test_size", "batch_size", "epochs", "checkpoint_every", "patience", "length"), COUNT
     ),
     "validation": Range(0, MANY),
+    "labelled": Range(0, 1, above=True),
     "image_size": IMAGE_SIZE,
     **dict.fromkeys(("seed", "split_seed"), SEED),
     "vocabulary": VOCABULARY,
@@ -93,6 +94,12 @@ class Data:
     augment: str = ""
     """Augmentation of training images, by commas: crop, reflect, flip, cutout, with a size in pixels where wanted
     (crop:4); resized, with the smallest area in percent (resized:25); randaugment, with a strength up to 30."""
+    second_view: str = ""
+    """How the second view of a training image is augmented, as --augment, where --consistency or --barlow compare two;
+    default: as the first."""
+    labelled: float = 1.0
+    """Learn from the labels of this share of the training samples, of every class the same; the others count as samples
+    without a label."""
     mix: str = ""
     """Mix two training images, and their targets in the same shares: mixup or cutmix; with the parameter of the shares:
     mixup:0.4. In one process."""
@@ -284,6 +291,10 @@ class Config:
     """Rule and local losses. What a rule fixes itself (a greedy block has no twin) is ignored."""
     optimisation: Optimisation = field(default_factory=Optimisation)
     machine: Machine = field(default_factory=Machine)
+
+    def inputs(self, samples: int) -> int:
+        """How many inputs a network takes for so many samples of a batch: two views of each, or one."""
+        return 2 * samples if self.learning.two_views else samples
 
     def flat(self) -> dict[str, Any]:
         """All settings as one JSON-able object; names are unique over the groups."""

@@ -55,7 +55,7 @@ def plan_run(
         InputError: it does not fit into `streaming.memory`, or its rule or cut cannot be streamed.
     """
     check_rule(RULES.get(config.learning.rule), config.learning.scope)  # before anything is built
-    x = facts.example(min(config.data.batch_size, samples), "meta")
+    x = facts.example(config.inputs(min(config.data.batch_size, samples)), "meta")
     steps = -(-samples // config.data.batch_size)  # of an epoch, at whose end a visit ends too
     optimizer, precision = config.optimisation.build(), precision_of(config, device)
 

@@ -1,5 +1,6 @@
 """The data of a configuration: the set, and its batches."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -9,9 +10,11 @@ from torch import Tensor
 from blocklocal._common.errors import InputError
 from blocklocal.adapters import tokenizer_of
 from blocklocal.data import Batches, ImageSet, load_images
+from blocklocal.data.answers import UNKNOWN
 from blocklocal.data.arrays import is_arrays, load_arrays
 from blocklocal.data.batches import per_channel
 from blocklocal.data.documents import holds_text
+from blocklocal.data.labelled import keep_labels
 from blocklocal.data.samples import SampleBatches, Samples, SampleSet
 from blocklocal.data.scan import holds_images
 from blocklocal.data.table_reading import names_images
@@ -35,7 +38,23 @@ def load_data(config: Config, run: Path | None = None) -> AnySet:
     Args:
         run: a run of this configuration. Its text is read with its own tokenizer, though the text may have changed and
             would give another one.
+
+    Raises:
+        InputError: the data cannot be used.
     """
+    found = _load(config, run)
+    share = config.data.labelled
+    if share == 1:
+        return found
+    if isinstance(found, TextSet):
+        raise InputError("--labelled is for samples with a class each, and a text has none: leave it out.")
+    labels = keep_labels(found.train.labels, share, config.data.split_seed)
+    kept = f"{int((labels != UNKNOWN).sum()):,} of {len(labels):,} training samples keep their label"
+    train = replace(found.train, labels=labels)
+    return replace(found, train=train, account=(*found.account, kept))  # type: ignore[arg-type]
+
+
+def _load(config: Config, run: Path | None) -> AnySet:
     d = config.data
     parts: dict[str, Any] = {
         "train_size": d.train_size,
@@ -98,9 +117,11 @@ def training_batches(config: Config, data: AnySet, device: torch.device, share: 
         InputError: images are to be augmented that are none.
     """
     if not isinstance(data, ImageSet):
-        for name in ("augment", "mix"):
+        for name in ("augment", "mix", "second_view"):
             if given := getattr(config.data, name):
                 raise InputError(f"{name} is for images, and {data.name} holds none: leave {given!r} out.")
+        if config.learning.two_views:
+            raise InputError(f"consistency and barlow compare two views of an image, and {data.name} holds none.")
     of_all: dict[str, Any] = {"batch_size": config.data.batch_size, "shuffle": True, "seed": config.machine.seed}
     of_all |= {"device": device, "share": share}
     if isinstance(data, TextSet):
@@ -113,6 +134,7 @@ def training_batches(config: Config, data: AnySet, device: torch.device, share: 
         std=data.std,
         augment=config.data.augment,
         mix=config.data.mix,
+        second=(config.data.second_view or config.data.augment) if config.learning.two_views else None,
         classes=len(data.classes),
         channels_last=config.machine.channels_last,
         **of_all,
