@@ -83,10 +83,17 @@ def measured(name: str, seed: int, arguments: argparse.Namespace, runs: Path) ->
     part = "validation" if arguments.search else "test"
     found = evaluate(network, evaluation_batches(config, getattr(data, part), facts, network.device))
     return {
-        "way": name, "share": 1.0 if way.all_labels else share, "seed": seed, "size": arguments.size, "part": part, "right": found.block_top1,
-        "together": found.combined_top1, "seconds": read_summary(folder)["seconds"], "torch": torch.__version__,
+        "way": name,
+        "share": 1.0 if way.all_labels else share,
+        "seed": seed,
+        "size": arguments.size,
+        "part": part,
+        "right": found.block_top1,
+        "together": found.combined_top1,
+        "seconds": read_summary(folder)["seconds"],
+        "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-    }  # fmt: skip
+    }
 
 
 def show(row: Row) -> None:
