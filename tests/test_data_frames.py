@@ -11,7 +11,7 @@ import torch
 
 from blocklocal import build_model
 from blocklocal._common.errors import InputError
-from blocklocal.block.targets import Classes
+from blocklocal.block.values import Values
 from blocklocal.cli import main
 from blocklocal.data.features import ABSENT, UNSEEN
 from blocklocal.data.frame import read_frame
@@ -19,7 +19,7 @@ from blocklocal.data.samples import SampleBatches
 from blocklocal.data.table_set import load_table
 from blocklocal.network.prediction import Prediction
 from blocklocal.runs.facts import DatasetInfo
-from blocklocal.runs.predict import Said, describe_prediction
+from blocklocal.runs.said import Asking, Said, describe_prediction
 from blocklocal.schemas import read_json
 
 pa = pytest.importorskip("pyarrow")
@@ -230,9 +230,9 @@ def test_dates_and_truth_values_are_numbers(tmp_path):
 def test_values_are_told_by_name_where_classes_have_a_label(tmp_path):
     table = write(tmp_path / "t.csv", "a,price,size", [f"{i / 7},{i / 3},{i / 2}" for i in range(60)])
     facts = DatasetInfo.of(load_table(table, ["price", "size"]))
-    said = Prediction(torch.tensor([[1.5, 2.0]]), Classes(2), blocks=(None,))
+    said = Prediction(torch.tensor([[1.5, 2.0]]), Values(2), blocks=(None,))
     assert describe_prediction(said, 0, facts) == "price 1.5  size 2"
-    each = Said("row", 1, said, 0, facts, ["the only block"])
+    each = Said("row", 1, said, 0, facts, ["the only block"], Asking())
     assert each.row() == {"row": 1, "price": 1.5, "size": 2.0}
     assert each.entry() == {"row": 1, "price": 1.5, "size": 2.0, "others": {}}
 

@@ -227,8 +227,11 @@ def test_what_has_no_exits_is_refused():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, C))
     alone = bl.BlockLocal(bl.split(model, 2), classes=C, example=torch.zeros(2, 6), rule="frozen")
-    with pytest.raises(InputError, match=r"no block but the last predicts here \(rule frozen"):
-        fit_exits(alone, batches(2))
+    only = fit_exits(alone, batches(2))  # its output is calibrated all the same
+    assert [each is None for each in only.own] == [True, False]
+    for choose in (lambda: only.for_budget(1.0), lambda: only.for_risk(0.1)):
+        with pytest.raises(InputError, match="no block but the last predicts here"):
+            choose()
     values = bl.BlockLocal(bl.split(nn.Linear(6, 1), 1), values=1, example=torch.zeros(2, 6))
     with pytest.raises(InputError, match="calibration needs classes, labels or tokens"):
         fit_exits(values, [(torch.zeros(2, 6), torch.zeros(2, 1))])
@@ -237,8 +240,8 @@ def test_what_has_no_exits_is_refused():
     with pytest.raises(InputError, match="read more than once"):
         fit_exits(alone, iter(batches(2)))
     one = bl.BlockLocal(bl.split(model, 1), classes=C, example=torch.zeros(2, 6))
-    with pytest.raises(InputError, match="a network of one block has no exit"):
-        fit_exits(one, batches(2))
+    with pytest.raises(InputError, match="in two blocks or more"):
+        fit_exits(one, batches(2)).for_budget(0.5)
 
 
 def test_batches_that_are_used_up_and_damaged_exits_are_refused(net, fitted):

@@ -70,7 +70,7 @@ def test_calibrate_makes_variances_fit_and_intervals_hold_what_is_asked(run, cap
 def test_predict_says_the_deviation_and_the_ends_of_the_interval(run, table, tmp_path, capsys):
     rows = tmp_path / "rows.csv"
     rows.write_text("a,b\n0.5,0.9\n0.5,0.1\n")
-    assert main(["predict", str(run), str(rows), "--interval", "0.9", "--output", str(tmp_path / "out.csv")]) == 0
+    assert main(["predict", str(run), str(rows), "--coverage", "0.9", "--output", str(tmp_path / "out.csv")]) == 0
     with (tmp_path / "out.csv").open(newline="") as file:
         found = list(csv.DictReader(file))
     limits = intervals_of(run).at(0.9).limits
@@ -96,21 +96,21 @@ def test_values_without_a_variance_have_intervals_of_one_width(table, tmp_path, 
     run = trained(table, tmp_path / "run")
     rows = tmp_path / "rows.csv"
     rows.write_text("a,b\n0.5,0.9\n0.1,0.1\n")
-    assert main(["predict", str(run), str(rows), "--interval", "0.9"]) == 2
+    assert main(["predict", str(run), str(rows), "--coverage", "0.9"]) == 2
     assert f"blocklocal calibrate {run} fits them" in capsys.readouterr().err
     assert main(["calibrate", str(run)]) == 0
     assert "temperature" not in capsys.readouterr().out
-    assert main(["predict", str(run), str(rows), "--interval", "0.9", "--output", str(tmp_path / "out.csv")]) == 0
+    assert main(["predict", str(run), str(rows), "--coverage", "0.9", "--output", str(tmp_path / "out.csv")]) == 0
     with (tmp_path / "out.csv").open(newline="") as file:
         widths = [float(row["height high"]) - float(row["height low"]) for row in csv.DictReader(file)]
     assert widths[0] == pytest.approx(widths[1], rel=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("coverage", "words"), [("0.3", "0.50, 0.51, … 0.99, not 0.3"), ("0.905", "0.50, 0.51, … 0.99, not 0.905")]
+    ("coverage", "words"), [("0.3", "0.50, 0.51, … or 0.99, not 0.3"), ("0.905", "0.50, 0.51, … or 0.99, not 0.905")]
 )
 def test_a_coverage_that_is_not_kept_is_refused(run, table, capsys, coverage, words):
-    assert main(["predict", str(run), str(table), "--interval", coverage]) == 2
+    assert main(["predict", str(run), str(table), "--coverage", coverage]) == 2
     assert words in capsys.readouterr().err
 
 
@@ -119,8 +119,8 @@ def test_too_few_samples_are_named(table, tmp_path, capsys):
     run = tmp_path / "run"
     assert main(["train", *map(str, given), "--validation", "10", "--quiet", "--output", str(run)]) == 0
     assert main(["calibrate", str(run)]) == 0
-    assert "--interval 0.95: too few validation samples" in capsys.readouterr().out
-    assert main(["predict", str(run), str(table), "--interval", "0.95"]) == 2
+    assert "--coverage 0.95: too few validation samples" in capsys.readouterr().out
+    assert main(["predict", str(run), str(table), "--coverage", "0.95"]) == 2
     said = capsys.readouterr().err
     assert "10 validation samples are too few" in said
     assert "at least 19 are needed" in said

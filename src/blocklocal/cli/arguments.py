@@ -127,9 +127,12 @@ class PredictArguments:
     Where every pixel has a class, a folder: a mask (PNG) for each image."""
     overwrite: bool = False
     """With --output: replace a file that blocklocal did not write."""
-    interval: float | None = None
-    """Of values: say too between which ends each lies with this probability (0.9); needs `blocklocal calibrate`
-    first."""
+    coverage: float | None = None
+    """Say too what holds the truth with this probability (0.9): of classes a set, of values an interval; needs
+    `blocklocal calibrate` first."""
+    abstain: float | None = None
+    """Mark the answers that are not sure enough, so that at most this share of the others is wrong (0.01); needs
+    `blocklocal calibrate` first."""
     foreign: bool = False
     """Say of every sample whether it is unlike the training data, by how far the blocks' predictions lie apart; needs
     `blocklocal calibrate` first."""

@@ -23,8 +23,8 @@ class CalibrateArguments:
     """Make the probabilities of a run's blocks mean what they say, and find when a sample may leave early.
 
     Both are fitted on the validation part of the run, and kept in RUN/exits.json; the test part is not looked at. Then
-    `predict` gives these probabilities, and `predict` and `evaluate` take --budget and --risk. Of a run that predicts
-    values, variances and intervals are fitted and kept in RUN/intervals.json, and `predict` takes --interval.
+    `predict` gives these probabilities and takes --coverage and --abstain, and `predict` and `evaluate` take --budget
+    and --risk. Of a run that predicts values, variances and intervals are fitted and kept in RUN/intervals.json.
     """
 
     run: Annotated[Path, tyro.conf.Positional]
@@ -48,7 +48,7 @@ def calibrate(arguments: list[str]) -> None:
     if isinstance(found, RunIntervals):
         lines, file = interval_lines(found, names), given.run / INTERVALS
     else:
-        lines, file = [*calibration_lines(found, names), "", *exit_lines(found)], given.run / EXITS
+        lines, file = [*calibration_lines(found, names), *exit_lines(found), *sureness_lines(found)], given.run / EXITS
     print("\n".join([*lines, "", str(file)]))
 
 
@@ -70,10 +70,10 @@ def interval_lines(found: "RunIntervals", names: Sequence[str]) -> list[str]:
         try:
             limits = ", ".join(f"{limit:.4g}" for limit in found.at(coverage).limits.tolist())
         except InputError:
-            lines.append(f"--interval {coverage:g}: too few validation samples")
+            lines.append(f"--coverage {coverage:g}: too few validation samples")
             continue
         unit = "the values' units" if found.own[-1] is None or found.own[-1].temperature is None else "deviations"
-        lines.append(f"--interval {coverage:g}: the value ± {limits} (in {unit})")
+        lines.append(f"--coverage {coverage:g}: the value ± {limits} (in {unit})")
     return [*lines, f"Fitted and measured on {found.samples:,} validation samples."]
 
 
@@ -105,10 +105,26 @@ def calibration_lines(found: "FittedExits", names: Sequence[str]) -> list[str]:
     ]
 
 
+def sureness_lines(found: "FittedExits") -> list[str]:
+    """What some coverages and risks of the output come to."""
+    from blocklocal.exits.sureness import RISKS
+
+    if found.sureness is None:
+        return []
+    said = [
+        f"--abstain {risk:g}: " + ("never sure enough" if threshold is None else f"answers {100 * share:.1f} %")
+        for risk, threshold, share in zip(RISKS, found.sureness.thresholds, found.sureness.answered, strict=True)
+        if risk in (0.01, 0.05)
+    ]
+    return ["", f"Of the output: area under risk and coverage (AURC) {found.sureness.aurc:.5f}.", *said]
+
+
 def exit_lines(found: "FittedExits") -> list[str]:
     """What some budgets and risks come to."""
     from blocklocal._common.plain_table import table
 
+    if not any(found.own[:-1]):
+        return []
     names, cells = [], []
     wanted = [*(("--budget", b, found.for_budget) for b in BUDGETS), *(("--risk", r, found.for_risk) for r in RISKS)]
     for flag, value, choose in wanted:
@@ -132,6 +148,7 @@ def exit_lines(found: "FittedExits") -> list[str]:
     heads = ("FLOPs %", "right %", "changed %", "leaves by", "threshold")
     columns = {head: [row[k] for row in cells] for k, head in enumerate(heads)}
     return [
+        "",
         *table(names, columns, what="exits for"),
         "FLOPs: of the whole network without readouts; changed: other answers than the output's. –: not possible.",
     ]

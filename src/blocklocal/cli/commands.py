@@ -18,7 +18,7 @@ from blocklocal.cli.folder import default_folder
 from blocklocal.runs.recipes import RECIPES
 
 if TYPE_CHECKING:
-    from blocklocal.runs.predict import Asking
+    from blocklocal.runs.said import Asking
 
 
 def compare(arguments: list[str]) -> None:
@@ -45,9 +45,10 @@ def compare(arguments: list[str]) -> None:
 
 def predict(arguments: list[str]) -> None:
     """Class and confidence for image files: of the output, of each block and of the ensemble."""
-    from blocklocal.runs.predict import check_suffix, predict_each, predictions_file, rows_of_text
+    from blocklocal.runs.predict import predict_each
     from blocklocal.runs.predict_masks import checked_folder, write_masks
     from blocklocal.runs.predict_rows import predict_rows
+    from blocklocal.runs.said import check_suffix, predictions_file, rows_of_text
     from blocklocal.runs.saved import load_facts
     from blocklocal.schemas.run import check_run_folder
 
@@ -98,20 +99,31 @@ def _asking(given: PredictArguments) -> "Asking":
         InputError: it has not fitted that, or two things do not go together.
     """
     from blocklocal.runs.calibrate import run_temperatures
-    from blocklocal.runs.exits import exits_for, foreign_limit
+    from blocklocal.runs.exits import exits_for, foreign_limit, kept_sureness
     from blocklocal.runs.intervals import kept_intervals
-    from blocklocal.runs.predict import Asking
+    from blocklocal.runs.said import Asking
+    from blocklocal.runs.saved import load_facts
 
     choice = exits_for(given.run, given.budget, given.risk, given.checkpoint)
     if choice is not None and given.visit is not None:
         raise InputError("early exit looks at the whole network: leave out --visit.")
-    if choice is not None and given.foreign:
-        raise InputError("--foreign asks all blocks, which early exit does not: leave out --budget and --risk.")
+    if choice is not None:
+        for name, what in (("foreign", "all blocks"), ("coverage", "the output"), ("abstain", "the output")):
+            if getattr(given, name) not in (None, False):
+                raise InputError(f"--{name} asks {what}, which early exit does not: leave out --budget and --risk.")
+    asked: dict[str, Any] = {}
+    if given.coverage is not None:
+        if load_facts(given.run).predicts_values:
+            asked["interval"] = kept_intervals(given.run, given.coverage, given.checkpoint)
+        else:
+            asked["sets"] = kept_sureness(given.run, given.checkpoint).sets_of(given.coverage)
+    if given.abstain is not None:
+        asked["answers_from"] = kept_sureness(given.run, given.checkpoint).answers_from(given.abstain)
     return Asking(
         exit=None if choice is None else choice.exits,
         temperatures=run_temperatures(given.run, given.checkpoint),
         limit=foreign_limit(given.run, given.checkpoint) if given.foreign else None,
-        interval=None if given.interval is None else kept_intervals(given.run, given.interval, given.checkpoint),
+        **asked,
     )
 
 

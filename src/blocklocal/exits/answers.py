@@ -31,6 +31,7 @@ class Answers:
         label: [N].
         right: [N].
         sure: the probability of the answer, [N]; at temperature 1 `sure_before`.
+        truth: that of the target, [N]; what it is where there is none says nothing.
         nll, brier: means over those that have a target, in nats and of the squared distance; at temperature 1
             `…_before`.
     """
@@ -40,6 +41,7 @@ class Answers:
     right: Tensor
     sure: Tensor
     sure_before: Tensor
+    truth: Tensor
     nll: float
     nll_before: float
     brier: float
@@ -169,6 +171,7 @@ class _Collected:
             own = _of_wanted(p, wanted)
             found |= {
                 f"sure{name}": self.targets.confidence(p).flatten(),
+                f"truth{name}": own.flatten(),
                 f"nll{name}": -own.clamp(min=1e-30).log()[there].double(),
                 f"brier{name}": _brier(p, own, wanted)[there].double(),
             }
@@ -198,6 +201,7 @@ class _Collected:
             right=joined["right"],
             sure=joined["sure"],
             sure_before=joined["sure_before"],
+            truth=joined["truth"],
             nll=mean("nll"),
             nll_before=mean("nll_before"),
             brier=mean("brier"),

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from blocklocal._common.errors import InputError
 from blocklocal._common.files import write_text
-from blocklocal.block.values import Values
+from blocklocal.block.targets import Classes, Values
 from blocklocal.exits.answers import Answers, BlockAnswers, answers_of
 from blocklocal.exits.choice import Setting, at_budget, at_risk, settings_of
 from blocklocal.exits.costs import Costs, costs_of
+from blocklocal.exits.sureness import Sureness, fit_sureness
 from blocklocal.network.edge import Loaded, pair
 from blocklocal.network.exits import Exits
 from blocklocal.network.network import BlockLocal
@@ -75,6 +76,7 @@ class FittedExits:
         settings: the ways to leave, each from the safest threshold on.
         samples: of the validation set.
         single: whether a sample has one answer.
+        sureness: of the output, where it gives every sample one class; else None.
         limits: of every score of foreign data (`uncertainty.foreign`) what 95 of 100 validation samples do not exceed.
 
     Raises:
@@ -87,6 +89,7 @@ class FittedExits:
     settings: list[list[Setting]]
     samples: int
     single: bool
+    sureness: Sureness | None = None
     limits: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -114,6 +117,7 @@ class FittedExits:
             InputError: there are none, or the share is not above 0 and at most 1.
         """
         _check_share("budget", budget)
+        self._check_hidden()
         found = at_budget(self.settings, budget)
         if found is None:
             least = min((each.cost for way in self.settings for each in way), default=1.0)
@@ -132,8 +136,16 @@ class FittedExits:
             InputError: the share is not above 0 and at most 1.
         """
         _check_share("risk", risk)
+        self._check_hidden()
         found = at_risk(self.settings, risk, self.samples, single=self.single)
         return Choice(self._exits(found), found, self.costs)
+
+    def _check_hidden(self) -> None:
+        if not any(self.own[:-1]):
+            raise InputError(
+                "no block but the last predicts here, so there is no exit before the end: train with block-local (but "
+                "objective none), greedy or deep-supervision, in two blocks or more."
+            )
 
     def _exits(self, setting: Setting) -> Exits:
         hidden = enumerate(self.own[:-1])
@@ -171,8 +183,7 @@ def fit_exits(network: BlockLocal, batches: Callable[[], Iterable[Loaded]] | Ite
         batches: (x, y) pairs that can be read more than once, as a list or a DataLoader; or a function that gives them.
 
     Raises:
-        InputError: values or pixels are asked for, no block but the last predicts, there is no target, or the batches
-            can be read once only.
+        InputError: values or pixels are asked for, there is no target, or the batches can be read once only.
     """
     give = batches if callable(batches) else _again(batches)
     first = next((x for x, _ in map(pair, give())), None)
@@ -185,7 +196,11 @@ def fit_exits(network: BlockLocal, batches: Callable[[], Iterable[Loaded]] | Ite
     single = len(said.sample) == said.samples
     own, together = (_calibrations(way, said.wanted) for way in (said.own, said.together))
     limits = {name: score.quantile(KNOWN).item() for name, score in said.foreign.items()}
-    return FittedExits(own, together, costs, settings_of(said, costs), _samples(said), single, limits)
+    settings, output = settings_of(said, costs), said.own[-1]
+    sureness = None
+    if single and isinstance(network.targets, Classes) and output is not None:
+        sureness = fit_sureness(*(each[said.wanted] for each in (output.truth, output.sure, output.right)))
+    return FittedExits(own, together, costs, settings, _samples(said), single, sureness, limits)
 
 
 def check_exits(network: BlockLocal) -> None:
@@ -195,18 +210,10 @@ def check_exits(network: BlockLocal) -> None:
         network: a network that knows its shapes.
 
     Raises:
-        InputError: values or pixels are asked for, or no block but the last predicts.
+        InputError: values are asked for.
     """
     if isinstance(network.targets, Values) or network.targets.hidden:
         raise InputError("calibration needs classes, labels or tokens: of this network no block gives probabilities.")
-    *hidden, _ = [learner.local is not None and learner.local.predicts for learner in network.learners]
-    if not hidden:
-        raise InputError("a network of one block has no exit before its end: train it in two blocks or more.")
-    if not any(hidden):
-        raise InputError(
-            f"no block but the last predicts here (rule {network.rule.name}), so there is no exit: train "
-            "with block-local (but objective none), greedy or deep-supervision."
-        )
 
 
 def _samples(said: BlockAnswers) -> int:

@@ -7,6 +7,7 @@ from blocklocal._common.errors import InputError
 from blocklocal._common.files import is_there, write_text
 from blocklocal._common.written import signed_json
 from blocklocal.exits import Choice, FittedExits, export_programs
+from blocklocal.exits.sureness import Sureness
 from blocklocal.network.network import BlockLocal
 from blocklocal.runs.checkpoints import checkpoint_to_look
 from blocklocal.runs.looking import load_network
@@ -61,6 +62,18 @@ def kept_exits(run: Path, checkpoint: str | None = None) -> FittedExits:
             f"--checkpoint {kept.checkpoint}."
         )
     return kept.exits
+
+
+def kept_sureness(run: Path, checkpoint: str | None = None) -> Sureness:
+    """What the output's probabilities say of later answers.
+
+    Raises:
+        InputError: as `kept_exits`; or a sample of the run has not one class.
+    """
+    found = kept_exits(run, checkpoint).sureness
+    if found is None:
+        raise InputError(f"sets and abstention are for one class per sample, and {run} predicts something else.")
+    return found
 
 
 def exits_of(run: Path) -> RunExits:

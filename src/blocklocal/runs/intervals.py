@@ -20,10 +20,10 @@ from blocklocal.network.network import BlockLocal
 from blocklocal.network.prediction import Prediction, Temperatures
 from blocklocal.runs.checkpoints import checkpoint_to_look
 from blocklocal.schemas import read_json
+from blocklocal.uncertainty.coverages import COVERAGES, place_of, too_few
 from blocklocal.uncertainty.intervals import ConformalIntervals, conformal_intervals
 
 INTERVALS = "intervals.json"
-COVERAGES = tuple(percent / 100 for percent in range(50, 100))
 
 
 @dataclass(frozen=True)
@@ -77,15 +77,10 @@ class RunIntervals:
         Raises:
             InputError: they are not there for this coverage, or there were too few samples for it.
         """
-        place = round(100 * coverage) - 50
-        if not 0 <= place < len(self.limits) or abs(COVERAGES[place] - coverage) > 1e-9:
-            raise InputError(f"--interval takes a coverage of 0.50, 0.51, … 0.99, not {coverage:g}.")
-        known = [limit for limit in self.limits[place] if limit is not None]
-        if len(known) < len(self.limits[place]):
-            raise InputError(
-                f"{self.samples} validation samples are too few for intervals that hold {coverage:g} of the values: "
-                f"at least {math.ceil(coverage / (1 - coverage) - 1e-9)} are needed. Ask for a smaller share."
-            )
+        limits = self.limits[place_of(coverage)]
+        known = [limit for limit in limits if limit is not None]
+        if len(known) < len(limits):
+            raise too_few(self.samples, coverage)
         return ConformalIntervals(coverage, torch.tensor(known, dtype=torch.float64))
 
 

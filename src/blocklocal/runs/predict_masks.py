@@ -8,7 +8,8 @@ import torch
 
 from blocklocal._common.errors import InputError
 from blocklocal._common.written import check_target, write_file
-from blocklocal.runs.predict import Said, image_files
+from blocklocal.runs.predict import image_files
+from blocklocal.runs.said import Said
 
 
 def checked_folder(folder: Path | None, images: Sequence[Path], *, overwrite: bool) -> Path:

@@ -13,7 +13,7 @@ from blocklocal.data.frame import read_frame
 from blocklocal.data.samples import SampleBatches, Samples
 from blocklocal.runs.facts import DatasetInfo
 from blocklocal.runs.looking import load_network
-from blocklocal.runs.predict import Asking, Said, check_numbers
+from blocklocal.runs.said import Asking, Said, check_numbers
 from blocklocal.runs.sets import EVALUATION_BATCH
 from blocklocal.runs.train import block_names
 
