@@ -50,6 +50,7 @@ def calibrate(arguments: list[str]) -> None:
     else:
         lines, file = [*calibration_lines(found, names), *exit_lines(found), *sureness_lines(found)], given.run / EXITS
     print("\n".join([*lines, "", str(file)]))
+    print(f"report: {given.run / 'report.html'}")
 
 
 def interval_lines(found: "RunIntervals", names: Sequence[str]) -> list[str]:

@@ -33,6 +33,7 @@ class Setting:
         cost: mean FLOPs, as a share of the whole network's.
         right: the share of right answers.
         changed: the share of answers that are others than the output's, in the mean over samples.
+        left: the share of the answers that are from each block.
     """
 
     by: str
@@ -41,13 +42,16 @@ class Setting:
     cost: float
     right: float
     changed: float
+    left: tuple[float, ...] = ()
 
 
 def settings_of(said: BlockAnswers, costs: Costs) -> list[list[Setting]]:
     """Of every way to leave, from the safest threshold to the most daring; the first is that nobody leaves."""
     output, hidden = said.own[-1], [k for k, each in enumerate(said.own[:-1]) if each is not None]
     assert output is not None
-    nobody = Setting("confidence", len(said.own) - 1, 1.0, 1.0, output.right[said.wanted].double().mean().item(), 0.0)
+    last = len(said.own) - 1
+    right, left = output.right[said.wanted].double().mean().item(), (0.0,) * last + (1.0,)
+    nobody = Setting("confidence", last, 1.0, 1.0, right, 0.0, left)
     ways = [("together", hidden[0])] if hidden else []
     ways += [(by, first) for by in ("confidence", "agreement") for first in hidden]
     return [[nobody], *(_along(said, costs, by, first) for by, first in ways)]
@@ -68,7 +72,9 @@ def _along(said: BlockAnswers, costs: Costs, by: str, first: int) -> list[Settin
         leaves, right, label = _left(known, by, threshold)
         changed = _mean((label != output.label).double(), said).mean().item()
         cost = prices[_last(leaves, said)].double().mean().item()
-        found.append(Setting(by, first, threshold, cost, right[said.wanted].double().mean().item(), changed))
+        shares = (torch.bincount(leaves, minlength=len(asked)).double() / len(leaves)).tolist()
+        accuracy = right[said.wanted].double().mean().item()
+        found.append(Setting(by, first, threshold, cost, accuracy, changed, tuple(shares)))
     return found
 
 

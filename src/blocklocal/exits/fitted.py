@@ -16,6 +16,7 @@ from blocklocal.block.targets import Classes, Values
 from blocklocal.exits.answers import Answers, BlockAnswers, answers_of
 from blocklocal.exits.choice import Setting, at_budget, at_risk, settings_of
 from blocklocal.exits.costs import Costs, costs_of
+from blocklocal.exits.curves import Reliability, RiskCurve, reliability, risk_curve
 from blocklocal.exits.sureness import Sureness, fit_sureness
 from blocklocal.network.edge import Loaded, pair
 from blocklocal.network.exits import Exits
@@ -77,6 +78,8 @@ class FittedExits:
         samples: of the validation set.
         single: whether a sample has one answer.
         sureness: of the output, where it gives every sample one class; else None.
+        reliability: of every block before its temperature and with it; None where it cannot predict.
+        risks: curves of risk and coverage, of the "output" and of all blocks "together".
         limits: of every score of foreign data (`uncertainty.foreign`) what 95 of 100 validation samples do not exceed.
 
     Raises:
@@ -90,6 +93,8 @@ class FittedExits:
     samples: int
     single: bool
     sureness: Sureness | None = None
+    reliability: list[tuple[Reliability, Reliability] | None] = field(default_factory=list)
+    risks: dict[str, RiskCurve] = field(default_factory=dict)
     limits: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -200,7 +205,10 @@ def fit_exits(network: BlockLocal, batches: Callable[[], Iterable[Loaded]] | Ite
     sureness = None
     if single and isinstance(network.targets, Classes) and output is not None:
         sureness = fit_sureness(*(each[said.wanted] for each in (output.truth, output.sure, output.right)))
-    return FittedExits(own, together, costs, settings, _samples(said), single, sureness, limits)
+    reliable = [None if each is None else _reliability(each, said.wanted) for each in said.own]
+    ways = {"output": output, "together": said.together[-1] if any(said.own[:-1]) else None}
+    risks = {name: risk_curve(each.sure[said.wanted], each.right[said.wanted]) for name, each in ways.items() if each}
+    return FittedExits(own, together, costs, settings, _samples(said), single, sureness, reliable, risks, limits)
 
 
 def check_exits(network: BlockLocal) -> None:
@@ -214,6 +222,11 @@ def check_exits(network: BlockLocal) -> None:
     """
     if isinstance(network.targets, Values) or network.targets.hidden:
         raise InputError("calibration needs classes, labels or tokens: of this network no block gives probabilities.")
+
+
+def _reliability(answers: Answers, wanted: Tensor) -> tuple[Reliability, Reliability]:
+    right = answers.right[wanted]
+    return reliability(answers.sure_before[wanted], right), reliability(answers.sure[wanted], right)
 
 
 def _samples(said: BlockAnswers) -> int:

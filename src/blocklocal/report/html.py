@@ -1,7 +1,5 @@
 """One HTML file per run or comparison: opens offline, readable on a phone, re-made at any time from the files alone."""
 
-import base64
-import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +13,8 @@ from blocklocal._common.screen import printable
 from blocklocal.report import gallery, plots, words
 from blocklocal.report.bars import accuracy_bars
 from blocklocal.report.classes import class_section
+from blocklocal.report.embedded import check_png
+from blocklocal.report.exits_section import exits_section
 from blocklocal.report.read import Run, read_comparison, read_run, run_folder
 from blocklocal.report.table import NOTHING, aggregate, cells, condition, headings, measure_of, notes, number
 from blocklocal.report.tiles import rule_tiles, run_tiles
@@ -22,7 +22,6 @@ from blocklocal.report.timeline_section import timeline_section
 from blocklocal.schemas.run import Example
 from blocklocal.timeline.read import read_timeline
 
-MOST_PIXELS = 2**26
 CONTENTS = {
     "result": "Result",
     "comparison": "Comparison",
@@ -30,6 +29,7 @@ CONTENTS = {
     "depth": "Blocks",
     "classes": "Classes",
     "messages": "Messages",
+    "exits": "Exits and confidence",
     "timeline": "Timeline",
     "examples": "Examples",
     "warnings": "Warnings",
@@ -113,6 +113,7 @@ def _run_page(run: Run, others: list[dict[str, Any]]) -> dict[str, Any]:
         "classes": [("", found)] if (found := class_section(run.confusion)) else [],
         "messages": gallery.message_curves(run, "run"),
         "messages_missing": gallery.no_messages([run]),
+        "exits": exits_section(run.path),
         "timeline": timeline_section(timeline) if timeline else None,
         "examples": _examples(run),
         "examples_of": "",
@@ -145,6 +146,7 @@ def _comparison_page(folder: Path, rows: list[dict[str, Any]], runs: list[Run]) 
         "classes": [(name, found) for name, run in shown if (found := class_section(run.confusion))],
         "messages": _of_each(gallery.message_curves, shown),
         "messages_missing": gallery.no_messages([run for _, run in shown]),
+        "exits": None,
         "timeline": None,
         "examples": _examples(speaking[1]) if speaking else [],
         "examples_of": speaking[0] if speaking else "",
@@ -196,7 +198,7 @@ def _examples(run: Run) -> list[dict[str, Any]]:
 
 def _example(path: Path, index: int, example: Example, names: list[str]) -> dict[str, Any]:
     try:
-        _check_png(example.png)
+        check_png(example.png)
         blocks = [(b.block, _class(b.predicted, names), _percent(b.confidence)) for b in example.blocks]
         said, true = _class(example.predicted, names), _class(example.label, names)
     except ValueError as error:
@@ -206,20 +208,6 @@ def _example(path: Path, index: int, example: Example, names: list[str]) -> dict
         ) from error
     right, confidence = example.predicted == example.label, _percent(example.confidence)
     return {"png": example.png, "right": right, "said": said, "true": true, "confidence": confidence, "blocks": blocks}
-
-
-def _check_png(text: str) -> None:
-    """Raise ValueError for what is no small PNG: a page must embed nothing else."""
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(base64.b64decode(text, validate=True)), formats=["PNG"]) as picture:
-            size = picture.size
-            picture.verify()
-    except Exception as error:  # Pillow raises whatever the damaged bytes lead it to
-        raise ValueError(f"png does not hold a PNG image: {type(error).__name__}") from error
-    if size[0] * size[1] > MOST_PIXELS:
-        raise ValueError(f"png has {size[0]}x{size[1]} pixels")
 
 
 def _class(index: int, names: list[str]) -> str:
@@ -245,7 +233,7 @@ def _write(path: Path, page: dict[str, Any]) -> Path:
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    contents = [(key, name) for key, name in CONTENTS.items() if key != "timeline" or page["timeline"]]
+    contents = [(key, name) for key, name in CONTENTS.items() if key not in ("exits", "timeline") or page[key]]
     text = environment.get_template("report.html.jinja").render({**page, "contents": contents})
     write_text(path, printable(text))
     return path

@@ -4,16 +4,23 @@ from pathlib import Path
 
 from blocklocal._common.errors import InputError
 from blocklocal._common.files import is_there
-from blocklocal.block.values import Values
+from blocklocal.block.targets import Classes, Values
+from blocklocal.data import ImageSet
 from blocklocal.exits import FittedExits, check_exits, fit_exits
+from blocklocal.exits.kept import EXITS, ExitExample, RunExits, exits_of, save_exits
+from blocklocal.network.exits import Exits
 from blocklocal.network.network import BlockLocal
 from blocklocal.network.prediction import Temperatures
 from blocklocal.runs.checkpoints import checkpoint_to_look
-from blocklocal.runs.exits import EXITS, RunExits, exits_of, save_exits
+from blocklocal.runs.conclude import only_shows
+from blocklocal.runs.examples import LOOK_AT, png
+from blocklocal.runs.facts import DatasetInfo
 from blocklocal.runs.intervals import INTERVALS, RunIntervals, fit_run_intervals, intervals_of, save_intervals
 from blocklocal.runs.looking import load_network
-from blocklocal.runs.sets import evaluation_batches, load_data
+from blocklocal.runs.sets import evaluation_batches, load_data, normalise
 from blocklocal.runs.train import block_names
+
+BUDGET, EACH = 0.5, 4  # of the examples: under which budget, and how many leave early and late
 
 
 def calibrate_run(
@@ -46,8 +53,30 @@ def calibrate_run(
         save_intervals(run, intervals)
         return intervals, names
     exits = fit_exits(network, batches)
-    save_exits(run, RunExits(name, exits))
+    examples, budget = (), None
+    if isinstance(data, ImageSet) and any(exits.own[:-1]) and isinstance(network.targets, Classes):
+        budget = max(BUDGET, min(setting.cost for way in exits.settings for setting in way))
+        examples = _examples(network, data, facts, exits.for_budget(budget).exits)
+    save_exits(run, RunExits(name, exits, tuple(names), examples, budget))
+    with only_shows("the report", run):
+        from blocklocal.report import write_report
+
+        write_report(run)
     return exits, names
+
+
+def _examples(network: BlockLocal, data: ImageSet, facts: DatasetInfo, exits: Exits) -> tuple[ExitExample, ...]:
+    """Validation images: the surest of those that leave first, and the least sure of those that leave last."""
+    shown = data.validation.subset(slice(0, LOOK_AT))
+    pixels = shown.read()
+    said = network.predict(normalise(pixels, facts).to(network.device), exits)
+    block, sure, label = said.block.cpu(), said.confidence.cpu(), said.label.cpu()
+    early = [i for i in sure.argsort(descending=True).tolist() if block[i] == block.min()][:EACH]
+    late = [i for i in sure.argsort().tolist() if block[i] == block.max() and i not in early][:EACH]
+    return tuple(
+        ExitExample(png(pixels[i]), facts.classes[int(shown.labels[i])], facts.classes[int(label[i])], int(block[i]))
+        for i in (*early, *late)
+    )
 
 
 def run_temperatures(run: Path, checkpoint: str | None = None) -> Temperatures | None:

@@ -1,32 +1,15 @@
 """The exits of a run: kept in `exits.json` in its folder, used to predict, to evaluate and to export."""
 
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from blocklocal._common.errors import InputError
-from blocklocal._common.files import is_there, write_text
-from blocklocal._common.written import signed_json
+from blocklocal._common.files import is_there
 from blocklocal.exits import Choice, FittedExits, export_programs
+from blocklocal.exits.kept import EXITS, exits_of
 from blocklocal.exits.sureness import Sureness
 from blocklocal.network.network import BlockLocal
 from blocklocal.runs.checkpoints import checkpoint_to_look
 from blocklocal.runs.looking import load_network
-from blocklocal.schemas import read_json
-
-EXITS = "exits.json"
-
-
-@dataclass(frozen=True)
-class RunExits:
-    """As `exits.json` holds them.
-
-    Attributes:
-        checkpoint: the name of the one that they were fitted for.
-    """
-
-    checkpoint: str
-    exits: FittedExits
-    written_by: str = ""
 
 
 def exits_for(run: Path, budget: float | None, risk: float | None, checkpoint: str | None = None) -> Choice | None:
@@ -74,20 +57,6 @@ def kept_sureness(run: Path, checkpoint: str | None = None) -> Sureness:
     if found is None:
         raise InputError(f"sets and abstention are for one class per sample, and {run} predicts something else.")
     return found
-
-
-def exits_of(run: Path) -> RunExits:
-    """The content of `exits.json`.
-
-    Raises:
-        InputError: it is damaged.
-    """
-    return read_json(run / EXITS, RunExits, what="exits, as `blocklocal calibrate` writes them")
-
-
-def save_exits(run: Path, found: RunExits) -> None:
-    """Write them to the folder of a run."""
-    write_text(run / EXITS, signed_json(asdict(found), indent=1).decode())
 
 
 def foreign_limit(run: Path, checkpoint: str | None = None) -> float:
