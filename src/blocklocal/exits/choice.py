@@ -16,6 +16,7 @@ from torch import Tensor
 
 from blocklocal.exits.answers import Answers, BlockAnswers
 from blocklocal.exits.costs import Costs
+from blocklocal.network.exits import enough
 from blocklocal.uncertainty.selective import binomial_tail
 
 DOUBT = 0.05  # of a guarantee: the probability that it does not hold
@@ -89,11 +90,11 @@ def _left(known: list[tuple[int, Answers]], by: str, threshold: float) -> tuple[
     leaves, right, label = torch.full_like(end.label, last), end.right.clone(), end.label.clone()
     for place in reversed(range(len(known) - 1)):
         k, each = known[place]
-        enough = each.sure >= threshold
-        if by == "agreement":
-            enough &= torch.tensor(False) if place == 0 else each.label == known[place - 1][1].label
-        leaves, right = torch.where(enough, k, leaves), torch.where(enough, each.right, right)
-        label = torch.where(enough, each.label, label)
+        before = known[place - 1][1].label if place else None
+        here = enough(by, threshold, each.sure, each.label, before)
+        leaves, right, label = (
+            torch.where(here, own, rest) for own, rest in ((k, leaves), (each.right, right), (each.label, label))
+        )
     return leaves, right, label
 
 

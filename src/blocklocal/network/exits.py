@@ -125,16 +125,27 @@ class Answering:
             return probabilities, torch.ones_like(sure, dtype=torch.bool)
         threshold = exits.thresholds[k]
         assert threshold is not None
-        enough = sure >= threshold
-        if exits.by == "agreement":
-            enough &= torch.zeros_like(enough) if self.before is None else answers == self.before
-        self.before = answers
-        return probabilities, enough
+        before, self.before = self.before, answers
+        return probabilities, enough(exits.by, threshold, sure, answers, before)
 
     def keep(self, stay: Tensor) -> None:
         """Drop what belongs to samples that have left."""
         self.summed = None if self.summed is None else self.summed[stay]
         self.before = None if self.before is None else self.before[stay]
+
+
+def enough(by: ExitBy | str, threshold: float, sure: Tensor, answers: Tensor, before: Tensor | None) -> Tensor:
+    """Where a block's answers are enough to leave.
+
+    Args:
+        by: the rule; under `together` sure and answers are those of all blocks asked so far.
+        sure: the probabilities of the answers.
+        before: the answers of the block that was asked last, None for the first one.
+    """
+    found = sure >= threshold
+    if by == "agreement":
+        found &= torch.zeros_like(found) if before is None else answers == before
+    return found
 
 
 def _of(temperatures: Sequence[float], k: int) -> float:
