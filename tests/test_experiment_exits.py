@@ -31,7 +31,15 @@ def test_the_small_size_leaves_a_row_per_way(tmp_path, monkeypatch):
 
 def row(way: str, together: float, half: float, ece: float = 0.005, aurc: float = 0.02) -> dict:
     exits = {"0.5": {"right": half}, "0.25": {"right": half - 1}}
-    return {"case": "fashion", "way": way, "together": together, "exits": exits, "ece": [None, ece], "aurc": aurc}
+    return {
+        "case": "fashion",
+        "way": way,
+        "together": together,
+        "exits": exits,
+        "ece": [None, ece],
+        "aurc": aurc,
+        "aurc_together": aurc,
+    }
 
 
 def test_the_check_names_what_is_not_reached():

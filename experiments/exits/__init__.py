@@ -6,7 +6,7 @@ Ways, each trained as a run (`--runs FOLDER` keeps them, so the same command aga
 
     backprop            calibrated with one temperature
     deep-supervision    backprop from a classifier behind every block, with block-local's readouts
-    ensemble            four backprop networks, the mean of their logits: four times the cost
+    ensemble            four backprop networks, the mean of their probabilities: four times the cost
     block-local         the library's defaults, readouts of two layers
     block-local-1       readouts of one layer
     frozen              the control: all blocks but the last at random

@@ -67,9 +67,11 @@ def _of_case(case: str, rows: Sequence[Row]) -> list[str]:
     worst = mean(rows, "block-local", lambda row: max(each for each in row["ece"] if each is not None))
     if worst is not None and worst > ECE:
         found.append(f"{case}: a calibration error of {worst:.4f} at a block, more than {ECE:g}")
-    area, best = (mean(rows, way, lambda row: row["aurc"]) for way in ("block-local", "ensemble"))
-    if area is not None and best is not None and area > ENSEMBLE_AURC * best:
-        found.append(f"{case}: AURC {area:.5f}, more than {ENSEMBLE_AURC:g} of the ensemble's {best:.5f}")
+    area = mean(rows, "block-local", lambda row: row["aurc_together"])
+    for way, most in (("ensemble", ENSEMBLE_AURC), ("backprop", 1.0)):
+        best = mean(rows, way, lambda row: row["aurc"])
+        if area is not None and best is not None and area > most * best:
+            found.append(f"{case}: AURC of all blocks {area:.5f}, more than {most:g} of {way}'s {best:.5f}")
     return found
 
 
