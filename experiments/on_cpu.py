@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import torch
 
@@ -31,6 +32,18 @@ def flags_of_ways(
     found.add_argument("--only", nargs="+", choices=list(ways), default=table, help="some of the ways")
     found.add_argument("--search", action="store_true", help="only compare settings, on validation data")
     found.add_argument("--updates", type=int, help="train for so many updates instead of the size's own")
+    return found
+
+
+def flags_of_runs(about: str | None, sizes: Iterable[str], cases: Iterable[str]) -> argparse.ArgumentParser:
+    """Those of an experiment whose ways are trained as runs on image sets, `--case`, `--data-folder`, `--runs`."""
+    found = flags(about, sizes)
+    found.add_argument("--case", choices=list(cases), nargs="+", help="which sets and networks")
+    found.add_argument("--search", action="store_true", help="on the validation part, not on the test part")
+    found.add_argument("--data-folder", type=Path, help="folder of mnist, fashion_mnist, cifar10 (default: the hub's)")
+    found.add_argument(
+        "--runs", type=Path, help="folder of the runs; the same command again goes on (default: none is kept)"
+    )
     return found
 
 

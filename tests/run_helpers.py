@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from blocklocal._common.errors import Interrupted
 from blocklocal.cli import main
 from blocklocal.report.read import read_run
+from blocklocal.runs.calibrate import calibrate_run
 from blocklocal.runs.config import Config
 from blocklocal.runs.run import start_run
 from blocklocal.training.checkpoint_files import Files
@@ -123,6 +124,15 @@ def without_reports() -> Iterator[None]:
 def whole(config: Config, folder: Path) -> Path:
     """Train without interruption; returns the folder."""
     start_run(config, folder, quiet=True)
+    return folder
+
+
+def calibrated(folder: Path, **changes: Any) -> Path:
+    """A small run with a validation part of 300 samples, trained for 3 epochs and calibrated."""
+    sizes = {"model": "resnet20", "width": 8, "blocks": 3, "epochs": 3, "train_size": 500, "test_size": 200}
+    with without_reports():
+        whole(tiny(**{**sizes, "validation": 300, **changes}), folder)
+    calibrate_run(folder)
     return folder
 
 

@@ -5,28 +5,21 @@ import json
 
 import pytest
 import torch
-from run_helpers import tiny, whole, without_reports
+from run_helpers import calibrated, tiny, whole, without_reports
 
 from blocklocal._common.errors import InputError
 from blocklocal.cli import main
 from blocklocal.cli.calibrate import calibration_lines
 from blocklocal.exits import fit_exits
-from blocklocal.runs.calibrate import calibrate_run
 from blocklocal.runs.exits import EXITS, exits_for, kept_exits
 from blocklocal.runs.looking import load_network
 from blocklocal.runs.sets import evaluation_batches, load_data, normalise
 from blocklocal.uncertainty.foreign import foreign_scores
 
-SIZES = {"model": "resnet20", "width": 8, "blocks": 3, "epochs": 3, "train_size": 500, "test_size": 200}
-
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    with without_reports():
-        whole(tiny(**SIZES, validation=300), folder)
-    calibrate_run(folder)
-    return folder
+    return calibrated(tmp_path_factory.mktemp("runs") / "run")
 
 
 def test_the_command_writes_and_prints_what_is_fitted_on_the_validation_part(run, capsys):
@@ -137,7 +130,7 @@ def test_what_is_missing_is_said(run, tmp_path, capsys):
     )
     assert "leave out --visit" in refused("evaluate", str(run), "--budget", "0.9", "--visit", "2", capsys=capsys)
     with without_reports():
-        whole(tiny(**{**SIZES, "epochs": 1}, validation=0), tmp_path / "bare")
+        whole(tiny(validation=0), tmp_path / "bare")
     assert "is not calibrated yet: blocklocal calibrate" in refused(
         "evaluate", str(tmp_path / "bare"), "--risk", "0.1", capsys=capsys
     )

@@ -5,25 +5,18 @@ import re
 
 import pytest
 import torch
-from run_helpers import tiny, whole, without_reports
+from run_helpers import calibrated, tiny, whole, without_reports
 
 from blocklocal._common.errors import InputError
 from blocklocal.exits.curves import reliability, risk_curve
 from blocklocal.exits.kept import EXITS, exits_of
 from blocklocal.report import write_report
 from blocklocal.report.exits_section import exits_section
-from blocklocal.runs.calibrate import calibrate_run
-
-SIZES = {"model": "resnet20", "width": 8, "blocks": 3, "epochs": 3, "train_size": 500, "test_size": 100}
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    with without_reports():
-        whole(tiny(**SIZES, validation=300), folder)
-    calibrate_run(folder)
-    return folder
+    return calibrated(tmp_path_factory.mktemp("runs") / "run")
 
 
 def test_a_bin_holds_the_answers_of_its_confidences():
@@ -79,9 +72,7 @@ def test_a_damaged_picture_is_named(run):
 
 
 def test_backprop_has_no_exits_and_its_confidences_are_shown(tmp_path):
-    with without_reports():
-        run = whole(tiny(**{**SIZES, "epochs": 1}, validation=200, rule="backprop"), tmp_path / "run")
-    calibrate_run(run)
+    run = calibrated(tmp_path / "run", rule="backprop", epochs=1)
     section = exits_section(run)
     assert section["rows"] == []
     assert len(section["pictures"]) == 3

@@ -5,27 +5,20 @@ import json
 
 import pytest
 import torch
-from run_helpers import tiny, whole, without_reports
+from run_helpers import calibrated
 
 from blocklocal.cli.main import main
 from blocklocal.exits.sureness import RISKS, fit_sureness
-from blocklocal.runs.calibrate import calibrate_run
 from blocklocal.runs.exits import kept_exits, kept_sureness
 from blocklocal.runs.looking import load_network
 from blocklocal.runs.sets import evaluation_batches, load_data, normalise
 from blocklocal.uncertainty.conformal import conformal_sets
 from blocklocal.uncertainty.selective import abstain_at, aurc
 
-SIZES = {"model": "resnet20", "width": 8, "blocks": 3, "epochs": 3, "train_size": 500, "test_size": 200}
-
 
 @pytest.fixture(scope="module", params=["block-local", "backprop"])
 def run(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    with without_reports():
-        whole(tiny(**SIZES, validation=300, rule=request.param), folder)
-    calibrate_run(folder)
-    return folder
+    return calibrated(tmp_path_factory.mktemp("runs") / "run", rule=request.param)
 
 
 @pytest.fixture(scope="module")

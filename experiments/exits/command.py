@@ -11,8 +11,7 @@ import experiments.exits
 from benchmarks.common import Row, finish
 from experiments.exits.cases import CASES, WAYS
 from experiments.exits.measure import Settings, measured
-from experiments.on_cpu import begun
-from experiments.on_cpu import flags as flags_on_cpu
+from experiments.on_cpu import begun, flags_of_runs
 
 NEAR = {"0.5": 0.3, "0.25": 3.0}  # points below the full network's, by budget
 ECE, ENSEMBLE_AURC = 0.01, 1.05
@@ -76,16 +75,9 @@ def _of_case(case: str, rows: Sequence[Row]) -> list[str]:
 
 
 def flags() -> argparse.ArgumentParser:
-    found = flags_on_cpu(experiments.exits.__doc__, ("full", "trial", "small"))
-    found.add_argument("--case", choices=CASES, nargs="+", default=["fashion", "cifar"], help="which sets")
+    found = flags_of_runs(experiments.exits.__doc__, ("full", "trial", "small"), CASES)
+    found.set_defaults(case=["fashion", "cifar"])
     found.add_argument("--only", choices=WAYS, nargs="+", default=tuple(WAYS), help="some of the ways")
-    found.add_argument("--data-folder", type=Path, help="folder of mnist, fashion_mnist, cifar10 (default: the hub's)")
-    found.add_argument(
-        "--search", action="store_true", help="on the two halves of the validation part, not on the test part"
-    )
-    found.add_argument(
-        "--runs", type=Path, help="folder of the runs; the same command again goes on (default: none is kept)"
-    )
     return found
 
 

@@ -21,9 +21,8 @@ from blocklocal.runs.run import start_run
 from blocklocal.runs.saved import read_summary
 from blocklocal.runs.sets import evaluation_batches, load_data
 from blocklocal.training.evaluation import evaluate
-from experiments.exits.cases import CASES
-from experiments.on_cpu import begun
-from experiments.on_cpu import flags as flags_on_cpu
+from experiments.exits.cases import CASES, Case
+from experiments.on_cpu import begun, flags_of_runs
 
 THIRD = 1 / 3  # of the distance from `labelled` to `all`
 WEAK, STRONG = "crop:2,flip", "crop:2,flip,randaugment:10,cutout:6"  # of the first view, of the second
@@ -63,10 +62,10 @@ SIZES = {
 }
 
 
-def measured(name: str, seed: int, arguments: argparse.Namespace, runs: Path) -> Row:
+def measured(case: Case, name: str, seed: int, arguments: argparse.Namespace, runs: Path) -> Row:
     """Train a run, unless it is there and finished; its accuracies."""
     way, share = WAYS[name], arguments.share
-    case, size = CASES[arguments.case], SIZES[arguments.size]
+    size = SIZES[arguments.size]
     kept = {} if way.all_labels else {"labelled": share}
     config = case.settings("full", seed, arguments.data_folder, **{**size, "augment": WEAK, **way.settings, **kept})
     data = load_data(config)
@@ -127,25 +126,21 @@ def shortfalls(rows: Sequence[Row]) -> list[str]:
 
 
 def flags() -> argparse.ArgumentParser:
-    found = flags_on_cpu(experiments.few_labels.__doc__, SIZES)
-    found.add_argument("--case", choices=CASES, default="fashion", help="which set and network (experiments.exits)")
+    found = flags_of_runs(experiments.few_labels.__doc__, SIZES, CASES)
+    found.set_defaults(case=["fashion"])
     found.add_argument("--share", type=float, default=0.1, help="of the labels that are kept")
     found.add_argument("--only", choices=WAYS, nargs="+", default=tuple(WAYS), help="some of the ways")
-    found.add_argument("--search", action="store_true", help="on the validation part, not on the test part")
-    found.add_argument("--data-folder", type=Path, help="folder of mnist, fashion_mnist, cifar10 (default: the hub's)")
-    found.add_argument(
-        "--runs", type=Path, help="folder of the runs; the same command again goes on (default: none is kept)"
-    )
     return found
 
 
 def main() -> int:
     arguments, rows = begun(flags()), list[Row]()
     with tempfile.TemporaryDirectory() as place:
-        runs = (arguments.runs or Path(place)) / arguments.case
-        for seed in range(arguments.seeds):
-            for name in arguments.only:
-                rows.append(measured(name, seed, arguments, runs))
-                show(rows[-1])
-                finish(rows, argparse.Namespace(json=arguments.json, check=False), [])
+        for case in arguments.case:
+            for seed in range(arguments.seeds):
+                for name in arguments.only:
+                    runs = (arguments.runs or Path(place)) / case
+                    rows.append({"case": case, **measured(CASES[case], name, seed, arguments, runs)})
+                    show(rows[-1])
+                    finish(rows, argparse.Namespace(json=arguments.json, check=False), [])
     return finish(rows, arguments, [] if arguments.search else shortfalls(rows))

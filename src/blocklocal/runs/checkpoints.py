@@ -47,6 +47,25 @@ def checkpoint_to_look(folder: Path, name: str | None = None) -> Path:
     return path
 
 
+def check_fitted_for(folder: Path, fitted: str, name: str | None, what: str) -> None:
+    """Look whether what was fitted for one checkpoint is used with it.
+
+    Args:
+        fitted: the name of the checkpoint.
+        name: of the one that is used; None for the one that predicts.
+        what: was fitted.
+
+    Raises:
+        InputError: it is another one.
+    """
+    now = checkpoint_to_look(folder, name).name
+    if fitted != now:
+        raise InputError(
+            f"the {what} of {folder} were fitted for {fitted}, and {now} is used now: calibrate it again, or give "
+            f"--checkpoint {fitted}."
+        )
+
+
 def checkpoint_to_resume(folder: Path, name: str | None = None) -> Path | None:
     """The checkpoint that a run goes on from; None where it was stopped before its first one, and begins anew.
 

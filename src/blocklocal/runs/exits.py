@@ -8,7 +8,7 @@ from blocklocal.exits import Choice, FittedExits, export_programs
 from blocklocal.exits.kept import EXITS, exits_of
 from blocklocal.exits.sureness import Sureness
 from blocklocal.network.network import BlockLocal
-from blocklocal.runs.checkpoints import checkpoint_to_look
+from blocklocal.runs.checkpoints import check_fitted_for
 from blocklocal.runs.looking import load_network
 
 
@@ -38,12 +38,7 @@ def kept_exits(run: Path, checkpoint: str | None = None) -> FittedExits:
     if not is_there(run / EXITS):
         raise InputError(f"{run} is not calibrated yet: blocklocal calibrate {run} does it on its validation part.")
     kept = exits_of(run)
-    now = checkpoint_to_look(run, checkpoint).name
-    if kept.checkpoint != now:
-        raise InputError(
-            f"the exits of {run} were fitted for {kept.checkpoint}, and {now} is used now: calibrate it again, or give "
-            f"--checkpoint {kept.checkpoint}."
-        )
+    check_fitted_for(run, kept.checkpoint, checkpoint, "exits")
     return kept.exits
 
 

@@ -18,7 +18,7 @@ from blocklocal.block.values import Values
 from blocklocal.network.edge import Loaded, pair
 from blocklocal.network.network import BlockLocal
 from blocklocal.network.prediction import Prediction, Temperatures
-from blocklocal.runs.checkpoints import checkpoint_to_look
+from blocklocal.runs.checkpoints import check_fitted_for
 from blocklocal.schemas import read_json
 from blocklocal.uncertainty.coverages import COVERAGES, place_of, too_few
 from blocklocal.uncertainty.intervals import ConformalIntervals, conformal_intervals
@@ -160,12 +160,7 @@ def kept_intervals(run: Path, coverage: float, checkpoint: str | None = None) ->
             f"{run} has no intervals yet: blocklocal calibrate {run} fits them, for a run that predicts values."
         )
     kept = intervals_of(run)
-    now = checkpoint_to_look(run, checkpoint).name
-    if kept.checkpoint != now:
-        raise InputError(
-            f"the intervals of {run} were fitted for {kept.checkpoint}, and {now} is used now: calibrate it again, or "
-            f"give --checkpoint {kept.checkpoint}."
-        )
+    check_fitted_for(run, kept.checkpoint, checkpoint, "intervals")
     return kept.at(coverage)
 
 
