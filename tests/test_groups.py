@@ -152,3 +152,50 @@ def test_groups_and_warm_up_resume_bit_for_bit(tmp_path):
     bl.load(second, tmp_path / "kept", trainer=again)
     again.fit(BATCHES)
     assert same(state(whole), state(second))
+
+
+# --- a rate of their own for the weights of lower blocks
+
+
+def rates(net: BlockLocal) -> list[dict[str, float]]:
+    """Of every block: the learning rate of each parameter by its name here."""
+    found = []
+    for learner in net.learners:
+        names = {id(p): name for name, p in learner.named_parameters()}
+        groups = learner.optimizer.param_groups
+        found.append({names[id(p)]: group["lr"] for group in groups for p in group["params"]})
+    return found
+
+
+@pytest.mark.parametrize("optimizer", [sgd(0.5, lower=0.1), bl.adam(0.5, lower=0.1), adamw(0.5, lower=0.1)])
+def test_own_weights_of_lower_blocks_have_a_share_of_the_rate_and_what_is_added_the_whole(optimizer):
+    *lower, last = rates(tokens(optimizer))
+    for block in lower:
+        for name, rate in block.items():
+            assert rate == pytest.approx(0.05 if name.startswith("block.") else 0.5)
+        assert {name.partition(".")[0] for name in block} == {"block", "local"}
+    assert set(last.values()) == {0.5}
+
+
+@pytest.mark.parametrize("schedule", [warmup_cosine(0.3), "one-cycle", "cosine"])
+def test_a_schedule_scales_both_rates(schedule):
+    net = tokens(adamw(0.5, lower=0.1))
+    x = torch.randint(11, (4, 6), generator=torch.Generator().manual_seed(1))
+    seen = []
+
+    class Rates(bl.Callback):
+        def step(self, trainer, losses):
+            seen.append([group["lr"] for group in net.learners[0].optimizer.param_groups])
+
+    given = {"optimizer": adamw(0.5, lower=0.1), "schedule": schedule, "callbacks": [Rates()]}
+    Trainer(net, epochs=1, **given).fit([(x, x)] * 5)
+    assert len({rate for each in seen for rate in each}) > 4
+    for each in seen:
+        assert min(each) == pytest.approx(0.1 * max(each), abs=1e-6)
+
+
+def test_a_share_that_is_none_and_a_rule_without_lower_blocks_are_refused():
+    with pytest.raises(InputError, match="lower"):
+        adamw(lower=0)
+    with pytest.raises(InputError, match=r"lower=0\.1 is for blocks that learn by themselves"):
+        network("mlp", rule="backprop", optimizer=adamw(lower=0.1))

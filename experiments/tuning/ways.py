@@ -72,13 +72,11 @@ class Way:
             add_lora(model, RANK)
         example = torch.zeros(2, size.length, dtype=torch.long)
         cut, rate = bl.split(model, self.blocks, example=example), self.lr if lr is None else lr
-        below = {id(p) for block in cut.blocks[:-1] for p in block.parameters()}
-        groups = None if self.lower == 1 else lambda _, p: {"lr": rate * self.lower} if id(p) in below else {}
         network = bl.BlockLocal(
             cut,
             tokens=Tokens(size.vocabulary, bytes_per_token=bytes_per_token),
             rule=self.rule,
-            optimizer=bl.adamw(rate, weight_decay=0.01, clip=1.0, groups=groups),
+            optimizer=bl.adamw(rate, weight_decay=0.01, clip=1.0, lower=self.lower),
             example=example,
             seed=seed,
             **self.learning,

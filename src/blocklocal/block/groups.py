@@ -18,7 +18,11 @@ def normed(block: nn.Module) -> bool:
 
 
 def parameter_groups(
-    named: Sequence[tuple[str, nn.Parameter]], groups: Groups | None, *, matrices: bool
+    named: Sequence[tuple[str, nn.Parameter]],
+    groups: Groups | None,
+    *,
+    matrices: bool,
+    rates: Mapping[int, float] | None = None,
 ) -> list[dict[str, Any]]:
     """The parameters with equal settings together, in the order in which the first of them comes.
 
@@ -26,6 +30,7 @@ def parameter_groups(
         named: the parameters with their names.
         groups: gives settings by name.
         matrices: no weight decay on parameters of less than two dimensions; `groups` may say otherwise.
+        rates: learning rates by the id of a parameter, where it has one of its own; `groups` may say otherwise.
 
     Raises:
         InputError: `groups` fails, or gives something else than settings.
@@ -33,6 +38,8 @@ def parameter_groups(
     found: list[dict[str, Any]] = []
     for name, parameter in named:
         settings: dict[str, Any] = {"weight_decay": 0.0} if matrices and parameter.dim() < 2 else {}
+        if rates and id(parameter) in rates:
+            settings["lr"] = rates[id(parameter)]
         if groups is not None:
             settings |= _asked(groups, name, parameter)
         same = [each for each in found if {k: v for k, v in each.items() if k != "params"} == settings]

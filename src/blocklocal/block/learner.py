@@ -92,7 +92,13 @@ class BlockLearner(nn.Module):
         names = [self.names.get(name, name) for name, _ in trained]
         self.optimizer = None
         if trained:
-            self.optimizer = optimizer.build([p for _, p in trained], names=names, normed=normed(self.block))
+            own = {id(p) for p in self.block.parameters()}
+            self.optimizer = optimizer.build(
+                [p for _, p in trained],
+                names=names,
+                normed=normed(self.block),
+                own=None if isinstance(self.local, OutputLoss) else [id(p) in own for _, p in trained],
+            )
         self.schedule = build_schedule(schedule, self.optimizer, steps) if self.optimizer else None
         self.schedule_steps = steps
         self.clip, self.ema = optimizer.clip, optimizer.ema

@@ -19,6 +19,7 @@ RANGES = {
     "momentum": Range(0, 1, below=True),
     "weight_decay": WEIGHT,
     "ema": Range(0, 1, above=True, below=True),
+    "lower": Range(0, 1000, above=True),
     "clip": Range(0, 1e30, above=True),  # a float32 holds it, and what it is divided by
 }
 
@@ -40,6 +41,8 @@ class Optimizer:
         groups: a function of (name, parameter) that gives the settings of that parameter where they differ, as in
             {"lr": 1e-4}. Names are those of the user's model; what the library adds is named local.….
         ema: how much of the running mean of the weights stays at an update, such as 0.999; None for no mean.
+        lower: learning rate of the own weights of all blocks but the last, as a share of lr; what the library adds to
+            them (readouts, twins) keeps lr. A small one suits a pretrained model.
 
     Raises:
         InputError: a name is unknown, or a number lies outside its range.
@@ -54,6 +57,7 @@ class Optimizer:
     decay: DecayName = "auto"
     groups: Groups | None = None
     ema: float | None = None
+    lower: float = 1.0
 
     def __post_init__(self) -> None:
         if self.factory is None and self.name not in OPTIMIZERS:
@@ -101,7 +105,12 @@ class Optimizer:
         return cls("custom", clip=clip, factory=factory, decay=decay, groups=groups)
 
     def build(
-        self, parameters: Iterable[nn.Parameter], *, names: Sequence[str] | None = None, normed: bool = False
+        self,
+        parameters: Iterable[nn.Parameter],
+        *,
+        names: Sequence[str] | None = None,
+        normed: bool = False,
+        own: Sequence[bool] | None = None,
     ) -> torch.optim.Optimizer:
         """A torch optimiser over one block's parameters.
 
@@ -109,6 +118,7 @@ class Optimizer:
             parameters: what it trains.
             names: of the parameters, for `groups`; default: their numbers.
             normed: whether the block has a LayerNorm or an RMSNorm, for the decay auto.
+            own: of a hidden block, which of them are the block's own, for `lower`; None for the last block.
 
         Raises:
             InputError: the factory fails, gives no optimiser, one of other parameters, or one that needs a closure; or
@@ -117,9 +127,12 @@ class Optimizer:
         held = list(parameters)
         matrices = self.decay == "matrices" or (self.decay == "auto" and normed and self.name == "adamw")
         given: list[Any] = held
-        if matrices or self.groups is not None:
-            named = zip(names or map(str, range(len(held))), held, strict=True)
-            given = parameter_groups(list(named), self.groups, matrices=matrices)
+        slow = own is not None and self.lower != 1
+        if matrices or slow or self.groups is not None:
+            named = list(zip(names or map(str, range(len(held))), held, strict=True))
+            slower = [p for p, is_own in zip(held, own, strict=True) if is_own] if own is not None and slow else []
+            rates = {id(p): self.lower * self.lr for p in slower}
+            given = parameter_groups(named, self.groups, matrices=matrices, rates=rates)
         made = self._built(given) if self.factory is None else made_optimizer(self.factory, given, held)
         if self.groups is not None:
             _check_groups(given, made)
@@ -146,12 +159,13 @@ def sgd(
     clip: float | None = None,
     decay: DecayName = "auto",
     groups: Groups | None = None,
+    lower: float = 1.0,
 ) -> Optimizer:
     """Stochastic gradient descent with Nesterov momentum.
 
     Arguments and errors as of `Optimizer`.
     """
-    return Optimizer("sgd", lr, momentum, weight_decay, clip, decay=decay, groups=groups)
+    return Optimizer("sgd", lr, momentum, weight_decay, clip, decay=decay, groups=groups, lower=lower)
 
 
 def adam(
@@ -161,12 +175,13 @@ def adam(
     clip: float | None = None,
     decay: DecayName = "auto",
     groups: Groups | None = None,
+    lower: float = 1.0,
 ) -> Optimizer:
     """Adam with torch's default moments.
 
     Arguments and errors as of `Optimizer`.
     """
-    return Optimizer("adam", lr, 0.9, weight_decay, clip, decay=decay, groups=groups)
+    return Optimizer("adam", lr, 0.9, weight_decay, clip, decay=decay, groups=groups, lower=lower)
 
 
 def adamw(
@@ -176,12 +191,13 @@ def adamw(
     clip: float | None = None,
     decay: DecayName = "auto",
     groups: Groups | None = None,
+    lower: float = 1.0,
 ) -> Optimizer:
     """Adam with decoupled weight decay.
 
     Arguments and errors as of `Optimizer`.
     """
-    return Optimizer("adamw", lr, 0.9, weight_decay, clip, decay=decay, groups=groups)
+    return Optimizer("adamw", lr, 0.9, weight_decay, clip, decay=decay, groups=groups, lower=lower)
 
 
 def as_optimizer(given: Optimizer | OptimizerFactory) -> Optimizer:

@@ -74,8 +74,18 @@ class LearnerRow(nn.Module, ABC):
     def configure(
         self, optimizer: Optimizer | OptimizerFactory, schedule: Schedule = "constant", steps: int = 1
     ) -> None:
-        """Give every block its own optimiser and learning-rate schedule of `steps` steps."""
+        """Give every block its own optimiser and learning-rate schedule of `steps` steps.
+
+        Raises:
+            InputError: one cannot be built, or a rate of lower blocks is given where all blocks learn as one.
+        """
         optimisation = (as_optimizer(optimizer), as_schedule(schedule), steps)
+        lower = optimisation[0].lower
+        if self.rule.whole and lower != 1:
+            raise InputError(
+                f"lower={lower:g} is for blocks that learn by themselves, and the rule {self.rule.name} trains all as "
+                "one: leave it out."
+            )
         for learner in self.learners:
             learner.configure(*optimisation)
         self._optimisation = optimisation

@@ -67,6 +67,7 @@ RANGES = {
     "warmup": WARMUPS,
     "accumulate": FROM_ONE,
     "ema": Range(0, 1, above=True, below=True),
+    "lower_lr": Range(0, 1000, above=True),
 }
 
 
@@ -215,6 +216,9 @@ class Optimisation:
     ema: float | None = None
     """Keep a running mean of the weights, of which so much stays at an update (0.999); it is what is evaluated, used to
     predict and exported. Default: none."""
+    lower_lr: float = 1.0
+    """Learning rate of the own weights of all blocks but the last, as a share of --lr; what the library adds to them
+    (readouts, twins) keeps --lr. A small one (0.03) suits pretrained models."""
     patience: int | None = None
     """Stop where so many epochs in a row were not better on validation than the best one before. Default: never."""
 
@@ -236,7 +240,8 @@ class Optimisation:
     def build(self) -> Optimizer:
         """What every block gets; what is not decided is as for classes of images (see `usual.suited`)."""
         name, lr = self._decided("sgd", USUAL_LR)
-        return Optimizer(name, lr, self.momentum, self.weight_decay, self.clip, decay=self.decay, ema=self.ema)
+        given = (self.momentum, self.weight_decay, self.clip)
+        return Optimizer(name, lr, *given, decay=self.decay, ema=self.ema, lower=self.lower_lr)
 
     def _decided(self, auto: OptimizerName, usual: Mapping[str, float]) -> tuple[OptimizerName, float]:
         name = auto if self.optimizer == "auto" else self.optimizer
