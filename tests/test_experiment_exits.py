@@ -39,12 +39,15 @@ def row(way: str, together: float, half: float, ece: float = 0.005, aurc: float 
         "ece": [None, ece],
         "aurc": aurc,
         "aurc_together": aurc,
+        "coverage": {"threshold": 0.9, "adaptive": 0.9},
     }
 
 
 def test_the_check_names_what_is_not_reached():
     peer, ensemble = row("deep-supervision", 88, 87), {**row("ensemble", 90, 0), "exits": {}}
     assert command.shortfalls([row("block-local", 90, 89.8), peer, ensemble]) == []
+    uncovered = {**row("block-local", 90, 89.8), "coverage": {"threshold": 0.88, "adaptive": 0.9}}
+    assert "threshold sets hold 0.880" in command.shortfalls([uncovered, peer, ensemble])[0]
     for short in (
         row("block-local", 90, 89.6),
         row("block-local", 87, 87, 0.005),

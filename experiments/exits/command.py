@@ -10,11 +10,11 @@ from typing import Any
 import experiments.exits
 from benchmarks.common import Row, finish
 from experiments.exits.cases import CASES, WAYS
-from experiments.exits.measure import Settings, measured
+from experiments.exits.measure import WANTED, Settings, measured
 from experiments.on_cpu import begun, flags_of_runs
 
 NEAR = {"0.5": 0.3, "0.25": 3.0}  # points below the full network's, by budget
-ECE, ENSEMBLE_AURC = 0.01, 1.05
+ECE, ENSEMBLE_AURC, COVERAGE = 0.01, 1.05, 0.01
 
 
 def show(row: Row) -> None:
@@ -66,6 +66,10 @@ def _of_case(case: str, rows: Sequence[Row]) -> list[str]:
     worst = mean(rows, "block-local", lambda row: max(each for each in row["ece"] if each is not None))
     if worst is not None and worst > ECE:
         found.append(f"{case}: a calibration error of {worst:.4f} at a block, more than {ECE:g}")
+    for score in ("threshold", "adaptive"):
+        inside = mean(rows, "block-local", lambda row, s=score: row["coverage"][s])
+        if inside is not None and abs(inside - WANTED) > COVERAGE:
+            found.append(f"{case}: {score} sets hold {inside:.3f} of the true classes, not {WANTED:g}")
     area = mean(rows, "block-local", lambda row: row["aurc_together"])
     for way, most in (("ensemble", ENSEMBLE_AURC), ("backprop", 1.0)):
         best = mean(rows, way, lambda row: row["aurc"])

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from blocklocal.runs.looking import load_network
 from blocklocal.runs.run import start_run
 from blocklocal.runs.saved import read_summary
 from blocklocal.runs.sets import AnyBatches, evaluation_batches, load_data
+from blocklocal.uncertainty.conformal import Score, conformal_sets
 from blocklocal.uncertainty.foreign import foreign_scores
 from blocklocal.uncertainty.measures import auroc, calibration_error
 from blocklocal.uncertainty.selective import aurc
@@ -30,6 +31,7 @@ from experiments.exits.cases import ENSEMBLE, WAYS, Case
 
 BUDGETS = (0.25, 0.5, 0.75, 1.0)
 FOREIGN = 2_000  # images
+WANTED, SPLITS = 0.9, 200  # coverage of conformal sets, and random halves in which it is measured
 ROUNDS = 3  # in which an early pass and a whole one are timed
 Logits = list[Tensor | None]
 
@@ -122,6 +124,7 @@ def measured(case: Case, way: str, seed: int, given: Settings) -> Row:
         "aurc_together": _aurc(_mean(known) / together, y) if several else None,
         "exits": {} if fitted is None else _early(first, fitted),
         "foreign": {name: auroc(inside, scores[1][name]) for name, inside in scores[0].items()},
+        "coverage": {score: _coverage(_divided(known, temperatures)[-1], y, score) for score in get_args(Score)},
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
     }
@@ -166,6 +169,18 @@ def _aurc(logits: Tensor | None, y: Tensor) -> float:
     assert logits is not None
     sure, label = logits.softmax(1).max(1)
     return aurc(sure, label == y)
+
+
+def _coverage(logits: Tensor | None, y: Tensor, score: str) -> float:
+    """The share of the true classes in conformal sets of a coverage of `WANTED`, in the mean over random halves."""
+    assert logits is not None
+    p, found = logits.softmax(1).double(), []
+    for seed in range(SPLITS):
+        order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
+        held, new = order.chunk(2)
+        sets = conformal_sets(p[held], y[held], WANTED, score)(p[new])
+        found.append(sets.gather(1, y[new].unsqueeze(1)).double().mean().item())
+    return statistics.fmean(found)
 
 
 def _early(member: Trained, fitted: FittedExits) -> dict[str, Row]:
