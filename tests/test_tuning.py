@@ -51,8 +51,10 @@ def test_the_small_size_leaves_a_row_per_way_with_its_costs(given):
 
 
 def test_a_search_reads_validation_parts_alone(given):
-    rows = given("--search", "--only", "lora")
-    assert [row["lr"] for row in rows] == list(ways.RATES)
+    rows = given("--search", "--only", "lora", "shared-2")
+    assert [row["lr"] for row in rows if row["way"] == "lora"] == list(ways.RATES)
+    pairs = [(row["lr"], row["lower"]) for row in rows if row["way"] == "shared-2"]
+    assert pairs == [(lr, lower) for lr in ways.RATES for lower in ways.LOWERS]
     assert all(row["part"] == "validation" for row in rows)
 
 

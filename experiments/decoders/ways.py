@@ -1,7 +1,7 @@
 """The ways in which the decoder is trained, and its sizes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -108,6 +108,9 @@ def _ways() -> dict[str, Way]:
                 {"reconstruction": 0.1, "reconstruct": "input"},
             ),
         )
+    for steps in (10, 50):  # between two copies of the table
+        late = found["shared-4"]
+        found[f"shared-4-late{steps}"] = replace(late, learning={**late.learning, "message_delay": steps}, tried=())
     return found
 
 

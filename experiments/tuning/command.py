@@ -21,7 +21,7 @@ from blocklocal.models.llama import save_llama
 from experiments.decoders.measure import costs_of, measured
 from experiments.decoders.ways import WAYS as TRAINED
 from experiments.on_cpu import begun, flags_of_ways
-from experiments.tuning.ways import LOCAL, RATES, SIZES, STARTS, WAYS, Size, Way
+from experiments.tuning.ways import LOCAL, SIZES, STARTS, WAYS, Size, Way
 
 ABOVE, BYTES = 3.0, 0.6  # percent of perplexity above end-to-end tuning, and of its kept bytes
 
@@ -78,17 +78,16 @@ def tuned(
     texts: tuple[TextSet, TextSet],
     size: Size,
     seed: int,
-    lr: float | None,
     *,
     test: bool,
 ) -> Row:
     """Tune once; what the network says of both texts then, on their test or their validation parts."""
     old, new = texts
-    network = way.build(folder, size, new.bytes_per_token, seed, lr)
+    network = way.build(folder, size, new.bytes_per_token, seed)
     seconds, part = fit(network, new, size, seed), "test" if test else "validation"
     found = measured(network, getattr(new, part))
     return {
-        "way": name, "seed": seed, "lr": way.lr if lr is None else lr, "part": part, "training_seconds": seconds,
+        "way": name, "seed": seed, "lr": way.lr, "lower": way.lower, "part": part, "training_seconds": seconds,
         "new": found["perplexity"], "new_bits_per_byte": found["bits_per_byte"], "agreement": found["agreement"],
         "old": last(network, getattr(old, part)),
     }  # fmt: skip
@@ -100,8 +99,8 @@ def show(row: Row, before: float) -> None:
         f"  FLOPs × {row['flops_ratio']:.2f}  kept × {row['bytes_ratio']:.2f}  time × {spread(row)}"
     )  # fmt: skip
     print(
-        f"{row['way']:16} lr {row['lr']:g} seed {row['seed']}  {row['part']}: new text {exits}  "
-        f"old text {before:.2f} → {row['old']:.2f}{cost}  {row['training_seconds']:.0f} s",
+        f"{row['way']:16} lr {row['lr']:g} (lower × {row['lower']:g}) seed {row['seed']}  {row['part']}: "
+        f"new text {exits}  old text {before:.2f} → {row['old']:.2f}{cost}  {row['training_seconds']:.0f} s",
         flush=True,
     )
 
@@ -155,8 +154,8 @@ def main() -> int:
             if seed == 0 and not arguments.search:
                 cost = _costs(arguments, ways, folder, new, size)
             for name in arguments.only:
-                for lr in RATES if arguments.search else (None,):
-                    row = tuned(name, ways[name], folder, (old, new), size, seed, lr, test=not arguments.search)
+                for way in ways[name].searched if arguments.search else [ways[name]]:
+                    row = tuned(name, way, folder, (old, new), size, seed, test=not arguments.search)
                     rows.append({"start": arguments.start} | row | cost.get(name, {}) | {"before": before[row["part"]]})
                     show(rows[-1], before[row["part"]])
                     finish(rows, argparse.Namespace(json=arguments.json, check=False), [])

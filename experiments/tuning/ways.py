@@ -54,14 +54,8 @@ class Way:
     lower: float = 1.0
     adapters: bool = False
 
-    def build(
-        self, folder: Path, size: Size, bytes_per_token: float, seed: int, lr: float | None = None
-    ) -> bl.BlockLocal:
-        """The decoder of a folder in blocks; where it was trained by blocks and is tuned so, with their readouts.
-
-        Args:
-            lr: in the place of the way's own.
-        """
+    def build(self, folder: Path, size: Size, bytes_per_token: float, seed: int) -> bl.BlockLocal:
+        """The decoder of a folder in blocks; where it was trained by blocks and is tuned so, with their readouts."""
         by_blocks = (folder / LOCAL).is_file()  # readouts are copies of a layer, so they fit the library's own decoder
         if by_blocks:
             model: torch.nn.Module = load_llama(folder)
@@ -71,12 +65,11 @@ class Way:
             torch.manual_seed(seed)
             add_lora(model, RANK)
         example = torch.zeros(2, size.length, dtype=torch.long)
-        cut, rate = bl.split(model, self.blocks, example=example), self.lr if lr is None else lr
         network = bl.BlockLocal(
-            cut,
+            bl.split(model, self.blocks, example=example),
             tokens=Tokens(size.vocabulary, bytes_per_token=bytes_per_token),
             rule=self.rule,
-            optimizer=bl.adamw(rate, weight_decay=0.01, clip=1.0, lower=self.lower),
+            optimizer=bl.adamw(self.lr, weight_decay=0.01, clip=1.0, lower=self.lower),
             example=example,
             seed=seed,
             **self.learning,
@@ -84,6 +77,12 @@ class Way:
         if by_blocks and self.learning.get("twin") == "shared":
             assert not network.load_state_dict(torch.load(folder / LOCAL), strict=False).unexpected_keys
         return network
+
+    @property
+    def searched(self) -> "list[Way]":
+        """The same with every rate that is compared, and of local ways every share for the lower block."""
+        lowers = LOWERS if self.learning else (1.0,)
+        return [replace(self, lr=lr, lower=lower) for lr in RATES for lower in lowers]
 
 
 LOCAL = "local.pt"  # in a folder: what blocks have beside the decoder's own weights
@@ -101,4 +100,4 @@ STARTS: dict[str, dict[str, Way]] = {  # how the decoder was trained on the firs
     "backprop": {},
     "shared-2": {"shared-2": replace(WAYS["shared-2"], lower=0.3)},
 }
-RATES = (3e-4, 1e-3, 3e-3, 1e-2)  # what `--search` compares
+RATES, LOWERS = (3e-4, 1e-3, 3e-3, 1e-2), (1.0, 0.3, 0.1, 0.03, 0.01)  # what `--search` compares
