@@ -11,6 +11,7 @@ from blocklocal._common.errors import InputError
 from blocklocal.cli import main
 from blocklocal.cli.calibrate import calibration_lines
 from blocklocal.exits import fit_exits
+from blocklocal.runs.calibrate import run_temperatures
 from blocklocal.runs.exits import EXITS, exits_for, kept_exits
 from blocklocal.runs.looking import load_network
 from blocklocal.runs.sets import evaluation_batches, load_data, normalise
@@ -116,6 +117,10 @@ def test_predict_gives_the_calibrated_confidences(run, tmp_path, capsys):
     assert float(row["confidence"]) == pytest.approx(expected, rel=1e-4)
     together = (torch.stack(network.block_logits(x)).mean(0) / exits.together[-1].temperature).softmax(-1).max().item()
     assert float(row["ensemble confidence"]) == pytest.approx(together, rel=1e-4)
+    assert f"calibrated as blocklocal calibrate {run} has fitted it" in capsys.readouterr().err
+    streamed = ["--visit", "2", "--output", str(tmp_path / "streamed.csv")]
+    assert main(["predict", str(run), str(tmp_path / "0.png"), *streamed]) == 0
+    assert (tmp_path / "streamed.csv").read_text() == (tmp_path / "said.csv").read_text()
 
 
 def refused(*command: str, capsys) -> str:
@@ -137,12 +142,14 @@ def test_what_is_missing_is_said(run, tmp_path, capsys):
     assert "has no validation part" in refused("calibrate", str(tmp_path / "bare"), capsys=capsys)
 
 
-def test_exits_of_another_checkpoint_are_refused(run, tmp_path, capsys):
+def test_exits_of_another_checkpoint_are_refused(run, caplog):
     told = json.loads((run / EXITS).read_text())
     try:
         (run / EXITS).write_text(json.dumps({**told, "checkpoint": "step-00000001"}))
         with pytest.raises(InputError, match="were fitted for step-00000001, and step-"):
             exits_for(run, 0.9, None)
+        assert run_temperatures(run) is None
+        assert "was calibrated for step-00000001, and step-" in caplog.text
         (run / EXITS).write_text("{}")
         with pytest.raises(InputError, match=r"exits\.json"):
             exits_for(run, 0.9, None)

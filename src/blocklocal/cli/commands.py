@@ -119,9 +119,12 @@ def _asking(given: PredictArguments) -> "Asking":
             asked["sets"] = kept_sureness(given.run, given.checkpoint).sets_of(given.coverage)
     if given.abstain is not None:
         asked["answers_from"] = kept_sureness(given.run, given.checkpoint).answers_from(given.abstain)
+    temperatures = run_temperatures(given.run, given.checkpoint)
+    if temperatures is not None:
+        print(f"calibrated as blocklocal calibrate {given.run} has fitted it", file=sys.stderr)
     return Asking(
         exit=None if choice is None else choice.exits,
-        temperatures=run_temperatures(given.run, given.checkpoint),
+        temperatures=temperatures,
         limit=foreign_limit(given.run, given.checkpoint) if given.foreign else None,
         **asked,
     )

@@ -1,5 +1,6 @@
 """A run's probabilities, variances, exits and intervals, fitted on its validation part and kept in its folder."""
 
+import logging
 from pathlib import Path
 
 from blocklocal._common.errors import InputError
@@ -20,6 +21,7 @@ from blocklocal.runs.looking import load_network
 from blocklocal.runs.sets import evaluation_batches, load_data, normalise
 from blocklocal.runs.train import block_names
 
+log = logging.getLogger("blocklocal")
 BUDGET, EACH = 0.5, 4  # of the examples: under which budget, and how many leave early and late
 
 
@@ -80,12 +82,19 @@ def _examples(network: BlockLocal, data: ImageSet, facts: DatasetInfo, exits: Ex
 
 
 def run_temperatures(run: Path, checkpoint: str | None = None) -> Temperatures | None:
-    """The temperatures that a run was calibrated with; None where it was not, or for another checkpoint."""
-    now = checkpoint_to_look(run, checkpoint).name
+    """The temperatures that a run was calibrated with; None where it was not, or for another checkpoint.
+
+    A warning says so where it was calibrated for another one.
+    """
+    kept: RunExits | RunIntervals
     if is_there(run / EXITS):
-        kept = exits_of(run)
-        return kept.exits.temperatures if kept.checkpoint == now else None
-    if is_there(run / INTERVALS):
-        intervals = intervals_of(run)
-        return intervals.temperatures if intervals.checkpoint == now else None
-    return None
+        kept, found = (exits := exits_of(run)), exits.exits.temperatures
+    elif is_there(run / INTERVALS):
+        kept, found = (intervals := intervals_of(run)), intervals.temperatures
+    else:
+        return None
+    now = checkpoint_to_look(run, checkpoint).name
+    if kept.checkpoint != now:
+        log.warning("%s was calibrated for %s, and %s is used now: nothing is calibrated.", run, kept.checkpoint, now)
+        return None
+    return found
