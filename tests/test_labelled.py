@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from run_helpers import assert_same_run, equal, metrics, stopped, tiny, weights, whole, without_reports
+from run_helpers import assert_same_run, equal, metrics, stopped, tiny, train, weights, whole, without_reports
 
 from blocklocal._common.errors import InputError
 from blocklocal.cli.main import main
@@ -80,6 +80,13 @@ def test_one_block_in_memory_at_a_time_learns_the_same(tmp_path):
     with without_reports():
         reference = whole(tiny(**VIEWS), tmp_path / "reference")
         start_run(tiny(**VIEWS), tmp_path / "run", quiet=True, streaming=Streaming(visit=2))
+    assert equal(weights(tmp_path / "run"), weights(reference))
+
+
+def test_several_processes_learn_the_same(tmp_path):
+    with without_reports():
+        reference = whole(tiny(**VIEWS), tmp_path / "reference")
+    assert train(tmp_path, "--processes", 2, **VIEWS).status == 0
     assert equal(weights(tmp_path / "run"), weights(reference))
 
 

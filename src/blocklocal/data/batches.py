@@ -98,6 +98,10 @@ class Batches(Epochs):
             raise InputError("images are mixed in one process alone, which has their pixels: leave mix out.")
         return classes
 
+    def sizes(self, start: int = 0) -> list[int]:
+        views = 1 if self.second is None else 2
+        return [views * size for size in super().sizes(start)]
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         places = self.order.places(epoch, start).to(self.pixels.device)
         read = (self._read(step, places) for step in range(start, len(self)))

@@ -25,7 +25,7 @@ class Epochs(ABC):
         return len(self.order)
 
     def sizes(self, start: int = 0) -> list[int]:
-        """Samples in the batches of an epoch from step `start` on."""
+        """Inputs in the batches of an epoch from step `start` on: samples, or views of them."""
         return self.order.sizes(start)
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
