@@ -56,8 +56,8 @@ WAYS = {
     "backprop-consistency": Way({"rule": "backprop", **CONSISTENCY}),
 }
 SIZES = {
-    "full": {"epochs": 16},
-    "trial": {"epochs": 8},
+    "full": {"epochs": 16, "validation": 1_000},
+    "trial": {"epochs": 8, "validation": 1_000},
     "small": {"train_size": 200, "validation": 60, "test_size": 60, "epochs": 1, "width": 4},
 }
 
