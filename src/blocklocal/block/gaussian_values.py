@@ -37,6 +37,9 @@ class GaussianValues(Values):
         network = BlockLocal(split(model, 4), values=GaussianValues.of(y_train))
         network.predict(x).values, network.predict(x).variance      # [B, V] each
         low, high = network.predict(x).interval(0.9)
+
+    Attributes:
+        mean, std: as of `Values`: of every value in the training part.
     """
 
     measures: ClassVar[tuple[str, ...]] = ("rmse", "mae", "r2", "gaussian_nll", "inside90")

@@ -38,7 +38,7 @@ class CalibrateArguments:
 
 
 def calibrate(arguments: list[str]) -> None:
-    """Fit the confidence of every block, and early exits or intervals, on the validation part of a run."""
+    """Fit confidences, and early exits or intervals, on the validation part of a run."""
     from blocklocal.runs.calibrate import calibrate_run
     from blocklocal.runs.exits import EXITS
     from blocklocal.runs.intervals import INTERVALS, RunIntervals

@@ -46,7 +46,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "evaluate": Command("evaluate:evaluate", "Measure every block of a trained run on a split.", printed=True),
     "calibrate": Command(
-        "calibrate:calibrate", "Fit the confidence of every block, and early exits, on the validation part of a run."
+        "calibrate:calibrate", "Fit confidences, and early exits or intervals, on the validation part of a run."
     ),
     "predict": Command(
         "commands:predict",
