@@ -126,6 +126,16 @@ def test_too_few_samples_are_named(table, tmp_path, capsys):
     assert "at least 19 are needed" in said
 
 
+def test_figures_that_are_missing_are_told(run, table, capsys):
+    told = json.loads((run / INTERVALS).read_text())
+    try:
+        (run / INTERVALS).write_text(json.dumps({**told, "limits": told["limits"][:3]}))
+        assert main(["predict", str(run), str(table)]) == 2
+        assert "intervals are damaged" in capsys.readouterr().err
+    finally:
+        (run / INTERVALS).write_text(json.dumps(told))
+
+
 def test_a_variance_of_classes_is_refused(tmp_path, capsys):
     assert main(["train", "--data", "digits", "--variance", "--output", str(tmp_path / "run")]) == 2
     assert "--variance is for values" in capsys.readouterr().err

@@ -113,6 +113,16 @@ def test_too_few_samples_show_no_small_risk():
         found.sets_of(0.95)
 
 
+def test_figures_that_are_missing_are_told(run):
+    from dataclasses import replace
+
+    from blocklocal._common.errors import InputError
+
+    for name in ("sets", "thresholds", "answered"):
+        with pytest.raises(InputError, match="these exits are damaged"):
+            replace(kept_sureness(run), **{name: [0.5]})
+
+
 def test_the_command_says_what_it_comes_to(run, capsys):
     assert main(["calibrate", str(run)]) == 0
     said = capsys.readouterr().out

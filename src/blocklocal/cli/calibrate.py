@@ -46,11 +46,11 @@ def calibrate(arguments: list[str]) -> None:
     given = parse(CalibrateArguments, arguments, "blocklocal calibrate")
     found, names = calibrate_run(given.run, checkpoint=given.checkpoint, device=given.device, trust=given.trust)
     if isinstance(found, RunIntervals):
-        lines, file = interval_lines(found, names), given.run / INTERVALS
+        lines, files = interval_lines(found, names), [INTERVALS]
     else:
-        lines, file = [*calibration_lines(found, names), *exit_lines(found), *sureness_lines(found)], given.run / EXITS
-    print("\n".join([*lines, "", str(file)]))
-    print(f"report: {given.run / 'report.html'}")
+        lines = [*calibration_lines(found, names), *exit_lines(found), *sureness_lines(found)]
+        files = [EXITS, "report.html"]
+    print("\n".join([*lines, "", *(str(given.run / file) for file in files)]))
 
 
 def interval_lines(found: "RunIntervals", names: Sequence[str]) -> list[str]:

@@ -29,6 +29,9 @@ class Sureness:
             were too few samples.
         thresholds: of every risk of `RISKS` the confidence from which on it answers; None where it never does.
         answered: the share of the validation samples that is answered then.
+
+    Raises:
+        InputError: figures are missing.
     """
 
     samples: int
@@ -36,6 +39,10 @@ class Sureness:
     sets: Sequence[float | None]
     thresholds: Sequence[float | None]
     answered: Sequence[float]
+
+    def __post_init__(self) -> None:
+        if (len(self.sets), len(self.thresholds), len(self.answered)) != (len(COVERAGES), len(RISKS), len(RISKS)):
+            raise InputError("these exits are damaged: fit them again.")
 
     def sets_of(self, coverage: float) -> ConformalSets:
         """Conformal sets of a coverage.

@@ -56,6 +56,9 @@ class RunIntervals:
         together: of all of them.
         limits: of every coverage of `COVERAGES` the half widths of the values, in standard deviations where these are
             predicted; None where there were too few samples.
+
+    Raises:
+        InputError: half widths are missing.
     """
 
     checkpoint: str
@@ -64,6 +67,10 @@ class RunIntervals:
     together: ValueCalibration | None
     limits: list[list[float | None]]
     written_by: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.limits) != len(COVERAGES) or len({len(each) for each in self.limits}) != 1:
+            raise InputError("these intervals are damaged: calibrate the run again.")
 
     @property
     def temperatures(self) -> Temperatures:
