@@ -123,7 +123,11 @@ def measured(case: Case, way: str, seed: int, given: Settings) -> Row:
         "aurc": _aurc(_divided(known, temperatures)[-1], y),
         "aurc_together": _aurc(_mean(known) / together, y) if several else None,
         "exits": {} if fitted is None else _early(first, fitted),
-        "foreign": {name: auroc(inside, scores[1][name]) for name, inside in scores[0].items()},
+        "foreign": {
+            name: auroc(inside, scores[1][name])
+            for name, inside in scores[0].items()
+            if count == 1 or name == "largest"  # a mean of probabilities has no energy
+        },
         "coverage": {score: _coverage(_divided(known, temperatures)[-1], y, score) for score in get_args(Score)},
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
