@@ -260,3 +260,18 @@ def test_adaptive_bins_hold_equally_many():
     # sorted: 0.6 right, 0.7 wrong | 0.8 right, 0.9 right
     assert adaptive_calibration_error(sure, right, bins=2) == pytest.approx((abs(0.4 - 0.7) + 0.3) / 4)
     assert adaptive_calibration_error(sure, right, bins=1) == pytest.approx(abs(3 - 3.0) / 4)
+
+
+def test_weights_of_classes_teach_and_do_not_calibrate():
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(2000, 6, generator=draw)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, C))
+    y = torch.multinomial(model(x).detach().softmax(1), 1, generator=draw).squeeze(1)
+    weights = [1.0] * (C - 1) + [30.0]
+    found = []
+    for given in (None, weights):
+        net = bl.BlockLocal(bl.split(model, 1), classes=C, class_weights=given, example=x[:2])
+        found.append(fit_exits(net, [(x, y)]).own[-1].temperature)
+    assert found[0] == found[1]
+    assert found[0] == pytest.approx(1, abs=0.2)

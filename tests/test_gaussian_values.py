@@ -160,3 +160,18 @@ def test_what_cannot_be_is_refused():
     with pytest.raises(InputError, match="between 0 and 1, such as"):
         network().predict(X).interval(1)
     assert z_score(0.9) == pytest.approx(1.6448536)
+
+
+def test_in_half_precision_the_mean_is_not_rounded_again():
+    output = torch.tensor([[3.1, 8.0, -9.0, -9.0]])
+    for kind in (torch.bfloat16, torch.float16):
+        mean, _ = KIND._moments(KIND.as_logits(output.to(kind)))
+        torch.testing.assert_close(mean, output.to(kind)[:, :2].float(), rtol=1e-5, atol=1e-5)
+
+
+def test_temperatures_of_plain_values_are_refused():
+    model = bl.build_model("mlp", classes=1, input_shape=(5,), width=16)
+    plain = bl.BlockLocal(bl.split(model, 3), values=1)
+    plain.predict(X, temperatures=Temperatures((1.0, 1.0, 1.0)))
+    with pytest.raises(InputError, match="predicts values alone"):
+        plain.predict(X, temperatures=Temperatures((2.0, 1.0, 1.0)))

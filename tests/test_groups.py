@@ -199,3 +199,8 @@ def test_a_share_that_is_none_and_a_rule_without_lower_blocks_are_refused():
         adamw(lower=0)
     with pytest.raises(InputError, match=r"lower=0\.1 is for blocks that learn by themselves"):
         network("mlp", rule="backprop", optimizer=adamw(lower=0.1))
+
+
+def test_a_factory_has_a_rate_of_its_own():
+    with pytest.raises(InputError, match="a factory has a rate of its own"):
+        Optimizer("custom", factory=torch.optim.AdamW, lower=0.1)

@@ -69,3 +69,10 @@ def test_what_cannot_be_is_refused():
             conformal_intervals(*given)
     with pytest.raises(InputError, match="above 0 and below 1, not 1"):
         conformal_intervals(values, y, 1)
+
+
+def test_a_prediction_that_is_no_number_is_refused():
+    values, y, _ = samples(50, 1)
+    values[3, 0] = math.nan
+    with pytest.raises(InputError, match="no finite number"):
+        conformal_intervals(values, y)

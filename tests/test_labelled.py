@@ -97,3 +97,9 @@ def test_what_cannot_be_compared_is_refused(tmp_path, capsys):
     assert "two views of an image, and t holds none" in capsys.readouterr().err
     assert main(["train", "--data", "digits", "--labelled", "0", "--output", str(tmp_path / "run")]) == 2
     assert "labelled" in capsys.readouterr().err
+
+
+def test_images_without_a_label_are_not_mixed(tmp_path, capsys):
+    given = ["train", "--data", "digits", "--labelled", "0.1", "--mix", "mixup", "--output", str(tmp_path / "run")]
+    assert main(given) == 2
+    assert "some have none: leave mix out" in capsys.readouterr().err

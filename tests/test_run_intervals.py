@@ -126,6 +126,12 @@ def test_too_few_samples_are_named(table, tmp_path, capsys):
     assert "at least 19 are needed" in said
 
 
+@pytest.mark.parametrize("flag", ["--abstain", "--budget"])
+def test_what_needs_probabilities_is_refused(run, table, capsys, flag):
+    assert main(["predict", str(run), str(table), flag, "0.5"]) == 2
+    assert "predicts values" in capsys.readouterr().err
+
+
 def test_figures_that_are_missing_are_told(run, table, capsys):
     told = json.loads((run / INTERVALS).read_text())
     try:

@@ -113,6 +113,37 @@ def test_too_few_samples_show_no_small_risk():
         found.sets_of(0.95)
 
 
+def test_a_class_that_is_nearly_impossible_is_in_where_the_coverage_needs_it():
+    truth = torch.cat([torch.full((97,), 0.9), torch.full((3,), 1e-9)])
+    found = fit_sureness(truth, truth, truth > 0.5).sets_of(0.98)
+    assert bool(found(torch.tensor([[1 - 1e-9, 1e-9]]))[0, 1])
+
+
+def test_exits_of_an_older_version_are_told(run, monkeypatch):
+    from dataclasses import replace
+
+    from blocklocal._common.errors import InputError
+    from blocklocal.report.exits_section import exits_section
+    from blocklocal.runs import exits as runs_exits
+
+    older = replace(kept_exits(run), sureness=None, reliability=[], risks={})
+    monkeypatch.setattr(runs_exits, "kept_exits", lambda *_: older)
+    with pytest.raises(InputError, match="calibrated by an older version"):
+        runs_exits.kept_sureness(run)
+    whole = (run / "exits.json").read_text()
+    told = json.loads(whole)
+    try:
+        for each in [setting for way in told["exits"]["settings"] for setting in way]:
+            del each["left"]
+        for name in ("sureness", "reliability", "risks"):
+            del told["exits"][name]
+        (run / "exits.json").write_text(json.dumps(told))
+        section = exits_section(run)
+        assert all(len(row) == len(section["headings"]) for row in section["rows"])
+    finally:
+        (run / "exits.json").write_text(whole)
+
+
 def test_figures_that_are_missing_are_told(run):
     from dataclasses import replace
 

@@ -109,3 +109,22 @@ def test_barlow_twins_alone_teaches_hidden_blocks():
         last = net.step(torch.cat([view(2 * seed), view(2 * seed + 1)]), missing)
     assert last[0].parts["barlow"] < 0.7 * first[0].parts["barlow"]
     assert any(not torch.equal(p, q) for p, q in zip(before, net.split.blocks[0].parameters(), strict=True))
+
+
+@pytest.mark.parametrize("objective", ["evidence", "variational", "printed-eq8", "projection"])
+def test_consistency_goes_with_every_objective_that_answers(objective):
+    family = {"family": "bernoulli"} if objective == "printed-eq8" else {}
+    net = dense(objective=objective, consistency=1.0, **family)
+    x, y = torch.randn(16, 8, generator=DRAW), torch.full((16,), MISSING)
+    result = net.step(x, y)
+    assert all("consistency" in each.parts for each in result)
+
+
+def test_padding_is_no_sample_without_a_label():
+    scores = 9 * torch.eye(3)[torch.tensor([[0, 1, 2], [0, 1, 2]])]  # one sequence, two views, sure everywhere
+    y = torch.tensor([[0, MISSING, MISSING], [0, MISSING, MISSING]])
+    mask = torch.tensor([[True, True, False], [True, True, False]])
+    second = scores.clone()
+    second[1, 2] = torch.tensor([9.0, 0, 0])  # wrong at the padding
+    assert consistency(Classes(3), second, y, mask) < 0.01
+    assert consistency(Classes(3), second, y) > 1

@@ -67,7 +67,7 @@ class GaussianValues(Values):
     def as_logits(self, scores: Tensor) -> Tensor:
         """[B, 2·V]: m/v of every value, then -1/(2v), in deviations; of row scores or of the output."""
         if scores.shape[-1] == self.outputs:
-            mean, raw = scores.chunk(2, -1)
+            mean, raw = (scores if scores.dtype == torch.float64 else scores.float()).chunk(2, -1)
             variance = F.softplus(raw) + LEAST
         else:
             shares = scores.float().unflatten(-1, (self.count, ROWS)).softmax(-1)

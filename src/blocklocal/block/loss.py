@@ -80,7 +80,7 @@ class OutputLoss(nn.Module):
             loss = loss.reshape(())
         parts = {name: loss}
         if self.consistency and self.own is None:
-            parts["consistency"] = self.consistency * consistency(self.targets, units_last(a.float()), target)
+            parts["consistency"] = self.consistency * consistency(self.targets, units_last(a.float()), target, mask)
         scores = None if self.targets.hidden else units_last(a.detach())
         total = torch.stack(list(parts.values())).sum() if len(parts) > 1 else loss
         found = LocalResult(total, {part: each.detach() for part, each in parts.items()}, scores, mask=mask)
@@ -235,8 +235,8 @@ class HiddenLoss(nn.Module):
                 features, self.targets.one_hot(target), mask, self.targets.weights(target)
             )
         if "consistency" in self.weights:
-            assert match.scores is not None
-            parts["consistency"] = self.weights["consistency"] * consistency(self.targets, match.scores, target)
+            scores = self._scores(phi, message, terms) if match.scores is None else match.scores
+            parts["consistency"] = self.weights["consistency"] * consistency(self.targets, scores, target, mask)
         if "barlow" in self.weights:
             units = mean_of_real(self.family.mean(phi).flatten(2), mask)
             parts["barlow"] = self.weights["barlow"] * barlow_twins(units)

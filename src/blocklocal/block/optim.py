@@ -69,6 +69,8 @@ class Optimizer:
             )
         check_settings(self, RANGES)
         check_choices(self, "decay")
+        if self.factory is not None and self.lower != 1:
+            raise InputError("lower is a share of lr, and a factory has a rate of its own: give groups=.")
 
     @classmethod
     def of(

@@ -31,7 +31,7 @@ def halves(t: Tensor) -> tuple[Tensor, Tensor]:
     return first, second
 
 
-def consistency(targets: Targets, scores: Tensor, target: Asked) -> Tensor:
+def consistency(targets: Targets, scores: Tensor, target: Asked, mask: Tensor | None = None) -> Tensor:
     """The cross-entropy of the second view with what the block answers to the first, where there is no target.
 
     Only answers of a probability of `SURE` or more are learned (Sohn et al. 2020, FixMatch, arXiv 2001.07685, Eq. 4).
@@ -39,13 +39,17 @@ def consistency(targets: Targets, scores: Tensor, target: Asked) -> Tensor:
 
     Args:
         scores: of the block, [2B, R] or [2B, T, R].
+        mask: of positions [2B, T] those that are real in both views count; None for all.
 
     Raises:
         InputError: the batch holds no pairs.
     """
     first, second = halves(scores)
     assert isinstance(targets, Classes)
-    unknown, _ = halves(targets.hard(target) == MISSING)
+    missing = targets.hard(target) == MISSING
+    unknown, _ = halves(missing)
+    if mask is not None and mask.shape == missing.shape:
+        unknown = unknown & torch.logical_and(*halves(mask))
     with torch.no_grad():
         said = targets.probabilities(targets.as_logits(first.detach()))
         learned = unknown & (targets.confidence(said) >= SURE)

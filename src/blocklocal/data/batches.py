@@ -92,6 +92,8 @@ class Batches(Epochs):
     def _count(self, classes: int | None, images: Images) -> int:
         if images.labels.dim() != 1:
             raise InputError("images are mixed where each has one class, and these are asked for more: leave mix out.")
+        if int(images.labels.min()) < 0:
+            raise InputError("images are mixed with their labels, and some have none: leave mix out, or --labelled.")
         if classes is None or int(images.labels.max()) >= classes:
             raise InputError(f"images are mixed, so Batches needs the number of classes, not classes={classes}.")
         if not images.pixels.shape[2]:

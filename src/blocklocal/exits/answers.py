@@ -6,7 +6,7 @@ K blocks, N answers (of samples, positions or labels, all that have a target), S
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -79,6 +79,8 @@ def answers_of(network: BlockLocal, batches: Callable[[], Iterable[Loaded]]) -> 
         InputError: pixels are asked for, or no sample has a target.
     """
     targets = network.targets
+    if isinstance(targets, Classes):
+        targets = replace(targets, class_weights=None)  # which teach; a probability is of what there is
     with kept_modes([network]), torch.no_grad():
         network.eval()
         losses = _Losses(len(network.learners))

@@ -19,11 +19,13 @@ class Reliability:
 
     Attributes:
         confidence: their mean confidence; `right`: the share that is right; `share`: of all answers.
+        answers: how many there are in all.
     """
 
     confidence: list[float]
     right: list[float]
     share: list[float]
+    answers: int
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ def reliability(confidence: Tensor, right: Tensor) -> Reliability:
     there = counts > 0
     sums = [torch.bincount(place, each.double(), minlength=BINS)[there] for each in (confidence, right)]
     means = [(each / counts[there]).tolist() for each in sums]
-    return Reliability(means[0], means[1], (counts[there] / len(confidence)).tolist())
+    return Reliability(means[0], means[1], (counts[there] / len(confidence)).tolist(), len(confidence))
 
 
 def risk_curve(confidence: Tensor, right: Tensor) -> RiskCurve:

@@ -80,7 +80,7 @@ def fit_sureness(truth: Tensor, sure: Tensor, right: Tensor) -> Sureness:
         sure: that of the answer, [N].
         right: whether it is right, [N].
     """
-    limits = [smallest(1 - truth.double(), coverage).item() for coverage in COVERAGES]
+    limits = [smallest((1 - truth).double(), coverage).item() for coverage in COVERAGES]
     found = [abstain_at(sure, right, risk) for risk in RISKS]
     return Sureness(
         samples=len(sure),

@@ -98,11 +98,14 @@ def predictions(targets: Targets, logits: list[Tensor | None], temperatures: Tem
     """What the blocks' logits (`block_logits`) say.
 
     Raises:
-        InputError: the output answers no targets, or the temperatures are for another number of blocks.
+        InputError: the output answers no targets, or the temperatures are for another number of blocks or for nothing.
     """
     divide = temperatures or Temperatures((1.0,) * len(logits))
     if len(divide.blocks) != len(logits):
         raise InputError(f"there are {len(divide.blocks)} temperatures, and the network has {len(logits)} blocks.")
+    plain = isinstance(targets, Values) and not isinstance(targets, GaussianValues)
+    if plain and {*divide.blocks, divide.combined} != {1.0}:
+        raise InputError("temperatures change probabilities and variances, and this network predicts values alone.")
     said = (*_comparable(targets, logits), combined(targets, logits))
     *blocks, together = [
         None if each is None else Prediction(targets.probabilities(each / t), targets)

@@ -61,7 +61,7 @@ def _row(found: FittedExits, budget: float) -> list[str]:
         setting = found.for_budget(budget).setting
     except InputError:
         return []
-    left = [f"{100 * share:.1f} %" for share in setting.left]
+    left = [f"{100 * share:.1f} %" for share in setting.left] or ["–"] * len(found.own)  # of older exits
     return [f"{budget:g}", f"{100 * setting.cost:.1f}", f"{100 * setting.right:.2f}", WORDS[setting.by], *left]
 
 
@@ -96,11 +96,11 @@ def _rising(settings: Sequence[Setting]) -> Iterator[Setting]:
 def _reliability(found: FittedExits, names: Sequence[str], after: int) -> Any:
     colours = plots.block_colours(len(found.own))
     curves = [plots.Curve("as sure as right", [0.0, 100.0], [0.0, 100.0], colour="#9a9a9a", marker="")]
-    for name, colour, own in zip(names, colours, found.reliability, strict=True):
+    for name, colour, own in zip(names, colours, found.reliability, strict=False):  # older exits have none
         if own:
             each = own[after]
             bins = zip(each.right, each.confidence, each.share, strict=True)
-            told = [(100 * right, 100 * sure) for right, sure, share in bins if share * found.samples >= FEWEST]
+            told = [(100 * right, 100 * sure) for right, sure, share in bins if share * each.answers >= FEWEST]
             rights, sure = zip(*told, strict=True) if told else ((), ())
             curves.append(plots.Curve(name, rights, sure, colour=colour))
     return plots.line_plot(curves, "confidence (%)", "right answers (%)", plots.PERCENT) if len(curves) > 1 else None

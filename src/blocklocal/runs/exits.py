@@ -10,6 +10,7 @@ from blocklocal.exits.sureness import Sureness
 from blocklocal.network.network import BlockLocal
 from blocklocal.runs.checkpoints import check_fitted_for
 from blocklocal.runs.looking import load_network
+from blocklocal.runs.saved import load_facts
 
 
 def exits_for(run: Path, budget: float | None, risk: float | None, checkpoint: str | None = None) -> Choice | None:
@@ -35,6 +36,12 @@ def kept_exits(run: Path, checkpoint: str | None = None) -> FittedExits:
     Raises:
         InputError: there is no `exits.json`, or it is of another checkpoint.
     """
+    facts = load_facts(run)
+    if facts.predicts_values or facts.predicts_pixels:
+        what = "values" if facts.predicts_values else "pixels"
+        raise InputError(
+            f"this is for classes, labels and tokens, of which a block gives probabilities: {run} predicts {what}."
+        )
     if not is_there(run / EXITS):
         raise InputError(f"{run} is not calibrated yet: blocklocal calibrate {run} does it on its validation part.")
     kept = exits_of(run)
@@ -48,7 +55,10 @@ def kept_sureness(run: Path, checkpoint: str | None = None) -> Sureness:
     Raises:
         InputError: as `kept_exits`; or a sample of the run has not one class.
     """
-    found = kept_exits(run, checkpoint).sureness
+    kept = kept_exits(run, checkpoint)
+    found = kept.sureness
+    if found is None and kept.single and not load_facts(run).predicts_labels:
+        raise InputError(f"{run} was calibrated by an older version, which kept no sets: calibrate it again.")
     if found is None:
         raise InputError(f"sets and abstention are for one class per sample, and {run} predicts something else.")
     return found

@@ -139,6 +139,8 @@ def _calibration(targets: Values, logits: Tensor, y: Tensor) -> ValueCalibration
     if not isinstance(targets, GaussianValues):
         return ValueCalibration(targets.figures(targets.sums(logits, y))["rmse"])
     said = Prediction(targets.probabilities(logits), targets)
+    if not bool(logits.isfinite().all()):
+        raise InputError("a block predicts no finite numbers: its training diverged. Train again, with a smaller --lr.")
     temperature = ((said.values - y).square() / said.variance).nanmean().clamp(min=1e-12).item()
     before, after = (targets.figures(targets.sums(logits / t, y)) for t in (1.0, temperature))
     return ValueCalibration(

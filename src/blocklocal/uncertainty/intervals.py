@@ -52,7 +52,7 @@ def conformal_intervals(
         std: the predicted standard deviations [N, V].
 
     Raises:
-        InputError: shapes do not fit, or the coverage is no share.
+        InputError: shapes do not fit, the coverage is no share, or a prediction is not finite.
     """
     fits = values.dim() == 2 and values.shape == y.shape and len(y) and (std is None or std.shape == y.shape)
     if not fits:
@@ -63,8 +63,11 @@ def conformal_intervals(
         )
     if not 0 < coverage < 1:
         raise InputError(f"coverage must be a number above 0 and below 1, not {coverage}.")
-    scores = (y - values).abs().double() / (1.0 if std is None else std)
-    return ConformalIntervals(coverage, torch.stack([smallest(each[~each.isnan()], coverage) for each in scores.T]))
+    scores, known = (y - values).abs().double() / (1.0 if std is None else std), ~y.isnan()
+    if not bool(scores[known].isfinite().all()):
+        raise InputError("a prediction is no finite number: look for a training run that diverged.")
+    limits = [smallest(each[there], coverage) for each, there in zip(scores.T, known.T, strict=True)]
+    return ConformalIntervals(coverage, torch.stack(limits))
 
 
 def smallest(scores: Tensor, coverage: float) -> Tensor:
