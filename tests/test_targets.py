@@ -132,7 +132,7 @@ def test_binary_labels_are_as_many_two_way_softmaxes():
     ]
     torch.testing.assert_close(Labels(2).loss(ROWS, LABELS), torch.stack(losses).mean())
     pairs = ROWS.view(3, 2, 2).softmax(-1)[..., 1]
-    torch.testing.assert_close(Labels(2).probabilities(ROWS), pairs)
+    torch.testing.assert_close(Labels(2).probabilities(Labels(2).as_logits(ROWS)), pairs)
 
 
 def test_smoothing_a_binary_label_is_smoothing_its_two_way_softmax():
