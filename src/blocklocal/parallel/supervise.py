@@ -10,7 +10,7 @@ from types import FrameType
 
 from blocklocal._common.screen import one_line
 from blocklocal.parallel.store import SealedStore
-from blocklocal.parallel.watch import describe_rank, first_failure, has_left, report, resume_hint
+from blocklocal.parallel.watch import Failure, describe_rank, first_failure, has_left, report, resume_hint
 
 POLL = 0.1
 PATIENCE = 10.0  # seconds for the others to stop by themselves, once one has failed or the terminal is gone
@@ -25,12 +25,14 @@ class Children:
     Attributes:
         asked: how often the user has asked to stop; the second time nothing is waited for.
         deadline: when all are killed.
+        killed: the process that somebody else had killed when the first was lost; None where none was.
     """
 
     def __init__(self) -> None:
         self.running: list[subprocess.Popen[bytes]] = []
         self.asked = 0
         self.deadline = float("inf")
+        self.killed: int | None = None
 
     @contextmanager
     def listening(self) -> Generator["Children"]:
@@ -75,8 +77,9 @@ def supervise(children: Children, store: SealedStore) -> None:
     """Wait for all; once one is lost the others are told, get a little time, and are killed then."""
     seen = False
     while children.living():
-        if not seen and _lost(children, store):
+        if not seen and (lost := _lost(children, store)):
             seen = True
+            children.killed = next((rank for rank, status in lost.items() if status == -signal.SIGKILL), None)
             children.deadline = min(children.deadline, time.monotonic() + PATIENCE)
             if not children.asked:
                 _report(children, store)
@@ -100,6 +103,8 @@ def outcome(children: Children, store: SealedStore) -> int:
         _report(children, store)
         first = first_failure(store)
         assert first is not None, "it was reported"
+    if children.killed is not None:  # what the others say, such as that they cannot connect, is because of it
+        first = Failure(children.killed, _died(-signal.SIGKILL), 1)
     text = f"error: {describe_rank(store, first.rank)} {first.text} All processes were stopped. {resume_hint(store)}"
     say(text.rstrip())
     return first.status
