@@ -1,7 +1,6 @@
 """One way, trained, calibrated on the validation part and measured on the test part."""
 
 import math
-import shutil
 import statistics
 import time
 from collections.abc import Iterable, Sequence
@@ -20,7 +19,6 @@ from blocklocal.exits.temperature import fit_temperature
 from blocklocal.network.exits import EarlyPrediction
 from blocklocal.network.network import BlockLocal
 from blocklocal.runs.looking import load_network
-from blocklocal.runs.run import start_run
 from blocklocal.runs.saved import read_summary
 from blocklocal.runs.sets import AnyBatches, evaluation_batches, load_data
 from blocklocal.uncertainty.conformal import Score, conformal_sets
@@ -28,6 +26,7 @@ from blocklocal.uncertainty.foreign import foreign_scores
 from blocklocal.uncertainty.measures import auroc, calibration_error
 from blocklocal.uncertainty.selective import aurc
 from experiments.exits.cases import ENSEMBLE, WAYS, Case
+from experiments.trained_run import train_run
 
 BUDGETS = (0.25, 0.5, 0.75, 1.0)
 FOREIGN = 2_000  # images
@@ -68,9 +67,7 @@ def trained(case: Case, way: str, seed: int, given: Settings) -> Trained:
     """Train a run, unless it is there and finished."""
     size, root, runs = given.size, given.root, given.runs
     folder = runs / f"{size}-{way}-seed{seed}"
-    if not (folder / "summary.json").is_file():
-        shutil.rmtree(folder, ignore_errors=True)  # what was stopped begins again
-        start_run(case.settings(size, seed, root, **WAYS[way]), folder, quiet=True)
+    train_run(case.settings(size, seed, root, **WAYS[way]), folder)
     config, facts, network = load_network(folder, None, "cpu")
     assert isinstance(network, BlockLocal)
     data = load_data(config, folder)

@@ -1,7 +1,6 @@
 """The command: train, measure, print and keep the rows, and check them."""
 
 import argparse
-import shutil
 import statistics
 import tempfile
 from collections.abc import Sequence
@@ -17,12 +16,12 @@ from blocklocal.data import ImageSet
 from blocklocal.data.answers import UNKNOWN
 from blocklocal.network.network import BlockLocal
 from blocklocal.runs.looking import load_network
-from blocklocal.runs.run import start_run
 from blocklocal.runs.saved import read_summary
 from blocklocal.runs.sets import evaluation_batches, load_data
 from blocklocal.training.evaluation import evaluate
 from experiments.exits.cases import CASES, Case
 from experiments.on_cpu import begun, flags_of_runs
+from experiments.trained_run import train_run
 
 THIRD = 1 / 3  # of the distance from `labelled` to `all`
 WEAK, STRONG = "crop:2,flip", "crop:2,flip,randaugment:10,cutout:6"  # of the first view, of the second
@@ -74,9 +73,7 @@ def measured(case: Case, name: str, seed: int, arguments: argparse.Namespace, ru
         data = replace(data, train=data.train.subset(data.train.labels != UNKNOWN))
         config = config.edit(epochs=round(config.optimisation.epochs / share))
     folder = runs / f"{arguments.size}-{name}-{'all' if way.all_labels else share}-seed{seed}"
-    if not (folder / "summary.json").is_file():
-        shutil.rmtree(folder, ignore_errors=True)  # what was stopped begins again
-        start_run(config, folder, quiet=True, data=data)
+    train_run(config, folder, data)
     config, facts, network = load_network(folder, None, "cpu")
     assert isinstance(network, BlockLocal)
     part = "validation" if arguments.search else "test"

@@ -111,14 +111,13 @@ def _asking(given: PredictArguments) -> "Asking":
         for name, what in (("foreign", "all blocks"), ("coverage", "the output"), ("abstain", "the output")):
             if getattr(given, name) not in (None, False):
                 raise InputError(f"--{name} asks {what}, which early exit does not: leave out --budget and --risk.")
-    asked: dict[str, Any] = {}
-    if given.coverage is not None:
-        if load_facts(given.run).predicts_values:
-            asked["interval"] = kept_intervals(given.run, given.coverage, given.checkpoint)
-        else:
-            asked["sets"] = kept_sureness(given.run, given.checkpoint).sets_of(given.coverage)
-    if given.abstain is not None:
-        asked["answers_from"] = kept_sureness(given.run, given.checkpoint).answers_from(given.abstain)
+    coverage, asked = given.coverage, dict[str, Any]()
+    if coverage is not None and load_facts(given.run).predicts_values:
+        asked["interval"], coverage = kept_intervals(given.run, coverage, given.checkpoint), None
+    if coverage is not None or given.abstain is not None:
+        sureness = kept_sureness(given.run, given.checkpoint)
+        asked["sets"] = None if coverage is None else sureness.sets_of(coverage)
+        asked["answers_from"] = None if given.abstain is None else sureness.answers_from(given.abstain)
     temperatures = run_temperatures(given.run, given.checkpoint)
     if temperatures is not None:
         print(f"calibrated as blocklocal calibrate {given.run} has fitted it", file=sys.stderr)

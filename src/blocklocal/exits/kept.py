@@ -1,7 +1,8 @@
-"""The exits of a run as its folder keeps them, in `exits.json`."""
+"""What `blocklocal calibrate` has fitted as the folder of a run keeps it; exits in `exits.json`."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from blocklocal._common.files import write_text
 from blocklocal._common.written import signed_json
@@ -9,6 +10,7 @@ from blocklocal.exits.fitted import FittedExits
 from blocklocal.schemas import read_json
 
 EXITS = "exits.json"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,18 @@ def exits_of(run: Path) -> RunExits:
     Raises:
         InputError: it is damaged.
     """
-    return read_json(run / EXITS, RunExits, what="exits, as `blocklocal calibrate` writes them")
+    return read_fitted(run / EXITS, RunExits)
 
 
-def save_exits(run: Path, found: RunExits) -> None:
-    """Write them to the folder of a run."""
-    write_text(run / EXITS, signed_json(asdict(found), indent=1).decode())
+def read_fitted(file: Path, kind: type[T]) -> T:
+    """What `blocklocal calibrate` has written to a file of a run.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    return read_json(file, kind, what=f"{file.stem}, as `blocklocal calibrate` writes them")
+
+
+def save_fitted(file: Path, found: Any) -> None:
+    """Write it, a dataclass."""
+    write_text(file, signed_json(asdict(found), indent=1).decode())

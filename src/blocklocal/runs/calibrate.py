@@ -8,7 +8,7 @@ from blocklocal._common.files import is_there
 from blocklocal.block.targets import Classes, Values
 from blocklocal.data import ImageSet
 from blocklocal.exits import FittedExits, check_exits, fit_exits
-from blocklocal.exits.kept import EXITS, ExitExample, RunExits, exits_of, save_exits
+from blocklocal.exits.kept import EXITS, ExitExample, RunExits, exits_of, save_fitted
 from blocklocal.network.exits import Exits
 from blocklocal.network.network import BlockLocal
 from blocklocal.network.prediction import Temperatures
@@ -16,7 +16,7 @@ from blocklocal.runs.checkpoints import checkpoint_to_look
 from blocklocal.runs.conclude import only_shows
 from blocklocal.runs.examples import LOOK_AT, png
 from blocklocal.runs.facts import DatasetInfo
-from blocklocal.runs.intervals import INTERVALS, RunIntervals, fit_run_intervals, intervals_of, save_intervals
+from blocklocal.runs.intervals import INTERVALS, RunIntervals, fit_run_intervals, intervals_of
 from blocklocal.runs.looking import load_network
 from blocklocal.runs.sets import evaluation_batches, load_data, normalise
 from blocklocal.runs.train import block_names
@@ -40,7 +40,7 @@ def calibrate_run(
     config, facts, network = load_network(run, checkpoint, device, trust=trust)
     if not config.data.validation:
         raise InputError(
-            f"the run {run} has no validation part, on which exits are fitted: train it with --validation above 0. "
+            f"the run {run} has no validation part, on which it is calibrated: train it with --validation above 0. "
             "What is fitted on test data is not measured by them."
         )
     assert isinstance(network, BlockLocal)
@@ -52,14 +52,14 @@ def calibrate_run(
     name = checkpoint_to_look(run, checkpoint).name
     if values:
         intervals = fit_run_intervals(network, batches, name)
-        save_intervals(run, intervals)
+        save_fitted(run / INTERVALS, intervals)
         return intervals, names
     exits = fit_exits(network, batches)
     examples, budget = (), None
     if isinstance(data, ImageSet) and any(exits.own[:-1]) and isinstance(network.targets, Classes):
         budget = max(BUDGET, min(setting.cost for way in exits.settings for setting in way))
         examples = _examples(network, data, facts, exits.for_budget(budget).exits)
-    save_exits(run, RunExits(name, exits, tuple(names), examples, budget))
+    save_fitted(run / EXITS, RunExits(name, exits, tuple(names), examples, budget))
     with only_shows("the report", run):
         from blocklocal.report import write_report
 

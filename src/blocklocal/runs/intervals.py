@@ -2,24 +2,23 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from blocklocal._common.errors import InputError
-from blocklocal._common.files import is_there, write_text
+from blocklocal._common.files import is_there
 from blocklocal._common.modes import kept_modes
-from blocklocal._common.written import signed_json
 from blocklocal.block.gaussian_values import GaussianValues
 from blocklocal.block.targets import combined, values_of
 from blocklocal.block.values import Values
+from blocklocal.exits.kept import read_fitted
 from blocklocal.network.edge import Loaded, pair
 from blocklocal.network.network import BlockLocal
 from blocklocal.network.prediction import Prediction, Temperatures
 from blocklocal.runs.checkpoints import check_fitted_for
-from blocklocal.schemas import read_json
 from blocklocal.uncertainty.coverages import COVERAGES, place_of, too_few
 from blocklocal.uncertainty.intervals import ConformalIntervals, conformal_intervals
 
@@ -179,9 +178,4 @@ def intervals_of(run: Path) -> RunIntervals:
     Raises:
         InputError: it is damaged.
     """
-    return read_json(run / INTERVALS, RunIntervals, what="intervals, as `blocklocal calibrate` writes them")
-
-
-def save_intervals(run: Path, found: RunIntervals) -> None:
-    """Write them to the folder of a run."""
-    write_text(run / INTERVALS, signed_json(asdict(found), indent=1).decode())
+    return read_fitted(run / INTERVALS, RunIntervals)
