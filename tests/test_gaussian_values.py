@@ -15,8 +15,7 @@ from blocklocal.network.prediction import Temperatures
 from blocklocal.training.evaluation import evaluate
 from blocklocal.uncertainty.measures import mismatch
 
-DRAW = torch.Generator().manual_seed(0)
-X = torch.randn(64, 5, generator=DRAW)
+X = torch.randn(64, 5, generator=torch.Generator().manual_seed(0))
 Y = torch.stack([1000 + 50 * X[:, 0], X[:, 1] * X[:, 2]], 1)
 KIND = GaussianValues.of(Y)
 
@@ -32,14 +31,14 @@ def normal(said: bl.Prediction) -> torch.distributions.Normal:
 
 
 def test_the_outputs_are_means_and_what_becomes_variances():
-    output = torch.randn(64, 4, generator=DRAW)
+    output = torch.randn(64, 4)
     mean, variance = KIND._moments(KIND.as_logits(output))
     torch.testing.assert_close(mean, output[:, :2])
     torch.testing.assert_close(variance, torch.nn.functional.softplus(output[:, 2:]) + 1e-4, rtol=1e-5, atol=1e-6)
 
 
 def test_a_hidden_block_predicts_the_mean_and_variance_of_its_shares():
-    scores = torch.randn(7, 2 * ROWS, generator=DRAW)
+    scores = torch.randn(7, 2 * ROWS)
     mean, variance = KIND._moments(KIND.as_logits(scores))
     shares, places = scores.unflatten(-1, (2, ROWS)).softmax(-1), centres(scores)
     torch.testing.assert_close(mean, (shares * places).sum(-1))
@@ -56,7 +55,7 @@ def test_all_blocks_together_are_the_normalised_geometric_mean_of_their_gaussian
 
 
 def test_the_loss_has_the_gradients_of_torchs_times_a_power_of_the_variance():
-    output = torch.randn(64, 4, generator=DRAW, dtype=torch.float64, requires_grad=True)
+    output = torch.randn(64, 4, dtype=torch.float64, requires_grad=True)
     KIND.output_loss(output, Y.double()).backward()
     again = output.detach().clone().requires_grad_()
     variance = torch.nn.functional.softplus(again[:, 2:]) + 1e-4
@@ -68,7 +67,7 @@ def test_the_loss_has_the_gradients_of_torchs_times_a_power_of_the_variance():
 
 
 def test_an_unknown_value_and_a_sample_without_weight_count_nothing():
-    output, y, kept = torch.randn(64, 4, generator=DRAW), Y.clone(), torch.arange(64) != 5
+    output, y, kept = torch.randn(64, 4), Y.clone(), torch.arange(64) != 5
     y[5] = math.nan
     torch.testing.assert_close(KIND.output_loss(output, y), KIND.output_loss(output[kept], Y[kept]))
     weighted = Target(Y, weight=kept.float())
@@ -108,9 +107,9 @@ def test_a_temperature_multiplies_the_variance_and_moves_no_value():
 
 
 def test_every_block_learns_where_the_noise_is():
-    x = torch.rand(2048, 5, generator=DRAW)
+    x = torch.rand(2048, 5)
     noise = torch.where(x[:, 1] > 0.5, 1.0, 0.1)
-    y = (6 * x[:, 0]).sin() + noise * torch.randn(2048, generator=DRAW)
+    y = (6 * x[:, 0]).sin() + noise * torch.randn(2048)
     kind = GaussianValues.of(y)
 
     def trained(rule: str) -> bl.BlockLocal:
@@ -132,7 +131,7 @@ def test_every_block_learns_where_the_noise_is():
 def test_sequences_have_a_mean_and_a_variance_at_every_position():
     kind = GaussianValues(1)
     model = torch.nn.Sequential(*[torch.nn.Linear(4, 4) for _ in range(3)], torch.nn.Linear(4, 2))
-    x = torch.randn(6, 9, 4, generator=DRAW)
+    x = torch.randn(6, 9, 4)
     net = bl.BlockLocal(bl.split(model, 2), values=kind, example=x, readout=0)
     net.step(x, x[..., :1])
     found = net.predict(x)

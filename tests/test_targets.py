@@ -9,11 +9,10 @@ from blocklocal import BlockLocal, InputError, build_model, sgd, split
 from blocklocal.block.targets import MISSING, Classes, Labels
 from blocklocal.families import family
 
-GENERATOR = torch.Generator().manual_seed(0)
-TABLE = torch.randn(3, 2, 5, generator=GENERATOR)  # 3 rows, 2 positions, 5 units
-LOGITS = torch.randn(4, 3, generator=GENERATOR)
+TABLE = torch.randn(3, 2, 5, generator=torch.Generator().manual_seed(0))  # 3 rows, 2 positions, 5 units
+LOGITS = torch.randn(4, 3, generator=torch.Generator().manual_seed(1))
 Y = torch.tensor([2, MISSING, 0, 2])
-X = torch.randn(6, 1, 4, 4, generator=GENERATOR)
+X = torch.randn(6, 1, 4, 4, generator=torch.Generator().manual_seed(2))
 
 
 def mlp(seed=0, **options):
@@ -120,7 +119,7 @@ def test_a_sequence_network_learns_one_target_per_position(objective, twin):
 
 
 LABELS = torch.tensor([[1, 0], [MISSING, 1], [0, MISSING]])
-ROWS = torch.randn(3, 4, generator=GENERATOR)
+ROWS = torch.randn(3, 4, generator=torch.Generator().manual_seed(3))
 
 
 def test_binary_labels_are_as_many_two_way_softmaxes():
@@ -147,7 +146,7 @@ def test_the_output_blocks_log_odds_are_read_as_they_are():
 
 
 def test_the_messages_of_several_labels_add_and_missing_ones_add_nothing():
-    table = torch.randn(4, 1, 5, generator=GENERATOR)
+    table = torch.randn(4, 1, 5)
     chosen = Labels(2).pick(table, LABELS)
     torch.testing.assert_close(chosen[0], table[1] + table[2])  # "yes" to the first, "no" to the second
     torch.testing.assert_close(chosen[1], table[3])
