@@ -6,11 +6,14 @@ import json
 import numpy as np
 import pytest
 import torch
+from scipy.stats import norm
 
 from blocklocal.cli.main import main
-from blocklocal.runs.intervals import INTERVALS, intervals_of
+from blocklocal.exits.intervals import INTERVALS, intervals_of
+from blocklocal.report.intervals_section import intervals_section
 from blocklocal.runs.looking import load_network
 from blocklocal.runs.sets import evaluation_batches, load_data
+from blocklocal.uncertainty.coverages import COVERAGES
 
 ROWS = 1200
 
@@ -62,9 +65,26 @@ def test_calibrate_makes_variances_fit_and_intervals_hold_what_is_asked(run, cap
         assert (error.square() / variance).mean().item() == pytest.approx(1, rel=1e-3)
         assert own.nll <= own.nll_before
         assert f"{own.nll_before:.4f} → {own.nll:.4f}" in said
+        for coverage, share in zip(COVERAGES, own.shares, strict=True):
+            inside = error.abs() <= norm.ppf((1 + coverage) / 2) * variance.sqrt()
+            assert share == pytest.approx(100 * inside.double().mean().item(), abs=0.2)  # a value at the very edge
     values, std = (torch.cat([getattr(p, name) for p in predictions]) for name in ("values", "variance"))
     low, high = found.at(0.9)(values, std.sqrt())
     assert ((low <= y) & (y <= high)).double().mean(0).tolist() == pytest.approx([271 / 300] * 2, abs=1e-6)
+
+
+def test_the_report_shows_what_is_inside_and_how_wide_the_intervals_are(run):
+    section, found = intervals_section(run), intervals_of(run)
+    page = (run / "report.html").read_text()
+    assert '<a href="#intervals">' in page
+    assert page.count("values their Gaussian holds, as trained") == 2  # the caption, and what is read aloud
+    assert [row[0] for row in section["rows"]] == [*found.blocks, "ensemble"]
+    assert section["headings"] == ["block", "RMSE", "temperature", "NLL", "inside 90 %"]
+    for row in section["rows"]:
+        assert f"<td>{row[-1]}</td>" in page
+    assert len(section["pictures"]) == 3
+    assert all(name in section["pictures"][2]["svg"] for name in ("height", "weight"))
+    assert {len(ends) for ends in found.limits} == {2}
 
 
 def test_predict_says_the_deviation_and_the_ends_of_the_interval(run, table, tmp_path, capsys):
@@ -100,6 +120,9 @@ def test_values_without_a_variance_have_intervals_of_one_width(table, tmp_path, 
     assert f"blocklocal calibrate {run} fits them" in capsys.readouterr().err
     assert main(["calibrate", str(run)]) == 0
     assert "temperature" not in capsys.readouterr().out
+    section = intervals_section(run)
+    assert section["headings"] == ["block", "RMSE"]
+    assert len(section["pictures"]) == 1
     assert main(["predict", str(run), str(rows), "--coverage", "0.9", "--output", str(tmp_path / "out.csv")]) == 0
     with (tmp_path / "out.csv").open(newline="") as file:
         widths = [float(row["height high"]) - float(row["height low"]) for row in csv.DictReader(file)]

@@ -12,7 +12,7 @@ from blocklocal.cli.arguments import parse
 
 if TYPE_CHECKING:
     from blocklocal.exits import FittedExits
-    from blocklocal.runs.intervals import RunIntervals
+    from blocklocal.exits.intervals import RunIntervals
 
 BUDGETS, RISKS, INTERVALS_SHOWN = (0.25, 0.5, 0.75), (0.01, 0.05), (0.5, 0.9, 0.95)  # that the tables show
 FEW = 100  # samples
@@ -39,42 +39,32 @@ class CalibrateArguments:
 
 def calibrate(arguments: list[str]) -> None:
     """Fit confidences, and early exits or intervals, on the validation part of a run."""
+    from blocklocal.exits.intervals import INTERVALS, RunIntervals
     from blocklocal.runs.calibrate import calibrate_run
     from blocklocal.runs.exits import EXITS
-    from blocklocal.runs.intervals import INTERVALS, RunIntervals
 
     given = parse(CalibrateArguments, arguments, "blocklocal calibrate")
     found, names = calibrate_run(given.run, checkpoint=given.checkpoint, device=given.device, trust=given.trust)
     if isinstance(found, RunIntervals):
-        lines, files = interval_lines(found, names), [INTERVALS]
+        lines, file = interval_lines(found), INTERVALS
     else:
-        lines = [*calibration_lines(found, names), *exit_lines(found), *sureness_lines(found)]
-        files = [EXITS, "report.html"]
-    print("\n".join([*lines, "", *(str(given.run / file) for file in files)]))
+        lines, file = [*calibration_lines(found, names), *exit_lines(found), *sureness_lines(found)], EXITS
+    print("\n".join([*lines, "", str(given.run / file), str(given.run / "report.html")]))
 
 
-def interval_lines(found: "RunIntervals", names: Sequence[str]) -> list[str]:
+def interval_lines(found: "RunIntervals") -> list[str]:
     """How good the values of every block are, before and after, and how wide the intervals of the output."""
     from blocklocal._common.plain_table import table
 
-    rows = [*zip(names, found.own, strict=True), ("ensemble", found.together)]
-    known = [(name, each) for name, each in rows if each is not None]
-    columns = {"RMSE": [f"{each.rmse:.4g}" for _, each in known]}
-    if found.own[-1] is not None and found.own[-1].temperature is not None:
-        columns |= {
-            "temperature": [f"{each.temperature:.3f}" for _, each in known],
-            "NLL": [f"{each.nll_before:.4f} → {each.nll:.4f}" for _, each in known],
-            "inside 90 %": [f"{each.inside_before:.1f} → {each.inside:.1f}" for _, each in known],
-        }
-    lines = [*table([name for name, _ in known], columns), ""]
+    columns = {head: [each[head] for _, each in found.table] for head in found.table[0][1]}
+    lines = [*table([name for name, _ in found.table], columns), ""]
     for coverage in INTERVALS_SHOWN:
         try:
             limits = ", ".join(f"{limit:.4g}" for limit in found.at(coverage).limits.tolist())
         except InputError:
             lines.append(f"--coverage {coverage:g}: too few validation samples")
             continue
-        unit = "the values' units" if found.own[-1] is None or found.own[-1].temperature is None else "deviations"
-        lines.append(f"--coverage {coverage:g}: the value ± {limits} (in {unit})")
+        lines.append(f"--coverage {coverage:g}: the value ± {limits} (in {found.unit})")
     return [*lines, f"Fitted and measured on {found.samples:,} validation samples."]
 
 

@@ -15,6 +15,7 @@ from blocklocal.report.bars import accuracy_bars
 from blocklocal.report.classes import class_section
 from blocklocal.report.embedded import check_png
 from blocklocal.report.exits_section import exits_section
+from blocklocal.report.intervals_section import intervals_section
 from blocklocal.report.read import Run, read_comparison, read_run, run_folder
 from blocklocal.report.table import NOTHING, aggregate, cells, condition, headings, measure_of, notes, number
 from blocklocal.report.tiles import rule_tiles, run_tiles
@@ -30,11 +31,14 @@ CONTENTS = {
     "classes": "Classes",
     "messages": "Messages",
     "exits": "Exits and confidence",
+    "intervals": "Values and intervals",
     "timeline": "Timeline",
     "examples": "Examples",
     "warnings": "Warnings",
     "settings": "Settings",
 }
+
+SOMETIMES = ("exits", "intervals", "timeline")  # sections that a page may lack
 
 
 @needs("report")
@@ -114,6 +118,7 @@ def _run_page(run: Run, others: list[dict[str, Any]]) -> dict[str, Any]:
         "messages": gallery.message_curves(run, "run"),
         "messages_missing": gallery.no_messages([run]),
         "exits": exits_section(run.path),
+        "intervals": intervals_section(run.path),
         "timeline": timeline_section(timeline) if timeline else None,
         "examples": _examples(run),
         "examples_of": "",
@@ -147,6 +152,7 @@ def _comparison_page(folder: Path, rows: list[dict[str, Any]], runs: list[Run]) 
         "messages": _of_each(gallery.message_curves, shown),
         "messages_missing": gallery.no_messages([run for _, run in shown]),
         "exits": None,
+        "intervals": None,
         "timeline": None,
         "examples": _examples(speaking[1]) if speaking else [],
         "examples_of": speaking[0] if speaking else "",
@@ -233,7 +239,7 @@ def _write(path: Path, page: dict[str, Any]) -> Path:
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    contents = [(key, name) for key, name in CONTENTS.items() if key not in ("exits", "timeline") or page[key]]
+    contents = [(key, name) for key, name in CONTENTS.items() if key not in SOMETIMES or page[key]]
     text = environment.get_template("report.html.jinja").render({**page, "contents": contents})
     write_text(path, printable(text))
     return path

@@ -79,7 +79,7 @@ def block_curves(run: Run, key: str) -> list[Curve]:
     epochs = [record["epoch"] for record in run.epochs]
     colours = block_colours(run.blocks)
     # A block count that changed on the way (a folder used twice) leaves gaps instead of wrong lines.
-    named = _named(run.blocks)
+    named = in_legend(run.blocks)
     columns = [[r[key][k] if k < len(r.get(key, [])) else None for r in run.epochs] for k in range(run.blocks)]
     return [
         Curve(f"block {k + 1}" if k in named else "", column, epochs, colours[k], MARKERS[k % len(MARKERS)])
@@ -248,7 +248,8 @@ def _style(axes: "Axes", x_label: str, y_label: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _named(count: int) -> set[int]:
+def in_legend(count: int) -> set[int]:
+    """Which of so many curves have a name there, counted from 0."""
     return set(range(count)) if count <= MOST_NAMED else {0, (count - 1) // 2, count - 1}
 
 

@@ -8,6 +8,7 @@ from blocklocal._common.files import is_there
 from blocklocal.block.targets import Classes, Values
 from blocklocal.data import ImageSet
 from blocklocal.exits import FittedExits, check_exits, fit_exits
+from blocklocal.exits.intervals import INTERVALS, RunIntervals, intervals_of
 from blocklocal.exits.kept import EXITS, ExitExample, RunExits, exits_of, save_fitted
 from blocklocal.network.exits import Exits
 from blocklocal.network.network import BlockLocal
@@ -16,7 +17,7 @@ from blocklocal.runs.checkpoints import checkpoint_to_look
 from blocklocal.runs.conclude import only_shows
 from blocklocal.runs.examples import LOOK_AT, png
 from blocklocal.runs.facts import DatasetInfo
-from blocklocal.runs.intervals import INTERVALS, RunIntervals, fit_run_intervals, intervals_of
+from blocklocal.runs.intervals import fit_run_intervals
 from blocklocal.runs.looking import load_network
 from blocklocal.runs.sets import evaluation_batches, load_data, normalise
 from blocklocal.runs.train import block_names
@@ -51,8 +52,9 @@ def calibrate_run(
     batches = evaluation_batches(config, data.validation, facts, network.device)
     name = checkpoint_to_look(run, checkpoint).name
     if values:
-        intervals = fit_run_intervals(network, batches, name)
+        intervals = fit_run_intervals(network, batches, name, names, list(facts.classes))
         save_fitted(run / INTERVALS, intervals)
+        _report(run)
         return intervals, names
     exits = fit_exits(network, batches)
     examples, budget = (), None
@@ -60,11 +62,15 @@ def calibrate_run(
         budget = max(BUDGET, min(setting.cost for way in exits.settings for setting in way))
         examples = _examples(network, data, facts, exits.for_budget(budget).exits)
     save_fitted(run / EXITS, RunExits(name, exits, tuple(names), examples, budget))
+    _report(run)
+    return exits, names
+
+
+def _report(run: Path) -> None:
     with only_shows("the report", run):
         from blocklocal.report import write_report
 
         write_report(run)
-    return exits, names
 
 
 def _examples(network: BlockLocal, data: ImageSet, facts: DatasetInfo, exits: Exits) -> tuple[ExitExample, ...]:

@@ -1,0 +1,126 @@
+"""Intervals around the values that a run predicts, as its folder keeps them in `intervals.json`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from blocklocal._common.errors import InputError
+from blocklocal.exits.kept import read_fitted
+from blocklocal.network.prediction import Temperatures
+from blocklocal.uncertainty.coverages import COVERAGES, place_of, too_few
+from blocklocal.uncertainty.intervals import ConformalIntervals
+
+INTERVALS = "intervals.json"
+SHOWN = place_of(0.9)  # the coverage that tables show
+
+
+@dataclass(frozen=True)
+class ValueCalibration:
+    """How good the values of one block are, or those of all together; None where no variance is predicted.
+
+    Attributes:
+        rmse: in the values' own units, the mean over them.
+        temperature: by which variances are multiplied: the mean of (y - m)²/v.
+        nll: nats per value; at temperature 1 `nll_before`.
+        shares: of every coverage of `COVERAGES` the percent of the values that are in this central part of their
+            Gaussian; at temperature 1 `shares_before`.
+    """
+
+    rmse: float
+    temperature: float | None = None
+    nll_before: float | None = None
+    nll: float | None = None
+    shares_before: list[float] | None = None
+    shares: list[float] | None = None
+
+    def __post_init__(self) -> None:
+        if any(each is not None and len(each) != len(COVERAGES) for each in (self.shares_before, self.shares)):
+            raise InputError("these intervals are damaged: calibrate the run again.")
+
+
+@dataclass(frozen=True)
+class RunIntervals:
+    """As `intervals.json` holds them.
+
+    Attributes:
+        checkpoint: the name of the one that they were fitted for.
+        samples: how many values they were fitted on, of the one that is known least often.
+        blocks, values: their names.
+        own: of every block, None where it does not predict.
+        together: of all of them.
+        limits: of every coverage of `COVERAGES` the half widths of the values, in standard deviations where these are
+            predicted; None where there were too few samples.
+
+    Raises:
+        InputError: half widths are missing.
+    """
+
+    checkpoint: str
+    samples: int
+    blocks: list[str]
+    values: list[str]
+    own: list[ValueCalibration | None]
+    together: ValueCalibration | None
+    limits: list[list[float | None]]
+    written_by: str = ""
+
+    def __post_init__(self) -> None:
+        sizes = {len(each) for each in self.limits}
+        if len(self.limits) != len(COVERAGES) or sizes != {len(self.values)} or len(self.own) != len(self.blocks):
+            raise InputError("these intervals are damaged: calibrate the run again.")
+
+    @property
+    def temperatures(self) -> Temperatures:
+        """Of every block and of all together; 1 where no variance is predicted."""
+        *blocks, together = [(each and each.temperature) or 1.0 for each in (*self.own, self.together)]
+        return Temperatures(tuple(blocks), together)
+
+    @property
+    def table(self) -> list[tuple[str, dict[str, str]]]:
+        """For people: of every block that predicts, and of all together, the figures by their heading."""
+        return [(name, _figures(each)) for name, each in self.told]
+
+    @property
+    def told(self) -> list[tuple[str, ValueCalibration]]:
+        """Every block that predicts, and all together, by name."""
+        rows = [*zip(self.blocks, self.own, strict=True), ("ensemble", self.together)]
+        return [(name, each) for name, each in rows if each is not None]
+
+    @property
+    def unit(self) -> str:
+        """In which the half widths are."""
+        return "the values' units" if self.told[0][1].temperature is None else "deviations"
+
+    def at(self, coverage: float) -> ConformalIntervals:
+        """The intervals of a coverage.
+
+        Raises:
+            InputError: they are not there for this coverage, or there were too few samples for it.
+        """
+        limits = self.limits[place_of(coverage)]
+        known = [limit for limit in limits if limit is not None]
+        if len(known) < len(limits):
+            raise too_few(self.samples, coverage)
+        return ConformalIntervals(coverage, torch.tensor(known, dtype=torch.float64))
+
+
+def _figures(each: ValueCalibration) -> dict[str, str]:
+    found = {"RMSE": f"{each.rmse:.4g}"}
+    if each.shares is None or each.shares_before is None:
+        return found
+    return {
+        **found,
+        "temperature": f"{each.temperature:.3f}",
+        "NLL": f"{each.nll_before:.4f} → {each.nll:.4f}",
+        "inside 90 %": f"{each.shares_before[SHOWN]:.1f} → {each.shares[SHOWN]:.1f}",
+    }
+
+
+def intervals_of(run: Path) -> RunIntervals:
+    """The content of `intervals.json`.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    return read_fitted(run / INTERVALS, RunIntervals)
