@@ -9,6 +9,7 @@ from run_helpers import StopAfter, assert_refused, cli, tiny, whole, without_rep
 
 from blocklocal._common.errors import InputError, Interrupted
 from blocklocal.data import Images
+from blocklocal.data.answers import UNKNOWN
 from blocklocal.diagnose import diagnose_run
 from blocklocal.diagnose.run import choose_images
 from blocklocal.diagnose.table import lines
@@ -171,6 +172,14 @@ def test_without_a_validation_split_no_image_both_fits_and_scores():
     assert (len(pieces.fit), len(pieces.held), pieces.split) == (40, 10, "training")
     together = torch.cat([pieces.held.pixels, pieces.fit.pixels])
     assert torch.equal(together, data.train.pixels[:50])
+
+
+def test_images_without_a_label_neither_fit_nor_score():
+    data = load_data(tiny(labelled=0.3))
+    known = (data.train.labels != UNKNOWN).nonzero().flatten()
+    pieces = choose_images(data, 10)
+    assert torch.equal(pieces.fit.pixels, data.train.pixels[known[:10]])
+    assert bool((pieces.fit.labels != UNKNOWN).all())
 
 
 # --- kinds of runs

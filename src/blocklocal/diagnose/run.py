@@ -12,7 +12,9 @@ from blocklocal._common.errors import InputError
 from blocklocal._common.files import write_text
 from blocklocal._common.ranges import FROM_ONE, check_range
 from blocklocal.data import Batches, Images
+from blocklocal.data.answers import UNKNOWN
 from blocklocal.data.samples import SampleBatches, Samples
+from blocklocal.data.text_set import TextPart
 from blocklocal.diagnose.diagnosis import Diagnosis, Messages, assemble
 from blocklocal.diagnose.gradients import gradient_cosines
 from blocklocal.diagnose.hints import find_hints
@@ -179,14 +181,14 @@ def write_diagnosis(diagnosis: Diagnosis | TextDiagnosis, folder: Path) -> list[
 
 
 def choose_images(data: AnySet, count: int) -> Pieces:
-    """At most `count` training and validation images; see `diagnose_run`.
+    """At most `count` training and validation images, of those that have a label; see `diagnose_run`.
 
     Raises:
         InputError: there are too few training images to hold some out, and no validation split.
     """
-    fit: AnyPart = data.train.subset(slice(0, count))
+    fit = _first(data.train, count)
     if len(data.validation):
-        return Pieces(fit, data.validation.subset(slice(0, count)), "validation")
+        return Pieces(fit, _first(data.validation, count), "validation")
     held = len(fit) // HELD_SHARE
     if not held:
         raise InputError(
@@ -194,6 +196,13 @@ def choose_images(data: AnySet, count: int) -> Pieces:
             f"give --images {HELD_SHARE} or more."
         )
     return Pieces(fit.subset(slice(held, None)), fit.subset(slice(0, held)), "training")
+
+
+def _first(part: AnyPart, count: int) -> AnyPart:
+    """The first ones whose class is known."""
+    if isinstance(part, TextPart):
+        return part.subset(slice(0, count))
+    return part.subset((part.labels != UNKNOWN).nonzero().flatten()[:count])
 
 
 def _other(
