@@ -7,7 +7,8 @@ from run_helpers import assert_same_run, equal, metrics, stopped, tiny, train, w
 from blocklocal._common.errors import InputError
 from blocklocal.cli.main import main
 from blocklocal.data import Batches, load_images
-from blocklocal.data.labelled import keep_labels
+from blocklocal.data.answers import UNKNOWN
+from blocklocal.data.labelled import keep_labels, repeated
 from blocklocal.runs.run import resume_run, start_run
 from blocklocal.runs.sets import load_data, training_batches
 from blocklocal.streaming.settings import Streaming
@@ -29,8 +30,32 @@ def test_a_smaller_share_is_a_part_of_a_larger_one_and_seeds_differ():
 
 
 def test_samples_without_one_class_each_are_refused():
-    with pytest.raises(InputError, match="not one class each"):
+    with pytest.raises(InputError, match="one class each"):
         keep_labels(torch.rand(5, 2), 0.5, 0)
+
+
+@pytest.mark.parametrize(
+    ("known", "share", "times"), [(10, 0.5, 9), (1, 0.5, 99), (50, 0.5, 1), (90, 0.5, 1), (10, 0.2, 2)]
+)
+def test_samples_with_a_label_are_repeated_until_they_are_a_share_of_the_epoch(known, share, times):
+    labels = torch.full((100,), UNKNOWN)
+    labels[torch.randperm(100)[:known]] = 3
+    counts = repeated(labels, share).bincount(minlength=100)
+    assert set(counts[labels == 3].tolist()) == {times}
+    assert set(counts[labels != 3].tolist()) <= {1}
+    with pytest.raises(InputError, match="none has one"):
+        repeated(torch.full((9,), UNKNOWN), 0.5)
+
+
+def test_a_run_repeats_them_and_says_so():
+    data = load_data(tiny(labelled=0.2, repeat_labelled=0.5))
+    known = data.train.labels != UNKNOWN
+    assert known.double().mean().item() == pytest.approx(0.5, abs=0.06)
+    once = load_data(tiny(labelled=0.2))
+    assert torch.equal(data.train.labels[: len(once.train)], once.train.labels)
+    assert "are seen 4 times in an epoch" in data.account[-1]
+    with pytest.raises(InputError, match="--repeat-labelled are for samples with one class each"):
+        repeated(torch.rand(5, 2), 0.5)
 
 
 def test_a_batch_of_two_views_holds_each_image_twice_with_its_label():

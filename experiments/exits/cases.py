@@ -47,15 +47,12 @@ SMALLER = {
     "trial": {"train_size": 5_000, "validation": 2_000, "test_size": 2_000, "epochs": 4, "width": 8},
     "small": {"train_size": 64, "validation": 40, "test_size": 40, "epochs": 1, "width": 4},
 }
+FASHION = Config().edit(
+    model="vgg8b", width=16, blocks=4, balance="bytes", train_size=20_000, validation=5_000, epochs=8
+)
 CASES = {
-    "fashion": Case(
-        "fashion-mnist",
-        "mnist",
-        Config().edit(
-            model="vgg8b", width=16, blocks=4, balance="bytes", train_size=20_000, validation=5_000, epochs=8
-        ),
-        {"full": {}, **SMALLER},
-    ),
+    "fashion": Case("fashion-mnist", "mnist", FASHION.edit(augment="crop:2,flip"), {"full": {}, **SMALLER}),
+    "fashion-plain": Case("fashion-mnist", "mnist", FASHION, {"full": {}, **SMALLER}),  # without augmentation
     "cifar": Case(
         "cifar10",
         "fashion-mnist",

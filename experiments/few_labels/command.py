@@ -24,7 +24,7 @@ from experiments.on_cpu import begun, flags_of_runs
 from experiments.trained_run import train_run
 
 THIRD = 1 / 3  # of the distance from `labelled` to `all`
-WEAK, STRONG = "crop:2,flip", "crop:2,flip,randaugment:10,cutout:6"  # of the first view, of the second
+STRONG = "crop:2,flip,randaugment:10,cutout:6"  # of the second view; the first is augmented as the case says
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,16 @@ class Way:
     alone: bool = False
 
 
-CONSISTENCY = {"consistency": 1.0, "second_view": STRONG}
+OFTEN = {"repeat_labelled": 0.5, "second_view": STRONG}
+CONSISTENCY = {"consistency": 1.0, **OFTEN}
 WAYS = {
     "all": Way({}, all_labels=True),
     "labelled": Way({}, alone=True),
+    "labelled-strong": Way({"augment": STRONG}, alone=True),
     "backprop": Way({"rule": "backprop"}, alone=True),
     "frozen": Way({"rule": "frozen"}, alone=True),
-    "reconstruction": Way({"reconstruction": 0.1}),
-    "barlow": Way({"barlow": 0.1, "second_view": STRONG}),
+    "reconstruction": Way({"reconstruction": 0.1, "repeat_labelled": 0.5}),
+    "barlow": Way({"barlow": 0.1, **OFTEN}),
     "consistency": Way(CONSISTENCY),
     "both": Way({**CONSISTENCY, "barlow": 0.1}),
     "backprop-consistency": Way({"rule": "backprop", **CONSISTENCY}),
@@ -66,7 +68,7 @@ def measured(case: Case, name: str, seed: int, arguments: argparse.Namespace, ru
     way, share = WAYS[name], arguments.share
     size = SIZES[arguments.size]
     kept = {} if way.all_labels else {"labelled": share}
-    config = case.settings("full", seed, arguments.data_folder, **{**size, "augment": WEAK, **way.settings, **kept})
+    config = case.settings("full", seed, arguments.data_folder, **{**size, **way.settings, **kept})
     data = load_data(config)
     assert isinstance(data, ImageSet)
     if way.alone:

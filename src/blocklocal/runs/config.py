@@ -57,6 +57,7 @@ RANGES = {
     ),
     "validation": Range(0, MANY),
     "labelled": Range(0, 1, above=True),
+    "repeat_labelled": Range(0, 1, below=True),
     "image_size": IMAGE_SIZE,
     **dict.fromkeys(("seed", "split_seed"), SEED),
     "vocabulary": VOCABULARY,
@@ -101,6 +102,8 @@ class Data:
     labelled: float = 1.0
     """Learn from the labels of this share of the training samples, of every class the same; the others count as samples
     without a label."""
+    repeat_labelled: float = 0.0
+    """Repeat the training samples that have a label until they are this share of an epoch: 0.5 where few have one."""
     mix: str = ""
     """Mix two training images, and their targets in the same shares: mixup or cutmix; with the parameter of the shares:
     mixup:0.4. In one process."""

@@ -14,7 +14,7 @@ from blocklocal.data.answers import UNKNOWN
 from blocklocal.data.arrays import is_arrays, load_arrays
 from blocklocal.data.batches import per_channel
 from blocklocal.data.documents import holds_text
-from blocklocal.data.labelled import keep_labels
+from blocklocal.data.labelled import keep_labels, repeated
 from blocklocal.data.samples import SampleBatches, Samples, SampleSet
 from blocklocal.data.scan import holds_images
 from blocklocal.data.table_reading import names_images
@@ -42,16 +42,22 @@ def load_data(config: Config, run: Path | None = None) -> AnySet:
     Raises:
         InputError: the data cannot be used.
     """
-    found = _load(config, run)
-    share = config.data.labelled
-    if share == 1:
+    found, d = _load(config, run), config.data
+    if d.labelled == 1 and not d.repeat_labelled:
         return found
     if isinstance(found, TextSet):
-        raise InputError("--labelled is for samples with a class each, and a text has none: leave it out.")
-    labels = keep_labels(found.train.labels, share, config.data.split_seed)
-    kept = f"{int((labels != UNKNOWN).sum()):,} of {len(labels):,} training samples keep their label"
-    train = replace(found.train, labels=labels)
-    return replace(found, train=train, account=(*found.account, kept))  # type: ignore[arg-type]
+        name = "--labelled" if d.labelled < 1 else "--repeat-labelled"
+        raise InputError(f"{name} is for samples with a class each, and a text has none: leave it out.")
+    train: Any = found.train
+    labels = keep_labels(train.labels, d.labelled, d.split_seed)
+    known = int((labels != UNKNOWN).sum())
+    told = [f"{known:,} of {len(labels):,} training samples keep their label"] if d.labelled < 1 else []
+    train = replace(train, labels=labels)
+    if d.repeat_labelled:
+        train = train.subset(repeated(labels, d.repeat_labelled))
+        seen = int((train.labels != UNKNOWN).sum())
+        told.append(f"those with a label are seen {seen // known} times in an epoch: {seen / len(train):.0%} of it")
+    return replace(found, train=train, account=(*found.account, *told))
 
 
 def _load(config: Config, run: Path | None) -> AnySet:
