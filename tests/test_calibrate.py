@@ -115,7 +115,8 @@ def test_predict_gives_the_calibrated_confidences(run, tmp_path, capsys):
         expected = (logits / own.temperature).softmax(-1).max().item()
         assert float(confidence) == pytest.approx(expected, rel=1e-4)
     assert float(row["confidence"]) == pytest.approx(expected, rel=1e-4)
-    together = (torch.stack(network.block_logits(x)).mean(0) / exits.together[-1].temperature).softmax(-1).max().item()
+    counted = sum(w * logits for w, logits in zip(exits.weights[-1], network.block_logits(x), strict=True))
+    together = (counted / exits.together[-1].temperature).softmax(-1).max().item()
     assert float(row["ensemble confidence"]) == pytest.approx(together, rel=1e-4)
     assert f"calibrated as blocklocal calibrate {run} has fitted it" in capsys.readouterr().err
     streamed = ["--visit", "2", "--output", str(tmp_path / "streamed.csv")]

@@ -13,11 +13,13 @@ from torch import Tensor
 
 from benchmarks.common import Row
 from blocklocal._common.errors import InputError
+from blocklocal.block.targets import pooled
 from blocklocal.data import Images
 from blocklocal.exits import FittedExits, evaluate_early, fit_exits
 from blocklocal.exits.temperature import fit_temperature
 from blocklocal.network.exits import EarlyPrediction
 from blocklocal.network.network import BlockLocal
+from blocklocal.network.prediction import Temperatures
 from blocklocal.runs.looking import load_network
 from blocklocal.runs.saved import read_summary
 from blocklocal.runs.sets import AnyBatches, evaluation_batches, load_data
@@ -103,22 +105,26 @@ def measured(case: Case, way: str, seed: int, given: Settings) -> Row:
     part = "validation" if given.search else "test"
     first, rows = members[0], {"way": way, "seed": seed, "size": given.size, "part": part, "cost": float(count)}
     fitted = fit_exits(first.network, first.validation) if count == 1 else None
-    temperatures, together = _temperatures(members, fitted)
+    calibrated = _temperatures(members, fitted)
+    temperatures = calibrated.blocks
     known, y = _logits(members, [each.test for each in members])
     foreign, _ = _logits(members, [[(each.foreign, torch.zeros(len(each.foreign)))] for each in members])
     scores = [foreign_scores(_divided(each, temperatures)) for each in (known, foreign)]
     several = sum(each is not None for each in known) > 1
+    together = pooled(known, calibrated.weights) / calibrated.combined if several else None
     return {
         **rows,
         "seconds": sum(each.seconds for each in members),
         "right": [None if each is None else _right(each, y) for each in known],
-        "together": _right(_mean(known), y) if several else None,
+        "together": None if together is None else _right(together, y),
+        "together_equal": _right(pooled(known), y) if several else None,
+        "weights": list(calibrated.weights),
         "together_cost": fitted.costs.leaving([True] * len(known))[-1] if fitted is not None and several else None,
         "ece_before": [None if each is None else _ece(each, y) for each in known],
         "ece": [None if each is None else _ece(each, y) for each in _divided(known, temperatures)],
-        "ece_together": _ece(_mean(known) / together, y) if several else None,
+        "ece_together": None if together is None else _ece(together, y),
         "aurc": _aurc(_divided(known, temperatures)[-1], y),
-        "aurc_together": _aurc(_mean(known) / together, y) if several else None,
+        "aurc_together": None if together is None else _aurc(together, y),
         "exits": {} if fitted is None else _early(first, fitted),
         "foreign": {
             name: auroc(inside, scores[1][name])
@@ -131,13 +137,13 @@ def measured(case: Case, way: str, seed: int, given: Settings) -> Row:
     }
 
 
-def _temperatures(members: Sequence[Trained], fitted: FittedExits | None) -> tuple[list[float], float]:
+def _temperatures(members: Sequence[Trained], fitted: FittedExits | None) -> Temperatures:
     """Of every block and of all together; of an ensemble that of its mean."""
     if fitted is not None:
-        return list(fitted.temperatures.blocks), fitted.temperatures.combined
+        return fitted.temperatures
     known, y = _logits(members, [each.validation for each in members])
     assert known[-1] is not None
-    return [fit_temperature(members[0].network.targets, known[-1], y)], 1.0
+    return Temperatures((fit_temperature(members[0].network.targets, known[-1], y),))
 
 
 def _logits(members: Sequence[Trained], batches: Sequence[Iterable[Any]]) -> tuple[Logits, Tensor]:
@@ -151,10 +157,6 @@ def _logits(members: Sequence[Trained], batches: Sequence[Iterable[Any]]) -> tup
 
 def _divided(known: Logits, temperatures: Sequence[float]) -> Logits:
     return [None if each is None else each / t for each, t in zip(known, temperatures, strict=True)]
-
-
-def _mean(known: Logits) -> Tensor:
-    return torch.stack([each for each in known if each is not None]).mean(0)
 
 
 def _right(logits: Tensor, y: Tensor) -> float:

@@ -34,6 +34,7 @@ __all__ = [
     "check_shape",
     "combined",
     "measured",
+    "pooled",
     "target_rows",
     "units_last",
     "values_of",
@@ -151,10 +152,28 @@ def target_rows(targets: Targets, device: torch.device | None = None) -> Tensor:
     return torch.eye(targets.rows, device=device)
 
 
-def combined(targets: Targets, scores: Sequence[Tensor | None]) -> Tensor | None:
-    """The scores of several blocks as one: logits of the q with the least Σ_k D_KL(q ‖ p_k), p_k what block k predicts.
+def pooled(logits: Sequence[Tensor | None], weights: Sequence[float] | Tensor = ()) -> Tensor:
+    """Logits Σ_k w_k z_k of the normalised Π_k p_k^{w_k}, the q with the least Σ_k w_k D_KL(q ‖ p_k).
 
-    That q is the normalised geometric mean of the p_k, so its logits are the mean of theirs.
+    Args:
+        logits: z_k, those of p_k; None where there are none, at least one is there.
+        weights: w_k, with the sum 1; none for the same each.
+    """
+    if not len(weights):
+        return torch.stack([each for each in logits if each is not None]).mean(0)
+    counted = [(w, z) for w, z in zip(weights, logits, strict=True) if z is not None]
+    (w, z), *rest = counted
+    found = w * z
+    for w, z in rest:
+        found = found + w * z
+    return found
+
+
+def combined(targets: Targets, scores: Sequence[Tensor | None], weights: Sequence[float] = ()) -> Tensor | None:
+    """The scores of several blocks as one, as `pooled` joins what they predict.
+
+    Args:
+        weights: of every block; none for the same each, the normalised geometric mean of what they predict.
 
     Returns:
         The logits; None where fewer than two predict.
@@ -162,5 +181,7 @@ def combined(targets: Targets, scores: Sequence[Tensor | None]) -> Tensor | None
     last = scores[-1] if scores else None
     if last is None or targets.hidden:
         return None
-    known = [targets.as_logits(targets.resized(each, last)).float() for each in scores if each is not None]
-    return torch.stack(known).mean(0) if len(known) > 1 else None
+    if sum(each is not None for each in scores) < 2:
+        return None
+    known = [None if each is None else targets.as_logits(targets.resized(each, last)).float() for each in scores]
+    return pooled(known, weights)

@@ -87,10 +87,12 @@ def calibration_lines(found: "FittedExits", names: Sequence[str]) -> list[str]:
         "ECE": [f"{each.ece_before:.4f} → {each.ece:.4f}" for _, each in known],
         "adaptive": [f"{each.adaptive_before:.4f} → {each.adaptive:.4f}" for _, each in known],
     }
+    counted = [f"{name} {weight:.2f}" for name, weight in zip(names, found.temperatures.weights, strict=False)]
     edge = any(is_at_the_edge(each.temperature) for _, each in known)
     return [
         *table([name for name, _ in known], columns),
         f"Fitted and measured on {found.samples:,} validation samples. FLOPs: of leaving there, all asked.",
+        *([f"In the ensemble counts: {', '.join(counted)}."] if counted else []),
         *(["!: no temperature from 1/64 to 64 is enough: this block's probabilities are not calibrated."] * edge),
         *([f"{found.samples} samples are few: the temperatures may not hold on others."] * (found.samples < FEW)),
     ]

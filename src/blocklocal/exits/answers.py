@@ -1,4 +1,4 @@
-"""What every block says of a validation set: the temperatures that calibrate it, and its answers at these.
+"""What every block says of a validation set: the weights and temperatures that calibrate it, and its answers at these.
 
 K blocks, N answers (of samples, positions or labels, all that have a target), S samples.
 """
@@ -13,8 +13,9 @@ from torch import Tensor
 
 from blocklocal._common.errors import InputError
 from blocklocal._common.modes import kept_modes
-from blocklocal.block.targets import MISSING, Asked, Classes, Targets, values_of
+from blocklocal.block.targets import MISSING, Asked, Classes, Targets, pooled, values_of
 from blocklocal.exits.temperature import TEMPERATURES, least, losses_at
+from blocklocal.exits.weights import FirstLogits, Weights
 from blocklocal.network.edge import Loaded, pair
 from blocklocal.network.network import BlockLocal
 from blocklocal.uncertainty.foreign import foreign_scores
@@ -24,16 +25,17 @@ ENOUGH = 2**16  # tokens, of which a temperature is fitted: each has thousands o
 
 @dataclass(frozen=True)
 class Answers:
-    """Of one way to predict: what it answers at temperature 1 and at its own.
+    """Of one way to predict: what it answers as trained, and with its weights and temperature.
+
+    As trained (`…_before`) the temperature is 1, and every block counts the same.
 
     Attributes:
         temperature: the one that makes the targets most likely.
         label: [N].
         right: [N].
-        sure: the probability of the answer, [N]; at temperature 1 `sure_before`.
+        sure: the probability of the answer, [N].
         truth: that of the target, [N]; what it is where there is none says nothing.
-        nll, brier: means over those that have a target, in nats and of the squared distance; at temperature 1
-            `…_before`.
+        nll, brier: means over those that have a target, in nats and of the squared distance.
     """
 
     temperature: float
@@ -55,6 +57,7 @@ class BlockAnswers:
     Attributes:
         own: of every block; None where it cannot predict.
         together: of it and all before it that predict.
+        weights: of every block: how much each up to it counts in what they say together; none for the same each.
         sample: of which sample an answer is, [N].
         wanted: whether it has a target, [N]: others cost as much, and are neither right nor wrong.
         samples: how many there are.
@@ -63,6 +66,7 @@ class BlockAnswers:
 
     own: list[Answers | None]
     together: list[Answers | None]
+    weights: Weights
     sample: Tensor
     wanted: Tensor
     samples: int
@@ -70,7 +74,7 @@ class BlockAnswers:
 
 
 def answers_of(network: BlockLocal, batches: Callable[[], Iterable[Loaded]]) -> BlockAnswers:
-    """What every block says, in evaluation mode. Two passes: for the temperatures, and for the answers at them.
+    """What every block says, in evaluation mode. Three passes: for weights, for temperatures, and for the answers.
 
     Args:
         batches: gives the batches (x, y) anew at every call.
@@ -83,30 +87,37 @@ def answers_of(network: BlockLocal, batches: Callable[[], Iterable[Loaded]]) -> 
         targets = replace(targets, class_weights=None)  # which teach; a probability is of what there is
     with kept_modes([network]), torch.no_grad():
         network.eval()
+        first = FirstLogits(targets)
+        for x, y in map(pair, batches()):
+            targets.check(y)
+            if not first.add(_own(targets, network.block_logits(x)), y):
+                break
+        if not first.there:
+            raise InputError("nothing to calibrate on: no sample has a target.")
+        weights = first.fit()
         losses = _Losses(len(network.learners))
         for x, y in map(pair, batches()):
-            losses.add(targets, network.block_logits(x), y)
+            losses.add(targets, network.block_logits(x), y, weights)
             if targets.large and losses.there >= ENOUGH:
                 break
-        collected = _Collected(targets, losses.best())
+        collected = _Collected(targets, losses.best(), weights)
         for x, y in map(pair, batches()):
             collected.add(network.block_logits(x), y)
     return collected.end()
 
 
-def _ways(targets: Targets, logits: list[Tensor | None]) -> list[list[Tensor | None]]:
+def _own(targets: Targets, logits: list[Tensor | None]) -> list[Tensor | None]:
+    if any(each is not None and targets.as_logits(each).dim() > 3 for each in logits):
+        raise InputError("calibration needs an answer per sample, label or position: pixels are not made for it.")
+    return [None if each is None else targets.as_logits(each).float() for each in logits]
+
+
+def _ways(targets: Targets, logits: list[Tensor | None], weights: Weights) -> list[list[Tensor | None]]:
     """[own, together]: the logits of every block, and of it and all before it."""
-    own: list[Tensor | None] = [None if each is None else targets.as_logits(each).float() for each in logits]
-    together: list[Tensor | None] = []
-    total, count = None, 0
-    for each in own:
-        if each is not None:
-            if each.dim() > 3:
-                raise InputError(
-                    "calibration needs an answer per sample, label or position: pixels are not made for it."
-                )
-            total, count = each if total is None else total + each, count + 1
-        together.append(None if each is None or total is None else total / count)
+    own = _own(targets, logits)
+    together = [
+        None if each is None else pooled(own[: k + 1], weights[k] if weights else ()) for k, each in enumerate(own)
+    ]
     return [own, together]
 
 
@@ -117,11 +128,10 @@ class _Losses:
         self.sums = torch.zeros(2, count, len(TEMPERATURES), dtype=torch.float64)
         self.there = 0.0
 
-    def add(self, targets: Targets, logits: list[Tensor | None], y: Asked) -> None:
-        targets.check(y)
+    def add(self, targets: Targets, logits: list[Tensor | None], y: Asked, weights: Weights) -> None:
         wanted = values_of(y)
         count = float((_hard(targets, y) != MISSING).sum())
-        for w, way in enumerate(_ways(targets, logits)):
+        for w, way in enumerate(_ways(targets, logits, weights)):
             for k, each in enumerate(way):
                 if each is not None and count:
                     self.sums[w, k] += count * losses_at(targets, each, wanted)
@@ -130,7 +140,7 @@ class _Losses:
     def best(self) -> list[list[float]]:
         """[own, together]: of every block the temperature with the least loss."""
         if not self.there:
-            raise InputError("nothing to calibrate on: no sample has a target.")
+            raise InputError("the batches to fit exits on are read more than once, and were used up by the first pass.")
         return [[least(each / self.there) for each in way] for way in self.sums]
 
 
@@ -140,10 +150,10 @@ def _hard(targets: Targets, y: Asked) -> Tensor:
 
 
 class _Collected:
-    """The answers at temperature 1 and at the best one."""
+    """The answers as trained, and with weights and temperatures."""
 
-    def __init__(self, targets: Targets, temperatures: list[list[float]]):
-        self.targets, self.temperatures = targets, temperatures
+    def __init__(self, targets: Targets, temperatures: list[list[float]], weights: Weights):
+        self.targets, self.temperatures, self.weights = targets, temperatures, weights
         self.kept: list[list[list[dict[str, Tensor]]]] = [[[] for _ in way] for way in temperatures]
         self.sample: list[Tensor] = []
         self.wanted: list[Tensor] = []
@@ -161,15 +171,18 @@ class _Collected:
             divided = zip(logits, self.temperatures[0], strict=True)
             for name, score in foreign_scores([None if each is None else each / t for each, t in divided]).items():
                 self.foreign.setdefault(name, []).append(score.cpu())
-        for w, way in enumerate(_ways(self.targets, logits)):
+        trained, fitted = (_ways(self.targets, logits, weights) for weights in ((), self.weights))
+        for w, way in enumerate(fitted):
             for k, each in enumerate(way):
                 if each is not None:
-                    self.kept[w][k].append(self._one(each, wanted, there, self.temperatures[w][k]))
+                    before = trained[w][k]
+                    assert before is not None
+                    self.kept[w][k].append(self._one(before, each / self.temperatures[w][k], wanted, there))
 
-    def _one(self, logits: Tensor, wanted: Tensor, there: Tensor, temperature: float) -> dict[str, Tensor]:
+    def _one(self, trained: Tensor, fitted: Tensor, wanted: Tensor, there: Tensor) -> dict[str, Tensor]:
         found = {}
-        for name, t in (("", temperature), ("_before", 1.0)):
-            p = self.targets.probabilities(logits / t)
+        for name, logits in (("", fitted), ("_before", trained)):
+            p = self.targets.probabilities(logits)
             own = _of_wanted(p, wanted)
             found |= {
                 f"sure{name}": self.targets.confidence(p).flatten(),
@@ -177,19 +190,18 @@ class _Collected:
                 f"nll{name}": -own.clamp(min=1e-30).log()[there].double(),
                 f"brier{name}": _brier(p, own, wanted)[there].double(),
             }
-        label = self.targets.label(self.targets.probabilities(logits))
+        label = self.targets.label(self.targets.probabilities(fitted))
         found |= {"label": label.flatten(), "right": (label == wanted).flatten()}
         return {name: t.cpu() for name, t in found.items()}
 
     def end(self) -> BlockAnswers:
-        if not self.sample:
-            raise InputError("the batches to fit exits on are read more than once, and were used up by the first pass.")
         ways = [
             [self._answers(parts, t) if parts else None for parts, t in zip(way, temperatures, strict=True)]
             for way, temperatures in zip(self.kept, self.temperatures, strict=True)
         ]
         foreign = {name: torch.cat(parts) for name, parts in self.foreign.items()}
-        return BlockAnswers(ways[0], ways[1], torch.cat(self.sample), torch.cat(self.wanted), self.samples, foreign)
+        of, wanted = torch.cat(self.sample), torch.cat(self.wanted)
+        return BlockAnswers(ways[0], ways[1], self.weights, of, wanted, self.samples, foreign)
 
     def _answers(self, parts: list[dict[str, Tensor]], temperature: float) -> Answers:
         joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

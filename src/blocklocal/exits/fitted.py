@@ -18,6 +18,7 @@ from blocklocal.exits.choice import Setting, at_budget, at_risk, settings_of
 from blocklocal.exits.costs import Costs, costs_of
 from blocklocal.exits.curves import Reliability, RiskCurve, reliability, risk_curve
 from blocklocal.exits.sureness import Sureness, fit_sureness
+from blocklocal.exits.weights import Weights
 from blocklocal.network.edge import Loaded, pair
 from blocklocal.network.exits import Exits
 from blocklocal.network.network import BlockLocal
@@ -30,10 +31,10 @@ KNOWN = 0.95  # the share of validation samples that are not taken for foreign
 
 @dataclass(frozen=True)
 class Calibration:
-    """How good the probabilities of one way to predict are, before its temperature and with it.
+    """How good the probabilities of one way to predict are, before its temperature (and weights) and with it.
 
     Attributes:
-        right: the share of right answers; the temperature does not change it.
+        right: the share of right answers; the temperature does not change it, of several blocks the weights do.
         nll: nats per answer.
         brier: squared distance of the probabilities from the truth.
         ece: expected calibration error, 15 bins of equal width; `adaptive`: of equal numbers.
@@ -80,6 +81,7 @@ class FittedExits:
         sureness: of the output, where it gives every sample one class; else None.
         reliability: of every block before its temperature and with it; None where it cannot predict.
         risks: curves of risk and coverage, of the "output" and of all blocks "together".
+        weights: of every block: how much each up to it counts in what they say together; none for the same each.
         limits: of every score of foreign data (`uncertainty.foreign`) what 95 of 100 validation samples do not exceed.
 
     Raises:
@@ -96,11 +98,13 @@ class FittedExits:
     reliability: list[tuple[Reliability, Reliability] | None] = field(default_factory=list)
     risks: dict[str, RiskCurve] = field(default_factory=dict)
     limits: dict[str, float] = field(default_factory=dict)
+    weights: Weights = ()
 
     def __post_init__(self) -> None:
         count, figures = len(self.costs.blocks), [each.cost for way in self.settings for each in way]
         sizes = {len(self.own), len(self.together), len(self.costs.answers)}
         temperatures = [each.temperature for each in (*self.own, *self.together) if each is not None]
+        sizes |= {len(self.weights)} if self.weights else set()
         if sizes != {count} or not self.settings or not all(map(math.isfinite, (*figures, *temperatures))):
             raise InputError("these exits are damaged: fit them again.")
 
@@ -108,9 +112,8 @@ class FittedExits:
     def temperatures(self) -> Temperatures:
         """Of every block, and of all together; 1 where a block does not predict."""
         *_, together = self.together
-        return Temperatures(
-            tuple(each.temperature if each else 1.0 for each in self.own), together.temperature if together else 1.0
-        )
+        blocks = tuple(each.temperature if each else 1.0 for each in self.own)
+        return Temperatures(blocks, together.temperature if together else 1.0, self.weights[-1] if self.weights else ())
 
     def for_budget(self, budget: float) -> Choice:
         """The most accurate exits that cost at most this share of the whole network's FLOPs, in the mean over samples.
@@ -156,7 +159,7 @@ class FittedExits:
         hidden = enumerate(self.own[:-1])
         thresholds = tuple(setting.threshold if k >= setting.first and each else None for k, each in hidden)
         together = tuple(each.temperature if each else 1.0 for each in self.together)
-        return Exits(thresholds, setting.by, self.temperatures.blocks, together)
+        return Exits(thresholds, setting.by, self.temperatures.blocks, together, self.weights)
 
     def save(self, path: Path | str) -> None:
         """Write it as JSON.
@@ -208,7 +211,9 @@ def fit_exits(network: BlockLocal, batches: Callable[[], Iterable[Loaded]] | Ite
     reliable = [None if each is None else _reliability(each, said.wanted) for each in said.own]
     ways = {"output": output, "together": said.together[-1] if any(said.own[:-1]) else None}
     risks = {name: risk_curve(each.sure[said.wanted], each.right[said.wanted]) for name, each in ways.items() if each}
-    return FittedExits(own, together, costs, settings, _samples(said), single, sureness, reliable, risks, limits)
+    return FittedExits(
+        own, together, costs, settings, _samples(said), single, sureness, reliable, risks, limits, said.weights
+    )
 
 
 def check_exits(network: BlockLocal) -> None:

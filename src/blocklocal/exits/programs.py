@@ -57,7 +57,8 @@ def export_programs(
     """Write a program per block and `manifest.json` into a new folder.
 
     The manifest holds `by` (the rule), and per block its `file`, its `threshold` (null: not asked; the last one always
-    answers) and the `temperature` by which its logits are divided, or those of all asked so far together.
+    answers), the `weights` with which the logits of it and of the blocks before it are summed, and the `temperature` by
+    which the sum is divided.
 
     Args:
         network: of classes, whose blocks pass one tensor on.
@@ -82,7 +83,6 @@ def export_programs(
     if not isinstance(network.targets, Classes) or len(network.output_shape(x, training=False)) != 1:
         raise InputError("programs answer one class per sample, and this network is asked for something else.")
     a, place, entries = check_x(x, network.device), new_folder(folder), []
-    temperatures = exits.together if exits.by == "together" else exits.temperatures
     with kept_modes([network]), torch.no_grad():
         network.eval()
         for k, (learner, message) in enumerate(zip(network.learners, network.own_messages(), strict=True)):
@@ -94,7 +94,8 @@ def export_programs(
                 {
                     "file": file,
                     "threshold": exits.thresholds[k] if k < len(exits.thresholds) else None,
-                    "temperature": temperatures[k] if temperatures else 1.0,
+                    "weights": exits.counts(k),
+                    "temperature": exits.temperature(k),
                 }
             )
             a = learner(a)

@@ -3,7 +3,7 @@
 Every block predicts, so an answer is there after every block. By which rule it is enough (`ExitBy`):
 
     confidence   the block gives its answer a probability of at least its threshold
-    together     all blocks asked so far, together, do (`targets.combined`)
+    together     all blocks asked so far, together, do (`targets.pooled`)
     agreement    the block does, and gives the answer of the block that was asked before it
 
 A sequence is decided position by position, labels one by one: a sample runs on until all its answers are decided.
@@ -20,8 +20,8 @@ from torch import Tensor
 from blocklocal._common.errors import InputError, unknown
 from blocklocal._common.message import Given, Input, map_message, mask_after
 from blocklocal.block.learner import BlockLearner
-from blocklocal.block.targets import Targets, Values
-from blocklocal.network.prediction import Prediction
+from blocklocal.block.targets import Targets, Values, pooled
+from blocklocal.network.prediction import Prediction, check_weights
 
 ExitBy = Literal["confidence", "together", "agreement"]
 
@@ -35,15 +35,18 @@ class Exits:
         by: see above.
         temperatures: of every block: its logits are divided by it; none for 1 everywhere.
         together: of every block: the temperature of it and all asked before it together.
+        weights: of every block: how much each block up to it counts in what they say together; none for the same each.
 
     Raises:
-        InputError: the rule is unknown, a threshold is no probability, or a temperature is not above 0.
+        InputError: the rule is unknown, a threshold is no probability, a temperature is not above 0, or weights are no
+            shares of 1, or of blocks that are not asked.
     """
 
     thresholds: tuple[float | None, ...]
     by: ExitBy | str = "confidence"
     temperatures: tuple[float, ...] = ()
     together: tuple[float, ...] = ()
+    weights: tuple[tuple[float, ...], ...] = ()
 
     def __post_init__(self) -> None:
         if self.by not in get_args(ExitBy):
@@ -58,6 +61,13 @@ class Exits:
         for temperature in (*self.temperatures, *self.together):
             if not 0 < temperature < float("inf"):
                 raise InputError(f"a temperature must be a finite number above 0, not {temperature}.")
+        if self.by != "together":
+            return
+        for k, row in enumerate(self.weights):
+            if self.asks(k):
+                check_weights(row, k + 1)
+            if any(weight and not self.asks(j) for j, weight in enumerate(row)):
+                raise InputError(f"block {k + 1} counts blocks that are not asked: give them the weight 0, not {row}.")
 
     def check(self, count: int) -> None:
         """Look whether it is for a network of so many blocks.
@@ -68,7 +78,7 @@ class Exits:
         Raises:
             InputError: it is for another number.
         """
-        sizes = {len(each) for each in (self.temperatures, self.together) if each}
+        sizes = {len(each) for each in (self.temperatures, self.together, self.weights) if each}
         if len(self.thresholds) != count - 1 or sizes - {count}:
             raise InputError(
                 f"exits with {len(self.thresholds)} thresholds are for {len(self.thresholds) + 1} blocks, and the "
@@ -82,6 +92,28 @@ class Exits:
             k: its number, from 0.
         """
         return k >= len(self.thresholds) or self.thresholds[k] is not None
+
+    def counts(self, k: int) -> tuple[float, ...]:
+        """How much each block up to a block counts in what that one says.
+
+        Args:
+            k: its number, from 0.
+        """
+        if self.by != "together":
+            return (0.0,) * k + (1.0,)
+        if self.weights:
+            return self.weights[k]
+        asked = [self.asks(j) for j in range(k + 1)]
+        return tuple(ask / sum(asked) for ask in asked)
+
+    def temperature(self, k: int) -> float:
+        """By what the logits of what a block says are divided.
+
+        Args:
+            k: its number, from 0.
+        """
+        temperatures = self.together if self.by == "together" else self.temperatures
+        return temperatures[k] if temperatures else 1.0
 
 
 @dataclass(frozen=True)
@@ -104,8 +136,7 @@ class Answering:
 
     exits: Exits
     targets: Targets
-    summed: Tensor | None = None  # of logits
-    count: int = 0
+    logits: list[Tensor | None] = field(default_factory=list)  # of every block so far, where they are needed
     before: Tensor | None = None  # the answers of the block that was asked last
 
     def say(self, k: int, logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -116,10 +147,9 @@ class Answering:
         """
         exits, targets = self.exits, self.targets
         if exits.by == "together":
-            self.summed, self.count = logits if self.summed is None else self.summed + logits, self.count + 1
-            probabilities = targets.probabilities(self.summed / self.count / _of(exits.together, k))
-        else:
-            probabilities = targets.probabilities(logits / _of(exits.temperatures, k))
+            self.logits += [None] * (k - len(self.logits)) + [logits]
+            logits = pooled(self.logits, exits.counts(k))
+        probabilities = targets.probabilities(logits / exits.temperature(k))
         answers, sure = targets.label(probabilities), targets.confidence(probabilities)
         if k >= len(exits.thresholds):
             return probabilities, torch.ones_like(sure, dtype=torch.bool)
@@ -130,7 +160,7 @@ class Answering:
 
     def keep(self, stay: Tensor) -> None:
         """Drop what belongs to samples that have left."""
-        self.summed = None if self.summed is None else self.summed[stay]
+        self.logits = [None if each is None else each[stay] for each in self.logits]
         self.before = None if self.before is None else self.before[stay]
 
 
@@ -146,10 +176,6 @@ def enough(by: ExitBy | str, threshold: float, sure: Tensor, answers: Tensor, be
     if by == "agreement":
         found &= torch.zeros_like(found) if before is None else answers == before
     return found
-
-
-def _of(temperatures: Sequence[float], k: int) -> float:
-    return temperatures[k] if temperatures else 1.0
 
 
 @torch.no_grad()

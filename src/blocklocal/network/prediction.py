@@ -9,6 +9,8 @@ from blocklocal._common.errors import InputError
 from blocklocal.block.gaussian_values import GaussianValues, z_score
 from blocklocal.block.targets import Targets, Values, combined
 
+ROUNDING = 1e-3  # by which shares may miss 1
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -80,18 +82,35 @@ class Temperatures:
     Attributes:
         blocks: of every block.
         combined: of all of them together.
+        weights: of every block, how much it counts in what all say together; none for the same each.
 
     Raises:
-        InputError: one is not a finite number above 0.
+        InputError: a temperature is not a finite number above 0, or the weights are no shares of 1, one per block.
     """
 
     blocks: tuple[float, ...]
     combined: float = 1.0
+    weights: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         for each in (*self.blocks, self.combined):
             if not 0 < each < float("inf"):
                 raise InputError(f"a temperature must be a finite number above 0, not {each}.")
+        if self.weights:
+            check_weights(self.weights, len(self.blocks))
+
+
+def check_weights(weights: Sequence[float], count: int) -> None:
+    """Look whether they are shares of 1.
+
+    Args:
+        count: of the blocks that they are for.
+
+    Raises:
+        InputError: they are not, or are for another number of blocks.
+    """
+    if len(weights) != count or not all(0 <= each <= 1 for each in weights) or abs(sum(weights) - 1) > ROUNDING:
+        raise InputError(f"weights of {count} blocks must be {count} shares of 1, not {tuple(weights)}.")
 
 
 def predictions(targets: Targets, logits: list[Tensor | None], temperatures: Temperatures | None = None) -> Prediction:
@@ -106,7 +125,7 @@ def predictions(targets: Targets, logits: list[Tensor | None], temperatures: Tem
     plain = isinstance(targets, Values) and not isinstance(targets, GaussianValues)
     if plain and {*divide.blocks, divide.combined} != {1.0}:
         raise InputError("temperatures change probabilities and variances, and this network predicts values alone.")
-    said = (*_comparable(targets, logits), combined(targets, logits))
+    said = (*_comparable(targets, logits), combined(targets, logits, divide.weights))
     *blocks, together = [
         None if each is None else Prediction(targets.probabilities(each / t), targets)
         for each, t in zip(said, (*divide.blocks, divide.combined), strict=True)
