@@ -55,3 +55,13 @@ def test_the_check_names_what_is_not_reached():
         row("block-local", 90, 89.9, 0.005, 0.03),
     ):
         assert command.shortfalls([short, peer, ensemble])
+
+
+def test_the_tables_have_means_and_deviations_of_the_seeds():
+    table = pytest.importorskip("experiments.exits.table")
+    more = {"right": [None, 91.0], "ece_before": [None, 0.02], "ece_together": None, "foreign": {"largest": 0.5}}
+    first = {**row("backprop", 0, 0, aurc=0.02), **more, "together": None, "exits": {}, "aurc_together": None}
+    second = {**first, "right": [None, 92.0]}
+    lines = table.tables([first, second])
+    assert lines[2] == "| backprop (2) | 91.50 ± 0.71 | – | – | – | – | – |"
+    assert lines[-1] == "| backprop | – 0.0050 | – 0.0200 | – | 20.00 ± 0.00 | – | 0.500 ± 0.000 | – | – |"
