@@ -75,6 +75,18 @@ def test_labels_and_positions_are_weighed_and_what_has_no_target_is_not():
     assert first.fit()[-1] == pytest.approx((0.7, 0.3), abs=0.04)
 
 
+def test_blocks_that_know_less_than_nothing_count_the_same():
+    logits, y = drawn((0.5, 0.5))
+    wrong = [-each for each in logits]
+    assert fit_weights(Classes(C), wrong, y)[-1] == (0.5, 0.5)
+
+
+def test_what_diverged_is_told():
+    first = FirstLogits(Classes(C))
+    with pytest.raises(InputError, match="training diverged"):
+        first.add([torch.zeros(4, C), torch.full((4, C), torch.nan)], torch.zeros(4).long())
+
+
 def test_a_network_uses_them_for_what_all_say_together():
     net = bl.BlockLocal(
         bl.split(bl.build_model("mlp", classes=3, input_shape=(4,), width=16), 3), classes=3, optimizer=bl.adam(lr=0.01)

@@ -13,11 +13,13 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from blocklocal._common.errors import InputError
 from blocklocal.block.targets import MISSING, Asked, Classes, Targets, pooled, values_of
 
 Weights: TypeAlias = tuple[tuple[float, ...], ...]  # of every block: of each block up to it
-MOST = 2**27  # logits that are kept to fit weights on: half a GiB
+MOST = 2**26  # logits that are kept to fit weights on: a quarter of a GiB
 NOTHING = 1e-3  # a weight below it is none
+NONE_BETTER = 1e-6  # a sum of weights that makes every class as likely
 ITERATIONS = 100  # of LBFGS; the problem is convex in w / T
 
 
@@ -56,6 +58,8 @@ def _fitted(targets: Targets, logits: Tensor, y: Tensor, roots: Tensor) -> list[
         with torch.enable_grad():
             solver.step(loss)  # pyrefly: ignore
     weights = roots.detach().square()
+    if not weights.sum() > NONE_BETTER:  # to know nothing is better than any of them
+        weights = torch.ones_like(weights)
     weights = torch.where(weights < NOTHING * weights.sum(), 0.0, weights)
     return (weights / weights.sum()).tolist()
 
@@ -74,8 +78,17 @@ class FirstLogits:
 
         Args:
             logits: of every block, as `Targets.as_logits` gives them.
+
+        Raises:
+            InputError: a block predicts no finite numbers.
         """
         y = self.targets.hard(y) if isinstance(self.targets, Classes) else values_of(y)
+        if not bool((y != MISSING).any()):
+            return True
+        if not all(bool(each.isfinite().all()) for each in logits if each is not None):
+            raise InputError(
+                "a block predicts no finite numbers: its training diverged. Train again, with a smaller lr."
+            )
         ends = 1 if isinstance(self.targets, Classes) else 2  # of a sample: its class, or its labels
         self.wanted.append(y if y.dim() == ends else y.flatten(0, -ends))
         self.logits.append([None if each is None else each.flatten(0, -2) for each in logits])
@@ -85,7 +98,7 @@ class FirstLogits:
     @property
     def there(self) -> bool:
         """Whether anything has a target."""
-        return any(bool((each != MISSING).any()) for each in self.wanted)
+        return bool(self.wanted)
 
     def fit(self) -> Weights:
         """As `fit_weights`; none where at most one block predicts."""
