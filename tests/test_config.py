@@ -9,8 +9,9 @@ from run_helpers import tiny
 
 from blocklocal._common.errors import InputError
 from blocklocal.network.settings import Learning
-from blocklocal.runs.config import Config, Data, Machine, Model, Optimisation, load_config
+from blocklocal.runs.config import Config, load_config
 from blocklocal.runs.recipes import RECIPES, get_recipe
+from blocklocal.runs.settings import Data, Machine, Model, Optimisation
 
 GROUPS = (Data, Model, Learning, Optimisation, Machine)
 

@@ -22,7 +22,8 @@ from blocklocal.cli.arguments import CompareArguments, EvaluateArguments, TrainA
 from blocklocal.cli.diagnose import DiagnoseArguments
 from blocklocal.cli.simulate_arguments import Measurement, SimulateArguments, Uniform
 from blocklocal.parallel.launch import Launch
-from blocklocal.runs.config import Config, Data, Machine, Model, Optimisation
+from blocklocal.runs.config import Config
+from blocklocal.runs.settings import Data, Machine, Model, Optimisation
 from blocklocal.simulate import SCHEDULES as PIPELINES
 from blocklocal.simulate import BlockCosts, Link, simulate, uniform_costs
 from experiments.runner import JobLaunch as Jobs

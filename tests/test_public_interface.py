@@ -13,8 +13,9 @@ from blocklocal._common.registry import Registry
 from blocklocal.block.twin import TWINS
 from blocklocal.cli.arguments import TrainArguments, parse
 from blocklocal.rules.base import Rule, local_step
-from blocklocal.runs.config import Config, Machine, Model, Optimisation
+from blocklocal.runs.config import Config
 from blocklocal.runs.recipes import RECIPES
+from blocklocal.runs.settings import Machine, Model, Optimisation
 
 OPEN = {
     "rule": (choices.RuleName, RULES),

@@ -7,7 +7,7 @@ from pathlib import Path
 from blocklocal._common.errors import InputError
 from blocklocal._common.ranges import CLASSES, IMAGE_SIZE, THREADS, check_range, check_settings, whole
 from blocklocal.network.settings import Learning
-from blocklocal.runs.config import Model
+from blocklocal.runs.settings import Model
 from blocklocal.simulate.costs import BANDWIDTH, CHUNKS, COST, DEVICES, MICRO_BATCHES, QUEUE, SIGNED
 from blocklocal.simulate.measure import REPEATS
 

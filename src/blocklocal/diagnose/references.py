@@ -17,11 +17,12 @@ from blocklocal.report.table import BACKPROP
 from blocklocal.rules import RULES
 from blocklocal.runs.build import build_network, build_streamed
 from blocklocal.runs.checkpoints import checkpoint_to_look, find_checkpoint
-from blocklocal.runs.config import Config, Optimisation
+from blocklocal.runs.config import Config
 from blocklocal.runs.facts import DatasetInfo
 from blocklocal.runs.looking import built_to_look
 from blocklocal.runs.origin import load_settings, open_settings
 from blocklocal.runs.saved import load_facts
+from blocklocal.runs.settings import Optimisation
 from blocklocal.streaming.settings import Streaming
 from blocklocal.streaming.streamed import Streamed
 
