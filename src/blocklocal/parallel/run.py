@@ -8,7 +8,7 @@ import os
 import shlex
 import socket
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,36 +22,31 @@ from blocklocal.data.samples import Samples, SampleSet
 from blocklocal.network.network import BlockLocal
 from blocklocal.parallel.address import Address
 from blocklocal.parallel.decision import Decision, RunRequest, broadcast_decision, decide, own_store, run_fingerprint
+from blocklocal.parallel.fit import LastRank, fit_share
 from blocklocal.parallel.linked import Linked
 from blocklocal.parallel.placement import block_range
 from blocklocal.parallel.processes import Processes, default_threads, join, own_device
-from blocklocal.parallel.relay import Records, Relay, SharedCheckpoints, SharedConsole, SharedEarlyStopping
 from blocklocal.parallel.stage import Stage
 from blocklocal.parallel.streamed_stage import StreamedStage
 from blocklocal.parallel.trouble import describe_failure, report_failure
-from blocklocal.parallel.watch import ASKED, register_rank
+from blocklocal.parallel.watch import register_rank
 from blocklocal.parallel.wire import LinkError, is_lost_connection
 from blocklocal.runs.build import RunContext, build_network, build_on_cpu, build_streamed
-from blocklocal.runs.checkpoints import BEST, CHECKPOINTS, METRICS, TIMELINE, checkpoint_to_look, find_checkpoint
+from blocklocal.runs.checkpoints import TIMELINE, checkpoint_to_look, find_checkpoint
 from blocklocal.runs.conclude import conclude
 from blocklocal.runs.config import Config
 from blocklocal.runs.facts import AnySet, DatasetInfo
 from blocklocal.runs.looking import load_to_look
 from blocklocal.runs.machine import compile_for_training, prepare_for_device, set_threads
 from blocklocal.runs.origin import cycle_of
-from blocklocal.runs.sets import evaluation_batches, load_data, training_batches
-from blocklocal.runs.train import loggers_of, new_progress, new_trainer, resumed
+from blocklocal.runs.sets import load_data, training_batches
+from blocklocal.runs.train import new_trainer
 from blocklocal.runs.usual import suited
 from blocklocal.streaming.place import clear_store
 from blocklocal.streaming.streamed import Streamed
 from blocklocal.timeline.recorder import Recorder, who
 from blocklocal.timeline.visits import VisitRecorder
-from blocklocal.training.best import KeepBest
-from blocklocal.training.callbacks import Callback
-from blocklocal.training.checkpoint import load_checkpoint, open_files
-from blocklocal.training.loggers import TensorBoard
-from blocklocal.training.loop import Stopped, Trainer
-from blocklocal.training.observers import MetricsFile, Warnings
+from blocklocal.training.checkpoint import open_files
 from blocklocal.training.signals import StopSignals
 
 
@@ -127,7 +122,7 @@ def _train_planned(
     names = network.split.names
     del made, network  # with the blocks that this process does not train
     try:
-        stopped = _fit(processes, request, decision, stage, data, LastRank(names, first_sizes), signals)
+        stopped = fit_share(processes, request, decision, stage, data, LastRank(names, first_sizes), signals)
     finally:
         if isinstance(stage, StreamedStage):
             stage.close()
@@ -190,101 +185,6 @@ def _stage(
     return build_streamed(
         config, decision.facts, device, decision.starts, request.streaming, store, make=spread, keep=1
     )
-
-
-@dataclass(frozen=True)
-class LastRank:
-    """What the observers of the last rank are told: names of all blocks, and |b| per block before training."""
-
-    names: list[str]
-    first_sizes: list[float | None]
-
-
-def _fit(
-    processes: Processes,
-    request: RunRequest,
-    decision: Decision,
-    stage: Linked,
-    data: AnySet,
-    told: LastRank,
-    signals: StopSignals,
-) -> bool:
-    """Train this stage to the end, or until the user stops it; returns whether that is so. All processes leave."""
-    config, device, watch = request.config, stage.device, processes.watch
-    assert watch is not None
-
-    def should_stop() -> bool:
-        if processes.first:
-            return processes.any_rank(signals.asked or watch.asked, device)
-        if signals.asked and not watch.asked:  # asked here alone (a host that is taken away): the first stage decides
-            processes.store.set(ASKED, "1")
-        return stage.edges.stopped()
-
-    trainer = new_trainer(config, stage, should_stop, cycle_of(request.output))
-    batches = training_batches(config, data, device, (processes.replica, processes.replicas))
-    trainer.prepare(batches)
-    if decision.checkpoint is not None:
-        trainer.restore(load_checkpoint(request.output / CHECKPOINTS / decision.checkpoint, stage))
-    relay = Relay(processes)
-    saver = SharedCheckpoints(
-        request.output / CHECKPOINTS, relay, config.machine.checkpoint_every, shared=request.launch.shard
-    )
-    validation = None
-    if len(data.validation):
-        validation = stage.announced(
-            evaluation_batches(config, data.validation, decision.facts, device), training=False
-        )
-    trainer.callbacks = [Records(relay, stage)]
-    with ExitStack() as opened:
-        if processes.last and processes.replica == 0:
-            trainer.callbacks += _rank_observers(request, decision, stage, trainer, told, len(batches), opened)
-        trainer.callbacks.append(saver)
-        leads = processes.last and processes.replica == 0
-        if leads and config.machine.keep == "best":
-            trainer.callbacks.append(KeepBest(request.output / BEST, newest=request.output / CHECKPOINTS))
-        if config.optimisation.patience is not None:
-            trainer.callbacks.append(SharedEarlyStopping(relay, config.optimisation.patience, leads=leads))
-        stopped = False
-        try:
-            trainer.fit(stage.announced(batches, training=True), validation)
-        except Stopped:
-            stopped = True
-        stage.finish(stop=stopped)
-        if stopped:
-            saver.save(trainer)
-        stage.recorder.close()
-        processes.barrier("end")
-    processes.leave()
-    return stopped or (processes.address.rank == 0 and signals.asked)
-
-
-def _rank_observers(
-    request: RunRequest,
-    decision: Decision,
-    stage: Linked,
-    trainer: Trainer,
-    told: LastRank,
-    steps: int,
-    opened: ExitStack,
-) -> list[Callback]:
-    """Metrics, console, warnings and TensorBoard, as in a run in one process."""
-    metrics = MetricsFile(request.output / METRICS)
-    if decision.checkpoint is not None:
-        metrics.write(resumed(trainer, decision.changes))
-    progress = new_progress(
-        request.config, decision.name, told.names, request.output, steps, trainer.step, request.quiet
-    )
-    opened.enter_context(progress)
-    watchers: list[Callback] = [
-        metrics,
-        SharedConsole(stage, progress),
-        Warnings(told.first_sizes, metrics, progress),
-    ]
-    if request.config.machine.tensorboard:
-        board = TensorBoard(request.output / "tensorboard")
-        opened.callback(board.close)
-        watchers.append(board)
-    return [*watchers, *loggers_of(request.config, request.output)]
 
 
 def _who(
