@@ -54,6 +54,9 @@ def test_a_run_repeats_them_and_says_so():
     once = load_data(tiny(labelled=0.2))
     assert torch.equal(data.train.labels[: len(once.train)], once.train.labels)
     assert "are seen 4 times in an epoch" in data.account[-1]
+    whole = load_data(tiny(repeat_labelled=0.5))
+    assert len(whole.train) == len(load_data(tiny()).train)
+    assert not any("are seen" in line for line in whole.account)
     with pytest.raises(InputError, match="--repeat-labelled are for samples with one class each"):
         repeated(torch.rand(5, 2), 0.5)
 

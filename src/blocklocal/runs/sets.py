@@ -56,7 +56,8 @@ def load_data(config: Config, run: Path | None = None) -> AnySet:
     if d.repeat_labelled:
         train = train.subset(repeated(labels, d.repeat_labelled))
         seen = int((train.labels != UNKNOWN).sum())
-        told.append(f"those with a label are seen {seen // known} times in an epoch: {seen / len(train):.0%} of it")
+        if seen > known:
+            told.append(f"those with a label are seen {seen // known} times in an epoch: {seen / len(train):.0%} of it")
     return replace(found, train=train, account=(*found.account, *told))
 
 
