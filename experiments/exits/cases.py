@@ -51,8 +51,8 @@ FASHION = Config().edit(
     model="vgg8b", width=16, blocks=4, balance="bytes", train_size=20_000, validation=5_000, epochs=8
 )
 CASES = {
-    "fashion": Case("fashion-mnist", "mnist", FASHION.edit(augment="crop:2,flip"), {"full": {}, **SMALLER}),
-    "fashion-plain": Case("fashion-mnist", "mnist", FASHION, {"full": {}, **SMALLER}),  # without augmentation
+    "fashion": Case("fashion-mnist", "mnist", FASHION, {"full": {}, **SMALLER}),
+    "fashion-augmented": Case("fashion-mnist", "mnist", FASHION.edit(augment="crop:2,flip"), {"full": {}, **SMALLER}),
     "cifar": Case(
         "cifar10",
         "fashion-mnist",

@@ -126,7 +126,7 @@ def shortfalls(rows: Sequence[Row]) -> list[str]:
 
 def flags() -> argparse.ArgumentParser:
     found = flags_of_runs(experiments.few_labels.__doc__, SIZES, CASES)
-    found.set_defaults(case=["fashion"])
+    found.set_defaults(case=["fashion-augmented"])
     found.add_argument("--share", type=float, default=0.1, help="of the labels that are kept")
     found.add_argument("--only", choices=WAYS, nargs="+", default=tuple(WAYS), help="some of the ways")
     return found
