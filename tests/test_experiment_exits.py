@@ -23,6 +23,7 @@ def test_the_small_size_leaves_a_row_per_way(tmp_path, monkeypatch):
         assert rows[way]["exits"]["1"]["cost"] <= 1.3
         assert len(rows[way]["right"]) == 4
         assert "disagreement" in rows[way]["foreign"]
+        assert len(rows[way]["ece_unused"]) == 4
         assert rows[way]["together"] is not None
     assert len(list((tmp_path / "runs" / "digits").iterdir())) == 8  # 4 of backprop, which is also the first's
     assert command.main() == 0  # the runs are there: it goes on
@@ -59,9 +60,15 @@ def test_the_check_names_what_is_not_reached():
 
 def test_the_tables_have_means_and_deviations_of_the_seeds():
     table = pytest.importorskip("experiments.exits.table")
-    more = {"right": [None, 91.0], "ece_before": [None, 0.02], "ece_together": None, "foreign": {"largest": 0.5}}
+    more = {
+        "right": [None, 91.0],
+        "ece_before": [None, 0.02],
+        "ece_unused": [],
+        "ece_together": None,
+        "foreign": {"largest": 0.5},
+    }
     first = {**row("backprop", 0, 0, aurc=0.02), **more, "together": None, "exits": {}, "aurc_together": None}
     second = {**first, "right": [None, 92.0]}
     lines = table.tables([first, second])
     assert lines[2] == "| backprop (2) | 91.50 ± 0.71 | – | – | – | – | – |"
-    assert lines[-1] == "| backprop | – 0.0050 | – 0.0200 | – | 20.00 ± 0.00 | – | 0.500 ± 0.000 | – | – |"
+    assert lines[-1] == "| backprop | – 0.0050 | – 0.0200 | – | – | 20.00 ± 0.00 | – | 0.500 ± 0.000 | – | – |"

@@ -14,12 +14,13 @@ from torch import Tensor
 from benchmarks.common import Row
 from blocklocal._common.errors import InputError
 from blocklocal.block.targets import pooled
-from blocklocal.data import Images
+from blocklocal.data import Images, ImageSet
 from blocklocal.exits import FittedExits, evaluate_early, fit_exits
 from blocklocal.exits.temperature import fit_temperature
 from blocklocal.network.exits import EarlyPrediction
 from blocklocal.network.network import BlockLocal
 from blocklocal.network.prediction import Temperatures
+from blocklocal.runs.config import Config
 from blocklocal.runs.looking import load_network
 from blocklocal.runs.saved import read_summary
 from blocklocal.runs.sets import AnyBatches, evaluation_batches, load_data
@@ -39,11 +40,17 @@ Logits = list[Tensor | None]
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained network, its validation and test batches, and the training's seconds."""
+    """A trained network, its validation and test batches, and the training's seconds.
+
+    Attributes:
+        unused: as many images of the training set as there are test images, in no part of the run; None where too few
+            are left. A test set may be drawn a little differently, and these are not.
+    """
 
     network: BlockLocal
     validation: AnyBatches
     test: AnyBatches
+    unused: AnyBatches | None
     foreign: Tensor
     seconds: float
 
@@ -79,8 +86,26 @@ def trained(case: Case, way: str, seed: int, given: Settings) -> Trained:
         order = torch.arange(len(held))
         held, test = held.subset(order[::2]), held.subset(order[1::2])
     parts = [evaluation_batches(config, part, facts, network.device) for part in (held, test)]
-    foreign = case.foreign_images(facts, root, FOREIGN)
-    return Trained(network, parts[0], parts[1], foreign, read_summary(folder)["seconds"])
+    foreign, rest = case.foreign_images(facts, root, FOREIGN), unused(config, len(data.test))
+    more = None if rest is None else evaluation_batches(config, rest, facts, network.device)
+    return Trained(network, parts[0], parts[1], more, foreign, read_summary(folder)["seconds"])
+
+
+def unused(config: Config, count: int) -> Images | None:
+    """So many images of the training set that are in no part of a run; None where fewer are left."""
+    size = config.data.train_size
+    if size is None:
+        return None
+    try:
+        own, larger = load_data(config), load_data(config.edit(train_size=size + count))
+    except InputError:  # there are not so many
+        return None
+    assert isinstance(own, ImageSet)
+    assert isinstance(larger, ImageSet)
+    same = torch.equal(own.train.read(), larger.train.read()[:size])
+    if not same or not torch.equal(own.validation.read(), larger.validation.read()):
+        raise AssertionError("a larger training part holds other images: the unused ones are not known.")
+    return larger.train.subset(slice(size, None))
 
 
 @torch.no_grad()
@@ -122,6 +147,7 @@ def measured(case: Case, way: str, seed: int, given: Settings) -> Row:
         "together_cost": fitted.costs.leaving([True] * len(known))[-1] if fitted is not None and several else None,
         "ece_before": [None if each is None else _ece(each, y) for each in known],
         "ece": [None if each is None else _ece(each, y) for each in _divided(known, temperatures)],
+        "ece_unused": _ece_unused(members, temperatures),
         "ece_together": None if together is None else _ece(together, y),
         "aurc": _aurc(_divided(known, temperatures)[-1], y),
         "aurc_together": None if together is None else _aurc(together, y),
@@ -166,6 +192,14 @@ def _right(logits: Tensor, y: Tensor) -> float:
 def _ece(logits: Tensor, y: Tensor) -> float:
     sure, label = logits.softmax(1).max(1)
     return calibration_error(sure, label == y)
+
+
+def _ece_unused(members: Sequence[Trained], temperatures: Sequence[float]) -> list[float | None]:
+    parts = [each.unused for each in members if each.unused is not None]
+    if len(parts) < len(members):
+        return []
+    known, y = _logits(members, parts)
+    return [None if each is None else _ece(each, y) for each in _divided(known, temperatures)]
 
 
 def _aurc(logits: Tensor | None, y: Tensor) -> float:

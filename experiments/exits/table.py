@@ -30,7 +30,15 @@ def tables(rows: Sequence[Row]) -> list[str]:
     sure = [[name, *_sure(found)] for name, found in known]
     percents = [f"{100 * float(budget):g} %" for budget in EARLY]
     heads = ["", "output %", "all blocks %", f"{percents[0]} of the FLOPs", *percents[1:], "time at these"]
-    words = ["", "ECE of each block", "before", "of all blocks", "AURC of the output", "of all blocks"]
+    words = [
+        "",
+        "ECE of each block",
+        "before",
+        "after, unused training images",
+        "of all blocks",
+        "AURC of the output",
+        "of all blocks",
+    ]
     words += ["foreign: largest", "energy", "disagreement"]
     return [*_markdown(heads, right), "", *_markdown(words, sure)]
 
@@ -48,7 +56,7 @@ def _right(rows: Sequence[Row]) -> list[str]:
 
 def _sure(rows: Sequence[Row]) -> list[str]:
     return [
-        *(_each(rows, name) for name in ("ece", "ece_before")),
+        *(_each(rows, name) for name in ("ece", "ece_before", "ece_unused")),
         _mean(rows, lambda row: row["ece_together"], 4, False),
         _mean(rows, lambda row: 1000 * row["aurc"]),
         _mean(rows, lambda row: None if row["aurc_together"] is None else 1000 * row["aurc_together"]),
@@ -62,6 +70,8 @@ def _sure(rows: Sequence[Row]) -> list[str]:
 def _each(rows: Sequence[Row], name: str) -> str:
     """Of every block, the mean over the seeds."""
     blocks = range(len(rows[0][name]))
+    if not blocks:
+        return ABSENT
     return " ".join(_mean(rows, lambda row, k=k: row[name][k], 4, False) for k in blocks)
 
 
