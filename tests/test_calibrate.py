@@ -99,6 +99,28 @@ def test_what_is_unlike_the_training_data_is_said(run, tmp_path, capsys):
     assert "leave out --budget" in refused("predict", str(run), names[0], "--foreign", "--budget", "0.9", capsys=capsys)
 
 
+def test_evaluate_measures_the_calibrated_probabilities_where_asked(run, tmp_path):
+    file = tmp_path / "found.json"
+    plain, calibrated = (
+        main(["evaluate", str(run), "--split", "validation", *more, "--json", str(file)])
+        or json.loads(file.read_text())
+        for more in ([], ["--calibrated"])
+    )
+    fitted = kept_exits(run)
+    assert calibrated["nll"] == pytest.approx(fitted.own[-1].nll, rel=1e-4)
+    assert calibrated["ece"] == pytest.approx(fitted.own[-1].ece, abs=1e-4)
+    assert plain["nll"] == pytest.approx(fitted.own[-1].nll_before, rel=1e-4)
+    assert calibrated["block_top1"] == plain["block_top1"]
+    assert calibrated["combined_top1"] == pytest.approx(100 * fitted.together[-1].right)
+
+
+def test_evaluate_says_that_a_run_is_not_calibrated(tmp_path, capsys):
+    with without_reports():
+        run = whole(tiny(), tmp_path / "run")
+    assert main(["evaluate", str(run), "--calibrated"]) == 2
+    assert f"blocklocal calibrate {run} does it" in capsys.readouterr().err
+
+
 def test_predict_gives_the_calibrated_confidences(run, tmp_path, capsys):
     from PIL import Image
 

@@ -92,6 +92,8 @@ class EvaluateArguments:
     """test, validation or train."""
     data: str | None = None
     """Another data set with the same classes; default: the run's own."""
+    calibrated: bool = False
+    """With the temperatures, and the weights of the ensemble, that `blocklocal calibrate` has fitted."""
     budget: float | None = None
     """Early exit: the share of the whole network's FLOPs that a sample may take in the mean (0.5); needs `blocklocal
     calibrate` first."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from blocklocal.exits import EarlyEvaluation
+    from blocklocal.network.prediction import Temperatures
     from blocklocal.runs.facts import AnySet, DatasetInfo
     from blocklocal.training.evaluation import Evaluation
 
@@ -63,12 +64,28 @@ def evaluate(arguments: list[str]) -> None:
             content = signed_json({"split": given.split, **asdict(early)}, indent=2)
             write_file(given.json, content, overwrite=given.overwrite)
         return
-    result = measure(network, batches)
+    result = measure(network, batches, temperatures=_temperatures(given))
     for line in evaluation_lines(what, block_names(network), result):
         print(line)
     if given.json is not None:
         content = signed_json({"split": given.split, **asdict(result)}, indent=2)
         write_file(given.json, content, overwrite=given.overwrite)
+
+
+def _temperatures(given: EvaluateArguments) -> "Temperatures | None":
+    """Those that were fitted, where they are asked for.
+
+    Raises:
+        InputError: none were.
+    """
+    from blocklocal.runs.calibrate import run_temperatures
+
+    if not given.calibrated:
+        return None
+    found = run_temperatures(given.run, given.checkpoint)
+    if found is None:
+        raise InputError(f"{given.run} is not calibrated: blocklocal calibrate {given.run} does it.")
+    return found
 
 
 def early_lines(what: str, names: "Sequence[str]", early: "EarlyEvaluation") -> list[str]:

@@ -1,6 +1,6 @@
 """How good every block is on a split: accuracy or error, likelihood and calibration."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -12,6 +12,7 @@ from blocklocal.block.loss import OutputLoss
 from blocklocal.block.targets import MISSING, Asked, Classes, Targets, Values, combined, measured, values_of
 from blocklocal.network.edge import Loaded, pair
 from blocklocal.network.neighbours import Neighbours, check_network
+from blocklocal.network.prediction import Temperatures
 from blocklocal.training.confusion import Counts, confusion_counts
 from blocklocal.training.loaders import check_loader
 from blocklocal.training.metrics import Measuring, Metrics, check_metrics
@@ -56,7 +57,11 @@ Look = Callable[[list[Tensor | None], Asked], None]
 
 @torch.no_grad()
 def measure_blocks(
-    network: Neighbours, batches: Iterable[Loaded], look: Look | None = None, metrics: Metrics | None = None
+    network: Neighbours,
+    batches: Iterable[Loaded],
+    look: Look | None = None,
+    metrics: Metrics | None = None,
+    temperatures: Sequence[float] = (),
 ) -> tuple[dict[str, list[float | None]], dict[str, float]]:
     """How good every block is in evaluation mode, by the name of the measure; None where it cannot predict.
 
@@ -69,6 +74,7 @@ def measure_blocks(
         batches: (x, y) pairs, x [B, …], y [B] (or [B, T], [B, H, W], [B, L], [B, V]).
         look: gets every batch's logits (one entry per block) and targets.
         metrics: the user's own, of the output, where it is here.
+        temperatures: of every block: its logits are divided by it; none for 1 everywhere.
 
     Returns:
         The measures of the blocks, and the user's own metrics of the output.
@@ -85,7 +91,8 @@ def measure_blocks(
                 targets.check(y)
             has_output = _has_output(network)
             answers = [*scores[:-1], None] if has_output and targets.hidden else scores
-            sums.append([measured(targets, each, y) for each in answers])
+            divided = [_divided(each, t) for each, t in zip(answers, temperatures or [1.0] * len(answers), strict=True)]
+            sums.append([measured(targets, each, y) for each in divided])
             if has_output and scores[-1] is not None:
                 own.add(scores[-1], y)
             if look is not None:
@@ -95,6 +102,10 @@ def measure_blocks(
     return figures(
         targets, [_total(list(each)) for each in zip(*sums, strict=True)]
     ), own.found() if own.samples else {}
+
+
+def _divided(logits: Tensor | None, temperature: float) -> Tensor | None:
+    return logits if logits is None or temperature == 1 else logits / temperature
 
 
 def _has_output(network: Neighbours) -> bool:
@@ -111,7 +122,13 @@ def _total(sums: list[Tensor | None]) -> Tensor | None:
     return total
 
 
-def evaluate(network: Neighbours, batches: Iterable[Loaded], *, metrics: Metrics | None = None) -> Evaluation:
+def evaluate(
+    network: Neighbours,
+    batches: Iterable[Loaded],
+    *,
+    metrics: Metrics | None = None,
+    temperatures: Temperatures | None = None,
+) -> Evaluation:
     """Measure a network in evaluation mode. It works before any training too.
 
     The mode of every part of the network is put back afterwards, also after an error: a BatchNorm that was in
@@ -122,18 +139,22 @@ def evaluate(network: Neighbours, batches: Iterable[Loaded], *, metrics: Metrics
         batches: (x, y) pairs on its device, x [B, …], y [B] (or [B, T] for sequences, [B, H, W] for pixels, [B, L] for
             binary labels, [B, V] for values).
         metrics: your own, by name: functions (output, y) → one number, or metrics of torchmetrics.
+        temperatures: with which it predicts, and the weights of the ensemble (`FittedExits.temperatures`).
 
     Returns:
         Measures of the output, of every block and of the ensemble, likelihood and calibration of the output.
 
     Raises:
-        InputError: it is no `BlockLocal`, there is no batch, no sample has a target, a batch is not (x, y), or a target
-            is out of range.
+        InputError: it is no `BlockLocal`, there is no batch, no sample has a target, a batch is not (x, y), a target is
+            out of range, or temperatures are for another number of blocks, or given where values are predicted.
     """
     check_network(network)
+    if temperatures is not None:
+        _check_temperatures(network, temperatures)
     check_loader("evaluation", batches, once=True)
-    output = _Output(network.targets)
-    blocks, own = measure_blocks(network, batches, output.add, check_metrics(metrics))
+    output = _Output(network.targets, temperatures)
+    divide = () if temperatures is None else temperatures.blocks
+    blocks, own = measure_blocks(network, batches, output.add, check_metrics(metrics), divide)
     unknown: list[float | None] = [None for _ in network.learners]
     top1 = blocks.get("top1", unknown)
     together = output.together()
@@ -142,10 +163,20 @@ def evaluate(network: Neighbours, batches: Iterable[Loaded], *, metrics: Metrics
     )
 
 
+def _check_temperatures(network: Neighbours, temperatures: Temperatures) -> None:
+    if isinstance(network.targets, Values):
+        raise InputError("this network predicts values: what their temperatures come to `blocklocal calibrate` says.")
+    if len(temperatures.blocks) != len(network.learners):
+        raise InputError(
+            f"there are {len(temperatures.blocks)} temperatures, and the network has {len(network.learners)} blocks."
+        )
+
+
 class _Output:
     """What is kept of the output: its logits, but of pixels and tokens, of which there are many, only sums."""
 
-    def __init__(self, targets: Targets):
+    def __init__(self, targets: Targets, temperatures: Temperatures | None):
+        self.temperatures = temperatures
         plain = replace(targets, class_weights=None) if isinstance(targets, Classes) else targets
         self.targets = plain
         self.logits: list[Tensor] = []
@@ -157,7 +188,9 @@ class _Output:
         output, wanted = scores[-1], values_of(y)
         if output is None or self.targets.hidden:
             return
-        together = combined(self.targets, scores)
+        together = combined(self.targets, scores, () if self.temperatures is None else self.temperatures.weights)
+        if self.temperatures is not None:
+            together, output = _divided(together, self.temperatures.combined), output / self.temperatures.blocks[-1]
         self.counts.append(None if together is None else self.targets.sums(together, y))
         if output.dim() < 4 and not self.targets.large:
             flat = output.dim() == 3  # positions one by one: sequences may differ in length
