@@ -100,12 +100,12 @@ def test_what_is_unlike_the_training_data_is_said(run, tmp_path, capsys):
 
 
 def test_evaluate_measures_the_calibrated_probabilities_where_asked(run, tmp_path):
-    file = tmp_path / "found.json"
-    plain, calibrated = (
-        main(["evaluate", str(run), "--split", "validation", *more, "--json", str(file)])
-        or json.loads(file.read_text())
-        for more in ([], ["--calibrated"])
-    )
+    def found(*more):
+        file = tmp_path / "found.json"
+        assert main(["evaluate", str(run), "--split", "validation", *more, "--json", str(file)]) == 0
+        return json.loads(file.read_text())
+
+    plain, calibrated = found(), found("--calibrated")
     fitted = kept_exits(run)
     assert calibrated["nll"] == pytest.approx(fitted.own[-1].nll, rel=1e-4)
     assert calibrated["ece"] == pytest.approx(fitted.own[-1].ece, abs=1e-4)
