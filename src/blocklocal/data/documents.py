@@ -268,7 +268,7 @@ def _decoded(content: bytes, file: Path, line: int = 0) -> str:
     if mark in _MARKS:
         encoding = "utf-16"
     elif b"\0" in content[:_START]:
-        raise BadText(f"{file} is no text: it holds null bytes.", "Move it away.")
+        raise BadText(f"{file} is no text: it holds null bytes.", "Move it away, or if it is UTF-16, save it as UTF-8.")
     else:
         encoding = "utf-8-sig"
     try:

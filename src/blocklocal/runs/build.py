@@ -152,11 +152,6 @@ def plain_model(config: Config, facts: DatasetInfo) -> nn.Module:
     m = config.model
     options: dict[str, Any] = {name: _option(value) for name, value in m.model_options.items()}
     _check_options(config, facts)
-    if m.lora is not None and not (m.pretrained and m.model.startswith("hf:")):
-        raise InputError(
-            f"--lora adapts a trained model of transformers: give --model hf:FOLDER_OR_NAME and --pretrained, or leave "
-            f"--lora out of the training of {m.model}."
-        )
     options["classes"] = facts.outputs
     images: dict[str, Any] = {"channels": facts.channels, "image_size": (facts.height, facts.width)}
     if is_named(m.model):

@@ -174,6 +174,11 @@ class Model:
     def __post_init__(self) -> None:
         check_settings(self, RANGES)
         check_choices(self)
+        if self.lora is not None and not (self.pretrained and self.model.startswith("hf:")):
+            raise InputError(
+                f"--lora adapts a trained model of transformers: give --model hf:FOLDER_OR_NAME and --pretrained, or "
+                f"leave --lora out of the training of {self.model}."
+            )
 
 
 @dataclass(frozen=True)
