@@ -53,6 +53,7 @@ WAYS = {
     "reconstruction": Way({"reconstruction": 0.1, "repeat_labelled": 0.5}),
     "barlow": Way({"barlow": 0.1, **OFTEN}),
     "consistency": Way(CONSISTENCY),
+    "consistency-once": Way({"consistency": 1.0, "second_view": STRONG}),
     "both": Way({**CONSISTENCY, "barlow": 0.1}),
     "backprop-consistency": Way({"rule": "backprop", **CONSISTENCY}),
 }
