@@ -114,6 +114,11 @@ def test_evaluate_measures_the_calibrated_probabilities_where_asked(run, tmp_pat
     assert calibrated["combined_top1"] == pytest.approx(100 * fitted.together[-1].right)
 
 
+def test_exits_have_temperatures_of_their_own(run, capsys):
+    assert main(["evaluate", str(run), "--budget", "0.9", "--calibrated"]) == 2
+    assert "leave out --calibrated" in capsys.readouterr().err
+
+
 def test_evaluate_says_that_a_run_is_not_calibrated(tmp_path, capsys):
     with without_reports():
         run = whole(tiny(), tmp_path / "run")

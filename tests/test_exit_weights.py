@@ -8,8 +8,9 @@ import blocklocal as bl
 from blocklocal._common.errors import InputError
 from blocklocal.block.targets import MISSING, Classes, Labels, pooled
 from blocklocal.exits import fit_exits
-from blocklocal.exits.weights import FirstLogits, fit_weights
+from blocklocal.exits.weights import MOST, FirstLogits, fit_weights
 from blocklocal.network.prediction import Temperatures
+from blocklocal.uncertainty.measures import calibration_error
 
 N, C = 20_000, 5
 
@@ -21,7 +22,7 @@ def drawn(weights, *, scale=2.0):
 
 
 def test_a_pool_is_the_distribution_that_is_nearest_to_all():
-    logits, weights = [torch.randn(1, C) for _ in range(3)], torch.tensor([0.5, 0.3, 0.2])
+    logits, weights = [torch.randn(1, C) for _ in range(3)], (0.5, 0.3, 0.2)
     p = [each.log_softmax(-1) for each in logits]
 
     def distance(q):
@@ -71,7 +72,7 @@ def test_labels_and_positions_are_weighed_and_what_has_no_target_is_not():
     spoiled = [torch.where((y == MISSING)[:, None], 100 * torch.randn(N, C), each) for each in logits]
     for part in range(0, N, 2000):  # sequences of 20
         at = slice(part, part + 2000)
-        assert first.add([each[at].view(-1, 20, C) for each in spoiled], y[at].view(-1, 20))
+        first.add([each[at].view(-1, 20, C) for each in spoiled], y[at].view(-1, 20))
     assert first.fit()[-1] == pytest.approx((0.7, 0.3), abs=0.04)
 
 
@@ -79,6 +80,29 @@ def test_blocks_that_know_less_than_nothing_count_the_same():
     logits, y = drawn((0.5, 0.5))
     wrong = [-each for each in logits]
     assert fit_weights(Classes(C), wrong, y)[-1] == (0.5, 0.5)
+
+
+def test_a_block_that_is_asked_and_cannot_predict_does_not_count():
+    model = bl.build_model("mlp", classes=3, input_shape=(4,), width=16)
+    net = bl.BlockLocal(bl.split(model, 3), classes=3, rule="frozen", example=torch.zeros(2, 4))
+    x = torch.rand(20, 4)
+    early = net.predict(x, exit=bl.Exits((1.0, 1.0), "together"))
+    torch.testing.assert_close(early.probabilities, net.predict(x).probabilities)
+    z = [torch.randn(5, C), None, torch.randn(5, C)]
+    torch.testing.assert_close(pooled(z, (0.2, 0.6, 0.2)), (z[0] + z[2]) / 2)
+    with pytest.raises(InputError, match="only blocks that do not predict count"):
+        pooled(z, (0.0, 1.0, 0.0))
+
+
+def test_of_many_batches_some_are_kept_evenly():
+    first, size = FirstLogits(Classes(2)), MOST // 16
+    for i in range(40):  # ten times what fits, of both blocks
+        first.add([torch.zeros(size, 2)] * 2, torch.full((size,), i % 2))
+    kept = len(first.kept)
+    assert 2 < kept <= 4
+    assert first.size <= MOST
+    assert first.every == 16
+    assert len(first.fit()) == 2
 
 
 def test_what_diverged_is_told():
@@ -101,6 +125,10 @@ def test_a_network_uses_them_for_what_all_say_together():
     torch.testing.assert_close(said.combined.probabilities, z.softmax(-1))
     assert fitted.together[-1].nll == pytest.approx(F.cross_entropy(z, y).item(), rel=1e-5)
     assert fitted.together[-1].nll <= fitted.together[-1].nll_before
+    plain = pooled(net.block_logits(x)).softmax(-1)
+    right = plain.argmax(-1) == y
+    assert fitted.together[-1].right_before == pytest.approx(right.double().mean().item())
+    assert fitted.together[-1].ece_before == pytest.approx(calibration_error(plain.amax(-1), right), abs=1e-6)
     exits = bl.Exits((2 / 3, 2 / 3), "together", weights=fitted.weights)
     early = net.predict(x, exit=exits)
     sure = pooled(net.block_logits(x)[:2], fitted.weights[1]).softmax(-1).amax(-1) >= 2 / 3

@@ -1,7 +1,6 @@
 """Oracle: the source. Rooms of the package stand on each other; no import goes up, also not inside a function."""
 
 import ast
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,15 +39,3 @@ def test_every_folder_of_the_package_has_its_place() -> None:
 def test_no_import_of_a_room_goes_up(room: str) -> None:
     files = [file for file in (PACKAGE / room).rglob("*.py") if str(file.relative_to(PACKAGE)) not in ENTRANCES]
     assert {str(file): up for file in files if (up := above(file))} == {}
-
-
-def test_no_tests_share_a_generator() -> None:
-    """Else what one draws depends on which ran before it in the same process."""
-    shared = [
-        f"{file.name}:{node.lineno}"
-        for file in Path(__file__).parent.glob("*.py")
-        for node in ast.parse(file.read_text()).body
-        if isinstance(node, ast.Assign)
-        and re.search(r"(Generator|default_rng|Random)\([^()]*\)(\.manual_seed\(\d+\))?$", ast.unparse(node.value))
-    ]
-    assert not shared

@@ -30,16 +30,8 @@ def tables(rows: Sequence[Row]) -> list[str]:
     sure = [[name, *_sure(found)] for name, found in known]
     percents = [f"{100 * float(budget):g} %" for budget in EARLY]
     heads = ["", "output %", "all blocks %", f"{percents[0]} of the FLOPs", *percents[1:], "time at these"]
-    words = [
-        "",
-        "ECE of each block",
-        "before",
-        "after, unused training images",
-        "of all blocks",
-        "AURC of the output",
-        "of all blocks",
-    ]
-    words += ["foreign: largest", "energy", "disagreement"]
+    words = ["", "ECE of each block", "before", "unused images", "ECE of all blocks", "AURC of the output"]
+    words += ["AURC of all blocks", "foreign: largest", "energy", "disagreement"]
     return [*_markdown(heads, right), "", *_markdown(words, sure)]
 
 

@@ -152,21 +152,23 @@ def target_rows(targets: Targets, device: torch.device | None = None) -> Tensor:
     return torch.eye(targets.rows, device=device)
 
 
-def pooled(logits: Sequence[Tensor | None], weights: Sequence[float] | Tensor = ()) -> Tensor:
-    """Logits Σ_k w_k z_k of the normalised Π_k p_k^{w_k}, the q with the least Σ_k w_k D_KL(q ‖ p_k).
+def pooled(logits: Sequence[Tensor | None], weights: Sequence[float] = ()) -> Tensor:
+    """Logits Σ_k w_k z_k / Σ_k w_k of the normalised Π_k p_k^{w_k}, the q with the least Σ_k w_k D_KL(q ‖ p_k).
 
     Args:
-        logits: z_k, those of p_k; None where there are none, at least one is there.
-        weights: w_k, with the sum 1; none for the same each.
+        logits: z_k, those of p_k, of one shape [..., C]; None where there are none, at least one is there.
+        weights: w_k, 0 or more; of those that are not there they do not count. None for the same each.
+
+    Raises:
+        InputError: all weights are of logits that are not there.
     """
-    if not len(weights):
+    if not weights:
         return torch.stack([each for each in logits if each is not None]).mean(0)
     counted = [(w, z) for w, z in zip(weights, logits, strict=True) if z is not None]
-    (w, z), *rest = counted
-    found = w * z
-    for w, z in rest:
-        found = found + w * z
-    return found
+    total = sum(w for w, _ in counted)
+    if not total:
+        raise InputError(f"only blocks that do not predict count, by the weights {tuple(weights)}.")
+    return torch.stack([w * z for w, z in counted]).sum(0) / total
 
 
 def combined(targets: Targets, scores: Sequence[Tensor | None], weights: Sequence[float] = ()) -> Tensor | None:

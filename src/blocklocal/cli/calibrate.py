@@ -92,7 +92,7 @@ def calibration_lines(found: "FittedExits", names: Sequence[str]) -> list[str]:
     return [
         *table([name for name, _ in known], columns),
         f"Fitted and measured on {found.samples:,} validation samples. FLOPs: of leaving there, all asked.",
-        *([f"In the ensemble counts: {', '.join(counted)}."] if counted else []),
+        *([f"Weights in the ensemble: {', '.join(counted)}."] if counted else []),
         *(["!: no temperature from 1/64 to 64 is enough: this block's probabilities are not calibrated."] * edge),
         *([f"{found.samples} samples are few: the temperatures may not hold on others."] * (found.samples < FEW)),
     ]

@@ -41,7 +41,9 @@ def evaluate(arguments: list[str]) -> None:
     config, facts, network = load_network(
         given.run, given.checkpoint, given.device, trust=given.trust, visit=given.visit
     )
-    choice = exits_for(given.run, given.budget, given.risk, given.checkpoint)
+    choice, temperatures = exits_for(given.run, given.budget, given.risk, given.checkpoint), _temperatures(given)
+    if choice is not None and given.calibrated:
+        raise InputError("early exits have temperatures of their own: leave out --calibrated.")
     if choice is not None and given.visit is not None:
         raise InputError("early exit looks at the whole network: leave out --visit.")
     if given.data is not None:  # sizes of the run's own set say nothing of another
@@ -64,7 +66,7 @@ def evaluate(arguments: list[str]) -> None:
             content = signed_json({"split": given.split, **asdict(early)}, indent=2)
             write_file(given.json, content, overwrite=given.overwrite)
         return
-    result = measure(network, batches, temperatures=_temperatures(given))
+    result = measure(network, batches, temperatures=temperatures)
     for line in evaluation_lines(what, block_names(network), result):
         print(line)
     if given.json is not None:
@@ -84,7 +86,10 @@ def _temperatures(given: EvaluateArguments) -> "Temperatures | None":
         return None
     found = run_temperatures(given.run, given.checkpoint)
     if found is None:
-        raise InputError(f"{given.run} is not calibrated: blocklocal calibrate {given.run} does it.")
+        checkpoint = "" if given.checkpoint is None else f" --checkpoint {given.checkpoint}"
+        raise InputError(
+            f"{given.run} is not calibrated for that: blocklocal calibrate {given.run}{checkpoint} does it."
+        )
     return found
 
 

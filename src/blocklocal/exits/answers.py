@@ -33,6 +33,7 @@ class Answers:
         temperature: the one that makes the targets most likely.
         label: [N].
         right: [N].
+        right_before: [N].
         sure: the probability of the answer, [N].
         truth: that of the target, [N]; what it is where there is none says nothing.
         nll, brier: means over those that have a target, in nats and of the squared distance.
@@ -41,6 +42,7 @@ class Answers:
     temperature: float
     label: Tensor
     right: Tensor
+    right_before: Tensor
     sure: Tensor
     sure_before: Tensor
     truth: Tensor
@@ -90,9 +92,8 @@ def answers_of(network: BlockLocal, batches: Callable[[], Iterable[Loaded]]) -> 
         first = FirstLogits(targets)
         for x, y in map(pair, batches()):
             targets.check(y)
-            if not first.add(_own(targets, network.block_logits(x)), y):
-                break
-        if not first.there:
+            first.add(_own(targets, network.block_logits(x)), y)
+        if not first.any_target:
             raise InputError("nothing to calibrate on: no sample has a target.")
         weights = first.fit()
         losses = _Losses(len(network.learners))
@@ -190,8 +191,8 @@ class _Collected:
                 f"nll{name}": -own.clamp(min=1e-30).log()[there].double(),
                 f"brier{name}": _brier(p, own, wanted)[there].double(),
             }
-        label = self.targets.label(self.targets.probabilities(fitted))
-        found |= {"label": label.flatten(), "right": (label == wanted).flatten()}
+            label = self.targets.label(p)
+            found |= {f"label{name}": label.flatten(), f"right{name}": (label == wanted).flatten()}
         return {name: t.cpu() for name, t in found.items()}
 
     def end(self) -> BlockAnswers:
@@ -213,6 +214,7 @@ class _Collected:
             temperature=temperature,
             label=joined["label"],
             right=joined["right"],
+            right_before=joined["right_before"],
             sure=joined["sure"],
             sure_before=joined["sure_before"],
             truth=joined["truth"],

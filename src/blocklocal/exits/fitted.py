@@ -34,7 +34,8 @@ class Calibration:
     """How good the probabilities of one way to predict are, before its temperature (and weights) and with it.
 
     Attributes:
-        right: the share of right answers; the temperature does not change it, of several blocks the weights do.
+        right: the share of right answers; the temperature does not change it, of several blocks the weights do. None
+            before, where an older version fitted it.
         nll: nats per answer.
         brier: squared distance of the probabilities from the truth.
         ece: expected calibration error, 15 bins of equal width; `adaptive`: of equal numbers.
@@ -50,6 +51,7 @@ class Calibration:
     ece: float
     adaptive_before: float
     adaptive: float
+    right_before: float | None = None
 
 
 @dataclass(frozen=True)
@@ -252,17 +254,19 @@ def _calibrations(way: list[Answers | None], wanted: Tensor) -> list[Calibration
 
 
 def _calibration(answers: Answers, wanted: Tensor) -> Calibration:
-    right, sure, before = answers.right[wanted], answers.sure[wanted], answers.sure_before[wanted]
+    right, sure = answers.right[wanted], answers.sure[wanted]
+    before = answers.sure_before[wanted], answers.right_before[wanted]
     return Calibration(
         temperature=answers.temperature,
         right=right.double().mean().item(),
+        right_before=before[1].double().mean().item(),
         nll_before=answers.nll_before,
         nll=answers.nll,
         brier_before=answers.brier_before,
         brier=answers.brier,
-        ece_before=calibration_error(before, right),
+        ece_before=calibration_error(*before),
         ece=calibration_error(sure, right),
-        adaptive_before=adaptive_calibration_error(before, right),
+        adaptive_before=adaptive_calibration_error(*before),
         adaptive=adaptive_calibration_error(sure, right),
     )
 

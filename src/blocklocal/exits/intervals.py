@@ -17,7 +17,7 @@ SHOWN = place_of(0.9)  # the coverage that tables show
 
 @dataclass(frozen=True)
 class ValueCalibration:
-    """How good the values of one block are, or those of all together; None where no variance is predicted.
+    """How good the values of one block are, or those of all together; all but rmse None where no variance is predicted.
 
     Attributes:
         rmse: in the values' own units, the mean over them.
@@ -67,7 +67,12 @@ class RunIntervals:
 
     def __post_init__(self) -> None:
         sizes = {len(each) for each in self.limits}
-        if len(self.limits) != len(COVERAGES) or sizes != {len(self.values)} or len(self.own) != len(self.blocks):
+        if (
+            len(self.limits) != len(COVERAGES)
+            or sizes != {len(self.values)}
+            or len(self.own) != len(self.blocks)
+            or not self.own[-1]
+        ):
             raise InputError("these intervals are damaged: calibrate the run again.")
 
     @property

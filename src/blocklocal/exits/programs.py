@@ -8,6 +8,7 @@ runner of thirty lines.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -79,7 +80,7 @@ def export_programs(
         raise InputError(f"programs are written as torch or onnx, not {format!r}.")
     if format == "onnx" and (find_spec("onnx") is None or find_spec("onnxscript") is None):
         raise InputError("programs of onnx need two more packages: pip install onnx onnxscript. Or give torch.")
-    exits.check(len(network.learners))
+    exits = _asked_alone(network, x, exits)
     if not isinstance(network.targets, Classes) or len(network.output_shape(x, training=False)) != 1:
         raise InputError("programs answer one class per sample, and this network is asked for something else.")
     a, place, entries = check_x(x, network.device), new_folder(folder), []
@@ -94,7 +95,7 @@ def export_programs(
                 {
                     "file": file,
                     "threshold": exits.thresholds[k] if k < len(exits.thresholds) else None,
-                    "weights": exits.counts(k),
+                    "weights": exits.shares(k),
                     "temperature": exits.temperature(k),
                 }
             )
@@ -102,6 +103,15 @@ def export_programs(
     manifest = {"by": exits.by, "format": format, "classes": network.targets.count, **(about or {}), "blocks": entries}
     write_text(place / MANIFEST, json.dumps(manifest, indent=1) + "\n")
     return place
+
+
+def _asked_alone(network: BlockLocal, x: Tensor, exits: Exits) -> Exits:
+    """The same without thresholds of blocks that do not predict."""
+    exits.check(len(network.learners))
+    with kept_modes([network]), torch.no_grad():
+        said = network.eval().block_logits(x)
+    thresholds = zip(exits.thresholds, said[:-1], strict=True)
+    return replace(exits, thresholds=tuple(None if logits is None else each for each, logits in thresholds))
 
 
 def _write(program: Program, a: Tensor, file: Path, format: str, name: str) -> None:

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from blocklocal._common.errors import InputError
-from blocklocal.block.targets import MISSING, Asked, Classes, Targets, pooled, values_of
+from blocklocal.block.targets import MISSING, Asked, Classes, Targets, values_of
 
 Weights: TypeAlias = tuple[tuple[float, ...], ...]  # of every block: of each block up to it
-MOST = 2**26  # logits that are kept to fit weights on: a quarter of a GiB
+MOST = 2**25  # logits that are kept to fit weights on; in the fit they take eight times 128 MiB
 NOTHING = 1e-3  # a weight below it is none
 NONE_BETTER = 1e-6  # a sum of weights that makes every class as likely
 ITERATIONS = 100  # of LBFGS; the problem is convex in w / T
@@ -34,29 +34,35 @@ def fit_weights(targets: Targets, logits: Sequence[Tensor | None], y: Tensor) ->
 
 
 def _row(targets: Targets, logits: Sequence[Tensor | None], y: Tensor) -> tuple[float, ...]:
-    known = [(j, each.double()) for j, each in enumerate(logits) if each is not None]
+    known = [j for j, each in enumerate(logits) if each is not None]
     found = [0.0] * len(logits)
     if known:
-        stacked = torch.stack([each for _, each in known])
-        roots = torch.full((len(known),), len(known) ** -0.5, dtype=torch.float64, device=stacked.device)
-        for (j, _), weight in zip(known, _fitted(targets, stacked, y, roots.requires_grad_()), strict=True):
+        stacked = torch.stack([each.double() for each in logits if each is not None])
+        for j, weight in zip(known, _fitted(targets, stacked, y), strict=True):
             found[j] = weight
     return tuple(found)
 
 
-def _fitted(targets: Targets, logits: Tensor, y: Tensor, roots: Tensor) -> list[float]:
-    """Least negative log-likelihood of the logits Σ_k r_k² z_k, from r on; then r² / Σ r²."""
+def _fitted(targets: Targets, logits: Tensor, y: Tensor) -> list[float]:
+    """r_k² / Σ r² of the least negative log-likelihood of the logits Σ_k r_k² z_k; from the same weight each on.
+
+    Args:
+        logits: [K, N, C].
+    """
+    count = len(logits)
+    if count == 1:
+        return [1.0]
+    roots = torch.full((count,), count**-0.5, dtype=torch.float64, device=logits.device, requires_grad=True)
     solver = torch.optim.LBFGS([roots], max_iter=ITERATIONS, tolerance_grad=1e-8, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         solver.zero_grad()
-        value = targets.loss(pooled(list(logits), roots.square()), y)
+        value = targets.loss(torch.einsum("k,k...->...", roots.square(), logits), y)
         value.backward()
         return value
 
-    if len(roots) > 1:
-        with torch.enable_grad():
-            solver.step(loss)  # pyrefly: ignore
+    with torch.enable_grad():
+        solver.step(loss)  # pyrefly: ignore
     weights = roots.detach().square()
     if not weights.sum() > NONE_BETTER:  # to know nothing is better than any of them
         weights = torch.ones_like(weights)
@@ -65,16 +71,23 @@ def _fitted(targets: Targets, logits: Tensor, y: Tensor, roots: Tensor) -> list[
 
 
 class FirstLogits:
-    """Logits and targets to fit weights on, of the first batches."""
+    """Logits and targets to fit weights on: of all batches, or evenly of some where they are many.
+
+    Soft targets count as their most probable class.
+    """
 
     def __init__(self, targets: Targets):
         self.targets = targets
-        self.logits: list[list[Tensor | None]] = []
-        self.wanted: list[Tensor] = []
-        self.size = 0
+        self.kept: list[tuple[list[Tensor | None], Tensor]] = []
+        self.size, self.seen, self.every = 0, 0, 1
 
-    def add(self, logits: Sequence[Tensor | None], y: Asked) -> bool:
-        """Keep a batch; whether there is room for more.
+    @property
+    def any_target(self) -> bool:
+        """Whether anything has a target."""
+        return bool(self.kept)
+
+    def add(self, logits: Sequence[Tensor | None], y: Asked) -> None:
+        """Keep a batch, where it is its turn.
 
         Args:
             logits: of every block, as `Targets.as_logits` gives them.
@@ -84,26 +97,32 @@ class FirstLogits:
         """
         y = self.targets.hard(y) if isinstance(self.targets, Classes) else values_of(y)
         if not bool((y != MISSING).any()):
-            return True
+            return
         if not all(bool(each.isfinite().all()) for each in logits if each is not None):
             raise InputError(
-                "a block predicts no finite numbers: its training diverged. Train again, with a smaller lr."
+                "a block predicts no finite numbers: its training diverged. Train again, with a smaller learning rate."
             )
+        self.seen += 1
+        if (self.seen - 1) % self.every:
+            return
         ends = 1 if isinstance(self.targets, Classes) else 2  # of a sample: its class, or its labels
-        self.wanted.append(y if y.dim() == ends else y.flatten(0, -ends))
-        self.logits.append([None if each is None else each.flatten(0, -2) for each in logits])
-        self.size += sum(each.numel() for each in logits if each is not None)
-        return self.size < MOST
-
-    @property
-    def there(self) -> bool:
-        """Whether anything has a target."""
-        return bool(self.wanted)
+        flat = [None if each is None else each.flatten(0, -2) for each in logits]
+        self.kept.append((flat, y.flatten(0, -ends)))
+        self.size += _numbers(flat)
+        if self.size > MOST and len(self.kept) > 1:
+            self.kept, self.every = self.kept[::2], 2 * self.every
+            self.size = sum(_numbers(flat) for flat, _ in self.kept)
 
     def fit(self) -> Weights:
         """As `fit_weights`; none where at most one block predicts."""
-        columns = [[each for each in column if each is not None] for column in zip(*self.logits, strict=True)]
+        columns = [
+            [each for each in column if each is not None] for column in zip(*(z for z, _ in self.kept), strict=True)
+        ]
         if sum(map(bool, columns)) < 2:
             return ()
         joined = [torch.cat(column) if column else None for column in columns]
-        return fit_weights(self.targets, joined, torch.cat(self.wanted))
+        return fit_weights(self.targets, joined, torch.cat([y for _, y in self.kept]))
+
+
+def _numbers(logits: Sequence[Tensor | None]) -> int:
+    return sum(each.numel() for each in logits if each is not None)

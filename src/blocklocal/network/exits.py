@@ -93,7 +93,7 @@ class Exits:
         """
         return k >= len(self.thresholds) or self.thresholds[k] is not None
 
-    def counts(self, k: int) -> tuple[float, ...]:
+    def shares(self, k: int) -> tuple[float, ...]:
         """How much each block up to a block counts in what that one says.
 
         Args:
@@ -148,7 +148,7 @@ class Answering:
         exits, targets = self.exits, self.targets
         if exits.by == "together":
             self.logits += [None] * (k - len(self.logits)) + [logits]
-            logits = pooled(self.logits, exits.counts(k))
+            logits = pooled(self.logits, exits.weights[k] if exits.weights else ())
         probabilities = targets.probabilities(logits / exits.temperature(k))
         answers, sure = targets.label(probabilities), targets.confidence(probabilities)
         if k >= len(exits.thresholds):

@@ -233,7 +233,7 @@ class BlockLocal(Neighbours):
             x: the batch [B, …].
             exit: each sample takes the answer of the first block that is sure enough, and the blocks behind it do not
                 run for it. The prediction is an `EarlyPrediction` then, which tells which block that was.
-            temperatures: by which logits are divided; `exit` has its own.
+            temperatures: by which logits are divided, and the weights of all together; `exit` has its own.
 
         Raises:
             InputError: x cannot be right, or `exit` is not for this network or its targets.

@@ -40,9 +40,10 @@ def intervals_section(run: Path) -> dict[str, Any] | None:
 
 def _inside(found: RunIntervals, when: Literal["shares", "shares_before"]) -> Any:
     """A curve per block: by the share that is asked for the share that is inside."""
-    colours = [*plots.block_colours(len(found.told) - 1), "#000000"]
+    blocks = len(found.told) - (found.together is not None)
+    colours = [*plots.block_colours(blocks), "#000000"]
     curves = [plots.Curve("as asked", PERCENTS, PERCENTS, colour="#9a9a9a", marker="")]
-    for (name, each), colour in zip(found.told, colours, strict=True):
+    for (name, each), colour in zip(found.told, colours, strict=False):
         if shares := getattr(each, when):
             curves.append(plots.Curve(name, shares, PERCENTS, colour=colour, marker=""))
     return plots.line_plot(curves, "asked (%)", "inside (%)") if len(curves) > 1 else None

@@ -94,7 +94,7 @@ def measure_blocks(
             divided = [_divided(each, t) for each, t in zip(answers, temperatures or [1.0] * len(answers), strict=True)]
             sums.append([measured(targets, each, y) for each in divided])
             if has_output and scores[-1] is not None:
-                own.add(scores[-1], y)
+                own.add(scores[-1] / temperatures[-1] if temperatures else scores[-1], y)
             if look is not None:
                 look(scores, y)
     if not sums:

@@ -2,7 +2,8 @@
 
     largest        1 - the largest probability of the output (Hendrycks & Gimpel 2017, arXiv 1610.02136)
     energy         -log Σ_c exp(logit_c) of the output (Liu et al. 2020, arXiv 2010.03759)
-    disagreement   Σ_k D_KL(q ‖ p_k): how far the blocks' predictions p_k lie from what they say together, q
+    disagreement   Σ_k D_KL(q ‖ p_k): how far the blocks' predictions p_k lie from what they say together, q,
+                   where each counts the same
 
 Shapes: N samples, C classes, K blocks.
 """
