@@ -11,8 +11,8 @@ Ways, each trained as a run (`--runs FOLDER` keeps them, so the same command aga
     block-local-1       readouts of one layer
     frozen              the control: all blocks but the last at random
 
-Weights, temperatures and exits are fitted on the validation part. On the test part, read once: accuracy of the output and of all
-blocks together; accuracy at a half, a quarter and three quarters of the network's FLOPs; calibration error per block,
-also on training images that no part of the run holds;
-the area under the risk-coverage curve; and how well foreign images are told (AUROC), by each score.
+Weights, temperatures and exits are fitted on the validation part. On the test part, read once: accuracy of the output
+and of all blocks together; accuracy at a half, a quarter and three quarters of the network's FLOPs; calibration error
+per block, also on training images that no part of the run holds; the area under the risk-coverage curve; and how well
+foreign images are told (AUROC), by each score.
 """

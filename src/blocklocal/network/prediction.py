@@ -21,7 +21,8 @@ class Prediction:
             [B, L], of every "yes". Of a network that predicts values they are the `values`, with their variances
             behind them where it predicts these too.
         blocks: the same from every block, None where a block cannot predict.
-        combined: what all of them say together (their normalised geometric mean, with weights where temperatures have them), None where only the output predicts.
+        combined: what all of them say together (their normalised geometric mean, with weights where temperatures have
+            them), None where only the output predicts.
         label, confidence: [B] (or [B, T]), the most probable class and its probability; for binary labels [B, L], 0 or
             1 and the probability of that answer.
     """
@@ -77,7 +78,9 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Temperatures:
-    """By what logits are divided and how much blocks count, so that probabilities and variances mean what they say (`fit_exits`, `calibrate`).
+    """By what logits are divided and how much blocks count, so that probabilities and variances mean what they say.
+
+    `fit_exits` and `blocklocal calibrate` fit them.
 
     Attributes:
         blocks: of every block.

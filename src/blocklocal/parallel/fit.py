@@ -39,7 +39,14 @@ def fit_share(
     told: LastRank,
     signals: StopSignals,
 ) -> bool:
-    """Train this stage to the end, or until the user stops it; returns whether that is so. All processes leave."""
+    """Train this stage to the end, or until the user stops it. All processes leave.
+
+    Args:
+        told: what the observers of the last rank are told.
+
+    Returns:
+        Whether the user has stopped it.
+    """
     config, device, watch = request.config, stage.device, processes.watch
     assert watch is not None
 
