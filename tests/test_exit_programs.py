@@ -91,7 +91,7 @@ def test_a_run_is_exported_with_the_exits_of_a_budget(tmp_path, capsys):
     for flags, said in [
         (["--programs", "torch"], "give --budget or --risk"),
         (["--budget", "0.5"], "are for programs"),
-        (["--programs", "torch", "--risk", "0.9"], "holds other things"),
+        (["--programs", "torch", "--risk", "0.9"], "not empty"),
     ]:
         assert main(["export", str(tmp_path / "run"), "--to", str(place), *flags]) == 2
         assert said in capsys.readouterr().err

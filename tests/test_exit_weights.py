@@ -79,7 +79,28 @@ def test_labels_and_positions_are_weighed_and_what_has_no_target_is_not():
 def test_blocks_that_know_less_than_nothing_count_the_same():
     logits, y = drawn((0.5, 0.5))
     wrong = [-each for each in logits]
-    assert fit_weights(Classes(C), wrong, y)[-1] == (0.5, 0.5)
+    assert fit_weights(Classes(C), wrong, y)[-1] == pytest.approx((0.5, 0.5), abs=0.01)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3, 1e5])
+def test_the_size_of_a_blocks_logits_does_not_decide(scale):
+    u, v = (2 * torch.randn(5000, 4) for _ in range(2))
+    y = torch.multinomial((u + v).softmax(-1), 1).squeeze(1)
+    row = fit_weights(Classes(4), [u, scale * v], y)[-1]
+    assert row[0] / (scale * row[1]) == pytest.approx(1, abs=0.1)
+
+
+def test_soft_targets_are_taken_as_they_are():
+    soft = (0.5 * torch.randn(4000, C)).softmax(-1)
+    first = FirstLogits(Classes(C))
+    first.add([soft.log(), 5 * F.one_hot(soft.argmax(-1), C).float()], soft)
+    assert first.fit()[-1] == pytest.approx((1, 0), abs=0.05)
+
+
+def test_it_fits_where_no_gradients_are_taken():
+    with torch.inference_mode():
+        logits, y = drawn((0.6, 0.4))
+        assert fit_weights(Classes(C), logits, y)[-1] == pytest.approx((0.6, 0.4), abs=0.03)
 
 
 def test_a_block_that_is_asked_and_cannot_predict_does_not_count():

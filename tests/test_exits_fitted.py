@@ -223,6 +223,16 @@ def test_it_is_kept_and_read_again(fitted, tmp_path):
         load_exits(tmp_path / "exits.json")
 
 
+@pytest.mark.parametrize("row", [[-1, 2], [0.5], [9, 9]])
+def test_damaged_weights_are_refused(fitted, tmp_path, row):
+    fitted.save(tmp_path / "exits.json")
+    told = json.loads((tmp_path / "exits.json").read_text())
+    told["weights"][1] = row
+    (tmp_path / "exits.json").write_text(json.dumps(told))
+    with pytest.raises(InputError, match="damaged, in their weights"):
+        load_exits(tmp_path / "exits.json")
+
+
 def test_what_has_no_exits_is_refused():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, C))

@@ -67,7 +67,7 @@ def test_a_model_with_its_own_save_pretrained_writes_itself(tmp_path):
 
 def test_a_folder_that_holds_things_is_refused(tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(InputError, match="holds other things"):
+    with pytest.raises(InputError, match="not empty"):
         trained().save_pretrained(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
@@ -85,7 +85,7 @@ def test_a_run_is_exported_with_its_measured_table(tmp_path):
     card = (out / "README.md").read_text()
     assert f"| output | {result['test_top1']:.2f} |" in card
     assert all(f"| {score:.2f} |" in card for score in result["block_test_top1"])
-    assert_refused(cli("export", run, "--to", out), "holds other things")
+    assert_refused(cli("export", run, "--to", out), "not empty")
     assert_refused(cli("export", tmp_path / "none", "--to", tmp_path / "new"), "none", folder=tmp_path / "new")
 
 

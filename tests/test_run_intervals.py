@@ -155,6 +155,22 @@ def test_what_needs_probabilities_is_refused(run, table, capsys, flag):
     assert "predicts values" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("change", ["limits", "own", "temperature", "nll", "samples"])
+def test_figures_that_cannot_be_are_told(run, capsys, change):
+    told = json.loads((run / INTERVALS).read_text())
+    broken = json.loads(json.dumps(told))
+    if change in ("temperature", "nll"):
+        broken["own"][0][change] = None
+    else:
+        broken[change] = {"limits": [[-1, 1]] * 50, "own": [None, None], "samples": -5}[change]
+    try:
+        (run / INTERVALS).write_text(json.dumps(broken))
+        assert main(["report", str(run)]) == 2
+        assert "intervals are damaged" in capsys.readouterr().err
+    finally:
+        (run / INTERVALS).write_text(json.dumps(told))
+
+
 def test_figures_that_are_missing_are_told(run, table, capsys):
     told = json.loads((run / INTERVALS).read_text())
     try:

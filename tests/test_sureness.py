@@ -73,7 +73,7 @@ def test_predict_names_the_classes_of_the_set_and_what_is_not_sure_enough(run, t
     assert main(asked) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith(" ")]
     assert ["not sure enough" not in line for line in lines] == enough
-    assert all(f"one of {', '.join(each) or 'none'}" in line for line, each in zip(lines, names, strict=True))
+    assert all(f"set: {', '.join(each) or 'empty'}" in line for line, each in zip(lines, names, strict=True))
 
 
 @pytest.mark.parametrize(

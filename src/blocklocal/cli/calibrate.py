@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from blocklocal.exits.intervals import RunIntervals
 
 BUDGETS, RISKS, INTERVALS_SHOWN = (0.25, 0.5, 0.75), (0.01, 0.05), (0.5, 0.9, 0.95)  # that the tables show
+ABSTAIN_SHOWN = (0.01, 0.05, 0.1, 0.2)
 FEW = 100  # samples
 
 
@@ -60,11 +61,12 @@ def interval_lines(found: "RunIntervals") -> list[str]:
     lines = [*table([name for name, _ in found.table], columns), ""]
     for coverage in INTERVALS_SHOWN:
         try:
-            limits = ", ".join(f"{limit:.4g}" for limit in found.at(coverage).limits.tolist())
+            named = zip(found.values, found.at(coverage).limits.tolist(), strict=True)
+            limits = ", ".join(f"{name} ± {limit:.4g}" for name, limit in named)
         except InputError:
             lines.append(f"--coverage {coverage:g}: too few validation samples")
             continue
-        lines.append(f"--coverage {coverage:g}: the value ± {limits} (in {found.unit})")
+        lines.append(f"--coverage {coverage:g}: {limits} (in {found.unit})")
     return [*lines, f"Fitted and measured on {found.samples:,} validation samples."]
 
 
@@ -91,7 +93,8 @@ def calibration_lines(found: "FittedExits", names: Sequence[str]) -> list[str]:
     edge = any(is_at_the_edge(each.temperature) for _, each in known)
     return [
         *table([name for name, _ in known], columns),
-        f"Fitted and measured on {found.samples:,} validation samples. FLOPs: of leaving there, all asked.",
+        f"Fitted and measured on {found.samples:,} validation samples. FLOPs: of leaving there, with what it and those "
+        "before it need to answer.",
         *([f"Weights in the ensemble: {', '.join(counted)}."] if counted else []),
         *(["!: no temperature from 1/64 to 64 is enough: this block's probabilities are not calibrated."] * edge),
         *([f"{found.samples} samples are few: the temperatures may not hold on others."] * (found.samples < FEW)),
@@ -107,7 +110,7 @@ def sureness_lines(found: "FittedExits") -> list[str]:
     said = [
         f"--abstain {risk:g}: " + ("never sure enough" if threshold is None else f"answers {100 * share:.1f} %")
         for risk, threshold, share in zip(RISKS, found.sureness.thresholds, found.sureness.answered, strict=True)
-        if risk in (0.01, 0.05)
+        if risk in ABSTAIN_SHOWN
     ]
     return ["", f"Of the output: area under risk and coverage (AURC) {found.sureness.aurc:.5f}.", *said]
 

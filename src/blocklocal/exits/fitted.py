@@ -22,7 +22,7 @@ from blocklocal.exits.weights import Weights
 from blocklocal.network.edge import Loaded, pair
 from blocklocal.network.exits import Exits
 from blocklocal.network.network import BlockLocal
-from blocklocal.network.prediction import Temperatures
+from blocklocal.network.prediction import Temperatures, are_shares
 from blocklocal.schemas import read_json
 from blocklocal.uncertainty.measures import adaptive_calibration_error, calibration_error
 
@@ -107,6 +107,9 @@ class FittedExits:
         sizes = {len(self.own), len(self.together), len(self.costs.answers)}
         temperatures = [each.temperature for each in (*self.own, *self.together) if each is not None]
         sizes |= {len(self.weights)} if self.weights else set()
+        for k, row in enumerate(self.weights):
+            if any(row) and not are_shares(row, k + 1):
+                raise InputError("these exits are damaged, in their weights: fit them again.")
         if sizes != {count} or not self.settings or not all(map(math.isfinite, (*figures, *temperatures))):
             raise InputError("these exits are damaged: fit them again.")
 

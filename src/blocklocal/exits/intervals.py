@@ -1,5 +1,6 @@
 """Intervals around the values that a run predicts, as its folder keeps them in `intervals.json`."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,11 @@ from blocklocal.uncertainty.intervals import ConformalIntervals
 
 INTERVALS = "intervals.json"
 SHOWN = place_of(0.9)  # the coverage that tables show
+
+
+def damaged() -> InputError:
+    """What is said of figures that cannot be."""
+    return InputError("these intervals are damaged: calibrate the run again.")
 
 
 @dataclass(frozen=True)
@@ -35,8 +41,15 @@ class ValueCalibration:
     shares: list[float] | None = None
 
     def __post_init__(self) -> None:
-        if any(each is not None and len(each) != len(COVERAGES) for each in (self.shares_before, self.shares)):
-            raise InputError("these intervals are damaged: calibrate the run again.")
+        curves = [each for each in (self.shares_before, self.shares) if each is not None]
+        figures = [self.temperature, self.nll_before, self.nll]
+        there = [each is not None for each in (*figures, self.shares_before, self.shares)]
+        numbers = [self.rmse, *(each for each in figures if each is not None), *(x for each in curves for x in each)]
+        whole = all(there) or not any(there)
+        if not whole or any(len(each) != len(COVERAGES) for each in curves) or not all(map(math.isfinite, numbers)):
+            raise damaged()
+        if self.temperature is not None and self.temperature <= 0:
+            raise damaged()
 
 
 @dataclass(frozen=True)
@@ -53,7 +66,7 @@ class RunIntervals:
             predicted; None where there were too few samples.
 
     Raises:
-        InputError: half widths are missing.
+        InputError: figures are missing, or cannot be.
     """
 
     checkpoint: str
@@ -66,14 +79,12 @@ class RunIntervals:
     written_by: str = ""
 
     def __post_init__(self) -> None:
-        sizes = {len(each) for each in self.limits}
-        if (
-            len(self.limits) != len(COVERAGES)
-            or sizes != {len(self.values)}
-            or len(self.own) != len(self.blocks)
-            or not self.own[-1]
-        ):
-            raise InputError("these intervals are damaged: calibrate the run again.")
+        sizes, limits = {len(each) for each in self.limits}, [each for row in self.limits for each in row]
+        whole = len(self.limits) == len(COVERAGES) and sizes == {len(self.values)} and len(self.own) == len(self.blocks)
+        if not whole or not self.values or not self.own or self.own[-1] is None:
+            raise damaged()
+        if self.samples < 1 or any(each is not None and not 0 <= each < math.inf for each in limits):
+            raise damaged()
 
     @property
     def temperatures(self) -> Temperatures:
@@ -95,7 +106,7 @@ class RunIntervals:
     @property
     def unit(self) -> str:
         """In which the half widths are."""
-        return "the values' units" if self.told[0][1].temperature is None else "deviations"
+        return "the values' units" if self.told[0][1].temperature is None else "deviations that are predicted"
 
     def at(self, coverage: float) -> ConformalIntervals:
         """The intervals of a coverage.

@@ -18,7 +18,7 @@ from blocklocal.block.targets import MISSING, Asked, Classes, Targets, values_of
 
 Weights: TypeAlias = tuple[tuple[float, ...], ...]  # of every block: of each block up to it
 MOST = 2**25  # logits that are kept to fit weights on; in the fit they take eight times 128 MiB
-NOTHING = 1e-3  # a weight below it is none
+NOTHING = 1e-3  # a weight below it, of logits of one spread, is none
 NONE_BETTER = 1e-6  # a sum of weights that makes every class as likely
 ITERATIONS = 100  # of LBFGS; the problem is convex in w / T
 
@@ -37,14 +37,18 @@ def _row(targets: Targets, logits: Sequence[Tensor | None], y: Tensor) -> tuple[
     known = [j for j, each in enumerate(logits) if each is not None]
     found = [0.0] * len(logits)
     if known:
-        stacked = torch.stack([each.double() for each in logits if each is not None])
-        for j, weight in zip(known, _fitted(targets, stacked, y), strict=True):
-            found[j] = weight
+        dtype = torch.float32 if y.is_floating_point() else torch.float64  # soft targets are float32
+        with torch.inference_mode(False):
+            stacked = torch.stack([each.to(dtype) for each in logits if each is not None]).clone()
+            for j, weight in zip(known, _fitted(targets, stacked, y.clone()), strict=True):
+                found[j] = weight
     return tuple(found)
 
 
 def _fitted(targets: Targets, logits: Tensor, y: Tensor) -> list[float]:
-    """r_k² / Σ r² of the least negative log-likelihood of the logits Σ_k r_k² z_k; from the same weight each on.
+    """w / Σ w of the least negative log-likelihood of the logits Σ_k w_k z_k, w_k = r_k² / s_k.
+
+    s_k is the spread of z_k: a block may say much or little with large logits, and which counts is found all the same.
 
     Args:
         logits: [K, N, C].
@@ -52,12 +56,15 @@ def _fitted(targets: Targets, logits: Tensor, y: Tensor) -> list[float]:
     count = len(logits)
     if count == 1:
         return [1.0]
-    roots = torch.full((count,), count**-0.5, dtype=torch.float64, device=logits.device, requires_grad=True)
+    spread = (logits - logits.mean(-1, keepdim=True) if isinstance(targets, Classes) else logits).flatten(1).std(1)
+    spread = torch.where(spread > 0, spread, torch.ones_like(spread))
+    scaled = logits / spread.view(-1, 1, 1)
+    roots = torch.full((count,), count**-0.5, dtype=logits.dtype, device=logits.device, requires_grad=True)
     solver = torch.optim.LBFGS([roots], max_iter=ITERATIONS, tolerance_grad=1e-8, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         solver.zero_grad()
-        value = targets.loss(torch.einsum("k,k...->...", roots.square(), logits), y)
+        value = targets.loss(torch.einsum("k,k...->...", roots.square(), scaled), y)
         value.backward()
         return value
 
@@ -66,15 +73,12 @@ def _fitted(targets: Targets, logits: Tensor, y: Tensor) -> list[float]:
     weights = roots.detach().square()
     if not weights.sum() > NONE_BETTER:  # to know nothing is better than any of them
         weights = torch.ones_like(weights)
-    weights = torch.where(weights < NOTHING * weights.sum(), 0.0, weights)
+    weights = torch.where(weights < NOTHING * weights.sum(), 0.0, weights) / spread
     return (weights / weights.sum()).tolist()
 
 
 class FirstLogits:
-    """Logits and targets to fit weights on: of all batches, or evenly of some where they are many.
-
-    Soft targets count as their most probable class.
-    """
+    """Logits and targets to fit weights on: of all batches, or evenly of some where they are many."""
 
     def __init__(self, targets: Targets):
         self.targets = targets
@@ -95,8 +99,8 @@ class FirstLogits:
         Raises:
             InputError: a block predicts no finite numbers.
         """
-        y = self.targets.hard(y) if isinstance(self.targets, Classes) else values_of(y)
-        if not bool((y != MISSING).any()):
+        wanted = values_of(y)
+        if not bool(((self.targets.hard(y) if isinstance(self.targets, Classes) else wanted) != MISSING).any()):
             return
         if not all(bool(each.isfinite().all()) for each in logits if each is not None):
             raise InputError(
@@ -105,9 +109,9 @@ class FirstLogits:
         self.seen += 1
         if (self.seen - 1) % self.every:
             return
-        ends = 1 if isinstance(self.targets, Classes) else 2  # of a sample: its class, or its labels
+        wide = wanted.is_floating_point() or not isinstance(self.targets, Classes)  # a row per answer: shares, labels
         flat = [None if each is None else each.flatten(0, -2) for each in logits]
-        self.kept.append((flat, y.flatten(0, -ends)))
+        self.kept.append((flat, wanted.flatten(0, -2) if wide else wanted.flatten()))
         self.size += _numbers(flat)
         if self.size > MOST and len(self.kept) > 1:
             self.kept, self.every = self.kept[::2], 2 * self.every

@@ -103,6 +103,11 @@ class Temperatures:
             check_weights(self.weights, len(self.blocks))
 
 
+def are_shares(weights: Sequence[float], count: int) -> bool:
+    """Whether these are so many shares of 1."""
+    return len(weights) == count and all(0 <= each <= 1 for each in weights) and abs(sum(weights) - 1) <= ROUNDING
+
+
 def check_weights(weights: Sequence[float], count: int) -> None:
     """Look whether they are shares of 1.
 
@@ -112,7 +117,7 @@ def check_weights(weights: Sequence[float], count: int) -> None:
     Raises:
         InputError: they are not, or are for another number of blocks.
     """
-    if len(weights) != count or not all(0 <= each <= 1 for each in weights) or abs(sum(weights) - 1) > ROUNDING:
+    if not are_shares(weights, count):
         raise InputError(f"weights of {count} blocks must be {count} shares of 1, not {tuple(weights)}.")
 
 

@@ -22,7 +22,7 @@ def new_folder(folder: Path | str) -> Path:
     """
     place = Path(folder)
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
-        raise InputError(f"{place} holds other things: give a new folder.")
+        raise InputError(f"{place} is there and not empty: give a new folder.")
     place.mkdir(parents=True, exist_ok=True)
     return place
 

@@ -8,7 +8,7 @@ from typing import Any
 from blocklocal._common.errors import InputError
 from blocklocal._common.extras import needs
 from blocklocal._common.files import write_text
-from blocklocal._common.measures import main_of
+from blocklocal._common.measures import Measure, main_of
 from blocklocal._common.screen import printable
 from blocklocal.report import gallery, plots, words
 from blocklocal.report.bars import accuracy_bars
@@ -38,7 +38,7 @@ CONTENTS = {
     "settings": "Settings",
 }
 
-SOMETIMES = ("exits", "intervals", "timeline")  # sections that a page may lack
+SOMETIMES = ("classes", "exits", "intervals", "timeline")  # sections that a page may lack
 
 
 @needs("report")
@@ -114,7 +114,7 @@ def _run_page(run: Run, others: list[dict[str, Any]]) -> dict[str, Any]:
         "blocks": _block_table(run),
         "together": "" if together is None else number(together, measure.digits),
         "measured": "%" if measure.percent else measure.title,
-        "classes": [("", found)] if (found := class_section(run.confusion)) else [],
+        "classes": _classes(run, measure),
         "messages": gallery.message_curves(run, "run"),
         "messages_missing": gallery.no_messages([run]),
         "exits": exits_section(run.path),
@@ -125,6 +125,13 @@ def _run_page(run: Run, others: list[dict[str, Any]]) -> dict[str, Any]:
         "warnings": run.warnings + (timeline.warnings if timeline else []),
         "settings": [("settings", _settings(run))],
     }
+
+
+def _classes(run: Run, measure: Measure) -> list[tuple[str, Any]] | None:
+    """What is counted per class; None where values are predicted, which have none."""
+    if not measure.percent:
+        return None
+    return [("", found)] if (found := class_section(run.confusion)) else []
 
 
 def _comparison_page(folder: Path, rows: list[dict[str, Any]], runs: list[Run]) -> dict[str, Any]:
@@ -239,7 +246,7 @@ def _write(path: Path, page: dict[str, Any]) -> Path:
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    contents = [(key, name) for key, name in CONTENTS.items() if key not in SOMETIMES or page[key]]
+    contents = [(key, name) for key, name in CONTENTS.items() if key not in SOMETIMES or page[key] is not None]
     text = environment.get_template("report.html.jinja").render({**page, "contents": contents})
     write_text(path, printable(text))
     return path

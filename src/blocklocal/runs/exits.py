@@ -40,7 +40,8 @@ def kept_exits(run: Path, checkpoint: str | None = None) -> FittedExits:
     if facts.predicts_values or facts.predicts_pixels:
         what = "values" if facts.predicts_values else "pixels"
         raise InputError(
-            f"this is for classes, labels and tokens, of which a block gives probabilities: {run} predicts {what}."
+            "--budget, --risk, --abstain and --foreign are for classes, labels and tokens, of which a block gives "
+            f"probabilities: {run} predicts {what}."
         )
     if not is_there(run / EXITS):
         raise InputError(f"{run} is not calibrated yet: blocklocal calibrate {run} does it on its validation part.")

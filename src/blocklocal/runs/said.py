@@ -72,11 +72,13 @@ class Said:
         at = f"  (block {_last_block(early, self.i)})" if isinstance(early, EarlyPrediction) else ""
         unlike = ""
         if foreign := self._foreign():
-            unlike = f"  {'unlike' if foreign['foreign'] else 'like'} the training data ({foreign['disagreement']:.3f})"
+            word, score = "unlike" if foreign["foreign"] else "like", foreign["disagreement"]
+            unlike = f"  {word} the training data (disagreement {score:.3f}, limit {self.how.limit:.3f})"
         inside = "".join(f"  {name} {value:.6g}" for name, value in self._interval().items())
         certain = self._certain()
-        inside += f"  one of {', '.join(certain['set']) or 'none'}" if "set" in certain else ""
-        inside += "" if certain.get("sure enough", True) else "  not sure enough"
+        inside += f"  set: {', '.join(certain['set']) or 'empty'}" if "set" in certain else ""
+        if "sure enough" in certain:
+            inside += "  sure enough" if certain["sure enough"] else "  not sure enough"
         yield f"{self.name}: {describe_prediction(self.prediction, self.i, self.facts)}{inside}{at}{unlike}"
         for name, block in self._others():
             yield f"    {name:32} {describe_prediction(block, self.i, self.facts)}"

@@ -54,10 +54,12 @@ def load_data(config: Config, run: Path | None = None) -> AnySet:
     told = [f"{known:,} of {len(labels):,} training samples keep their label"] if d.labelled < 1 else []
     train = replace(train, labels=labels)
     if d.repeat_labelled:
-        train = train.subset(repeated(labels, d.repeat_labelled))
-        seen = int((train.labels != UNKNOWN).sum())
-        if seen > known:
-            told.append(f"those with a label are seen {seen // known} times in an epoch: {seen / len(train):.0%} of it")
+        seen = repeated(labels, d.repeat_labelled)
+        times = int((labels[seen] != UNKNOWN).sum()) // known
+        if times > 1:
+            told.append(f"those with a label are seen {times} times in an epoch: {times * known / len(seen):.0%} of it")
+        else:
+            told.append(f"{known / len(labels):.0%} of the training samples have a label: none is repeated")
     return replace(found, train=train, account=(*found.account, *told))
 
 
@@ -129,14 +131,22 @@ def training_batches(config: Config, data: AnySet, device: torch.device, share: 
                 raise InputError(f"{name} is for images, and {data.name} holds none: leave {given!r} out.")
         if config.learning.two_views:
             raise InputError(f"consistency and barlow compare two views of an image, and {data.name} holds none.")
+    if config.learning.two_views and not (config.data.augment or config.data.second_view):
+        raise InputError(
+            "consistency and barlow compare two views of an image, and without augmentation both are the same: give "
+            "--augment or --second-view, such as crop:2,flip."
+        )
+    train: Any = data.train
+    if config.data.repeat_labelled:
+        train = train.subset(repeated(train.labels, config.data.repeat_labelled))
     of_all: dict[str, Any] = {"batch_size": config.data.batch_size, "shuffle": True, "seed": config.machine.seed}
     of_all |= {"device": device, "share": share}
     if isinstance(data, TextSet):
         return WindowBatches(data.train, **of_all)
     if isinstance(data, SampleSet):
-        return SampleBatches(data.train, mean=data.mean, std=data.std, **of_all)
+        return SampleBatches(train, mean=data.mean, std=data.std, **of_all)
     return Batches(
-        data.train,
+        train,
         mean=data.mean,
         std=data.std,
         augment=config.data.augment,

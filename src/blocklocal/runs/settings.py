@@ -45,7 +45,7 @@ RANGES = {
     ),
     "validation": Range(0, MANY),
     "labelled": Range(0, 1, above=True),
-    "repeat_labelled": Range(0, 1, below=True),
+    "repeat_labelled": Range(0, 0.99),
     "image_size": IMAGE_SIZE,
     **dict.fromkeys(("seed", "split_seed"), SEED),
     "vocabulary": VOCABULARY,

@@ -165,7 +165,10 @@ def evaluate(
 
 def _check_temperatures(network: Neighbours, temperatures: Temperatures) -> None:
     if isinstance(network.targets, Values):
-        raise InputError("this network predicts values: what their temperatures come to `blocklocal calibrate` says.")
+        raise InputError(
+            "temperatures are for classes, labels and tokens here; how good variances are before and after, "
+            "`blocklocal calibrate` prints."
+        )
     if len(temperatures.blocks) != len(network.learners):
         raise InputError(
             f"there are {len(temperatures.blocks)} temperatures, and the network has {len(network.learners)} blocks."
