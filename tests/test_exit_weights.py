@@ -8,7 +8,7 @@ import blocklocal as bl
 from blocklocal._common.errors import InputError
 from blocklocal.block.targets import MISSING, Classes, Labels, pooled
 from blocklocal.exits import fit_exits
-from blocklocal.exits.weights import MOST, FirstLogits, fit_weights
+from blocklocal.exits.weights import MOST, KeptLogits, fit_weights
 from blocklocal.network.prediction import Temperatures
 from blocklocal.uncertainty.measures import calibration_error
 
@@ -67,7 +67,7 @@ def test_labels_and_positions_are_weighed_and_what_has_no_target_is_not():
     y = (torch.rand(N, 2) < pooled(z, (0.8, 0.2)).sigmoid()).long()
     assert fit_weights(Labels(2), z, y)[-1] == pytest.approx((0.8, 0.2), abs=0.03)
     logits, y = drawn((0.7, 0.3))
-    first = FirstLogits(Classes(C))
+    first = KeptLogits(Classes(C))
     y[::2] = MISSING
     spoiled = [torch.where((y == MISSING)[:, None], 100 * torch.randn(N, C), each) for each in logits]
     for part in range(0, N, 2000):  # sequences of 20
@@ -92,7 +92,7 @@ def test_the_size_of_a_blocks_logits_does_not_decide(scale):
 
 def test_soft_targets_are_taken_as_they_are():
     soft = (0.5 * torch.randn(4000, C)).softmax(-1)
-    first = FirstLogits(Classes(C))
+    first = KeptLogits(Classes(C))
     first.add([soft.log(), 5 * F.one_hot(soft.argmax(-1), C).float()], soft)
     assert first.fit()[-1] == pytest.approx((1, 0), abs=0.05)
 
@@ -116,7 +116,7 @@ def test_a_block_that_is_asked_and_cannot_predict_does_not_count():
 
 
 def test_of_many_batches_some_are_kept_evenly():
-    first, size = FirstLogits(Classes(2)), MOST // 16
+    first, size = KeptLogits(Classes(2)), MOST // 16
     for i in range(40):  # ten times what fits, of both blocks
         first.add([torch.zeros(size, 2)] * 2, torch.full((size,), i % 2))
     kept = len(first.kept)
@@ -127,7 +127,7 @@ def test_of_many_batches_some_are_kept_evenly():
 
 
 def test_what_diverged_is_told():
-    first = FirstLogits(Classes(C))
+    first = KeptLogits(Classes(C))
     with pytest.raises(InputError, match="training diverged"):
         first.add([torch.zeros(4, C), torch.full((4, C), torch.nan)], torch.zeros(4).long())
 

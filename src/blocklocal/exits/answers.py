@@ -15,7 +15,7 @@ from blocklocal._common.errors import InputError
 from blocklocal._common.modes import kept_modes
 from blocklocal.block.targets import MISSING, Asked, Classes, Targets, pooled, values_of
 from blocklocal.exits.temperature import TEMPERATURES, least, losses_at
-from blocklocal.exits.weights import FirstLogits, Weights
+from blocklocal.exits.weights import KeptLogits, Weights
 from blocklocal.network.edge import Loaded, pair
 from blocklocal.network.network import BlockLocal
 from blocklocal.uncertainty.foreign import foreign_scores
@@ -89,13 +89,13 @@ def answers_of(network: BlockLocal, batches: Callable[[], Iterable[Loaded]]) -> 
         targets = replace(targets, class_weights=None)  # which teach; a probability is of what there is
     with kept_modes([network]), torch.no_grad():
         network.eval()
-        first = FirstLogits(targets)
+        kept = KeptLogits(targets)
         for x, y in map(pair, batches()):
             targets.check(y)
-            first.add(_own(targets, network.block_logits(x)), y)
-        if not first.any_target:
+            kept.add(_own(targets, network.block_logits(x)), y)
+        if not kept.any_target:
             raise InputError("nothing to calibrate on: no sample has a target.")
-        weights = first.fit()
+        weights = kept.fit()
         losses = _Losses(len(network.learners))
         for x, y in map(pair, batches()):
             losses.add(targets, network.block_logits(x), y, weights)
@@ -108,14 +108,14 @@ def answers_of(network: BlockLocal, batches: Callable[[], Iterable[Loaded]]) -> 
 
 
 def _own(targets: Targets, logits: list[Tensor | None]) -> list[Tensor | None]:
-    if any(each is not None and targets.as_logits(each).dim() > 3 for each in logits):
+    own = [None if each is None else targets.as_logits(each).float() for each in logits]
+    if any(each is not None and each.dim() > 3 for each in own):
         raise InputError("calibration needs an answer per sample, label or position: pixels are not made for it.")
-    return [None if each is None else targets.as_logits(each).float() for each in logits]
+    return own
 
 
-def _ways(targets: Targets, logits: list[Tensor | None], weights: Weights) -> list[list[Tensor | None]]:
+def _ways(own: list[Tensor | None], weights: Weights) -> list[list[Tensor | None]]:
     """[own, together]: the logits of every block, and of it and all before it."""
-    own = _own(targets, logits)
     together = [
         None if each is None else pooled(own[: k + 1], weights[k] if weights else ()) for k, each in enumerate(own)
     ]
@@ -132,7 +132,7 @@ class _Losses:
     def add(self, targets: Targets, logits: list[Tensor | None], y: Asked, weights: Weights) -> None:
         wanted = values_of(y)
         count = float((_hard(targets, y) != MISSING).sum())
-        for w, way in enumerate(_ways(targets, logits, weights)):
+        for w, way in enumerate(_ways(_own(targets, logits), weights)):
             for k, each in enumerate(way):
                 if each is not None and count:
                     self.sums[w, k] += count * losses_at(targets, each, wanted)
@@ -172,7 +172,8 @@ class _Collected:
             divided = zip(logits, self.temperatures[0], strict=True)
             for name, score in foreign_scores([None if each is None else each / t for each, t in divided]).items():
                 self.foreign.setdefault(name, []).append(score.cpu())
-        trained, fitted = (_ways(self.targets, logits, weights) for weights in ((), self.weights))
+        own = _own(self.targets, logits)
+        trained, fitted = (_ways(own, weights) for weights in ((), self.weights))
         for w, way in enumerate(fitted):
             for k, each in enumerate(way):
                 if each is not None:

@@ -77,7 +77,7 @@ def _fitted(targets: Targets, logits: Tensor, y: Tensor) -> list[float]:
     return (weights / weights.sum()).tolist()
 
 
-class FirstLogits:
+class KeptLogits:
     """Logits and targets to fit weights on: of all batches, or evenly of some where they are many."""
 
     def __init__(self, targets: Targets):

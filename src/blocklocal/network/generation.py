@@ -17,6 +17,7 @@ from blocklocal._common.modes import kept_modes
 from blocklocal._common.ranges import SEED, Range, check_settings, whole
 from blocklocal.block.targets import Tokens
 from blocklocal.network.network import BlockLocal
+from blocklocal.network.prediction import Temperatures
 
 RANGES = {
     "tokens": whole(1, 10**6),
@@ -111,10 +112,8 @@ def _check(network: BlockLocal, start: Sequence[int], sampling: Sampling) -> Non
     strange = next((token for token in start if not 0 <= token < network.targets.count), None)
     if strange is not None:
         raise InputError(f"token {strange} is none of the {network.targets.count:,} that the network knows.")
-    if sampling.temperatures and len(sampling.temperatures) != network.count:
-        raise InputError(
-            f"there are {len(sampling.temperatures)} temperatures, and the network has {network.count} blocks."
-        )
+    if sampling.temperatures:
+        Temperatures(tuple(sampling.temperatures)).check(network.count)
     if sampling.exit is not None and sampling.exit > network.count:
         raise InputError(f"there is no block {sampling.exit} to exit at: the network has {network.count}.")
 

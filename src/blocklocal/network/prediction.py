@@ -102,6 +102,18 @@ class Temperatures:
         if self.weights:
             check_weights(self.weights, len(self.blocks))
 
+    def check(self, count: int) -> None:
+        """Look whether they are for a network of so many blocks.
+
+        Args:
+            count: of the blocks.
+
+        Raises:
+            InputError: they are for another number.
+        """
+        if len(self.blocks) != count:
+            raise InputError(f"there are {len(self.blocks)} temperatures, and the network has {count} blocks.")
+
 
 def are_shares(weights: Sequence[float], count: int) -> bool:
     """Whether these are so many shares of 1."""
@@ -128,8 +140,7 @@ def predictions(targets: Targets, logits: list[Tensor | None], temperatures: Tem
         InputError: the output answers no targets, or the temperatures are for another number of blocks or for nothing.
     """
     divide = temperatures or Temperatures((1.0,) * len(logits))
-    if len(divide.blocks) != len(logits):
-        raise InputError(f"there are {len(divide.blocks)} temperatures, and the network has {len(logits)} blocks.")
+    divide.check(len(logits))
     plain = isinstance(targets, Values) and not isinstance(targets, GaussianValues)
     if plain and {*divide.blocks, divide.combined} != {1.0}:
         raise InputError("temperatures change probabilities and variances, and this network predicts values alone.")

@@ -169,10 +169,7 @@ def _check_temperatures(network: Neighbours, temperatures: Temperatures) -> None
             "temperatures are for classes, labels and tokens here; how good variances are before and after, "
             "`blocklocal calibrate` prints."
         )
-    if len(temperatures.blocks) != len(network.learners):
-        raise InputError(
-            f"there are {len(temperatures.blocks)} temperatures, and the network has {len(network.learners)} blocks."
-        )
+    temperatures.check(len(network.learners))
 
 
 class _Output:
