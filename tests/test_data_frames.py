@@ -18,8 +18,9 @@ from blocklocal.data.frame import read_frame
 from blocklocal.data.samples import SampleBatches
 from blocklocal.data.table_set import load_table
 from blocklocal.network.prediction import Prediction
+from blocklocal.runs.asking import Asking
 from blocklocal.runs.facts import DatasetInfo
-from blocklocal.runs.said import Asking, Said, describe_prediction
+from blocklocal.runs.said import Said, describe_prediction
 from blocklocal.schemas import read_json
 
 pa = pytest.importorskip("pyarrow")
@@ -129,6 +130,7 @@ LINES = [f"{i},{i % 2}" for i in range(30)]
     ("content", "target", "message"),
     [
         ("age,y\n" + "\n".join(LINES), "yy", r"unknown column 'yy'\. Did you mean 'y'"),
+        ("age,y\n" + "\n".join(LINES), "age, y", r"no column 'age, y': give the columns one by one, age y\."),
         ("", "y", "is empty"),
         ("age,y\n", "y", "and no rows"),
         ("age y\n1 2\n", "y", "single column, 'age y'"),

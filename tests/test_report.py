@@ -59,6 +59,35 @@ def test_headline_carries_the_conditions(run):
     assert "12.5 s" in result
 
 
+def test_settings_that_are_not_usual_are_conditions(tmp_path):
+    plain = write_report(write_run(tmp_path / "plain", row=summary(labelled=1.0, augment=""), epochs=[epoch(1)]))
+    assert "labelled" not in section(page(plain), "result")
+    row = summary(labelled=0.1, augment="crop:2", consistency=1.0, class_weights="", lora=None)
+    said = section(page(write_report(write_run(tmp_path / "few", row=row, epochs=[epoch(1)]))), "result")
+    for words in ("labelled 0.1", "augment crop:2", "consistency 1.0"):
+        assert words in said, words
+    for word in ("class weights", "lora", "mix"):
+        assert word not in said, word
+
+
+def test_what_an_older_run_does_not_name_was_the_usual(tmp_path):
+    from blocklocal.runs.config import Config
+    from blocklocal.schemas.run import PREPARED
+
+    usual = Config().flat()
+    assert {name: usual[name] for name in PREPARED} == PREPARED
+    older, newer = summary(seed=0), summary(seed=1, **PREPARED)
+    (line,) = aggregate([older, newer])
+    assert line["n"] == 2
+
+
+def test_a_run_with_fewer_labels_has_no_control_with_all_of_them():
+    rows = [summary("frozen", seed=0), summary("block-local", seed=0), summary("block-local", seed=0, labelled=0.1)]
+    found = {line["label"]: line["above_control"] for line in aggregate(rows)}
+    assert found["block-local"] is not None
+    assert found["block-local (labelled 0.1)"] is None
+
+
 def test_the_ensemble_has_a_tile_and_a_row(tmp_path):
     row = summary(combined_test_top1=93.4)
     text = page(write_report(write_run(tmp_path / "run", row=row, epochs=[epoch(1), epoch(2)])))

@@ -104,6 +104,23 @@ def test_predict_says_the_deviation_and_the_ends_of_the_interval(run, table, tmp
     assert "height std" in json.loads((tmp_path / "out.json").read_text())["predictions"][0]
 
 
+def test_evaluate_measures_the_intervals_of_every_value(run, tmp_path, capsys):
+    config, facts, network = load_network(run, None, "cpu")
+    batches = list(evaluation_batches(config, load_data(config, run).test, facts, torch.device("cpu")))
+    said = [network.predict(x, temperatures=intervals_of(run).temperatures) for x, _ in batches]
+    values, std = torch.cat([p.values for p in said]), torch.cat([p.variance for p in said]).sqrt()
+    y, half = torch.cat([y for _, y in batches]), intervals_of(run).at(0.9).limits * std
+    inside = 100 * ((y - values).abs() <= half).double().mean(0)
+    capsys.readouterr()
+    assert main(["evaluate", str(run), "--coverage", "0.9", "--json", str(tmp_path / "found.json")]) == 0
+    out = capsys.readouterr().out
+    for k, name in enumerate(("height", "weight")):
+        width = 2 * half[:, k].mean().item()
+        line = f"--coverage 0.9: {inside[k]:.2f} % of the true values of {name} are inside, mean width {width:.4g}"
+        assert line in out, line
+    assert json.loads((tmp_path / "found.json").read_text())["sureness"]["samples"] == len(y)
+
+
 def test_evaluate_and_report_name_the_likelihood(run, capsys):
     assert main(["evaluate", str(run)]) == 0
     said = capsys.readouterr().out

@@ -14,7 +14,7 @@ from blocklocal import InputError, Values
 from blocklocal._common.measures import TOP1, main_of
 from blocklocal.cli.evaluate import evaluation_lines
 from blocklocal.report import write_report
-from blocklocal.report.table import aggregate, cells, headings, markdown_table
+from blocklocal.report.table import aggregate, body, headings, markdown_table
 from blocklocal.runs.class_weights import class_weights_of
 from blocklocal.runs.looking import load_network
 from blocklocal.runs.run import start_run
@@ -117,8 +117,9 @@ class TestReportOfValues:
         assert [line["rule"] for line in lines] == ["backprop", "block-local", "frozen"]
         assert (lines[1]["gap_to_backprop"], lines[1]["above_control"]) == (-0.5, 1.0)
         assert headings(lines)[1] == "test RMSE"
-        assert cells(lines[1])[1:4] == ["2.000 (1 seed)", "-0.500", "+1.000"]
+        assert body(lines)[1][1:4] == ["2.000 (1 seed)", "-0.500", "+1.000"]
         assert "test RMSE" in markdown_table(rows)
+        assert "ECE" not in markdown_table(rows)  # values have none
 
     def test_accuracy_is_meant_where_nothing_else_is_there(self) -> None:
         assert main_of([{}]) is TOP1

@@ -94,6 +94,12 @@ class EvaluateArguments:
     """Another data set with the same classes; default: the run's own."""
     calibrated: bool = False
     """With the temperatures, and the weights of the ensemble, that `blocklocal calibrate` has fitted."""
+    coverage: float | None = None
+    """Measure too what is to hold the truth with this probability (0.9): of values intervals; of classes sets, with
+    --calibrated, which they bring along."""
+    abstain: float | None = None
+    """Measure too how many answers are given where at most this share of them is to be wrong (0.01), and how many are
+    wrong; with --calibrated, which it brings along."""
     budget: float | None = None
     """Early exit: the share of the whole network's FLOPs that a sample may take in the mean (0.5); needs `blocklocal
     calibrate` first."""

@@ -118,6 +118,7 @@ def sureness_lines(found: "FittedExits") -> list[str]:
 def exit_lines(found: "FittedExits") -> list[str]:
     """What some budgets and risks come to."""
     from blocklocal._common.plain_table import table
+    from blocklocal.exits.choice import WORDS
 
     if not any(found.own[:-1]):
         return []
@@ -135,10 +136,8 @@ def exit_lines(found: "FittedExits") -> list[str]:
                 f"{100 * setting.cost:.1f}",
                 f"{100 * setting.right:.2f}",
                 f"{100 * setting.changed:.2f}",
-                setting.by,
-                "nobody leaves"
-                if setting.first + 1 == len(found.own)
-                else f"{setting.threshold:.3f} from block {setting.first + 1} on",
+                WORDS[setting.by],
+                setting.describe(len(found.own)),
             ]
         )
     heads = ("FLOPs %", "right %", "changed %", "leaves by", "threshold")

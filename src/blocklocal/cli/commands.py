@@ -18,7 +18,7 @@ from blocklocal.cli.folder import default_folder
 from blocklocal.runs.recipes import RECIPES
 
 if TYPE_CHECKING:
-    from blocklocal.runs.said import Asking
+    from blocklocal.runs.asking import Asking
 
 
 def compare(arguments: list[str]) -> None:
@@ -93,40 +93,28 @@ def predict(arguments: list[str]) -> None:
 
 
 def _asking(given: PredictArguments) -> "Asking":
-    """What is asked beside the answers, from what `calibrate` has fitted.
+    """What is asked beside the answers.
 
     Raises:
-        InputError: it has not fitted that, or two things do not go together.
+        InputError: `calibrate` has not fitted it, or two things do not go together.
     """
-    from blocklocal.runs.calibrate import run_temperatures
-    from blocklocal.runs.exits import exits_for, foreign_limit, kept_sureness
-    from blocklocal.runs.intervals import kept_intervals
-    from blocklocal.runs.said import Asking
-    from blocklocal.runs.saved import load_facts
+    from blocklocal.runs.asking import asking
+    from blocklocal.runs.exits import exits_for
 
     choice = exits_for(given.run, given.budget, given.risk, given.checkpoint)
     if choice is not None and given.visit is not None:
         raise InputError("early exit looks at the whole network: leave out --visit.")
-    if choice is not None:
-        for name, what in (("foreign", "all blocks"), ("coverage", "the output"), ("abstain", "the output")):
-            if getattr(given, name) not in (None, False):
-                raise InputError(f"--{name} asks {what}, which early exit does not: leave out --budget and --risk.")
-    coverage, asked = given.coverage, dict[str, Any]()
-    if coverage is not None and load_facts(given.run).predicts_values:
-        asked["interval"], coverage = kept_intervals(given.run, coverage, given.checkpoint), None
-    if coverage is not None or given.abstain is not None:
-        sureness = kept_sureness(given.run, given.checkpoint)
-        asked["sets"] = None if coverage is None else sureness.sets_of(coverage)
-        asked["answers_from"] = None if given.abstain is None else sureness.answers_from(given.abstain)
-    temperatures = run_temperatures(given.run, given.checkpoint)
-    if temperatures is not None:
-        print(f"calibrated as blocklocal calibrate {given.run} has fitted it", file=sys.stderr)
-    return Asking(
+    found = asking(
+        given.run,
+        checkpoint=given.checkpoint,
         exit=None if choice is None else choice.exits,
-        temperatures=temperatures,
-        limit=foreign_limit(given.run, given.checkpoint) if given.foreign else None,
-        **asked,
+        coverage=given.coverage,
+        abstain=given.abstain,
+        foreign=given.foreign,
     )
+    if found.temperatures is not None:
+        print(f"calibrated as blocklocal calibrate {given.run} has fitted it", file=sys.stderr)
+    return found
 
 
 def report(arguments: list[str]) -> None:

@@ -1,8 +1,9 @@
 """The command evaluate: every block of a trained run on a split."""
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from blocklocal._common.errors import InputError, unknown
 from blocklocal._common.measures import MEASURES, main_of
@@ -16,8 +17,9 @@ from blocklocal.cli.arguments import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from blocklocal.exits import EarlyEvaluation
-    from blocklocal.network.prediction import Temperatures
+    from blocklocal.exits import Choice, EarlyEvaluation
+    from blocklocal.exits.sureness_evaluation import SurenessEvaluation
+    from blocklocal.runs.asking import Asking
     from blocklocal.runs.facts import AnySet, DatasetInfo
     from blocklocal.training.evaluation import Evaluation
 
@@ -26,6 +28,7 @@ def evaluate(arguments: list[str]) -> None:
     """Measure every block of a trained run on a split."""
     from blocklocal.data.table_set import load_rows
     from blocklocal.exits import evaluate_early
+    from blocklocal.exits.sureness_evaluation import evaluate_sureness
     from blocklocal.runs.exits import exits_for
     from blocklocal.runs.looking import load_network
     from blocklocal.runs.saved import TOKENIZER
@@ -41,7 +44,8 @@ def evaluate(arguments: list[str]) -> None:
     config, facts, network = load_network(
         given.run, given.checkpoint, given.device, trust=given.trust, visit=given.visit
     )
-    choice, temperatures = exits_for(given.run, given.budget, given.risk, given.checkpoint), _temperatures(given)
+    choice = exits_for(given.run, given.budget, given.risk, given.checkpoint)
+    asked = _asking(given, choice)
     if choice is not None and given.calibrated:
         raise InputError("early exits have temperatures of their own: leave out --calibrated.")
     if choice is not None and given.visit is not None:
@@ -59,33 +63,38 @@ def evaluate(arguments: list[str]) -> None:
         samples, part = getattr(data, given.split), f" ({given.split})"
     batches = evaluation_batches(config, samples, facts, network.device)
     what = given.split if given.data is None else f"{printable(given.data)}{part}"
+    names = block_names(network)
     if choice is not None:
         early = evaluate_early(network, batches, choice)
-        print("\n".join(early_lines(what, block_names(network), early)))
-        if given.json is not None:
-            content = signed_json({"split": given.split, **asdict(early)}, indent=2)
-            write_file(given.json, content, overwrite=given.overwrite)
-        return
-    result = measure(network, batches, temperatures=temperatures)
-    for line in evaluation_lines(what, block_names(network), result):
-        print(line)
+        lines, content = early_lines(what, names, early, choice), {"exits": asdict(choice.exits), **asdict(early)}
+    else:
+        # the measures of values have no use for temperatures, which their intervals have
+        divide = asked.temperatures if given.calibrated or not facts.predicts_values else None
+        result = measure(network, batches, temperatures=divide)
+        lines, content = evaluation_lines(what, names, result), asdict(result)
+    if given.coverage is not None or given.abstain is not None:
+        also: dict[str, Any] = {"sets": asked.sets, "interval": asked.interval, "answers_from": asked.answers_from}
+        sure = evaluate_sureness(network, batches, partial(asked.predict, network), **also)
+        lines += sureness_lines(given, facts.classes if facts.predicts_values else (), sure)
+        content |= {"sureness": asdict(sure)}
+    print("\n".join(lines))
     if given.json is not None:
-        content = signed_json({"split": given.split, **asdict(result)}, indent=2)
-        write_file(given.json, content, overwrite=given.overwrite)
+        write_file(given.json, signed_json({"split": given.split, **content}, indent=2), overwrite=given.overwrite)
 
 
-def _temperatures(given: EvaluateArguments) -> "Temperatures | None":
-    """Those that were fitted, where they are asked for.
+def _asking(given: EvaluateArguments, choice: "Choice | None") -> "Asking":
+    """What is measured beside the answers, and with which temperatures.
 
     Raises:
-        InputError: none were.
+        InputError: nothing was fitted for that, or two things do not go together.
     """
-    from blocklocal.runs.calibrate import run_temperatures
+    from blocklocal.runs.asking import Asking, asking
 
-    if not given.calibrated:
-        return None
-    found = run_temperatures(given.run, given.checkpoint)
-    if found is None:
+    exits = None if choice is None else choice.exits
+    if not given.calibrated and given.coverage is None and given.abstain is None:
+        return Asking(exit=exits)
+    found = asking(given.run, checkpoint=given.checkpoint, exit=exits, coverage=given.coverage, abstain=given.abstain)
+    if found.temperatures is None:
         checkpoint = "" if given.checkpoint is None else f" --checkpoint {given.checkpoint}"
         raise InputError(
             f"{given.run} is not calibrated for that: blocklocal calibrate {given.run}{checkpoint} does it."
@@ -93,11 +102,30 @@ def _temperatures(given: EvaluateArguments) -> "Temperatures | None":
     return found
 
 
-def early_lines(what: str, names: "Sequence[str]", early: "EarlyEvaluation") -> list[str]:
-    """How many answers each block has given, how many are right, and what they cost."""
+def sureness_lines(given: EvaluateArguments, values: "Sequence[str]", found: "SurenessEvaluation") -> list[str]:
+    """What came of sets or intervals, and of abstention.
+
+    Args:
+        values: the names of those that are predicted; none where classes are.
+    """
+    lines = []
+    for k, (inside, size) in enumerate(zip(found.inside or (), found.size or (), strict=True)):
+        held, large = (f"values of {values[k]}", f"width {size:.4g}") if values else ("classes", f"{size:.2f} classes")
+        lines.append(f"--coverage {given.coverage:g}: {inside:.2f} % of the true {held} are inside, mean {large}")
+    if found.answered is not None:
+        wrong = "" if found.wrong is None else f", {found.wrong:.2f} % of them wrong"
+        lines.append(f"--abstain {given.abstain:g}: answers {found.answered:.2f} %{wrong}")
+    return lines
+
+
+def early_lines(what: str, names: "Sequence[str]", early: "EarlyEvaluation", choice: "Choice") -> list[str]:
+    """When a sample leaves, how many answers each block has given, how many are right, and what they cost."""
+    from blocklocal.exits.choice import WORDS
+
+    rule = f"leaves by: {WORDS[choice.setting.by]}, {choice.setting.describe(len(names))}"
     lines = [f"{name:32} {share:6.2f} % of the answers" for name, share in zip(names, early.left, strict=True)]
     said = f"right {early.right:.2f} %  with {early.cost:.1f} % of the FLOPs  changed {early.changed:.2f} %"
-    return [*lines, f"{what}: {said}"]
+    return [rule, *lines, f"{what}: {said}"]
 
 
 def evaluation_lines(what: str, names: "Sequence[str]", result: "Evaluation") -> list[str]:

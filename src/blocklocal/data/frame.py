@@ -44,6 +44,11 @@ class Frame:
             InputError: there is none of that name; the message has the nearest.
         """
         if name not in self.names:
+            several = [each.strip() for each in name.split(",")]
+            if len(several) > 1 and set(several) <= set(self.names):
+                raise InputError(
+                    f"{self.path} has no column {name!r}: give the columns one by one, {' '.join(several)}."
+                )
             raise InputError(f"{self.path}: {unknown('column', name, self.names)}")
         return self.table.column(name)
 

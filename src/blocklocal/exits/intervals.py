@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from blocklocal._common.errors import InputError
+from blocklocal.block.gaussian_values import GaussianValues
 from blocklocal.exits.kept import read_fitted
-from blocklocal.network.prediction import Temperatures
+from blocklocal.network.prediction import Prediction, Temperatures
 from blocklocal.uncertainty.coverages import COVERAGES, place_of, too_few
 from blocklocal.uncertainty.intervals import ConformalIntervals
 
@@ -140,3 +142,8 @@ def intervals_of(run: Path) -> RunIntervals:
         InputError: it is damaged.
     """
     return read_fitted(run / INTERVALS, RunIntervals)
+
+
+def std_of(said: Prediction) -> Tensor:
+    """The standard deviations that are predicted; 1 where none are."""
+    return said.variance.sqrt() if isinstance(said.targets, GaussianValues) else torch.ones_like(said.values)

@@ -6,7 +6,7 @@ from typing import Any
 
 from blocklocal._common.errors import InputError
 from blocklocal._common.files import is_there
-from blocklocal.exits.choice import Setting
+from blocklocal.exits.choice import WORDS, Setting
 from blocklocal.exits.fitted import FittedExits
 from blocklocal.exits.kept import EXITS, ExitExample, exits_of
 from blocklocal.report import plots
@@ -14,7 +14,6 @@ from blocklocal.report.embedded import check_png
 
 BUDGETS = (0.25, 0.5, 0.75)
 FEWEST = 5  # answers of a bin that is drawn
-WORDS = {"confidence": "sure block", "together": "sure together", "agreement": "two blocks agree"}
 
 
 def exits_section(run: Path) -> dict[str, Any] | None:

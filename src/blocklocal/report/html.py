@@ -17,7 +17,7 @@ from blocklocal.report.embedded import check_png
 from blocklocal.report.exits_section import exits_section
 from blocklocal.report.intervals_section import intervals_section
 from blocklocal.report.read import Run, read_comparison, read_run, run_folder
-from blocklocal.report.table import NOTHING, aggregate, cells, condition, headings, measure_of, notes, number
+from blocklocal.report.table import NOTHING, aggregate, body, condition, headings, measure_of, notes, number
 from blocklocal.report.tiles import rule_tiles, run_tiles
 from blocklocal.report.timeline_section import timeline_section
 from blocklocal.schemas.run import Example
@@ -176,7 +176,7 @@ def _of_each(curves: Callable[[Run, str, str], list[gallery.Picture]], shown: Se
 def _table(lines: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "headings": headings(lines),
-        "rows": [cells(line) for line in lines],
+        "rows": body(lines),
         "notes": notes(lines),
         "bars": accuracy_bars(lines) if measure_of(lines).percent else [],
     }

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from blocklocal._common.errors import InputError
 from blocklocal._common.measures import TOP1, Measure, main_of
 from blocklocal.network.settings import Learning
+from blocklocal.schemas.run import PREPARED
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,9 +22,10 @@ if TYPE_CHECKING:
 BACKPROP, CONTROL = "backprop", "frozen"
 # Runs are averaged only over the seed: a difference in any of these makes another line of the table.
 LEARNING = {f.name: f.default for f in fields(Learning) if f.name != "rule"}
-VARIANT = (*LEARNING, "model", "width", "blocks", "data", "train_size", "test_size", "epochs")
+VARIANT = (*LEARNING, *PREPARED, "model", "width", "blocks", "data", "train_size", "test_size", "epochs")
+USUAL = {**LEARNING, **PREPARED}
 # What must agree before two lines are subtracted. The control freezes all blocks but the last, so its cuts count too.
-SAME = ("data", "model", "width", "train_size", "test_size", "epochs")
+SAME = (*PREPARED, "data", "model", "width", "train_size", "test_size", "epochs")
 NOTHING = "–"
 NARROW = 100  # console columns below which the table is folded
 HEADINGS = ("rule", "test %", "gap to backprop", "above control", "train %", "ECE", "seconds")
@@ -31,7 +33,12 @@ HEADINGS = ("rule", "test %", "gap to backprop", "above control", "train %", "EC
 
 def condition(row: dict[str, Any]) -> str:
     """A key that two runs share when they differ in the seed only."""
-    return json.dumps([row.get("rule"), *(row.get(key) for key in VARIANT)], sort_keys=True, default=str)
+    return json.dumps([row.get("rule"), *(_of(row, key) for key in VARIANT)], sort_keys=True, default=str)
+
+
+def _of(row: dict[str, Any], key: str) -> Any:
+    """A setting of a run; of one that does not name it, how it was before it could be set."""
+    return row.get(key, PREPARED.get(key))
 
 
 def aggregate(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -107,9 +114,9 @@ def _label(lines: list[dict[str, Any]]) -> None:
     """Name what tells the variants of one rule apart, and nothing else: not the settings left at their defaults."""
     for line in lines:
         alike = [other["first"] for other in lines if other["rule"] == line["rule"]]
-        differing = [key for key in VARIANT if len({json.dumps(row.get(key), default=str) for row in alike}) > 1]
-        shown = {key: line["first"].get(key) for key in differing}
-        parts = [f"{key} {_plain(v)}" for key, v in shown.items() if key not in LEARNING or v != LEARNING[key]]
+        differing = [key for key in VARIANT if len({json.dumps(_of(row, key), default=str) for row in alike}) > 1]
+        shown = {key: _of(line["first"], key) for key in differing}
+        parts = [f"{key} {_plain(v)}" for key, v in shown.items() if key not in USUAL or v != USUAL[key]]
         if parts:
             line["label"] += f" ({', '.join(parts)})"
 
@@ -140,9 +147,14 @@ def measure_of(lines: Sequence[dict[str, Any]]) -> Measure:
 
 
 def headings(lines: Sequence[dict[str, Any]]) -> tuple[str, ...]:
-    """Of the table: `HEADINGS`, with the name of another measure than the accuracy."""
+    """Of the table: `HEADINGS`, with the name of another measure than the accuracy, and ECE where it is known."""
     measure = measure_of(lines)
-    return HEADINGS if measure.percent else tuple(text.replace("%", measure.title) for text in HEADINGS)
+    shown = HEADINGS if measure.percent else tuple(text.replace("%", measure.title) for text in HEADINGS)
+    return tuple(text for text in shown if text != "ECE" or _has_ece(lines))
+
+
+def _has_ece(lines: Sequence[dict[str, Any]]) -> bool:
+    return measure_of(lines).percent or any(line["ece_mean"] is not None for line in lines)
 
 
 def _reference(line: dict[str, Any], lines: list[dict[str, Any]], rule: str, keys: Sequence[str]) -> float | None:
@@ -151,7 +163,7 @@ def _reference(line: dict[str, Any], lines: list[dict[str, Any]], rule: str, key
     means = [
         other["test_mean"]
         for other in lines
-        if other["rule"] == rule and all(other["first"].get(key) == line["first"].get(key) for key in keys)
+        if other["rule"] == rule and all(_of(other["first"], key) == _of(line["first"], key) for key in keys)
     ]
     # Two references that differ in some further setting: none of them is *the* reference.
     return means[0] if len(means) == 1 else None
@@ -178,8 +190,12 @@ def spread(line: dict[str, Any]) -> str:
     return f"{mean_spread(line['tests'], line['measure'].digits)} ({line['n']} {'seed' if line['n'] == 1 else 'seeds'})"
 
 
-def cells(line: dict[str, Any]) -> list[str]:
-    """The text of one line of the table, in the order of `HEADINGS`."""
+def body(lines: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """The text of the table, a row per line, under its `headings`."""
+    return [_cells(line, ece=_has_ece(lines)) for line in lines]
+
+
+def _cells(line: dict[str, Any], *, ece: bool) -> list[str]:
     digits = line["measure"].digits
     return [
         line["label"],
@@ -187,7 +203,7 @@ def cells(line: dict[str, Any]) -> list[str]:
         number(line["gap_to_backprop"], digits, sign=True),
         number(line["above_control"], digits, sign=True),
         number(line["train_mean"], digits),
-        number(line["ece_mean"], 3),
+        *([number(line["ece_mean"], 3)] if ece else []),
         number(line["seconds_mean"]),
     ]
 
@@ -206,14 +222,14 @@ def notes(lines: Iterable[dict[str, Any]]) -> list[str]:
 def markdown_table(rows: Iterable[dict[str, Any]]) -> str:
     """The comparison as a Markdown table (for a README), from run summaries."""
     lines = aggregate(rows)
-    table = markdown_lines(headings(lines), [cells(line) for line in lines])
+    table = markdown_lines(headings(lines), body(lines))
     return "\n\n".join([table, *notes(lines)]) + "\n"
 
 
-def markdown_lines(headings: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+def markdown_lines(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table: the first column to the left, figures to the right."""
-    rows = [headings, ("---", *("---:" for _ in headings[1:])), *body]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
+    text = [headings, ("---", *("---:" for _ in headings[1:])), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in text)
 
 
 def comparison_table(rows: Iterable[dict[str, Any]], console: "Console") -> None:
@@ -228,8 +244,7 @@ def comparison_table(rows: Iterable[dict[str, Any]], console: "Console") -> None
     for i, heading in enumerate(headings(lines)):
         text = heading.replace(" b", "\nb").replace(" c", "\nc") if narrow else heading
         table.add_column(text, justify="right" if i else "left", no_wrap=True)
-    for line in lines:
-        rule, test, *others = cells(line)
+    for rule, test, *others in body(lines):
         if narrow:  # broken where a reader would break it: names at hyphens, the number of seeds below its figure
             rule, test = "\n".join(wrap(rule, 18)), test.replace(" (", "\n(")
         table.add_row(*(Text(cell) for cell in (rule, test, *others)))

@@ -5,8 +5,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from blocklocal._common.measures import TOP1, Measure
-from blocklocal.report.table import BACKPROP, CONTROL, NOTHING, measure_of, number, spread
+from blocklocal.report.table import BACKPROP, CONTROL, LEARNING, NOTHING, measure_of, number, spread
+from blocklocal.schemas.run import PREPARED
 
+NAMED = {**PREPARED, "consistency": LEARNING["consistency"], "barlow": LEARNING["barlow"]}
+"""Settings, by what they usually are, that are named where a run has another."""
 CONDITIONS = (
     ("data", "data {}"),
     ("train_size", "{} training samples"),
@@ -20,6 +23,7 @@ CONDITIONS = (
     ("scope", "scope {}"),
     ("readout", "readout {}"),
     ("reconstruction", "reconstruction {}"),
+    *((name, f"{name.replace('_', ' ')} {{}}") for name in NAMED),
     ("epochs", "{} epoch(s)"),
     ("seed", "seed {}"),
     ("threads", "{} thread(s)"),
@@ -43,7 +47,7 @@ def conditions(rows: Sequence[dict[str, Any]]) -> str:
     parts = []
     for key, form in CONDITIONS:
         values = list(dict.fromkeys(_text(row[key]) for row in rows if row.get(key) is not None))
-        if values:
+        if values and (key not in NAMED or any(row.get(key, NAMED[key]) != NAMED[key] for row in rows)):
             parts.append(re.sub(r"\((e?s)\)", "" if values == ["1"] else r"\1", form.format(" / ".join(values))))
     times = [row["seconds"] for row in rows if row.get("seconds") is not None]
     if times:

@@ -13,7 +13,7 @@ from blocklocal._common.modes import kept_modes
 from blocklocal.block.gaussian_values import GaussianValues, z_score
 from blocklocal.block.targets import combined, values_of
 from blocklocal.block.values import Values
-from blocklocal.exits.intervals import INTERVALS, RunIntervals, ValueCalibration, intervals_of
+from blocklocal.exits.intervals import INTERVALS, RunIntervals, ValueCalibration, intervals_of, std_of
 from blocklocal.network.edge import Loaded, pair
 from blocklocal.network.network import BlockLocal
 from blocklocal.network.prediction import Prediction
@@ -96,11 +96,6 @@ def _shares(distance: Tensor) -> list[float]:
     """
     known = (~distance.isnan()).sum(0)
     return [100 * ((distance <= z_score(coverage)).sum(0) / known).mean().item() for coverage in COVERAGES]
-
-
-def std_of(said: Prediction) -> Tensor:
-    """The standard deviations that are predicted; 1 where none are."""
-    return said.variance.sqrt() if isinstance(said.targets, GaussianValues) else torch.ones_like(said.values)
 
 
 def kept_intervals(run: Path, coverage: float, checkpoint: str | None = None) -> ConformalIntervals:

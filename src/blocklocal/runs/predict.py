@@ -11,9 +11,10 @@ from blocklocal._common.extras import needs
 from blocklocal._common.screen import printable
 from blocklocal.data.picture import BadImage, open_picture, resize_and_crop, to_array, to_mode
 from blocklocal.data.scan import SUFFIXES, LeftOut, list_images
+from blocklocal.runs.asking import Asking
 from blocklocal.runs.facts import DatasetInfo
 from blocklocal.runs.looking import load_network
-from blocklocal.runs.said import Asking, Said, check_numbers
+from blocklocal.runs.said import Said, check_numbers
 from blocklocal.runs.sets import normalise
 from blocklocal.runs.train import block_names
 

@@ -11,9 +11,10 @@ from blocklocal._common.extras import needs
 from blocklocal.data.arrays import load_series
 from blocklocal.data.frame import read_frame
 from blocklocal.data.samples import SampleBatches, Samples
+from blocklocal.runs.asking import Asking
 from blocklocal.runs.facts import DatasetInfo
 from blocklocal.runs.looking import load_network
-from blocklocal.runs.said import Asking, Said, check_numbers
+from blocklocal.runs.said import Said, check_numbers
 from blocklocal.runs.sets import EVALUATION_BATCH
 from blocklocal.runs.train import block_names
 

@@ -1,4 +1,4 @@
-"""What a trained run says of one sample, for people, for a table and for JSON; and what is asked beside the answer."""
+"""What a trained run says of one sample, for people, for a table and for JSON."""
 
 import csv
 import io
@@ -8,44 +8,14 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from blocklocal._common.errors import InputError
 from blocklocal._common.written import signed_json
-from blocklocal.network.exits import EarlyPrediction, Exits
-from blocklocal.network.prediction import Prediction, Temperatures
+from blocklocal.exits.intervals import std_of
+from blocklocal.network.exits import EarlyPrediction
+from blocklocal.network.prediction import Prediction
+from blocklocal.runs.asking import Asking
 from blocklocal.runs.facts import DatasetInfo
-from blocklocal.runs.intervals import std_of
-from blocklocal.uncertainty.conformal import ConformalSets
 from blocklocal.uncertainty.foreign import disagreement
-from blocklocal.uncertainty.intervals import ConformalIntervals
-
-
-@dataclass(frozen=True)
-class Asking:
-    """What is asked beside the answers.
-
-    Attributes:
-        exit: with which samples leave early.
-        temperatures: by which logits are divided; `exit` has its own.
-        limit: the disagreement of the blocks from which on a sample is said to be foreign; None: nothing is said.
-        interval: the intervals of values that are said too.
-        sets: the sets of classes that are said too.
-        answers_from: the confidence from which on an answer is sure enough.
-    """
-
-    exit: Exits | None = None
-    temperatures: Temperatures | None = None
-    limit: float | None = None
-    interval: ConformalIntervals | None = None
-    sets: ConformalSets | None = None
-    answers_from: float | None = None
-
-    def predict(self, network: Any, x: Tensor) -> Prediction:
-        """What a network, whole or with one block at a time in memory, says of a batch."""
-        if self.exit is not None:
-            return network.predict(x, self.exit)
-        return network.predict(x) if self.temperatures is None else network.predict(x, temperatures=self.temperatures)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,18 @@ Errors = Annotated[list[Error | None], _PerBlock]
 Percents = Annotated[list[Percent | None], _PerBlock]
 Ordinal = Annotated[int, Meta(ge=1, le=10**9)]
 Classes = Annotated[list[Text], Meta(max_length=MOST_CLASSES)]
+PREPARED = {
+    "augment": "",
+    "second_view": "",
+    "labelled": 1.0,
+    "repeat_labelled": 0.0,
+    "mix": "",
+    "class_weights": "",
+    "pretrained": False,
+    "lora": None,
+}
+"""Settings that make a run another one in a table, though its data and model are called the same; and what an older
+run, which does not name them, was trained with."""
 
 
 def check_run_folder(folder: Path) -> None:
