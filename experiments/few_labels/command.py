@@ -73,8 +73,10 @@ def measured(case: Case, name: str, seed: int, arguments: argparse.Namespace, ru
     data = load_data(config)
     assert isinstance(data, ImageSet)
     if way.alone:
-        data = replace(data, train=data.train.subset(data.train.labels != UNKNOWN))
-        config = config.edit(epochs=round(config.optimisation.epochs / share))
+        known = (data.train.labels != UNKNOWN).nonzero().squeeze(1)
+        copies = max(1, round(0.1 / share))  # so that there is no epoch of a batch or two
+        data = replace(data, train=data.train.subset(known.repeat(copies)))
+        config = config.edit(epochs=round(config.optimisation.epochs / share / copies))
     folder = runs / f"{arguments.size}-{name}-{'all' if way.all_labels else share}-seed{seed}"
     train_run(config, folder, data)
     config, facts, network = load_network(folder, None, "cpu")
