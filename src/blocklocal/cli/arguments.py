@@ -100,6 +100,11 @@ class EvaluateArguments:
     abstain: float | None = None
     """Measure too how many answers are given where at most this share of them is to be wrong (0.01), and how many are
     wrong; with --calibrated, which it brings along."""
+    foreign: tuple[Path, ...] = ()
+    """Measure too how well these are told from the split as unlike the training data: image files or folders, or a file
+    of rows; with --calibrated, which it brings along."""
+    resize: bool = False
+    """Scale and crop the images of --foreign to the size the model takes."""
     budget: float | None = None
     """Early exit: the share of the whole network's FLOPs that a sample may take in the mean (0.5); needs `blocklocal
     calibrate` first."""

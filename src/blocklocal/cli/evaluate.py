@@ -1,25 +1,20 @@
 """The command evaluate: every block of a trained run on a split."""
 
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from blocklocal._common.errors import InputError, unknown
 from blocklocal._common.measures import MEASURES, main_of
 from blocklocal._common.screen import printable
 from blocklocal._common.written import check_target, signed_json, write_file
-from blocklocal.cli.arguments import (
-    EvaluateArguments,
-    parse,
-)
+from blocklocal.cli.arguments import EvaluateArguments, parse
+from blocklocal.cli.beside import asked_beside, measured_beside
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from blocklocal.exits import Choice, EarlyEvaluation
-    from blocklocal.exits.sureness_evaluation import SurenessEvaluation
-    from blocklocal.runs.asking import Asking
     from blocklocal.runs.facts import AnySet, DatasetInfo
     from blocklocal.training.evaluation import Evaluation
 
@@ -28,7 +23,6 @@ def evaluate(arguments: list[str]) -> None:
     """Measure every block of a trained run on a split."""
     from blocklocal.data.table_set import load_rows
     from blocklocal.exits import evaluate_early
-    from blocklocal.exits.sureness_evaluation import evaluate_sureness
     from blocklocal.runs.exits import exits_for
     from blocklocal.runs.looking import load_network
     from blocklocal.runs.saved import TOKENIZER
@@ -45,7 +39,7 @@ def evaluate(arguments: list[str]) -> None:
         given.run, given.checkpoint, given.device, trust=given.trust, visit=given.visit
     )
     choice = exits_for(given.run, given.budget, given.risk, given.checkpoint)
-    asked = _asking(given, choice)
+    asked = asked_beside(given, choice)
     if choice is not None and given.calibrated:
         raise InputError("early exits have temperatures of their own: leave out --calibrated.")
     if choice is not None and given.visit is not None:
@@ -64,58 +58,19 @@ def evaluate(arguments: list[str]) -> None:
     batches = evaluation_batches(config, samples, facts, network.device)
     what = given.split if given.data is None else f"{printable(given.data)}{part}"
     names = block_names(network)
+    beside, figures = measured_beside(given, asked, network, batches, facts)
     if choice is not None:
         early = evaluate_early(network, batches, choice)
-        lines, content = early_lines(what, names, early, choice), {"exits": asdict(choice.exits), **asdict(early)}
+        lines, measured = early_lines(what, names, early, choice), {"exits": asdict(choice.exits), **asdict(early)}
     else:
         # the measures of values have no use for temperatures, which their intervals have
         divide = asked.temperatures if given.calibrated or not facts.predicts_values else None
         result = measure(network, batches, temperatures=divide)
-        lines, content = evaluation_lines(what, names, result), asdict(result)
-    if given.coverage is not None or given.abstain is not None:
-        also: dict[str, Any] = {"sets": asked.sets, "interval": asked.interval, "answers_from": asked.answers_from}
-        sure = evaluate_sureness(network, batches, partial(asked.predict, network), **also)
-        lines += sureness_lines(given, facts.classes if facts.predicts_values else (), sure)
-        content |= {"sureness": asdict(sure)}
-    print("\n".join(lines))
+        lines, measured = evaluation_lines(what, names, result), asdict(result)
+    print("\n".join([*lines, *beside]))
     if given.json is not None:
-        write_file(given.json, signed_json({"split": given.split, **content}, indent=2), overwrite=given.overwrite)
-
-
-def _asking(given: EvaluateArguments, choice: "Choice | None") -> "Asking":
-    """What is measured beside the answers, and with which temperatures.
-
-    Raises:
-        InputError: nothing was fitted for that, or two things do not go together.
-    """
-    from blocklocal.runs.asking import Asking, asking
-
-    exits = None if choice is None else choice.exits
-    if not given.calibrated and given.coverage is None and given.abstain is None:
-        return Asking(exit=exits)
-    found = asking(given.run, checkpoint=given.checkpoint, exit=exits, coverage=given.coverage, abstain=given.abstain)
-    if found.temperatures is None:
-        checkpoint = "" if given.checkpoint is None else f" --checkpoint {given.checkpoint}"
-        raise InputError(
-            f"{given.run} is not calibrated for that: blocklocal calibrate {given.run}{checkpoint} does it."
-        )
-    return found
-
-
-def sureness_lines(given: EvaluateArguments, values: "Sequence[str]", found: "SurenessEvaluation") -> list[str]:
-    """What came of sets or intervals, and of abstention.
-
-    Args:
-        values: the names of those that are predicted; none where classes are.
-    """
-    lines = []
-    for k, (inside, size) in enumerate(zip(found.inside or (), found.size or (), strict=True)):
-        held, large = (f"values of {values[k]}", f"width {size:.4g}") if values else ("classes", f"{size:.2f} classes")
-        lines.append(f"--coverage {given.coverage:g}: {inside:.2f} % of the true {held} are inside, mean {large}")
-    if found.answered is not None:
-        wrong = "" if found.wrong is None else f", {found.wrong:.2f} % of them wrong"
-        lines.append(f"--abstain {given.abstain:g}: answers {found.answered:.2f} %{wrong}")
-    return lines
+        content = signed_json({"split": given.split, **measured, **figures}, indent=2)
+        write_file(given.json, content, overwrite=given.overwrite)
 
 
 def early_lines(what: str, names: "Sequence[str]", early: "EarlyEvaluation", choice: "Choice") -> list[str]:

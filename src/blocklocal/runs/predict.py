@@ -49,7 +49,7 @@ def predict_each(
     files = image_files(images)
     _, facts, network = load_network(run, checkpoint, device, trust=trust, visit=visit)
     names, how = block_names(network), how or Asking()
-    for paths, pixels, trouble in _batches(files, facts, resize):
+    for paths, pixels, trouble in image_batches(files, facts, resize):
         if paths:
             prediction = how.predict(network, normalise(torch.stack(pixels), facts).to(network.device))
             check_numbers(prediction, run)
@@ -74,7 +74,7 @@ def image_files(given: Sequence[Path]) -> list[Path]:
     return found
 
 
-def _batches(
+def image_batches(
     images: Sequence[Path], facts: DatasetInfo, resize: bool
 ) -> Iterator[tuple[list[Path], list[Tensor], InputError | None]]:
     """(files, their pixels, what is wrong with the file after them); the batch with an error is the last."""

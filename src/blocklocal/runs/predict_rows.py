@@ -39,17 +39,25 @@ def predict_rows(
         InputError: the file does not fit the run, or the network predicts no numbers.
     """
     _, facts, network = load_network(run, checkpoint, device, trust=trust, visit=visit)
-    x = _rows(file, facts)
-    known = (facts.mean, facts.std) if facts.kind == "series" else ((), ())
-    samples = Samples(x, torch.zeros(len(x), dtype=torch.int64))
-    batches = SampleBatches(samples, batch_size=EVALUATION_BATCH, mean=known[0], std=known[1], device=network.device)
     names, row, how = block_names(network), 0, how or Asking()
-    for part, _ in batches:
+    for part, _ in row_batches(file, facts, network.device):
         prediction = how.predict(network, part)
         check_numbers(prediction, run)
         for i in range(len(part)):
             row += 1
             yield Said("row", row, prediction, i, facts, names, how)
+
+
+def row_batches(file: Path, facts: DatasetInfo, device: torch.device) -> SampleBatches:
+    """The rows of a file in batches, with targets that say nothing.
+
+    Raises:
+        InputError: the file does not fit the run.
+    """
+    x = _rows(file, facts)
+    known = (facts.mean, facts.std) if facts.kind == "series" else ((), ())
+    samples = Samples(x, torch.zeros(len(x), dtype=torch.int64))
+    return SampleBatches(samples, batch_size=EVALUATION_BATCH, mean=known[0], std=known[1], device=device)
 
 
 def _rows(file: Path, facts: DatasetInfo) -> Tensor:
