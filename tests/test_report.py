@@ -13,6 +13,7 @@ from blocklocal.report.html import write_comparison, write_report
 from blocklocal.report.plots import block_curves, levels, plot_comparison
 from blocklocal.report.read import read_run
 from blocklocal.report.table import aggregate
+from blocklocal.report.words import conditions
 
 
 @pytest.fixture
@@ -68,6 +69,7 @@ def test_settings_that_are_not_usual_are_conditions(tmp_path):
         assert words in said, words
     for word in ("class weights", "lora", "mix"):
         assert word not in said, word
+    assert "consistency" not in conditions([summary(consistency=0.0), summary("backprop", consistency=None)])
 
 
 def test_what_an_older_run_does_not_name_was_the_usual(tmp_path):

@@ -47,7 +47,7 @@ def conditions(rows: Sequence[dict[str, Any]]) -> str:
     parts = []
     for key, form in CONDITIONS:
         values = list(dict.fromkeys(_text(row[key]) for row in rows if row.get(key) is not None))
-        if values and (key not in NAMED or any(row.get(key, NAMED[key]) != NAMED[key] for row in rows)):
+        if values and (key not in NAMED or any(row.get(key) not in (None, NAMED[key]) for row in rows)):
             parts.append(re.sub(r"\((e?s)\)", "" if values == ["1"] else r"\1", form.format(" / ".join(values))))
     times = [row["seconds"] for row in rows if row.get("seconds") is not None]
     if times:
