@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -12,8 +11,9 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 from typing_extensions import Unpack
 
-from blocklocal._common.errors import InputError, shown, unknown
-from blocklocal._common.message import Input, as_input, hidden_of, lead, map_message
+from blocklocal._common.errors import InputError, shown
+from blocklocal._common.example import on_meta, twice, two_samples
+from blocklocal._common.message import Input, hidden_of, lead
 from blocklocal._common.modes import kept_modes
 from blocklocal._common.ranges import SEED, check_range
 from blocklocal.block.edges import OPEN
@@ -32,7 +32,7 @@ from blocklocal.network.exits import EarlyPrediction, Exits, predict_early
 from blocklocal.network.neighbours import Neighbours
 from blocklocal.network.prediction import Prediction, Temperatures, predictions
 from blocklocal.network.pretrained import HOW_TO_LOAD, model_card, write_pretrained
-from blocklocal.network.settings import Learning, LearningSettings
+from blocklocal.network.settings import Learning, LearningSettings, learning_of
 from blocklocal.network.trial import Trials
 from blocklocal.splitting import Split
 
@@ -98,7 +98,7 @@ class BlockLocal(Neighbours):
                 "give split(model, blocks=4), or split(model, at=[...])."
             )
         check_range("seed", seed, SEED)
-        chosen = _learning(learning, settings)
+        chosen = learning_of(learning, settings)
         asked = asked_for(classes, labels, values, class_weights, targets, tokens)
         check_goes_with(asked, chosen)
         stream = any(map(normed, blocks.blocks))
@@ -120,8 +120,8 @@ class BlockLocal(Neighbours):
         if example is None and shape is not None:
             example = torch.zeros(2, *shape, device=next((p.device for p in self.split.model.parameters()), None))
         if example is not None:
-            on_meta = self.device.type == "meta"  # its shape is what counts
-            self.materialize(map_message(_on_meta, _known(example)) if on_meta else example)
+            shape_alone = self.device.type == "meta"
+            self.materialize(on_meta(example) if shape_alone else example)
         else:
             self._waiting = nn.ModuleList(self.split.blocks)  # so that .to(device) reaches them before the first batch
 
@@ -156,7 +156,7 @@ class BlockLocal(Neighbours):
             raise InputError(
                 "the model was built under torch.inference_mode(), so it cannot be trained: build it outside."
             )
-        example = map_message(_two_samples, example)
+        example = two_samples(example)
         with explained(self.split.blocks, example):
             learners = build_learners(self.split, example, self.targets, self.learning, self.seed, self._own_loss)
         own = {id(p): name for name, p in self.split.model.named_parameters()}
@@ -172,7 +172,7 @@ class BlockLocal(Neighbours):
         self.register_buffer("rows", start_rows(learners, self.targets, lead(example).device), persistent=False)
         self.configure(*self._optimisation)
         self.autocast(self._autocast)
-        self.target_shape = self._target_shape(self.output_shape(map_message(_twice, example)))
+        self.target_shape = self._target_shape(self.output_shape(twice(example)))
 
     def output_shape(self, x: Input, *, training: bool = True) -> torch.Size:
         """The shape of the network's output for one sample of a batch like x; a new kind of batch is tried first."""
@@ -302,34 +302,3 @@ class BlockLocal(Neighbours):
     def to_plain(self) -> nn.Module:
         """The user's module again, trained, with its own state_dict names; twins and readouts stay behind."""
         return self.split.to_plain()
-
-
-def _known(example: Input) -> Input:
-    """An example as a dictionary or a tuple, where it is one of another kind."""
-    known = as_input(example)
-    return example if known is None else known
-
-
-def _on_meta(t: Tensor) -> Tensor:
-    return t.to("meta")
-
-
-def _two_samples(t: Tensor) -> Tensor:
-    return t.detach()[:2].clone()
-
-
-def _twice(t: Tensor) -> Tensor:
-    return t.repeat_interleave(2, 0)
-
-
-def _learning(learning: Learning | None, settings: Mapping[str, Any]) -> Learning:
-    known = {field.name for field in fields(Learning)}
-    for name in settings:
-        if name not in known:
-            raise unknown("setting", name, known)
-    if learning is not None and not isinstance(learning, Learning):
-        raise InputError(
-            f"learning must be a Learning, as in Learning(rule='greedy'), not {shown(learning)}; or give its fields by "
-            "name: BlockLocal(…, rule='greedy')."
-        )
-    return replace(learning or Learning(), **settings)

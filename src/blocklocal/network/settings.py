@@ -1,7 +1,8 @@
 """How the blocks learn: the settings of a rule and of its local losses, validated once."""
 
-from dataclasses import dataclass, replace
-from typing import TypedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypedDict
 
 from blocklocal._common.choices import (
     FamilyName,
@@ -14,7 +15,7 @@ from blocklocal._common.choices import (
     TwinName,
     check_choices,
 )
-from blocklocal._common.errors import InputError
+from blocklocal._common.errors import InputError, shown, unknown
 from blocklocal._common.ranges import LARGEST, WEIGHT, Range, check_settings, whole
 from blocklocal.block.objectives import OBJECTIVES
 from blocklocal.block.shared import SHARED
@@ -166,3 +167,21 @@ class LearningSettings(TypedDict, total=False):
     tau: float
     label_smoothing: float
     negatives: float
+
+
+def learning_of(learning: Learning | None, settings: Mapping[str, Any]) -> Learning:
+    """What is learned how, of a `Learning` and its fields by name.
+
+    Raises:
+        InputError: a name is unknown, a value cannot be used, or it is no `Learning`.
+    """
+    known = {field.name for field in fields(Learning)}
+    for name in settings:
+        if name not in known:
+            raise unknown("setting", name, known)
+    if learning is not None and not isinstance(learning, Learning):
+        raise InputError(
+            f"learning must be a Learning, as in Learning(rule='greedy'), not {shown(learning)}; or give its fields by "
+            "name: BlockLocal(…, rule='greedy')."
+        )
+    return replace(learning or Learning(), **settings)
