@@ -52,7 +52,7 @@ def test_every_score_is_measured_against_the_split(run, tmp_path, capsys):
     batches = evaluation_batches(config, load_data(config, run).test, facts, torch.device("cpu"))
     inside = scores(network, [x for x, _ in batches], kept.temperatures.blocks)
     outside = scores(network, [normalise(pixels, facts)], kept.temperatures.blocks)
-    assert (found["samples"], found["foreign"]) == (200, COUNT)
+    assert (found["samples"], found["foreign_samples"]) == (200, COUNT)
     assert set(found["scores"]) == set(kept.limits) == set(inside)
     assert ("disagreement" in inside) == (len(kept.own) > 1)
     for name, limit in kept.limits.items():
@@ -60,13 +60,13 @@ def test_every_score_is_measured_against_the_split(run, tmp_path, capsys):
             "auroc": auroc(inside[name], outside[name]),
             "aupr": aupr(inside[name], outside[name]),
             "false_positives": false_positives(inside[name], outside[name]),
-            "beyond": 100 * (inside[name] > limit).double().mean().item(),
-            "found": 100 * (outside[name] > limit).double().mean().item(),
+            "set_beyond": (inside[name] > limit).double().mean().item(),
+            "foreign_beyond": (outside[name] > limit).double().mean().item(),
         }
         assert found["scores"][name] == pytest.approx(expected, abs=1e-6)
         (line,) = [line for line in said.splitlines() if line.startswith(f"{name} ")]
         assert line.split()[1:4] == [f"{expected[key]:.3f}" for key in ("auroc", "aupr", "false_positives")]
-    assert "30 foreign samples beside 200." in said
+    assert "30 foreign samples beside 200 of the run's own." in said
 
 
 def test_one_block_at_a_time_says_the_same(run, tmp_path):
@@ -119,8 +119,21 @@ def test_rows_are_read_from_one_file(tmp_path, capsys):
     assert main(["calibrate", str(run)]) == 0
     other.write_text("a,b\n" + "".join(f"{9 + k},-7\n" for k in range(20)))
     capsys.readouterr()
-    assert main(["evaluate", str(run), "--foreign", str(other)]) == 0
-    assert "20 foreign samples beside 80." in capsys.readouterr().out
+    assert main(["evaluate", str(run), "--foreign", str(other), "--json", str(tmp_path / "found.json")]) == 0
+    assert "20 foreign samples beside 80 of the run's own." in capsys.readouterr().out
+    found = json.loads((tmp_path / "found.json").read_text())["foreign"]["scores"]
+    config, facts, network = load_network(run, None, "cpu")
+    network.eval()
+    (a, b), kept = (facts.features.columns[k] for k in range(2)), kept_exits(run)
+    x = torch.tensor([[(9 + k - a.mean) / a.std, (-7 - b.mean) / b.std] for k in range(20)])
+    outside = scores(network, [x], kept.temperatures.blocks)
+    for name, limit in kept.limits.items():
+        assert found[name]["foreign_beyond"] == pytest.approx((outside[name] > limit).double().mean().item())
+    test = evaluation_batches(config, load_data(config, run).test, facts, torch.device("cpu"))
+    inside = scores(network, [x for x, _ in test], kept.temperatures.blocks)
+    assert found["energy"]["auroc"] == pytest.approx(auroc(inside["energy"], outside["energy"]), abs=1e-6)
+    assert main(["evaluate", str(run), "--foreign", str(other), "--resize"]) == 2
+    assert "--resize is for images, and this run reads rows" in capsys.readouterr().err
     assert main(["evaluate", str(run), "--foreign", str(other), str(other)]) == 2
     assert "give one file of foreign ones, not 2" in capsys.readouterr().err
 

@@ -11,9 +11,10 @@ from report_helpers import SECTIONS, epoch, page, section, summary, write_run
 from blocklocal._common.errors import InputError
 from blocklocal.report.html import write_comparison, write_report
 from blocklocal.report.plots import block_curves, levels, plot_comparison
-from blocklocal.report.read import read_run
+from blocklocal.report.read import read_comparison, read_run
 from blocklocal.report.table import aggregate
 from blocklocal.report.words import conditions
+from blocklocal.schemas.run import SUMMARISED
 
 
 @pytest.fixture
@@ -74,13 +75,29 @@ def test_settings_that_are_not_usual_are_conditions(tmp_path):
 
 def test_what_an_older_run_does_not_name_was_the_usual(tmp_path):
     from blocklocal.runs.config import Config
-    from blocklocal.schemas.run import PREPARED
 
     usual = Config().flat()
-    assert {name: usual[name] for name in PREPARED} == PREPARED
-    older, newer = summary(seed=0), summary(seed=1, **PREPARED)
+    assert {name: usual[name] for name in SUMMARISED} == SUMMARISED
+    older, newer = summary(seed=0), summary(seed=1, **SUMMARISED, consistency=0.0, barlow=0.0)
     (line,) = aggregate([older, newer])
     assert line["n"] == 2
+
+
+def test_an_older_comparison_has_the_settings_of_its_runs(tmp_path):
+    row = summary(seed=0)
+    write_run(tmp_path / "block-local-seed0", row=row, epochs=[epoch(1)])
+    config = tmp_path / "block-local-seed0" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "augment": "crop:2"}))
+    (tmp_path / "compare.json").write_text(json.dumps([row]))
+    assert read_comparison(tmp_path)[0]["augment"] == "crop:2"
+    (tmp_path / "compare.json").write_text(json.dumps([{**row, **SUMMARISED}]))
+    assert read_comparison(tmp_path)[0]["augment"] == ""
+
+
+def test_where_runs_differ_every_value_is_a_condition():
+    said = conditions([summary(augment="", lora=None), summary(augment="crop:2", lora=8), summary(labelled=0.1)])
+    for words in ("augment none / crop:2", "lora none / 8", "labelled 1.0 / 0.1"):
+        assert words in said, words
 
 
 def test_a_run_with_fewer_labels_has_no_control_with_all_of_them():

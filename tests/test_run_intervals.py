@@ -116,7 +116,7 @@ def test_evaluate_measures_the_intervals_of_every_value(run, tmp_path, capsys):
     out = capsys.readouterr().out
     for k, name in enumerate(("height", "weight")):
         width = 2 * half[:, k].mean().item()
-        line = f"--coverage 0.9: {inside[k]:.2f} % of the true values of {name} are inside, mean width {width:.4g}"
+        line = f"{inside[k]:.2f} % of the intervals hold the true {name}; their mean width is {width:.4g}"
         assert line in out, line
     assert json.loads((tmp_path / "found.json").read_text())["sureness"]["samples"] == len(y)
 

@@ -54,14 +54,31 @@ def test_the_command_says_what_came_of_sets_and_of_abstention(run, asked, tmp_pa
     file = tmp_path / "found.json"
     assert main(["evaluate", str(run), "--coverage", "0.9", "--abstain", "0.2", "--json", str(file)]) == 0
     said = capsys.readouterr().out
-    assert f"--coverage 0.9: {inside:.2f} % of the true classes are inside, mean {size:.2f} classes" in said
+    assert f"--coverage 0.9: {inside:.2f} % of the sets hold the true class; a set has {size:.2f} classes" in said
     assert f"--abstain 0.2: answers {answered:.2f} %, {wrong:.2f} % of them wrong" in said
     found = json.loads(file.read_text())
-    assert found["sureness"] == pytest.approx(
-        {"samples": 200, "inside": [inside], "size": [size], "answered": answered, "wrong": wrong}, abs=1e-4
-    )
+    sure = found["sureness"]
+    assert (sure["samples"], sure["coverage"], sure["abstain"], found["calibrated"]) == (200, 0.9, 0.2, True)
+    assert sure["inside"] == pytest.approx([inside])
+    assert sure["size"] == pytest.approx([size])
+    assert (sure["answered"], sure["wrong"]) == pytest.approx((answered, wrong))
     assert main(["evaluate", str(run), "--calibrated", "--json", str(file)]) == 0
     assert found["nll"] == json.loads(file.read_text())["nll"]  # it is measured with the temperatures
+
+
+def test_one_block_at_a_time_says_the_same(run, tmp_path):
+    told = []
+    for k, visit in enumerate(([], ["--visit", "2"])):
+        file = tmp_path / f"{k}.json"
+        assert main(["evaluate", str(run), "--coverage", "0.9", "--abstain", "0.2", "--json", str(file), *visit]) == 0
+        told.append(json.loads(file.read_text())["sureness"])
+    assert told[0] == told[1]
+
+
+def test_what_was_fitted_on_the_same_samples_is_said(run, capsys):
+    for split, said in (("validation", True), ("test", False)):
+        assert main(["evaluate", str(run), "--coverage", "0.8", "--split", split]) == 0
+        assert ("fitted on these validation samples" in capsys.readouterr().out) == said
 
 
 def test_what_is_not_asked_for_is_not_said(run, capsys):
@@ -87,55 +104,55 @@ def test_a_run_that_is_not_calibrated_says_how(run, tmp_path, capsys):
 
 
 def test_samples_without_a_class_do_not_count(run, asked):
-    network, batches, predict = asked
-    sets = kept_sureness(run).sets_of(0.9)
+    network, batches, _ = asked
+    sets, fitted = kept_sureness(run).sets_of(0.9), kept_exits(run).temperatures
     x, y = batches[0]
     hidden = y.clone()
     hidden[::2] = -100
-    found = evaluate_sureness(network, [(x, hidden)], predict, sets=sets, answers_from=0.5)
-    assert found == evaluate_sureness(network, [(x[1::2], y[1::2])], predict, sets=sets, answers_from=0.5)
+    found = evaluate_sureness(network, [(x, hidden)], fitted, sets=sets, answers_from=0.5)
+    assert found == evaluate_sureness(network, [(x[1::2], y[1::2])], fitted, sets=sets, answers_from=0.5)
     with pytest.raises(InputError, match="of no sample is the class known"):
-        evaluate_sureness(network, [(x, torch.full_like(y, -100))], predict, sets=sets)
+        evaluate_sureness(network, [(x, torch.full_like(y, -100))], fitted, sets=sets)
 
 
 def test_where_nothing_is_answered_nothing_is_wrong(asked):
-    network, batches, predict = asked
-    found = evaluate_sureness(network, batches, predict, answers_from=1.1)
+    network, batches, _ = asked
+    found = evaluate_sureness(network, batches, None, answers_from=1.1)
     assert (found.answered, found.wrong, found.inside, found.size) == (0, None, None, None)
 
 
 def test_a_network_is_left_in_its_mode(asked):
-    network, batches, predict = asked
+    network, batches, _ = asked
     network.train()
     try:
-        evaluate_sureness(network, batches[:1], predict, answers_from=0.5)
+        evaluate_sureness(network, batches[:1], None, answers_from=0.5)
         assert network.training
     finally:
         network.eval()
 
 
 def test_values_that_are_not_known_do_not_count():
-    from blocklocal.block.values import Values
-    from blocklocal.network.prediction import Prediction
+    import blocklocal as bl
 
-    values = torch.tensor([[0.0, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
-    y = torch.tensor([[0.5, 9.0], [torch.nan, 0.0], [3.0, torch.nan], [-0.5, torch.nan]])
-    targets = Values(2)
-    network = torch.nn.Identity()
-    network.targets, network.learners = targets, []
+    x, nan = torch.randn(4, 3), torch.nan
+    model = bl.build_model("mlp", classes=2, input_shape=(3,), width=8)
+    network = bl.BlockLocal(bl.split(model, blocks=2), values=bl.Values.of(torch.randn(20, 2)))
+    network.eval()
+    said = network.predict(x).values
+    off = torch.tensor([[0.5, 9.0], [nan, 0.0], [3.0, nan], [-0.5, nan]])
     interval = ConformalIntervals(0.9, torch.tensor([1.0, 2.0]))
-    found = evaluate_sureness(network, [(values, y)], lambda x: Prediction(x, targets), interval=interval)
+    found = evaluate_sureness(network, [(x, said + off)], None, interval=interval)
     assert found.samples == 2
     assert found.inside == pytest.approx([100 * 2 / 3, 50])
-    assert found.size == [2.0, 4.0]
+    assert found.size == pytest.approx([2.0, 4.0])
     with pytest.raises(InputError, match="a value is not known in any sample"):
-        evaluate_sureness(network, [(values[2:], y[2:])], lambda x: Prediction(x, targets), interval=interval)
+        evaluate_sureness(network, [(x[2:], (said + off)[2:])], None, interval=interval)
 
 
-def test_early_exit_says_when_a_sample_leaves(run, capsys):
+def test_when_a_sample_leaves_is_said(run, capsys):
     assert main(["evaluate", str(run), "--budget", "0.9"]) == 0
     setting = kept_exits(run).for_budget(0.9).setting
-    first = capsys.readouterr().out.splitlines()[0]
-    words = {"confidence": "sure block", "together": "sure together", "agreement": "two blocks agree"}[setting.by]
-    assert first == f"leaves by: {words}, {setting.threshold:.3f} from block {setting.first + 1} on"
+    assert capsys.readouterr().out.splitlines()[0] == f"leaves where: {setting.describe(3)}"
+    known = replace(setting, by="agreement", first=1, threshold=0.5)
+    assert known.describe(3) == "two blocks agree (at least 0.500), from block 2 on"
     assert replace(setting, first=2).describe(3) == "nobody leaves"

@@ -135,7 +135,7 @@ def measured(case: Case, way: str, seed: int, given: Settings) -> Row:
     temperatures = calibrated.blocks
     known, y = _logits(members, [each.test for each in members])
     foreign, _ = _logits(members, [[(each.foreign, torch.zeros(len(each.foreign)))] for each in members])
-    scores = [foreign_scores(_divided(each, temperatures)) for each in (known, foreign)]
+    scores = [foreign_scores(each, temperatures) for each in (known, foreign)]
     several = sum(each is not None for each in known) > 1
     together = pooled(known, calibrated.weights) / calibrated.combined if several else None
     return {

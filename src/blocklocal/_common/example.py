@@ -6,7 +6,7 @@ from blocklocal._common.message import Input, as_input, map_message
 
 
 def on_meta(example: Input) -> Input:
-    """The same without values; a dictionary or a tuple where it is one of another kind."""
+    """The example on the device meta; any mapping or sequence becomes a plain dictionary or tuple."""
     known = as_input(example)
     return map_message(lambda t: t.to("meta"), example if known is None else known)
 

@@ -95,14 +95,16 @@ class EvaluateArguments:
     calibrated: bool = False
     """With the temperatures, and the weights of the ensemble, that `blocklocal calibrate` has fitted."""
     coverage: float | None = None
-    """Measure too what is to hold the truth with this probability (0.9): of values intervals; of classes sets, with
-    --calibrated, which they bring along."""
+    """Also measure the sets (of classes) or intervals (of values) that are to hold the truth with this probability,
+    0.50 to 0.99; needs `blocklocal calibrate` first. For classes all figures are then those of --calibrated."""
     abstain: float | None = None
-    """Measure too how many answers are given where at most this share of them is to be wrong (0.01), and how many are
-    wrong; with --calibrated, which it brings along."""
+    """Also measure how many samples are answered where at most this share of the answers may be wrong (0.001, 0.002,
+    0.005, 0.01, 0.02, 0.05, 0.1 or 0.2), and how many of them are wrong; needs `blocklocal calibrate` first. All
+    figures are then those of --calibrated."""
     foreign: tuple[Path, ...] = ()
-    """Measure too how well these are told from the split as unlike the training data: image files or folders, or a file
-    of rows; with --calibrated, which it brings along."""
+    """Also measure how well these files are told from the run's own samples as unlike the training data: images,
+    folders of them, or one file of rows; needs `blocklocal calibrate` first. All figures are then those of
+    --calibrated."""
     resize: bool = False
     """Scale and crop the images of --foreign to the size the model takes."""
     budget: float | None = None

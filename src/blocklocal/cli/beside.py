@@ -1,8 +1,8 @@
 """What `blocklocal evaluate` measures beside the answers: sets or intervals, abstention, and foreign samples."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from blocklocal._common.errors import InputError
@@ -23,21 +23,22 @@ def asked_beside(given: EvaluateArguments, choice: "Choice | None") -> "Asking":
     Raises:
         InputError: nothing was fitted for that, or two things do not go together.
     """
-    from blocklocal.runs.asking import Asking, asking
+    from blocklocal.runs.asking import Asking, asking, check_goes_with_exit
 
     exits = None if choice is None else choice.exits
     if given.resize and not given.foreign:
         raise InputError("--resize is for the images of --foreign: name these, or leave it out.")
-    if choice is not None and given.foreign:
-        raise InputError("--foreign asks all blocks, which early exit does not: leave out --budget and --risk.")
     if not (given.calibrated or given.foreign) and given.coverage is None and given.abstain is None:
-        return Asking(exit=exits)
-    found = asking(given.run, checkpoint=given.checkpoint, exit=exits, coverage=given.coverage, abstain=given.abstain)
+        return Asking()
+    check_goes_with_exit(exits, coverage=given.coverage, abstain=given.abstain, foreign=bool(given.foreign))
+    found = asking(given.run, checkpoint=given.checkpoint, coverage=given.coverage, abstain=given.abstain)
     if found.temperatures is None:
         checkpoint = "" if given.checkpoint is None else f" --checkpoint {given.checkpoint}"
         raise InputError(
-            f"{given.run} is not calibrated for that: blocklocal calibrate {given.run}{checkpoint} does it."
+            f"{given.run} is not calibrated for the checkpoint that is used: blocklocal calibrate "
+            f"{given.run}{checkpoint} does it."
         )
+    print(f"calibrated as blocklocal calibrate {given.run} has fitted it", file=sys.stderr)
     return found
 
 
@@ -54,19 +55,23 @@ def measured_beside(
     content: dict[str, Any] = {}
     if given.coverage is not None or given.abstain is not None:
         also: dict[str, Any] = {"sets": asked.sets, "interval": asked.interval, "answers_from": asked.answers_from}
-        sure = evaluate_sureness(network, batches, partial(asked.predict, network), **also)
-        lines += sureness_lines(given, facts.classes if facts.predicts_values else (), sure)
-        content["sureness"] = asdict(sure)
+        sure = evaluate_sureness(network, batches, asked.temperatures, **also)
+        lines += measured_sureness_lines(given, facts.classes if facts.predicts_values else (), sure)
+        content["sureness"] = {"coverage": given.coverage, "abstain": given.abstain, **asdict(sure)}
     if given.foreign:
+        if given.resize and facts.kind != "images":
+            raise InputError("--resize is for images, and this run reads rows: leave it out.")
         kept = kept_exits(given.run, given.checkpoint)
         others = foreign_batches(given.foreign, facts, network.device, resize=given.resize)
         foreign = evaluate_foreign(network, batches, others, kept.temperatures, kept.limits)
         lines += foreign_lines(foreign)
-        content["foreign"] = asdict(foreign)
+        content["foreign"] = {"files": list(map(str, given.foreign)), **asdict(foreign)}
+    if lines and given.split == "validation" and given.data is None:
+        lines.append("All this was fitted on these validation samples: others tell what it is worth.")
     return lines, content
 
 
-def sureness_lines(given: EvaluateArguments, values: Sequence[str], found: "SurenessEvaluation") -> list[str]:
+def measured_sureness_lines(given: EvaluateArguments, values: Sequence[str], found: "SurenessEvaluation") -> list[str]:
     """What came of sets or intervals, and of abstention.
 
     Args:
@@ -74,8 +79,10 @@ def sureness_lines(given: EvaluateArguments, values: Sequence[str], found: "Sure
     """
     lines = []
     for k, (inside, size) in enumerate(zip(found.inside or (), found.size or (), strict=True)):
-        held, large = (f"values of {values[k]}", f"width {size:.4g}") if values else ("classes", f"{size:.2f} classes")
-        lines.append(f"--coverage {given.coverage:g}: {inside:.2f} % of the true {held} are inside, mean {large}")
+        hold = f"{inside:.2f} % of the sets hold the true class; a set has {size:.2f} classes in the mean"
+        if values:
+            hold = f"{inside:.2f} % of the intervals hold the true {values[k]}; their mean width is {size:.4g}"
+        lines.append(f"--coverage {given.coverage:g}: {hold}")
     if found.answered is not None:
         wrong = "" if found.wrong is None else f", {found.wrong:.2f} % of them wrong"
         lines.append(f"--abstain {given.abstain:g}: answers {found.answered:.2f} %{wrong}")
@@ -89,11 +96,11 @@ def foreign_lines(found: "ForeignEvaluation") -> list[str]:
         "AUROC": [f"{each.auroc:.3f}" for each in scores],
         "AUPR": [f"{each.aupr:.3f}" for each in scores],
         "FPR at 95 %": [f"{each.false_positives:.3f}" for each in scores],
-        "called foreign %": [f"{each.beyond:.1f}" for each in scores],
-        "of the foreign": [f"{each.found:.1f}" for each in scores],
+        "own called foreign %": [f"{100 * each.set_beyond:.1f}" for each in scores],
+        "foreign called foreign %": [f"{100 * each.foreign_beyond:.1f}" for each in scores],
     }
     return [
         *table(list(found.scores), columns, what="foreign by"),
-        f"{found.foreign:,} foreign samples beside {found.samples:,}. Called foreign: beyond what 95 of 100 validation "
-        "samples do not exceed.",
+        f"{found.foreign_samples:,} foreign samples beside {found.samples:,} of the run's own. Called foreign: beyond "
+        "what 95 of 100 validation samples do not exceed.",
     ]

@@ -118,7 +118,6 @@ def sureness_lines(found: "FittedExits") -> list[str]:
 def exit_lines(found: "FittedExits") -> list[str]:
     """What some budgets and risks come to."""
     from blocklocal._common.plain_table import table
-    from blocklocal.exits.choice import WORDS
 
     if not any(found.own[:-1]):
         return []
@@ -129,18 +128,17 @@ def exit_lines(found: "FittedExits") -> list[str]:
         try:
             setting = choose(value).setting
         except InputError:
-            cells.append(["–"] * 5)
+            cells.append(["–"] * 4)
             continue
         cells.append(
             [
                 f"{100 * setting.cost:.1f}",
                 f"{100 * setting.right:.2f}",
                 f"{100 * setting.changed:.2f}",
-                WORDS[setting.by],
                 setting.describe(len(found.own)),
             ]
         )
-    heads = ("FLOPs %", "right %", "changed %", "leaves by", "threshold")
+    heads = ("FLOPs %", "right %", "changed %", "leaves where")
     columns = {head: [row[k] for row in cells] for k, head in enumerate(heads)}
     return [
         "",

@@ -66,7 +66,8 @@ def evaluate(arguments: list[str]) -> None:
         # the measures of values have no use for temperatures, which their intervals have
         divide = asked.temperatures if given.calibrated or not facts.predicts_values else None
         result = measure(network, batches, temperatures=divide)
-        lines, measured = evaluation_lines(what, names, result), asdict(result)
+        lines = evaluation_lines(what, names, result)
+        measured = {"calibrated": divide is not None, **asdict(result)}
     print("\n".join([*lines, *beside]))
     if given.json is not None:
         content = signed_json({"split": given.split, **measured, **figures}, indent=2)
@@ -75,9 +76,7 @@ def evaluate(arguments: list[str]) -> None:
 
 def early_lines(what: str, names: "Sequence[str]", early: "EarlyEvaluation", choice: "Choice") -> list[str]:
     """When a sample leaves, how many answers each block has given, how many are right, and what they cost."""
-    from blocklocal.exits.choice import WORDS
-
-    rule = f"leaves by: {WORDS[choice.setting.by]}, {choice.setting.describe(len(names))}"
+    rule = f"leaves where: {choice.setting.describe(len(names))}"
     lines = [f"{name:32} {share:6.2f} % of the answers" for name, share in zip(names, early.left, strict=True)]
     said = f"right {early.right:.2f} %  with {early.cost:.1f} % of the FLOPs  changed {early.changed:.2f} %"
     return [rule, *lines, f"{what}: {said}"]

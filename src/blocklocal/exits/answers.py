@@ -169,8 +169,7 @@ class _Collected:
         self.wanted.append(there.flatten().cpu())
         self.samples += len(wanted)
         if wanted.dim() == 1:
-            divided = zip(logits, self.temperatures[0], strict=True)
-            for name, score in foreign_scores([None if each is None else each / t for each, t in divided]).items():
+            for name, score in foreign_scores(logits, self.temperatures[0]).items():
                 self.foreign.setdefault(name, []).append(score.cpu())
         own = _own(self.targets, logits)
         trained, fitted = (_ways(own, weights) for weights in ((), self.weights))

@@ -21,7 +21,11 @@ from blocklocal.uncertainty.selective import binomial_tail
 
 DOUBT = 0.05  # of a guarantee: the probability that it does not hold
 STEPS = 64  # thresholds that are tried of every way
-WORDS = {"confidence": "sure block", "together": "sure together", "agreement": "two blocks agree"}  # rules, for people
+WORDS = {  # rules, for people
+    "confidence": "a block is sure",
+    "together": "all so far are sure together",
+    "agreement": "two blocks agree",
+}
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,10 @@ class Setting:
     left: tuple[float, ...] = ()
 
     def describe(self, count: int) -> str:
-        """From which confidence and block on a sample leaves, in words, of a network of so many blocks."""
-        return "nobody leaves" if self.first + 1 == count else f"{self.threshold:.3f} from block {self.first + 1} on"
+        """When a sample leaves, in words, of a network of so many blocks."""
+        if self.first + 1 == count:
+            return "nobody leaves"
+        return f"{WORDS[self.by]} (at least {self.threshold:.3f}), from block {self.first + 1} on"
 
 
 def settings_of(said: BlockAnswers, costs: Costs) -> list[list[Setting]]:

@@ -24,15 +24,15 @@ class ForeignScore:
         auroc: the probability that a foreign sample has the larger score.
         aupr: area under precision and recall.
         false_positives: the share of the set that is taken for foreign where 95 % of the foreign samples are found.
-        beyond: percent of the set beyond the limit that 95 of 100 validation samples do not exceed.
-        found: percent of the foreign samples beyond it.
+        set_beyond: the share of the set beyond the limit that 95 of 100 validation samples do not exceed.
+        foreign_beyond: the share of the foreign samples beyond it.
     """
 
     auroc: float
     aupr: float
     false_positives: float
-    beyond: float
-    found: float
+    set_beyond: float
+    foreign_beyond: float
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class ForeignEvaluation:
     """What came of a set and foreign samples.
 
     Attributes:
-        samples, foreign: how many there were of each.
+        samples, foreign_samples: how many there were of each.
         scores: by the names of `uncertainty.foreign`.
     """
 
     samples: int
-    foreign: int
+    foreign_samples: int
     scores: dict[str, ForeignScore]
 
 
@@ -65,10 +65,13 @@ def evaluate_foreign(
         limits: of every score, what 95 of 100 validation samples do not exceed (`FittedExits.limits`).
 
     Raises:
-        InputError: the network does not give every sample one class, or there are no samples.
+        InputError: there are no limits, or no samples.
     """
     if not limits:
-        raise InputError("foreign data are told where every sample gets one class, and this network answers otherwise.")
+        raise InputError(
+            "foreign data are told where every sample gets one class: this network answers otherwise, or was "
+            "calibrated by an older version (then calibrate it again)."
+        )
     outside, others = _scores(network, ((x, _nothing(x)) for x in foreign), temperatures)
     inside, samples = _scores(network, map(pair, batches), temperatures)
     found = {
@@ -76,7 +79,7 @@ def evaluate_foreign(
             auroc(inside[name], outside[name]),
             aupr(inside[name], outside[name]),
             false_positives(inside[name], outside[name]),
-            *(100 * (scores[name] > limit).double().mean().item() for scores in (inside, outside)),
+            *((scores[name] > limit).double().mean().item() for scores in (inside, outside)),
         )
         for name, limit in limits.items()
     }
@@ -89,8 +92,7 @@ def _scores(network: Neighbours, pairs: Iterable[Any], temperatures: Temperature
     with kept_modes([network]), torch.no_grad():
         network.train(False)
         for _, logits in network.look(pairs):
-            divided = zip(logits, temperatures.blocks, strict=True)
-            for name, score in foreign_scores([None if each is None else each / t for each, t in divided]).items():
+            for name, score in foreign_scores(logits, temperatures.blocks).items():
                 parts.setdefault(name, []).append(score.cpu())
     if not parts:
         raise InputError("nothing to evaluate: there is no sample.")

@@ -1,8 +1,7 @@
 """What the sets, intervals and thresholds of a calibrated network come to on a set, such as the test split."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ from blocklocal.block.targets import MISSING, Classes, values_of
 from blocklocal.exits.intervals import std_of
 from blocklocal.network.edge import Loaded, pair
 from blocklocal.network.neighbours import Neighbours
-from blocklocal.network.prediction import Prediction
+from blocklocal.network.prediction import Temperatures, predictions
 from blocklocal.uncertainty.conformal import ConformalSets
 from blocklocal.uncertainty.intervals import ConformalIntervals
 
@@ -42,7 +41,7 @@ class SurenessEvaluation:
 def evaluate_sureness(
     network: Neighbours,
     batches: Iterable[Loaded],
-    predict: Callable[[Any], Prediction],
+    temperatures: Temperatures | None,
     *,
     sets: ConformalSets | None = None,
     interval: ConformalIntervals | None = None,
@@ -52,31 +51,32 @@ def evaluate_sureness(
 
     Args:
         network: one that predicts values, or gives every sample one class.
-        predict: a batch → what it says, with the temperatures that belong to what follows.
+        temperatures: those with which the rest was fitted.
         sets: of classes.
         interval: of values.
         answers_from: the confidence from which on an answer counts.
 
     Raises:
-        InputError: no truth is known.
+        InputError: there is no batch, or a class or value that is to be measured is known of no sample.
     """
     collected: list[tuple[Tensor, ...]] = []
     targets = network.targets
     with kept_modes([network]), torch.no_grad():
         network.train(False)
-        for x, y in map(pair, batches):
-            said = predict(x)
+        for y, logits in network.look(map(pair, batches)):
+            said = predictions(targets, logits, temperatures)
             if isinstance(targets, Classes):
                 rows = (said.probabilities, targets.hard(y))
             else:
-                rows = tuple(each.flatten(0, -2) for each in (said.values, std_of(said), values_of(targets.asked(y))))
+                rows = tuple(each.flatten(0, -2) for each in (said.values, std_of(said), values_of(y)))
             collected.append(tuple(each.cpu() for each in rows))
     if not collected:
         raise InputError("nothing to evaluate: there is no batch.")
     columns = [torch.cat(each) for each in zip(*collected, strict=True)]
-    if interval is not None:
-        return _of_values(columns[0], columns[1], columns[2], interval)
-    return _of_classes(columns[0], columns[1], sets, answers_from)
+    if isinstance(targets, Classes):
+        return _of_classes(columns[0], columns[1], sets, answers_from)
+    assert interval is not None
+    return _of_values(columns[0], columns[1], columns[2], interval)
 
 
 def _of_classes(

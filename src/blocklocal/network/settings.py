@@ -170,7 +170,7 @@ class LearningSettings(TypedDict, total=False):
 
 
 def learning_of(learning: Learning | None, settings: Mapping[str, Any]) -> Learning:
-    """What is learned how, of a `Learning` and its fields by name.
+    """The `Learning` that is given, or the default, with these fields changed.
 
     Raises:
         InputError: a name is unknown, a value cannot be used, or it is no `Learning`.

@@ -38,7 +38,7 @@ def exits_section(run: Path) -> dict[str, Any] | None:
             for name, figure, text in pictures
             if figure is not None
         ],
-        "headings": ["budget", "FLOPs %", "right %", "leaves by", *names],
+        "headings": ["budget", "FLOPs %", "right %", "leaves where", *names],
         "rows": [row for budget in BUDGETS if (row := _row(found, budget))],
         "examples": [_example(run, each) for each in kept.examples],
         "budget": kept.budget,

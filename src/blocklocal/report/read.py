@@ -16,6 +16,7 @@ from blocklocal._common.errors import InputError
 from blocklocal._common.files import MIB, is_there, read_bytes
 from blocklocal.schemas import NotJson, Setting, check, parse, read_json, read_rows
 from blocklocal.schemas.run import (
+    SUMMARISED,
     Confusion,
     Epoch,
     Examples,
@@ -86,7 +87,16 @@ def read_comparison(folder: Path) -> list[dict[str, Any]]:
     """
     kind = Annotated[list[Summary], Meta(min_length=1, max_length=100_000)]
     what = "a list of run summaries, one per rule and seed: let the comparison finish one"
-    return read_rows(Path(folder) / "compare.json", kind, what=what)
+    return [_with_settings(folder, row) for row in read_rows(Path(folder) / "compare.json", kind, what=what)]
+
+
+def _with_settings(folder: Path, row: dict[str, Any]) -> dict[str, Any]:
+    """The summary with the settings that it should carry; an older one does not, and its run's configuration does."""
+    config = run_folder(folder, row) / "config.json"
+    if all(name in row for name in SUMMARISED) or not is_there(config):
+        return row
+    known = read_rows(config, dict[str, Setting], what="an object of settings")
+    return {**{name: known[name] for name in SUMMARISED if name in known}, **row}
 
 
 def read_summary(path: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from blocklocal._common.errors import InputError
 from blocklocal._common.measures import TOP1, Measure, main_of
 from blocklocal.network.settings import Learning
-from blocklocal.schemas.run import PREPARED
+from blocklocal.schemas.run import SUMMARISED
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 BACKPROP, CONTROL = "backprop", "frozen"
 # Runs are averaged only over the seed: a difference in any of these makes another line of the table.
 LEARNING = {f.name: f.default for f in fields(Learning) if f.name != "rule"}
-VARIANT = (*LEARNING, *PREPARED, "model", "width", "blocks", "data", "train_size", "test_size", "epochs")
-USUAL = {**LEARNING, **PREPARED}
+VARIANT = (*LEARNING, *SUMMARISED, "model", "width", "blocks", "data", "train_size", "test_size", "epochs")
+USUAL = {**LEARNING, **SUMMARISED}
 # What must agree before two lines are subtracted. The control freezes all blocks but the last, so its cuts count too.
-SAME = (*PREPARED, "data", "model", "width", "train_size", "test_size", "epochs")
+SAME = (*SUMMARISED, "data", "model", "width", "train_size", "test_size", "epochs")
 NOTHING = "–"
 NARROW = 100  # console columns below which the table is folded
 HEADINGS = ("rule", "test %", "gap to backprop", "above control", "train %", "ECE", "seconds")
@@ -37,14 +37,15 @@ def condition(row: dict[str, Any]) -> str:
 
 
 def _of(row: dict[str, Any], key: str) -> Any:
-    """A setting of a run; of one that does not name it, how it was before it could be set."""
-    return row.get(key, PREPARED.get(key))
+    """A setting of a run: what it usually is where the run has no use for it, or does not name it."""
+    value = row.get(key)
+    return USUAL.get(key) if value is None else value
 
 
 def aggregate(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """One dict per rule (and per variant of it), best mean first.
 
-    What is not known is None; a gap is given only between lines with the same data, sizes, model, width and epochs.
+    What is not known is None; a gap is given only between lines with the same settings of data and model (`SAME`).
 
     Returns:
         Dicts with label, rule, condition, measure, n (seeds counted), seeds, tests (test top-1 per seed in %, or
@@ -154,7 +155,7 @@ def headings(lines: Sequence[dict[str, Any]]) -> tuple[str, ...]:
 
 
 def _has_ece(lines: Sequence[dict[str, Any]]) -> bool:
-    return measure_of(lines).percent or any(line["ece_mean"] is not None for line in lines)
+    return any(line["ece_mean"] is not None for line in lines)
 
 
 def _reference(line: dict[str, Any], lines: list[dict[str, Any]], rule: str, keys: Sequence[str]) -> float | None:

@@ -6,9 +6,9 @@ from typing import Any
 
 from blocklocal._common.measures import TOP1, Measure
 from blocklocal.report.table import BACKPROP, CONTROL, LEARNING, NOTHING, measure_of, number, spread
-from blocklocal.schemas.run import PREPARED
+from blocklocal.schemas.run import SUMMARISED
 
-NAMED = {**PREPARED, "consistency": LEARNING["consistency"], "barlow": LEARNING["barlow"]}
+NAMED = {**SUMMARISED, "consistency": LEARNING["consistency"], "barlow": LEARNING["barlow"]}
 """Settings, by what they usually are, that are named where a run has another."""
 CONDITIONS = (
     ("data", "data {}"),
@@ -46,8 +46,11 @@ def conditions(rows: Sequence[dict[str, Any]]) -> str:
     """Under what the figures of these runs were measured; where the runs differ, every value is named."""
     parts = []
     for key, form in CONDITIONS:
-        values = list(dict.fromkeys(_text(row[key]) for row in rows if row.get(key) is not None))
-        if values and (key not in NAMED or any(row.get(key) not in (None, NAMED[key]) for row in rows)):
+        known = [row[key] for row in rows if row.get(key) is not None]
+        if key in NAMED:
+            known = [NAMED[key] if row.get(key) is None else row[key] for row in rows]
+        values = list(dict.fromkeys(map(_text, known)))
+        if values and (key not in NAMED or set(known) != {NAMED[key]}):
             parts.append(re.sub(r"\((e?s)\)", "" if values == ["1"] else r"\1", form.format(" / ".join(values))))
     times = [row["seconds"] for row in rows if row.get("seconds") is not None]
     if times:
@@ -65,6 +68,8 @@ def measured_with(rows: Sequence[dict[str, Any]]) -> str:
 def _text(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if value is None or value == "":
+        return "none"
     return f"{value:,}" if isinstance(value, int) and value >= 10_000 else str(value)
 
 

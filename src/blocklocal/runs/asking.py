@@ -44,6 +44,19 @@ class Asking:
         return network.predict(x) if self.temperatures is None else network.predict(x, temperatures=self.temperatures)
 
 
+def check_goes_with_exit(exit: Exits | None, *, coverage: float | None, abstain: float | None, foreign: bool) -> None:
+    """Raise InputError where a sample is to leave early, and what is asked needs blocks behind."""
+    if exit is None:
+        return
+    for name, given, what in (
+        ("foreign", foreign, "all blocks"),
+        ("coverage", coverage is not None, "the output"),
+        ("abstain", abstain is not None, "the output"),
+    ):
+        if given:
+            raise InputError(f"--{name} asks {what}, which early exit does not: leave out --budget and --risk.")
+
+
 def asking(
     run: Path,
     *,
@@ -63,14 +76,7 @@ def asking(
     Raises:
         InputError: that was not fitted, or early exit does not go with it.
     """
-    if exit is not None:
-        for name, given, what in (
-            ("foreign", foreign, "all blocks"),
-            ("coverage", coverage is not None, "the output"),
-            ("abstain", abstain is not None, "the output"),
-        ):
-            if given:
-                raise InputError(f"--{name} asks {what}, which early exit does not: leave out --budget and --risk.")
+    check_goes_with_exit(exit, coverage=coverage, abstain=abstain, foreign=foreign)
     asked: dict[str, Any] = {}
     if coverage is not None and load_facts(run).predicts_values:
         asked["interval"], coverage = kept_intervals(run, coverage, checkpoint), None

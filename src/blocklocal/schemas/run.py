@@ -16,7 +16,7 @@ Errors = Annotated[list[Error | None], _PerBlock]
 Percents = Annotated[list[Percent | None], _PerBlock]
 Ordinal = Annotated[int, Meta(ge=1, le=10**9)]
 Classes = Annotated[list[Text], Meta(max_length=MOST_CLASSES)]
-PREPARED = {
+SUMMARISED = {
     "augment": "",
     "second_view": "",
     "labelled": 1.0,
@@ -26,8 +26,7 @@ PREPARED = {
     "pretrained": False,
     "lora": None,
 }
-"""Settings that make a run another one in a table, though its data and model are called the same; and what an older
-run, which does not name them, was trained with."""
+"""Settings of data and model that a summary carries beside their names, and what they usually are."""
 
 
 def check_run_folder(folder: Path) -> None:

@@ -35,16 +35,19 @@ def disagreement(blocks: Sequence[Tensor]) -> Tensor:
     return -len(blocks) * mean.logsumexp(-1)
 
 
-def foreign_scores(blocks: Sequence[Tensor | None]) -> Mapping[str, Tensor]:
+def foreign_scores(blocks: Sequence[Tensor | None], temperatures: Sequence[float] = ()) -> Mapping[str, Tensor]:
     """Every score that these blocks allow, [N].
 
     Args:
         blocks: the logits [N, C] of every block, the output's last (`network.block_logits(x)`); None where one cannot
             predict.
+        temperatures: of every block: its logits are divided by it; none for 1 everywhere.
 
     Raises:
         InputError: there is no output.
     """
+    divide = temperatures or [1.0] * len(blocks)
+    blocks = [None if each is None else each / t for each, t in zip(blocks, divide, strict=True)]
     known = [each for each in blocks if each is not None]
     output = blocks[-1] if blocks else None
     if output is None:
