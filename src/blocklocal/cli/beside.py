@@ -1,6 +1,5 @@
 """What `blocklocal evaluate` measures beside the answers: sets or intervals, abstention, and foreign samples."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -38,7 +37,6 @@ def asked_beside(given: EvaluateArguments, choice: "Choice | None") -> "Asking":
             f"{given.run} is not calibrated for the checkpoint that is used: blocklocal calibrate "
             f"{given.run}{checkpoint} does it."
         )
-    print(f"calibrated as blocklocal calibrate {given.run} has fitted it", file=sys.stderr)
     return found
 
 

@@ -1,5 +1,6 @@
 """The command evaluate: every block of a trained run on a split."""
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,6 +69,8 @@ def evaluate(arguments: list[str]) -> None:
         result = measure(network, batches, temperatures=divide)
         lines = evaluation_lines(what, names, result)
         measured = {"calibrated": divide is not None, **asdict(result)}
+    if asked.temperatures is not None:
+        print(f"calibrated as blocklocal calibrate {given.run} has fitted it", file=sys.stderr)
     print("\n".join([*lines, *beside]))
     if given.json is not None:
         content = signed_json({"split": given.split, **measured, **figures}, indent=2)
