@@ -66,7 +66,7 @@ def test_every_score_is_measured_against_the_split(run, tmp_path, capsys):
         assert found["scores"][name] == pytest.approx(expected, abs=1e-6)
         (line,) = [line for line in said.splitlines() if line.startswith(f"{name} ")]
         assert line.split()[1:4] == [f"{expected[key]:.3f}" for key in ("auroc", "aupr", "false_positives")]
-    assert "30 foreign samples beside 200 of the run's own." in said
+    assert "30 foreign samples beside a set of 200." in said
 
 
 def test_one_block_at_a_time_says_the_same(run, tmp_path):
@@ -120,7 +120,7 @@ def test_rows_are_read_from_one_file(tmp_path, capsys):
     other.write_text("a,b\n" + "".join(f"{9 + k},-7\n" for k in range(20)))
     capsys.readouterr()
     assert main(["evaluate", str(run), "--foreign", str(other), "--json", str(tmp_path / "found.json")]) == 0
-    assert "20 foreign samples beside 80 of the run's own." in capsys.readouterr().out
+    assert "20 foreign samples beside a set of 80." in capsys.readouterr().out
     found = json.loads((tmp_path / "found.json").read_text())["foreign"]["scores"]
     config, facts, network = load_network(run, None, "cpu")
     network.eval()

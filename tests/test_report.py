@@ -94,6 +94,13 @@ def test_an_older_comparison_has_the_settings_of_its_runs(tmp_path):
     assert read_comparison(tmp_path)[0]["augment"] == ""
 
 
+def test_a_setting_of_the_wrong_type_is_told(tmp_path):
+    for name, wrong in (("augment", ["crop"]), ("labelled", {"x": 1}), ("consistency", [1]), ("lora", "8")):
+        run = write_run(tmp_path / name, row=summary(**{name: wrong}), epochs=[epoch(1)])
+        with pytest.raises(InputError, match=rf"summary\.json: {name} must be"):
+            write_report(run)
+
+
 def test_where_runs_differ_every_value_is_a_condition():
     said = conditions([summary(augment="", lora=None), summary(augment="crop:2", lora=8), summary(labelled=0.1)])
     for words in ("augment none / crop:2", "lora none / 8", "labelled 1.0 / 0.1"):

@@ -54,10 +54,13 @@ def test_the_command_says_what_came_of_sets_and_of_abstention(run, asked, tmp_pa
     file = tmp_path / "found.json"
     assert main(["evaluate", str(run), "--coverage", "0.9", "--abstain", "0.2", "--json", str(file)]) == 0
     said = capsys.readouterr().out
-    assert f"--coverage 0.9: {inside:.2f} % of the sets hold the true class; a set has {size:.2f} classes" in said
-    assert f"--abstain 0.2: answers {answered:.2f} %, {wrong:.2f} % of them wrong" in said
+    assert f"--coverage 0.9: {inside:.2f} % of 200 sets hold the true class; a set has {size:.2f} classes" in said
+    assert f"--abstain 0.2: answers {answered:.2f} % of 200, {wrong:.2f} % of them wrong" in said
     found = json.loads(file.read_text())
     sure = found["sureness"]
+    none = sum(not row.any() for x, _ in asked[1] for row in kept_sureness(run).sets_of(0.9)(asked[2](x).probabilities))
+    assert sure["empty"] == pytest.approx(100 * none / 200)
+    assert ("have none" in said) == (none > 0)
     assert (sure["samples"], sure["coverage"], sure["abstain"], found["calibrated"]) == (200, 0.9, 0.2, True)
     assert sure["inside"] == pytest.approx([inside])
     assert sure["size"] == pytest.approx([size])
@@ -86,6 +89,13 @@ def test_what_is_not_asked_for_is_not_said(run, capsys):
     said = capsys.readouterr().out
     assert "--coverage 0.8: " in said
     assert "--abstain" not in said
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict"])
+def test_no_number_is_no_coverage(run, tmp_path, capsys, command):
+    given = [str(run)] if command == "evaluate" else [str(run), str(tmp_path)]
+    assert main([command, *given, "--coverage", "nan"]) == 2
+    assert "0.50, 0.51, … or 0.99, not nan" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flag", ["--coverage", "--abstain"])

@@ -60,6 +60,8 @@ def measured_beside(
         if given.resize and facts.kind != "images":
             raise InputError("--resize is for images, and this run reads rows: leave it out.")
         kept = kept_exits(given.run, given.checkpoint)
+        if not kept.single:
+            raise InputError(f"--foreign is for one class per sample, and {given.run} predicts something else.")
         others = foreign_batches(given.foreign, facts, network.device, resize=given.resize)
         foreign = evaluate_foreign(network, batches, others, kept.temperatures, kept.limits)
         lines += foreign_lines(foreign)
@@ -77,13 +79,14 @@ def measured_sureness_lines(given: EvaluateArguments, values: Sequence[str], fou
     """
     lines = []
     for k, (inside, size) in enumerate(zip(found.inside or (), found.size or (), strict=True)):
-        hold = f"{inside:.2f} % of the sets hold the true class; a set has {size:.2f} classes in the mean"
+        hold = f"{inside:.2f} % of {found.samples:,} sets hold the true class; a set has {size:.2f} classes in the mean"
+        hold += f", {found.empty:.2f} % have none" if found.empty else ""
         if values:
             hold = f"{inside:.2f} % of the intervals hold the true {values[k]}; their mean width is {size:.4g}"
         lines.append(f"--coverage {given.coverage:g}: {hold}")
     if found.answered is not None:
         wrong = "" if found.wrong is None else f", {found.wrong:.2f} % of them wrong"
-        lines.append(f"--abstain {given.abstain:g}: answers {found.answered:.2f} %{wrong}")
+        lines.append(f"--abstain {given.abstain:g}: answers {found.answered:.2f} % of {found.samples:,}{wrong}")
     return lines
 
 
@@ -94,11 +97,11 @@ def foreign_lines(found: "ForeignEvaluation") -> list[str]:
         "AUROC": [f"{each.auroc:.3f}" for each in scores],
         "AUPR": [f"{each.aupr:.3f}" for each in scores],
         "FPR at 95 %": [f"{each.false_positives:.3f}" for each in scores],
-        "own called foreign %": [f"{100 * each.set_beyond:.1f}" for each in scores],
+        "set called foreign %": [f"{100 * each.set_beyond:.1f}" for each in scores],
         "foreign called foreign %": [f"{100 * each.foreign_beyond:.1f}" for each in scores],
     }
     return [
         *table(list(found.scores), columns, what="foreign by"),
-        f"{found.foreign_samples:,} foreign samples beside {found.samples:,} of the run's own. Called foreign: beyond "
-        "what 95 of 100 validation samples do not exceed.",
+        f"{found.foreign_samples:,} foreign samples beside a set of {found.samples:,}. Called foreign: beyond what 95 "
+        "of 100 validation samples do not exceed.",
     ]

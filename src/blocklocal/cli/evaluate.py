@@ -69,11 +69,11 @@ def evaluate(arguments: list[str]) -> None:
         result = measure(network, batches, temperatures=divide)
         lines = evaluation_lines(what, names, result)
         measured = {"calibrated": divide is not None, **asdict(result)}
-    if asked.temperatures is not None:
+    if measured.get("calibrated"):
         print(f"calibrated as blocklocal calibrate {given.run} has fitted it", file=sys.stderr)
     print("\n".join([*lines, *beside]))
     if given.json is not None:
-        content = signed_json({"split": given.split, **measured, **figures}, indent=2)
+        content = signed_json({"split": given.split, "data": given.data, **measured, **figures}, indent=2)
         write_file(given.json, content, overwrite=given.overwrite)
 
 

@@ -27,6 +27,7 @@ class SurenessEvaluation:
             interval, an entry per value.
         size: the mean number of classes in a set, one entry; or the mean width of the intervals, an entry per value, in
             its own unit.
+        empty: percent of the sets that hold no class.
         answered: percent of the samples whose answer is sure enough.
         wrong: percent of these answers that are wrong; None where there are none.
     """
@@ -34,6 +35,7 @@ class SurenessEvaluation:
     samples: int
     inside: list[float] | None = None
     size: list[float] | None = None
+    empty: float | None = None
     answered: float | None = None
     wrong: float | None = None
 
@@ -86,17 +88,18 @@ def _of_classes(
     p, y = probabilities[known], wanted[known]
     if not len(y):
         raise InputError("nothing to evaluate: of no sample is the class known.")
-    inside = size = answered = wrong = None
+    inside = size = empty = answered = wrong = None
     if sets is not None:
         held = sets(p)
         inside = [100 * held.gather(1, y.unsqueeze(1)).double().mean().item()]
         size = [held.sum(1).double().mean().item()]
+        empty = 100 * (~held.any(1)).double().mean().item()
     if answers_from is not None:
         sure, label = p.max(1)
         enough = sure >= answers_from
         answered = 100 * enough.double().mean().item()
         wrong = 100 * (label != y)[enough].double().mean().item() if bool(enough.any()) else None
-    return SurenessEvaluation(len(y), inside, size, answered, wrong)
+    return SurenessEvaluation(len(y), inside, size, empty, answered, wrong)
 
 
 def _of_values(values: Tensor, std: Tensor, y: Tensor, interval: ConformalIntervals) -> SurenessEvaluation:

@@ -146,6 +146,16 @@ class Known(Struct):
     local_parameters: Whole | None = None
     processes: Whole | None = None
     replicas: Whole | None = None
+    augment: Text | None = None
+    second_view: Text | None = None
+    labelled: Number | None = None
+    repeat_labelled: Number | None = None
+    mix: Text | None = None
+    class_weights: Text | None = None
+    pretrained: bool | None = None
+    lora: Whole | None = None
+    consistency: Number | None = None
+    barlow: Number | None = None
     placement: Annotated[list[Whole], _PerBlock] | None = None
     finished: bool = True
 

@@ -13,7 +13,7 @@ def place_of(coverage: float) -> int:
     Raises:
         InputError: it is none of them.
     """
-    place = round(100 * coverage) - 50
+    place = round(100 * coverage) - 50 if math.isfinite(coverage) else -1
     if not 0 <= place < len(COVERAGES) or abs(COVERAGES[place] - coverage) > 1e-9:
         raise InputError(f"a coverage is 0.50, 0.51, … or 0.99, not {coverage:g}.")
     return place
