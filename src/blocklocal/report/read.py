@@ -24,6 +24,7 @@ from blocklocal.schemas.run import (
     Summary,
     Warned,
     check_settings_there,
+    summarised,
 )
 
 SERIES = ("train_top1", "validation_top1", "message")
@@ -95,8 +96,7 @@ def _with_settings(folder: Path, row: dict[str, Any]) -> dict[str, Any]:
     config = run_folder(folder, row) / "config.json"
     if all(name in row for name in SUMMARISED) or not is_there(config):
         return row
-    known = read_rows(config, dict[str, Setting], what="an object of settings")
-    return {**{name: known[name] for name in SUMMARISED if name in known}, **row}
+    return {**summarised(read_rows(config, dict[str, Setting], what="an object of settings")), **row}
 
 
 def read_summary(path: Path) -> dict[str, Any]:

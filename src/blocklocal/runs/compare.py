@@ -22,7 +22,7 @@ from blocklocal.runs.run import resume_run, start_run
 from blocklocal.runs.saved import read_summary
 from blocklocal.runs.sets import load_data
 from blocklocal.runs.usual import suited
-from blocklocal.schemas.run import SUMMARISED
+from blocklocal.schemas.run import summarised
 
 
 @dataclass(frozen=True)
@@ -146,8 +146,7 @@ def finish_run(
         _check_settings(config, run)
         check_same_code(run, config.model.model, code_of(run))
         if is_finished(run):
-            settings = config.flat()
-            return {**{name: settings[name] for name in SUMMARISED}, **read_summary(run)}  # an older one lacks them
+            return {**summarised(config.flat()), **read_summary(run)}  # an older one lacks these settings
         return resume_run(run, quiet=quiet, should_stop=should_stop, trust=True)  # the user's own model: see above
     return start_run(config, run, quiet=quiet, data=data, should_stop=should_stop)
 

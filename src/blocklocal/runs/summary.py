@@ -9,7 +9,7 @@ import torch
 from blocklocal.runs.build import RunContext
 from blocklocal.runs.facts import AnyPart
 from blocklocal.runs.sets import evaluation_batches
-from blocklocal.schemas.run import SUMMARISED
+from blocklocal.schemas.run import summarised
 from blocklocal.training.best import best_epoch, out_of_patience
 from blocklocal.training.evaluation import Evaluation, evaluate
 from blocklocal.training.loop import Trainer
@@ -44,7 +44,7 @@ def summarise(session: RunContext, trainer: Trainer) -> tuple[dict[str, Any], di
         "processes": max(1, len(session.placement)) * session.replicas,
         "placement": list(session.placement) or None,
         "replicas": session.replicas,
-        **{name: value for name, value in config.flat().items() if name in SUMMARISED},
+        **summarised(config.flat()),
         "data": data.name,
         "train_size": len(data.train),
         "validation_size": len(data.validation),

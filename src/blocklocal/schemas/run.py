@@ -1,7 +1,8 @@
 """Schemas of what a run writes while it trains and when it is over. A key that does not apply is null or absent."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
@@ -27,6 +28,11 @@ SUMMARISED = {
     "lora": None,
 }
 """Settings of data and model that a summary carries beside their names, and what they usually are."""
+
+
+def summarised(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a run's settings that its summary carries."""
+    return {name: settings[name] for name in SUMMARISED if name in settings}
 
 
 def check_run_folder(folder: Path) -> None:
